@@ -1,0 +1,72 @@
+"""Write the update rule as on the whiteboard; run it at memory speed.
+
+>>> import torch, steprule as sr
+>>> @sr.rule
+... def signed(theta, g, m, *, lr=1e-3, beta=0.9):
+...     m = beta * m + (1 - beta) * g
+...     return theta - lr * sr.sign(m), m
+>>> opt = signed.optimizer(torch.nn.Linear(4, 2).parameters(), lr=1e-2)
+"""
+
+from . import errors
+from .optim import Explanation, Optimizer, explain
+from .rule import (
+    abs,
+    chain,
+    choice,
+    clamp,
+    exp,
+    global_norm,
+    global_sum,
+    hyper,
+    log,
+    max,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    rule,
+    sign,
+    slot,
+    sqrt,
+    sum,
+    transform,
+    where,
+)
+from .version import __version__
+from .zoo import board
+from .zoo.transforms import clip_global_norm, clip_norm, clip_value, weight_decay
+
+__all__ = [
+    "Explanation",
+    "Optimizer",
+    "__version__",
+    "abs",
+    "board",
+    "chain",
+    "choice",
+    "clamp",
+    "clip_global_norm",
+    "clip_norm",
+    "clip_value",
+    "errors",
+    "exp",
+    "explain",
+    "global_norm",
+    "global_sum",
+    "hyper",
+    "log",
+    "max",
+    "maximum",
+    "mean",
+    "minimum",
+    "norm",
+    "rule",
+    "sign",
+    "slot",
+    "sqrt",
+    "sum",
+    "transform",
+    "weight_decay",
+    "where",
+]

@@ -1,0 +1,170 @@
+"""The eager backend: torch operations, one after another; any device, any dtype, any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..graph.evaluate import evaluate_host
+from ..graph.node import Node, Rank
+from ..graph.ops import OPS
+from ..plan.schedule import Pass, Plan
+from .base import Arrays, Batch, Table
+from .numba_source import hyper_columns
+
+
+def _binary(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a torch function of tensors take plain numbers too."""
+
+    def call(a: Any, b: Any) -> Any:
+        tensor = a if isinstance(a, torch.Tensor) else b
+        return function(*(torch.as_tensor(x, dtype=tensor.dtype, device=tensor.device) for x in (a, b)))
+
+    return call
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    if not isinstance(condition, torch.Tensor):
+        return a if condition else b
+    tensor = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
+    if tensor is None:
+        return torch.where(condition, float(a), float(b))
+    return torch.where(condition, *(torch.as_tensor(x, dtype=tensor.dtype, device=tensor.device) for x in (a, b)))
+
+
+_SPELLING: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "pow": _binary(torch.pow),
+    "neg": lambda a: -a,
+    "sign": lambda a: torch.where(a != a, a, torch.sgn(a)),  # noqa: PLR0124
+    "minimum": _binary(torch.minimum),
+    "maximum": _binary(torch.maximum),
+    "where": _where,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+}
+
+
+def spelling(op: str) -> Callable[..., Any]:
+    """Return the torch meaning of an operation on tensors and numbers."""
+    return _SPELLING.get(op) or getattr(torch, OPS[op].torch)
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the type that reductions are kept in."""
+    return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+class EagerBatch(Batch):
+    """Tensors updated by torch operations; half precision is computed in float32 and rounded once."""
+
+    def __init__(self, plan: Plan, arrays: Arrays, rows: Sequence[int]) -> None:
+        self.plan = plan
+        self.arrays = {name: list(tensors) for name, tensors in arrays.items()}
+        self.rows = list(rows)
+        self.total = np.zeros(len(plan.reductions))
+        self._columns = hyper_columns(plan)
+        self._numbers: list[dict[str, float]] = []
+        self._reduced: list[dict[Node, Any]] = []
+
+    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
+        """Point at this step's gradients."""
+        del addresses
+        self.arrays[self.plan.graph.gradient] = list(gradients)
+
+    def begin(self, hyper: Table) -> None:
+        """Take this step's hyperparameters."""
+        rows = [dict(zip(self._columns, map(float, row), strict=True)) for row in hyper]
+        self._numbers = [rows[row] for row in self.rows]
+        self._reduced = [{} for _ in self.rows]
+
+    @torch.no_grad()
+    def sweep(self, index: int) -> None:
+        """Compute one pass, tensor by tensor."""
+        item = self.plan.passes[index]
+        shares = dict.fromkeys((n for n in item.reductions if OPS[n.op].kind == "global"), 0.0)
+        for tensor in range(len(self.rows)):
+            values = self._scalars(tensor, [*item.scalars])
+            self._elements(tensor, item, values)
+            for node in item.reductions:
+                reduced = _reduce(node, values[node.inputs[0]])
+                if node in shares:
+                    shares[node] += float(reduced)
+                else:
+                    self._reduced[tensor][node] = reduced
+            self._write(tensor, item, values)
+        for node, share in shares.items():
+            self.total[self.plan.reductions.index(node)] = share
+        if item is self.plan.passes[-1]:
+            self._write_tensor_slots()
+
+    def _elements(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
+        for node in self.plan.graph.nodes:
+            if node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] in item.reads:
+                stored = self.arrays[node.attr[0]][tensor].detach()
+                half = stored.is_floating_point() and stored.element_size() < 4
+                values[node] = stored.float() if half else stored
+        parameter = self.arrays[self.plan.graph.parameter][tensor]
+        working = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        for node in item.elements:
+            values[node] = spelling(node.op)(*(values[child] for child in node.inputs))
+        for node in (*(r.inputs[0] for r in item.reductions), *(n for _, n in item.writes)):
+            if not isinstance(values[node], torch.Tensor):
+                values[node] = torch.full_like(parameter, float(values[node]), dtype=working)
+
+    def _scalars(self, tensor: int, roots: list[Node]) -> dict[Node, Any]:
+        """Compute what is below element rank: host values in NumPy, the rest in Python floats."""
+        values: dict[Node, Any] = {}
+
+        def visit(node: Node) -> Any:
+            if node not in values:
+                if node.rank is Rank.HOST and OPS[node.op].kind != "compare":
+                    values[node] = float(evaluate_host([node], self._numbers[tensor])[0])
+                elif OPS[node.op].kind == "global":
+                    total = self.total[self.plan.reductions.index(node)]
+                    values[node] = float(np.sqrt(total)) if node.op == "global_norm" else float(total)
+                elif node in self._reduced[tensor]:
+                    values[node] = float(self._reduced[tensor][node])
+                elif node.op == "read" and isinstance(node.attr, tuple):
+                    values[node] = float(self.arrays[node.attr[0]][tensor])
+                else:
+                    inputs = [np.float64(visit(child)) for child in node.inputs]
+                    with np.errstate(all="ignore"):
+                        values[node] = OPS[node.op].meaning(*inputs)[()]
+                    values[node] = bool(values[node]) if OPS[node.op].kind == "compare" else float(values[node])
+            return values[node]
+
+        for root in roots:
+            visit(root)
+        return values
+
+    def _write(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
+        for name, node in item.writes:
+            self.arrays[name][tensor].detach().copy_(values[node])
+
+    def _write_tensor_slots(self) -> None:
+        for tensor in range(len(self.rows)):
+            values = self._scalars(tensor, [node for _, node in self.plan.tensor_writes])
+            for name, node in self.plan.tensor_writes:
+                self.arrays[name][tensor].detach().fill_(values[node])
+
+
+def _reduce(node: Node, value: torch.Tensor) -> torch.Tensor:
+    wide = _wide(value)
+    if node.op == "max":
+        return wide.max() if wide.numel() else torch.tensor(-float("inf"))
+    if node.op == "norm":
+        return (wide * wide).sum().sqrt()
+    if node.op == "global_norm":
+        return (wide * wide).sum()
+    return wide.mean() if node.op == "mean" else wide.sum()

@@ -1,0 +1,137 @@
+"""The CPU backend: one compiled kernel a plan and dtype, over tables of addresses, chunks and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numba import types
+
+from ..plan.schedule import Plan
+from ..version import __version__
+from . import cache
+from .base import Arrays, Batch, Table
+from .numba_source import array_rows, cpu_source
+from .threads import parallel
+
+CHUNK = 32_768
+"""Elements a chunk: small enough to share out evenly, large enough that a chunk's own cost vanishes."""
+
+PARALLEL_FROM = 262_144
+"""Elements a step from which waking a second thread (about 40 µs) costs less than it saves."""
+
+_INT2 = types.Array(types.int64, 2, "C")
+_REAL2 = types.Array(types.float64, 2, "C")
+_REAL1 = types.Array(types.float64, 1, "C")
+_SIGNATURE = types.void(
+    types.int64, types.int64, types.int64, _INT2, _INT2, _INT2, _REAL2, _REAL2, _REAL2, _REAL2, _REAL1
+)
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class CpuKernel:
+    """The compiled step of a plan for one dtype; its `source` can be read before anything compiles."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
+        self.plan = plan
+        self.source = cpu_source(plan, DTYPES[dtype], __version__)
+        self._function: Callable[..., Any] | None = None
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The kernel, compiled or loaded at first use."""
+        if self._function is None:
+            self._function = cache.load(self.source, _SIGNATURE)
+        return self._function
+
+
+def _chunks(sizes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Cut tensors into chunks: rows of (tensor, first element, number of elements)."""
+    size = np.asarray(sizes, dtype=np.int64)
+    pieces = -(-size // CHUNK)
+    tensor = np.repeat(np.arange(len(size)), pieces)
+    first_piece = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = (np.arange(len(tensor)) - first_piece) * CHUNK
+    return np.ascontiguousarray(np.stack([tensor, start, np.minimum(size[tensor] - start, CHUNK)], axis=1))
+
+
+class CpuBatch(Batch):
+    """Dense float32 or float64 tensors in main memory, all of one dtype."""
+
+    def __init__(self, kernel: CpuKernel, arrays: Arrays, rows: Sequence[int]) -> None:
+        self.plan = plan = kernel.plan
+        self._function = kernel.function
+        names = array_rows(plan)
+        parameters = arrays[plan.graph.parameter]
+        self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
+        pointers = [[tensor.data_ptr() for tensor in arrays[name]] for name in names]
+        self._addresses = np.array(pointers, dtype=np.int64).reshape(len(names), len(parameters))
+        sizes = [tensor.numel() for tensor in parameters]
+        self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
+        self._chunks = _chunks(sizes)
+        self._host = np.zeros((max(rows, default=0) + 1, len(plan.host)))
+        self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
+        self._reduced = np.zeros((len(sizes), len(plan.reductions)))
+        self.total = np.zeros(len(plan.reductions))
+        self._elements = sum(sizes)
+        self._bounds: dict[int, list[int]] = {}
+        self._tables: tuple[Any, ...] = ()
+
+    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
+        """Point at this step's gradients."""
+        self._held[1] = gradients
+        self._addresses[1] = addresses
+
+    def begin(self, hyper: Table) -> None:
+        """Compute the host scalars."""
+        self._take(hyper)
+        self._function(0, 0, 0, *self._tables)
+
+    def _take(self, hyper: Table) -> None:
+        if not self._tables or self._tables[3] is not hyper:
+            if len(self._host) < len(hyper):
+                self._host = np.zeros((len(hyper), len(self.plan.host)))
+            self._tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial,
+                            self._reduced, self.total)  # fmt: skip
+
+    def _share(self) -> list[int]:
+        """Cut the chunks into as many runs of about equal cost as torch has threads."""
+        threads = min(torch.get_num_threads(), max(1, self._elements // (PARALLEL_FROM // 2)))
+        if threads not in self._bounds:
+            done = np.cumsum(self._chunks[:, 2])
+            inner = np.searchsorted(done, np.arange(1, threads) * (self._elements / threads)) + 1
+            self._bounds[threads] = [0, *np.minimum(inner, len(self._chunks)).tolist(), len(self._chunks)]
+        return self._bounds[threads]
+
+    def _serial(self) -> bool:
+        return self._elements < PARALLEL_FROM or torch.get_num_threads() == 1
+
+    def sweep(self, index: int) -> None:
+        """Walk over memory once, in as many threads as torch uses."""
+        stage = 2 * index + 1
+        if self._serial():
+            self._function(stage, 0, len(self._chunks), *self._tables)
+        else:
+            parallel(partial(self._part, stage), self._share())
+        if self.plan.passes[index].reductions:
+            self._function(stage + 1, 0, 0, *self._tables)
+
+    def _part(self, stage: int, lo: int, hi: int) -> None:
+        self._function(stage, lo, hi, *self._tables)
+
+    def end(self, index: int) -> None:
+        """Write the slots of one number a tensor, after the last pass."""
+        if self.plan.tensor_writes and index == len(self.plan.passes) - 1 and not self.plan.passes[index].reductions:
+            self._function(2 * index + 2, 0, 0, *self._tables)
+
+    def step(self, hyper: Table) -> None:
+        """Run every pass: in one call when one thread will do."""
+        if self._serial():
+            self._take(hyper)
+            self._function(-1, 0, len(self._chunks), *self._tables)
+        else:
+            super().step(hyper)

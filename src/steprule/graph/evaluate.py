@@ -1,0 +1,73 @@
+"""The interpreter: float64, one node at a time, no cleverness. It defines what every rule means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph
+from .node import Node, topological
+from .ops import OPS
+
+Array = NDArray[np.float64]
+
+
+def _leaf(node: Node, arrays: Mapping[str, Any], numbers: Mapping[str, float]) -> Array:
+    if node.op == "const":
+        value: Any = node.attr
+    elif node.op == "step":
+        value = numbers["t"]
+    elif node.op == "hyper":
+        value = numbers[str(node.attr)]
+    else:
+        value = arrays[node.attr[0]] if isinstance(node.attr, tuple) else None
+    return np.asarray(value, dtype=np.float64)
+
+
+def evaluate(
+    graph: Graph, arrays: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[str, float]]
+) -> list[dict[str, Array]]:
+    """Run one step of a rule in float64 on all tensors of an optimiser.
+
+    `arrays[i]` holds tensor i's parameter, gradient and slots by name; `numbers[i]` its
+    hyperparameters and, under `t`, its step count. The answer holds the new parameter and slots.
+    """
+    everything = range(len(arrays))
+    shapes = [np.shape(item[graph.parameter]) for item in arrays]
+    values: dict[Node, list[Array]] = {}
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            row = OPS[node.op]
+            if row.kind == "leaf":
+                values[node] = [_leaf(node, arrays[i], numbers[i]) for i in everything]
+            elif row.kind == "global":
+                parts = [np.broadcast_to(values[node.inputs[0]][i], shapes[i]).ravel() for i in everything]
+                total = np.asarray(row.meaning(np.concatenate(parts) if parts else np.zeros(0)))
+                values[node] = [total for _ in everything]
+            else:
+                values[node] = [np.asarray(row.meaning(*(values[x][i] for x in node.inputs))) for i in everything]
+    ranks = {slot.name: slot.rank for slot in graph.slots}
+    answer: list[dict[str, Array]] = []
+    for i in everything:
+        new: dict[str, Array] = {}
+        for name, node in graph.outputs:
+            whole = name == graph.parameter or ranks[name].name == "ELEMENT"
+            value = np.broadcast_to(values[node][i], shapes[i]) if whole else values[node][i]
+            new[name] = np.array(value, dtype=np.float64)
+        answer.append(new)
+    return answer
+
+
+def evaluate_host(roots: Sequence[Node], numbers: Mapping[str, float]) -> list[np.float64]:
+    """Return the values of host-rank nodes: arithmetic on hyperparameters, t and host slots."""
+    values: dict[Node, Any] = {}
+    with np.errstate(all="ignore"):
+        for node in topological(roots):
+            if node.inputs:
+                values[node] = OPS[node.op].meaning(*(values[child] for child in node.inputs))
+            else:
+                values[node] = _leaf(node, numbers, numbers)[()]
+    return [np.float64(values[root]) for root in roots]

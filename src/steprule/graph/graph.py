@@ -1,0 +1,121 @@
+"""Graph: a whole update rule as data, with what it declares about its slots and hyperparameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..errors import HyperparameterError, Origin
+from .node import Node, Rank, topological
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A state array kept from step to step: where it varies and what it starts from."""
+
+    name: str
+    rank: Rank = Rank.ELEMENT
+    init: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """A hyperparameter: its value (None: must be given) and its legal range."""
+
+    name: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    shared: bool = False
+
+    def interval(self) -> str:
+        """Spell the legal range as mathematicians do, e.g. `[0, 1)`."""
+        left = f"[{self.low:g}" if self.low is not None else f"({self.above:g}" if self.above is not None else "(−∞"
+        right = f"{self.high:g}]" if self.high is not None else f"{self.below:g})" if self.below is not None else "∞)"
+        return f"{left}, {right}"
+
+    def check(self, value: object, owner: str) -> float:
+        """Return the value as a float, or raise the one error that words a bad hyperparameter."""
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        legal = (
+            math.isfinite(number)
+            and not isinstance(value, str)
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+        if legal:
+            return number
+        if value is None:
+            raise HyperparameterError(
+                f"`{self.name}` of {owner} has no value",
+                fix=f"pass it, e.g. {self.name}=0.1; its legal range is {self.interval()}",
+            )
+        raise HyperparameterError(
+            f"`{self.name}` of {owner} is {value!r}, outside its legal range {self.interval()}",
+            fix=f"give a finite number in {self.interval()}",
+        )
+
+
+def _no_names() -> dict[Node, str]:
+    return {}
+
+
+def _no_origins() -> dict[Node, Origin]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A rule: what it reads, what it declares, and the node of every new value.
+
+    `gradients` names the gradient after each transform (for print); `evaluate_at` is the point where the
+    gradient is taken, if not the parameter itself; `origins` holds the source line that first wrote each
+    node.
+    """
+
+    name: str
+    parameter: str
+    gradient: str
+    slots: tuple[Slot, ...]
+    hypers: tuple[Hyper, ...]
+    new_parameter: Node
+    new_slots: tuple[Node, ...]
+    gradients: Mapping[Node, str] = field(default_factory=_no_names)
+    evaluate_at: Node | None = None
+    origins: Mapping[Node, Origin] = field(default_factory=_no_origins)
+
+    @cached_property
+    def outputs(self) -> tuple[tuple[str, Node], ...]:
+        """The (name, new value) of the parameter and of every slot, in order."""
+        names = (self.parameter, *(slot.name for slot in self.slots))
+        return tuple(zip(names, (self.new_parameter, *self.new_slots), strict=True))
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node, inputs before users."""
+        return tuple(topological(self.roots))
+
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        """The nodes of the outputs, and of the look-ahead point if there is one."""
+        point = () if self.evaluate_at is None else (self.evaluate_at,)
+        return (self.new_parameter, *self.new_slots, *point)
+
+    @cached_property
+    def uses_step(self) -> bool:
+        """Whether t, the step count, appears."""
+        return any(node.op == "step" for node in self.nodes)
+
+    @property
+    def element_slots(self) -> tuple[Slot, ...]:
+        """The slots as large as the parameter."""
+        return tuple(slot for slot in self.slots if slot.rank is Rank.ELEMENT)

@@ -1,0 +1,86 @@
+"""Rules whose gradient is taken elsewhere (Nesterov): the graphs that move between the two points.
+
+Such a rule asks for its gradient at θ − f, where f depends on slots and hyperparameters. With a closure the
+gradient is evaluated there and the rule runs as written. Without one, the stored parameters *are* the point
+y = θ − f: each step recovers θ = y + f, runs the rule, and stores the next point. Three kinds of host slots
+keep this true while hyperparameters change: `ahead` (1 if the stored parameters are the point) and the
+values of f's hyperparameters when the point was made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import RuleError
+from .graph import Graph, Slot
+from .node import Node, Rank, const, make, read, substitute, topological
+from .node import hyper as hyper_node
+from .verify import verify
+
+AHEAD = "ahead"
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """The four graphs of a rule with a look-ahead; all of them keep the same slots."""
+
+    exact: Graph
+    """The rule as written, from θ to θ; the gradient was taken at the point."""
+    closure_free: Graph
+    """From point to next point; the gradient was taken at the stored parameters."""
+    to_point: Graph
+    to_iterate: Graph
+
+
+def _shift(graph: Graph) -> Node:
+    """Return f of the point θ − f."""
+    theta, point = read(graph.parameter), graph.evaluate_at
+    assert point is not None
+    f: Node | None = None
+    if point.op == "sub" and point.inputs[0] is theta:
+        f = point.inputs[1]
+    elif point.op == "add" and theta in point.inputs:
+        f = make("neg", point.inputs[1 - point.inputs.index(theta)])
+    if f is None or {theta, read(graph.gradient)} & set(topological([f])):
+        raise RuleError(
+            f"the look-ahead of `{graph.name}` is not the parameter plus or minus something free of it",
+            where=graph.origins.get(point, ""),
+            fix=f"write evaluate_at as {graph.parameter} - f(slots, hyperparameters)",
+        )
+    return f
+
+
+def look_ahead(graph: Graph) -> LookAhead | None:
+    """Return the graphs of a rule with a look-ahead, or None for a rule without."""
+    if graph.evaluate_at is None:
+        return None
+    shift = _shift(graph)
+    used = [node for node in topological([shift]) if node.op == "hyper"]
+    slots = {AHEAD: Slot(AHEAD, Rank.HOST), **{f"last_{n.attr}": Slot(f"last_{n.attr}", Rank.HOST) for n in used}}
+    ahead = read(AHEAD, Rank.HOST)
+    last: dict[Node, Node] = {node: read(f"last_{node.attr}", Rank.HOST) for node in used}
+    # A factor `ahead` would turn an infinite shift into NaN; a choice does not.
+    behind = make("where", make("gt", ahead, const(0)), substitute([shift], last)[shift], const(0))
+    theta = make("add", read(graph.parameter), behind)
+    everything = replace(graph, slots=(*graph.slots, *slots.values()), evaluate_at=None)
+
+    def variant(parameter: Node, new_slots: tuple[Node, ...], ahead_after: float, *, remember: bool) -> Graph:
+        kept = tuple(hyper_node(str(n.attr)) if remember else last[n] for n in used)
+        return verify(
+            replace(everything, new_parameter=parameter, new_slots=(*new_slots, const(ahead_after), *kept))
+        )
+
+    unchanged = tuple(read(slot.name, slot.rank) for slot in graph.slots)
+    image = substitute([graph.new_parameter, *graph.new_slots], {read(graph.parameter): theta})
+    new_slots = tuple(image[node] for node in graph.new_slots)
+    into = dict(zip(unchanged, new_slots, strict=True))
+    next_point = make("sub", image[graph.new_parameter], substitute([shift], into)[shift])
+    return LookAhead(
+        exact=variant(graph.new_parameter, graph.new_slots, 0, remember=True),
+        closure_free=variant(next_point, new_slots, 1, remember=True),
+        to_point=variant(make("sub", read(graph.parameter), shift), unchanged, 1, remember=True),
+        to_iterate=variant(theta, unchanged, 0, remember=False),
+    )
+
+
+__all__ = ["AHEAD", "LookAhead", "look_ahead"]

@@ -1,0 +1,159 @@
+"""The printer: a graph as the whiteboard writes it, in text and in LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .graph import Graph
+from .node import Node
+from .ops import OPS
+
+GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "lr": "η",
+    "kappa": "κ", "lambda": "λ", "weight_decay": "λ", "mu": "μ", "nu": "ν", "rho": "ρ", "sigma": "σ", "tau": "τ",
+    "theta": "θ", "phi": "φ", "psi": "ψ", "omega": "ω",
+}  # fmt: skip
+_LATEX = {"ε": r"\varepsilon", "η": r"\eta", "λ": r"\lambda", "θ": r"\theta"}
+_BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g")}
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def symbol(name: str, *, latex: bool) -> str:
+    """Spell a name as mathematics does: `beta1` is β₁, `lr` is η, `max_norm` is S_g."""
+    if name in _BOARD:
+        return _BOARD[name][latex]
+    match = re.fullmatch(r"([A-Za-z_]+?)_?(\d*)", name)
+    stem, digits = match.groups() if match else (name, "")
+    letter = GREEK.get(stem)
+    if latex:
+        spelled = _LATEX.get(letter, f"\\{stem}") if letter else stem
+        if len(stem) > 1 and not letter:
+            spelled = r"\mathrm{" + stem.replace("_", r"\_") + "}"
+        return f"{spelled}_{{{digits}}}" if digits else spelled
+    return (letter or stem) + digits.translate(_SUBSCRIPTS)
+
+
+def _number(value: float, *, latex: bool) -> str:
+    text = f"{value:.12g}"
+    mantissa, _, exponent = text.partition("e")
+    if not exponent:
+        return text
+    power = str(int(exponent))
+    if latex:
+        return f"{mantissa} \\cdot 10^{{{power}}}" if mantissa != "1" else f"10^{{{power}}}"
+    return text
+
+
+@dataclass(frozen=True)
+class _Printer:
+    """Prints nodes; `names` holds the nodes that already stand on the left of a line."""
+
+    graph: Graph
+    names: Mapping[Node, str]
+    latex: bool
+    cases: bool
+
+    def dated(self, name: str, when: str) -> str:
+        spelled = symbol(name, latex=self.latex)
+        subscript = f"{{{when}}}" if self.latex else when
+        return f"{{{spelled}}}_{subscript}" if self.latex and "_" in spelled else f"{spelled}_{subscript}"
+
+    def leaf(self, node: Node) -> str:
+        if node.op == "const":
+            return _number(float(node.attr), latex=self.latex)  # type: ignore[arg-type]
+        if node.op == "step":
+            return "t"
+        if node.op == "hyper":
+            return symbol(str(node.attr), latex=self.latex)
+        name = node.attr[0] if isinstance(node.attr, tuple) else ""
+        return symbol(name, latex=self.latex) if name == self.graph.gradient else self.dated(name, "t-1" if self.latex else "t₋₁")
+
+    def inner(self, node: Node, least: int) -> str:
+        """Print a node, in brackets if it binds less tightly than its place needs."""
+        if node in self.names:
+            return self.names[node]
+        text = self.show(node)
+        binding = OPS[node.op].binding
+        if node.op == "const" and text.startswith(("-", "−")):
+            binding = 3
+        if binding >= least:
+            return text
+        return rf"\left( {text} \right)" if self.latex else f"({text})"
+
+    def show(self, node: Node) -> str:
+        """Print a node's own operation."""
+        row = OPS[node.op]
+        if row.kind == "leaf":
+            return self.leaf(node)
+        if node.op == "pow" and not self.latex and node.inputs[1].op == "const":
+            exponent = self.leaf(node.inputs[1])
+            if exponent.isdigit():
+                return self.inner(node.inputs[0], 9) + exponent.translate(_SUPERSCRIPTS)
+        template = row.latex if self.latex else row.text
+        if node.op == "where" and self.cases:
+            condition, yes, no = (self.inner(child, 0) for child in node.inputs)
+            return rf"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & \text{{otherwise}} \end{{cases}}"
+        if node.op == "mul" and not self.latex and "div" in {child.op for child in node.inputs if child not in self.names}:
+            template = "{} · {}"
+        return template.format(*(self.inner(x, self.least(node, i)) for i, x in enumerate(node.inputs)))
+
+    def least(self, node: Node, place: int) -> int:
+        """Return how tightly the input at this place must bind to stand without brackets."""
+        fraction = node.op == "div" and self.latex
+        if fraction or (node.op == "pow" and place == 1 and self.latex) or OPS[node.op].binding == 9:
+            return 0
+        own = OPS[node.op].binding
+        if node.op == "pow":
+            return 9
+        tighter = (node.op in {"sub", "div"} and place == 1) or node.op == "neg"
+        product = node.op == "mul" and place == 1 and node.inputs[1].op == "neg"
+        return own + 1 if tighter or product else own
+
+
+def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
+    """List the (left, right) sides of every equation, each using the names of those above it."""
+    names: dict[Node, str] = {}
+    lines: list[tuple[str, str]] = []
+
+    def printer() -> _Printer:
+        return _Printer(graph, names, latex, cases)
+
+    if graph.evaluate_at is not None:
+        loss = r"\nabla L\left({}\right)" if latex else "∇L({})"
+        lines.append((symbol(graph.gradient, latex=latex), loss.format(printer().show(graph.evaluate_at))))
+    for index, node in enumerate(graph.gradients, start=1):
+        base = symbol(graph.gradient, latex=latex)
+        left = base + ("^{" + "*" * index + "}" if latex else "*" * index)
+        lines.append((left, printer().show(node)))
+        names[node] = left
+    for name, node in (*graph.outputs[1:], graph.outputs[0]):
+        left = printer().dated(name, "t")
+        same = node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
+        lines.append((left, printer().inner(node, 0) if not same else printer().leaf(node)))
+        if node.op not in {"read", "const", "hyper", "step"}:
+            names[node] = left
+    return lines
+
+
+def formula(graph: Graph) -> str:
+    """Print a rule as text, one equation a line: transforms, then slots, then the parameter."""
+    return "\n".join(f"{left} = {right}" for left, right in _lines(graph, latex=False, cases=False))
+
+
+def equations(graph: Graph) -> tuple[str, ...]:
+    """Return one line of plain LaTeX an equation; matplotlib's mathtext reads it too."""
+    return tuple(f"{left} = {right}" for left, right in _lines(graph, latex=True, cases=False))
+
+
+def latex(graph: Graph) -> str:
+    """Return the rule as one `align*` environment (needs the amsmath package)."""
+    body = " \\\\\n".join(f"  {left} &= {right}" for left, right in _lines(graph, latex=True, cases=True))
+    return "\\begin{align*}\n" + body + "\n\\end{align*}"
+
+
+def one_line(node: Node, graph: Graph) -> str:
+    """Print one expression of a graph, for listings of reductions."""
+    return _Printer(graph, {}, latex=False, cases=False).show(node)

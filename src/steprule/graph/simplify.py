@@ -1,0 +1,172 @@
+"""Simplification: named rewrite rows, applied bottom-up until none applies.
+
+Each row takes a node whose inputs are already simple and returns a better one, or None. A row keeps
+the value for every finite input up to the last bits of rounding, and keeps NaN and infinity: what
+is not true of them (x·0 = 0, x − x = 0) is not a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from .graph import Graph
+from .node import Node, Rank, const, make, topological
+from .ops import OPS
+from .verify import verify
+
+Row = Callable[[Node], Node | None]
+
+
+def _value(node: Node) -> float | None:
+    return node.attr if node.op == "const" and isinstance(node.attr, float) else None
+
+
+def fold_constants(node: Node) -> Node | None:
+    """Compute what is made of numbers alone."""
+    if OPS[node.op].kind != "pointwise" or any(_value(child) is None for child in node.inputs):
+        return None
+    with np.errstate(all="ignore"):
+        result = float(OPS[node.op].meaning(*(np.float64(child.attr) for child in node.inputs)))  # type: ignore[arg-type]
+    return const(result) if math.isfinite(result) else None
+
+
+def drop_neutral(node: Node) -> Node | None:
+    """x + 0, x − 0, 1·x, x / 1, x¹ are x."""
+    if len(node.inputs) != 2:
+        return None
+    a, b = node.inputs
+    left, right = _value(a), _value(b)
+    if (node.op == "add" and left == 0) or (node.op == "mul" and left == 1):
+        return b
+    if (node.op in {"add", "sub"} and right == 0) or (node.op in {"mul", "div", "pow"} and right == 1):
+        return a
+    return None
+
+
+def negations(node: Node) -> Node | None:
+    """−(−x) is x; x + (−y) is x − y; x − (−y) is x + y; −1·x is −x."""
+    if node.op == "neg" and node.inputs[0].op == "neg":
+        return node.inputs[0].inputs[0]
+    if node.op in {"add", "sub"} and node.inputs[1].op == "neg":
+        other = "sub" if node.op == "add" else "add"
+        return make(other, node.inputs[0], node.inputs[1].inputs[0])
+    if node.op == "add" and node.inputs[0].op == "neg":
+        return make("sub", node.inputs[1], node.inputs[0].inputs[0])
+    if node.op == "mul" and _value(node.inputs[0]) == -1:
+        return make("neg", node.inputs[1])
+    return None
+
+
+def small_powers(node: Node) -> Node | None:
+    """x², x³, x⁴ are products; √ and 1/x have their own ops."""
+    if node.op != "pow":
+        return None
+    base, exponent = node.inputs[0], _value(node.inputs[1])
+    square = make("mul", base, base)
+    return {
+        2.0: square,
+        3.0: make("mul", base, square),
+        4.0: make("mul", square, square),
+        -1.0: make("div", const(1), base),
+    }.get(exponent if exponent is not None else math.nan)
+
+
+def divide_scalars_once(node: Node) -> Node | None:
+    """x / s is x·(1/s) where s is no element: the division is done once, not once an element."""
+    if node.op == "div" and node.rank is Rank.ELEMENT and node.inputs[1].rank < Rank.ELEMENT:
+        return make("mul", make("div", const(1), node.inputs[1]), node.inputs[0])
+    return None
+
+
+def common_denominator(node: Node) -> Node | None:
+    """a/d ± b/d is (a ± b)/d: one division where two would do."""
+    if node.op in {"add", "sub"} and all(child.op == "div" for child in node.inputs):
+        (a, d), (b, e) = (child.inputs for child in node.inputs)
+        if d is e:
+            return make("div", make(node.op, a, b), d)
+    return None
+
+
+def scalars_first(node: Node) -> Node | None:
+    """h·(k·x) is (h·k)·x and (h·x)/y·k likewise, for host scalars: hoisted out of the loop."""
+    if node.op != "mul" or node.rank is not Rank.ELEMENT:
+        return None
+    scalar, rest = node.inputs
+    if scalar.rank is Rank.HOST and rest.op == "mul" and rest.inputs[0].rank is Rank.HOST:
+        return make("mul", make("mul", scalar, rest.inputs[0]), rest.inputs[1])
+    return None
+
+
+def order_operands(node: Node) -> Node | None:
+    """Write the operand that varies least first, so that equal sums and products are one node."""
+    if node.op not in {"add", "mul"}:
+        return None
+    a, b = node.inputs
+    if (a.rank, a.op != "const", a.key) <= (b.rank, b.op != "const", b.key):
+        return None
+    return make(node.op, b, a)
+
+
+def same_choice(node: Node) -> Node | None:
+    """where(c, x, x), min(x, x) and max(x, x) are x."""
+    if node.op in {"where", "minimum", "maximum"} and node.inputs[-1] is node.inputs[-2]:
+        return node.inputs[-1]
+    return None
+
+
+ROWS: tuple[Row, ...] = (
+    fold_constants,
+    drop_neutral,
+    negations,
+    small_powers,
+    divide_scalars_once,
+    common_denominator,
+    scalars_first,
+    order_operands,
+    same_choice,
+)
+"""Every rewrite, in the order they are tried."""
+
+_ROUNDS = 32  # every row shrinks the graph, hoists a scalar or sorts two operands, so few rounds are needed
+
+
+def rewrite(node: Node) -> Node:
+    """Apply rows to one node, whose inputs are simple, until none applies."""
+    for _ in range(_ROUNDS):
+        better = next((found for row in ROWS if (found := row(node)) is not None), None)
+        if better is None or better is node:
+            return node
+        node = better
+    return node
+
+
+def _simplify_once(roots: list[Node]) -> dict[Node, Node]:
+    image: dict[Node, Node] = {}
+    for node in topological(roots):
+        rebuilt = make(node.op, *(image[child] for child in node.inputs), attr=node.attr) if node.inputs else node
+        image[node] = rewrite(rebuilt)
+    return image
+
+
+def simplify(graph: Graph) -> Graph:
+    """Return the graph with every rewrite applied; equal subexpressions are one node already."""
+    verify(graph)
+    roots = list(graph.roots)
+    origins, gradients = dict(graph.origins), dict(graph.gradients)
+    for _ in range(_ROUNDS):
+        image = _simplify_once(roots)
+        for old, new in image.items():
+            if old in origins:
+                origins.setdefault(new, origins[old])
+        gradients = {image.get(node, node): name for node, name in gradients.items()}
+        after = [image[root] for root in roots]
+        if after == roots:
+            break
+        roots = after
+    point = roots.pop() if graph.evaluate_at is not None else None
+    new = {"new_parameter": roots[0], "new_slots": tuple(roots[1:]), "evaluate_at": point}
+    return verify(replace(graph, **new, gradients=gradients, origins=origins))

@@ -1,0 +1,72 @@
+"""What a legal graph is; called at every door a graph passes through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from ..errors import GraphError
+from .graph import Graph
+from .node import Node, Rank
+from .ops import OPS, REDUCTIONS
+
+
+def _ops_and_arity(graph: Graph) -> Iterator[tuple[Node, str]]:
+    for node in graph.nodes:
+        if node.op not in OPS:
+            yield node, f"`{node.op}` is no operation of the table"
+        elif len(node.inputs) != OPS[node.op].arity:
+            yield node, f"`{node.op}` takes {OPS[node.op].arity} inputs, not {len(node.inputs)}"
+
+
+def _reductions(graph: Graph) -> Iterator[tuple[Node, str]]:
+    for node in graph.nodes:
+        if node.op in REDUCTIONS and node.inputs[0].rank is not Rank.ELEMENT:
+            yield node, f"`{node.op}` is taken of a value that does not vary over elements"
+
+
+def _comparisons(graph: Graph) -> Iterator[tuple[Node, str]]:
+    for node in graph.nodes:
+        for place, child in enumerate(node.inputs):
+            wanted = node.op == "where" and place == 0
+            if (OPS[child.op].kind == "compare") is not wanted:
+                yield node, "a comparison stands outside the first place of `where`, or is missing there"
+    for name, node in graph.outputs:
+        if OPS[node.op].kind == "compare":
+            yield node, f"the new `{name}` is a comparison"
+
+
+def _leaves(graph: Graph) -> Iterator[tuple[Node, str]]:
+    arrays = {graph.parameter: Rank.ELEMENT, graph.gradient: Rank.ELEMENT}
+    arrays |= {slot.name: slot.rank for slot in graph.slots}
+    hypers = {item.name for item in graph.hypers}
+    for node in graph.nodes:
+        if node.op == "read" and (not isinstance(node.attr, tuple) or arrays.get(node.attr[0]) is not node.attr[1]):
+            yield node, "an array is read that the rule does not declare"
+        if node.op == "hyper" and node.attr not in hypers:
+            yield node, f"hyperparameter `{node.attr}` is not declared"
+        if node.op == "const" and not (isinstance(node.attr, float) and math.isfinite(node.attr)):
+            yield node, f"the constant {node.attr!r} is not a finite number"
+
+
+def _ranks(graph: Graph) -> Iterator[tuple[Node, str]]:
+    for slot, node in zip(graph.slots, graph.new_slots, strict=True):
+        if node.rank > slot.rank:
+            yield node, f"the new `{slot.name}` varies over {node.rank.name.lower()}s, its slot over {slot.rank.name.lower()}s"
+
+
+LAWS: tuple[Callable[[Graph], Iterator[tuple[Node, str]]], ...] = (
+    _ops_and_arity,
+    _reductions,
+    _comparisons,
+    _leaves,
+    _ranks,
+)
+
+
+def verify(graph: Graph) -> Graph:
+    """Return the graph if it obeys every law; raise `GraphError` at the first that it breaks."""
+    for law in LAWS:
+        for node, complaint in law(graph):
+            raise GraphError(f"{graph.name}: {complaint}", where=graph.origins.get(node, repr(node)[:200]))
+    return graph

@@ -1,0 +1,232 @@
+"""The commands: compare, train, explain."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+from rich.console import Console
+
+import steprule as sr
+from steprule.lab import options, table
+from steprule.lab.methods import TITLES
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
+from steprule.lab.progress import about, meter
+from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
+from steprule.lab.results import Setting, as_text, document, prepare, rows
+from steprule.lab.session import Session, estimate, now
+from steprule.lab.tasks import TaskSpec
+from steprule.lab.training import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+INTERRUPTED = 130
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(sr.__version__, prog_name="steprule")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Write the update rule as on the whiteboard; run it at memory speed."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@cli.command()
+@click.option(
+    "--quick",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=options.set_quick,
+    help="A first look: fewer learning rates, seeds and epochs.",
+)
+@click.option(
+    "--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help="Methods, by name."
+)
+@click.option(
+    "--lrs", type=click.IntRange(1, 200), default=11, show_default=True, help="Learning rates a method."
+)
+@click.option(
+    "--lr-range", type=Number(), nargs=2, default=(1e-4, 10.0), show_default=True, metavar="LOW HIGH"
+)
+@click.option(
+    "--extend/--no-extend",
+    default=True,
+    show_default=True,
+    help="Widen the grid, for every method alike, while some method's best lies at its end.",
+)
+@click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=1, show_default=True)
+@click.option(
+    "--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method."
+)
+@TRAINING
+@HYPER
+@CLIPPING
+@click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
+@click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the two files.")
+@OUTPUT
+@click.pass_context
+def compare(ctx: click.Context, **values: Any) -> int:
+    """Compare the board's methods fairly: tuned on validation data, scored once on test data.
+
+    Leaves results.json and report.html in the folder given by --out.
+    """
+    low, high = values["lr_range"]
+    if values["lrs"] > 1 and low >= high:
+        raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
+    first = values["seed"]
+    plan = Plan(
+        task=TaskSpec(hidden=values["hidden"]),
+        methods=options.methods(ctx, values["optimizers"], values),
+        budget=_budget(ctx, values),
+        grid=geometric(low, high, values["lrs"]),
+        tuning_seeds=tuple(range(first, first + values["tuning_seeds"])),
+        report_seeds=tuple(range(first + REPORT_OFFSET, first + REPORT_OFFSET + values["seeds"])),
+        target_accuracy=values["target_accuracy"],
+        extend=values["extend"],
+    )
+    _check(plan, values["out"])
+    study = Study(plan, plan.grid)
+    talk = Console(stderr=True)
+    workers = min(values["workers"], plan.runs)
+    _announce(talk, plan, workers, quiet=values["no_progress"])
+    setting = Setting(_command(ctx), workers, now())
+    session = Session(study, setting, values["out"], meter(talk, "runs", wanted=not values["no_progress"]))
+    session.conduct()
+    return _finish(session, as_json=values["as_json"])
+
+
+@cli.command()
+@click.option("--optimizer", type=click.Choice(list(TITLES)), required=True, help="The method, by name.")
+@click.option("--lr", type=Number(), required=True, help="The learning rate η.")
+@TRAINING
+@HYPER
+@CLIPPING
+@click.option(
+    "--out", type=FOLDER, help="Folder for results.json and report.html; none are written without it."
+)
+@OUTPUT
+@click.pass_context
+def train(ctx: click.Context, **values: Any) -> int:
+    """Do one run, and print the same facts as compare."""
+    plan = Plan(
+        task=TaskSpec(hidden=values["hidden"]),
+        methods=options.methods(ctx, (values["optimizer"],), values),
+        budget=_budget(ctx, values),
+        grid=(),
+        tuning_seeds=(),
+        report_seeds=(values["seed"],),
+        target_accuracy=values["target_accuracy"],
+    )
+    _check(plan, values["out"])
+    study = Study(plan, (), fixed_lr=values["lr"])
+    gauge = meter(Console(stderr=True), "evaluations", wanted=not values["no_progress"])
+    session = Session(study, Setting(_command(ctx), 1, now()), values["out"], gauge)
+    session.train()
+    return _finish(session, as_json=values["as_json"])
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(list(TITLES)))
+@click.option("--lr", type=Number(), help="The learning rate η.")
+@HYPER
+@CLIPPING
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "latex", "source", "json"]),
+    default="text",
+    show_default=True,
+)
+@click.pass_context
+def explain(ctx: click.Context, name: str, lr: float | None, form: str, **values: Any) -> None:
+    """Show a method: its formula, its passes over memory, its generated kernel."""
+    (method,) = options.methods(ctx, (name,), values)
+    account = sr.explain(method.rule(lr))
+    told = {
+        "text": lambda: str(account),
+        "latex": lambda: account.latex,
+        "source": lambda: account.source,
+        "json": lambda: json.dumps(account.as_json(), indent=2, ensure_ascii=False),
+    }
+    click.echo(told[form]())
+
+
+def _budget(ctx: click.Context, values: dict[str, Any]) -> Budget:
+    """Return the budget; epochs and iterations exclude each other."""
+    iterations, source = values["iterations"], ctx.get_parameter_source("epochs")
+    if iterations is not None and source is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--epochs and --iterations exclude each other: either one is the budget.")
+    epochs = values["epochs"] if iterations is None else None
+    return Budget(epochs, iterations, values["batch_size"], values["final_full_batch"])
+
+
+def _check(plan: Plan, out: Path | None) -> None:
+    """Fail now on whatever would fail only after the work: the folder, the batch size, a hyperparameter."""
+    if out is not None:
+        try:
+            prepare(out)
+        except OSError as error:
+            raise click.UsageError(f"--out: cannot write to {out}: {error.strerror or error}.") from error
+    task = plan.task.build()
+    size = len(task.data.train)
+    if plan.budget.batch_size > size:
+        raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
+    for method in plan.methods:
+        method.optimizer(task.model(0).parameters(), lr=plan.grid[0] if plan.grid else 1.0)
+
+
+def _announce(talk: Console, plan: Plan, workers: int, *, quiet: bool) -> None:
+    """Say what is about to happen and how long it may take."""
+    if quiet:
+        return
+    tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"
+    if len(plan.tuning_seeds) > 1:
+        tuning += f" × {len(plan.tuning_seeds)} seeds"
+    told = (
+        f"{plan.runs} runs on {workers} workers: {tuning}, then {len(plan.report_seeds)} fresh seeds each; "
+    )
+    talk.print(told + about(estimate(plan, workers)), highlight=False)
+
+
+def _command(ctx: click.Context) -> str:
+    return shlex.join(["steprule", *ctx.find_root().obj])
+
+
+def _finish(session: Session, *, as_json: bool) -> int:
+    """Print the results, write the report, and say where it is."""
+    study, out = session.study, session.out
+    if as_json:
+        click.echo(as_text(document(study, session.setting)))
+    elif study.runs:
+        table.show(Console(), study, rows(study))
+    if out is not None:
+        session.write_report()
+        click.echo(f"Written: {out / 'results.json'} and {out / 'report.html'}", err=as_json)
+    return INTERRUPTED if study.interrupted else 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; an error is one line."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        code = cli.main(list(arguments), prog_name="steprule", standalone_mode=False, obj=list(arguments))
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        print("steprule: error:", " ".join(error.format_message().split()), file=sys.stderr)
+        return 2
+    except sr.errors.StepruleError as error:
+        print(f"steprule: error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        torch.set_num_threads(threads)
+    return code if isinstance(code, int) else 0

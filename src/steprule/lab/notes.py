@@ -1,0 +1,115 @@
+"""How numbers are worded, and the footnotes; the terminal's table and the page say the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steprule.lab.protocol import Plan, Study
+    from steprule.lab.results import Row
+    from steprule.lab.statistics import Interval, Summary
+
+NONE = "–"
+"""Stands where there is no number."""
+
+
+def loss(value: float | None) -> str:
+    """Word a loss, to three digits."""
+    return NONE if value is None else f"{value:.3g}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def rate(value: float | None) -> str:
+    """Word a learning rate."""
+    return NONE if value is None else f"{value:g}"
+
+
+def accuracy(score: Interval | None) -> str:
+    """Word an accuracy in percent, with its interval when it has one."""
+    if score is None:
+        return NONE
+    middle = f"{100 * score.median:.1f} %"
+    return middle if score.low == score.high else f"{middle} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+
+
+def microseconds(value: float | None) -> str:
+    """Word the time of a step."""
+    return NONE if value is None else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def to_target(summary: Summary) -> str:
+    """Word the iterations to the target; a median that was never met is said to be so."""
+    if summary.iterations_to_target is not None:
+        return f"{summary.iterations_to_target:,.0f}"
+    return "never" if summary.report_runs else NONE
+
+
+def diverged(summary: Summary, plan: Plan, grid: Sequence[float]) -> str:
+    """Word the diverged runs as a share of all."""
+    return f"{summary.diverged_runs}/{len(grid) * len(plan.tuning_seeds) + summary.report_runs}"
+
+
+def epochs(value: float) -> str:
+    """Word a number of epochs."""
+    return f"{value:.3g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Word a count with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def length(row: Row) -> str:
+    """Word how long a method was trained, in iterations and in epochs."""
+    summary = row.summary
+    return f"{plural(summary.iterations, 'iteration')} = {epochs(summary.epochs)} epochs"
+
+
+def footnotes(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Return what a reader must know to read the table rightly."""
+    return [*_lengths(study, rows), *_choices(study, rows), *_failures(study, rows)]
+
+
+def _lengths(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Say what a run was, and that full-batch methods took fewer iterations."""
+    trained = [row for row in rows if row.summary.iterations]
+    full, mini = ([row for row in trained if row.method.full_batch is kind] for kind in (True, False))
+    last = ", the last one on the full batch" if study.plan.budget.final_full_batch else ""
+    notes = (
+        [f"A run is {length(mini[0])} in batches of {study.plan.budget.batch_size}{last}."] if mini else []
+    )
+    for row in full:
+        told = f"{row.method.name} takes one full-batch iteration an epoch: {length(row)}{last}."
+        if mini and row.summary.iterations < mini[0].summary.iterations:
+            told += " So few iterations may leave its accuracy below the others'."
+        notes.append(told)
+    return notes
+
+
+def _choices(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Say where a learning rate is doubtful."""
+    tuned = study.fixed_lr is None
+    edges = [row.method.name for row in rows if row.summary.edge]
+    lost = [
+        row.method.name for row in rows if tuned and row.summary.lr is None and row.summary.diverged_tuning
+    ]
+    notes: list[str] = []
+    if edges:
+        notes.append(
+            f"The best learning rate of {', '.join(edges)} lies at an end of the grid; a wider one (--lr-range) "
+            "may hold a better one."
+        )
+    if lost:
+        notes.append(f"No learning rate of the grid let {', '.join(lost)} finish.")
+    return notes
+
+
+def _failures(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Say which runs failed, and of what."""
+    reasons = sorted({run.reason for run in study.runs if run.status == "failed"})
+    failed = sum(row.summary.failed_runs for row in rows)
+    notes = [f"{plural(failed, 'run')} failed: {'; '.join(reasons)}."] if failed else []
+    if study.interrupted:
+        notes.append("The study was interrupted: what was done by then is shown.")
+    return notes

@@ -1,0 +1,143 @@
+"""A progress bar with an estimate; without a terminal, a plain line now and then."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EVERY = 5.0
+"""Seconds between two plain lines."""
+
+
+def about(seconds: float) -> str:
+    """Word a duration as roughly as it is known."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+class Meter(Protocol):
+    """Is told how far the work has come."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+    def phase(self, name: str, total: int) -> None:
+        """Begin a phase; `total` counts all the work, what is done included."""
+        ...
+
+    def advance(self) -> None:
+        """Count one more unit as done."""
+        ...
+
+
+class Silence:
+    """A meter that says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def phase(self, name: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self) -> None:
+        """Say nothing."""
+
+
+class _Clock:
+    """Estimates what is left from the pace since the first unit was done: the start-up does not count."""
+
+    def __init__(self) -> None:
+        self.done, self.total, self._first = 0, 0, 0.0
+
+    def tick(self) -> None:
+        self.done += 1
+        if self.done == 1:
+            self._first = time.monotonic()
+
+    def left(self) -> str:
+        if self.done < 2:
+            return ""
+        pace = (time.monotonic() - self._first) / (self.done - 1)
+        return f"{about(pace * (self.total - self.done))} left" if self.done < self.total else "done"
+
+
+class Bar:
+    """A bar for a terminal."""
+
+    def __init__(self, console: Console, unit: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit},"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._bar = Progress(*columns, console=console, expand=True)
+        self._task = self._bar.add_task("starting", total=None, left="")
+        self._clock = _Clock()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def phase(self, name: str, total: int) -> None:
+        """Name the phase beside the bar."""
+        self._clock.total = total
+        self._bar.update(self._task, description=name, total=total)
+
+    def advance(self) -> None:
+        """Move the bar."""
+        self._clock.tick()
+        self._bar.update(self._task, completed=self._clock.done, left=self._clock.left())
+
+
+class Lines:
+    """Plain lines for a log file or a pipe."""
+
+    def __init__(self, console: Console, unit: str) -> None:
+        self._console, self._unit, self._clock = console, unit, _Clock()
+        self._name, self._last = "", time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def phase(self, name: str, total: int) -> None:
+        """Print the phase."""
+        self._name, self._clock.total = name, total
+        self._say()
+
+    def advance(self) -> None:
+        """Print a line when the last one is old enough."""
+        self._clock.tick()
+        if time.monotonic() - self._last >= EVERY:
+            self._say()
+
+    def _say(self) -> None:
+        self._last = time.monotonic()
+        left = self._clock.left()
+        line = f"{self._name}: {self._clock.done}/{self._clock.total} {self._unit}"
+        self._console.print(f"{line}, {left}" if left else line, highlight=False, soft_wrap=True)
+
+
+def meter(console: Console, unit: str, *, wanted: bool) -> Meter:
+    """Return the meter that suits the console."""
+    if not wanted:
+        return Silence()
+    return Bar(console, unit) if console.is_terminal else Lines(console, unit)

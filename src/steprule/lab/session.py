@@ -1,0 +1,139 @@
+"""A comparison from start to finish: workers, progress, interruption, and the files it leaves."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from steprule.lab.protocol import conduct, report_specs
+from steprule.lab.results import Setting, as_text, document, rows, write_atomically
+from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points, train
+from steprule.lab.workers import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from steprule.lab.progress import Meter
+    from steprule.lab.protocol import Plan, Study
+    from steprule.lab.training import Point, RunSpec
+
+SAVE_EVERY = 5.0
+"""Seconds between two writings of results.json while runs come in."""
+
+STARTUP = 4.0
+"""Seconds until the workers have imported torch; only the estimate uses it."""
+
+
+@dataclass
+class Session:
+    """A study being conducted, and the folder that holds what is done so far."""
+
+    study: Study
+    setting: Setting
+    out: Path | None
+    meter: Meter
+    _began: float = 0.0
+    _saved: float = 0.0
+
+    def conduct(self) -> None:
+        """Do the study with worker processes."""
+        with self.until_interrupted(), Pool(self.setting.workers) as pool, self.meter:
+            conduct(self.study, lambda specs: self._watched(pool, specs))
+
+    def train(self) -> None:
+        """Do the study's one run in this process."""
+        plan = self.study.plan
+        (spec,) = report_specs(self.study)
+        seen: list[Point] = []
+
+        def observe(point: Point) -> None:
+            seen.append(point)
+            self.meter.advance()
+
+        with self.until_interrupted(), self.meter:
+            self.meter.phase(
+                spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train)))
+            )
+            try:
+                self.study.add([train(spec, observe)])
+            except KeyboardInterrupt:
+                self.study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
+                raise
+
+    def save(self) -> None:
+        """Write results.json as things stand, where a folder was given."""
+        self.setting = replace(self.setting, seconds=time.monotonic() - self._began)
+        if self.out is None:
+            return
+        write_atomically(self.out / "results.json", as_text(document(self.study, self.setting)))
+        self._saved = time.monotonic()
+
+    def write_report(self) -> None:
+        """Write report.html beside the results."""
+        # Imported here: matplotlib is slow to load, and the runs need not wait for it.
+        from steprule.lab.report import page
+
+        if self.out is None:
+            return
+        write_atomically(self.out / "report.html", page(self.study, rows(self.study), self.setting))
+
+    @contextmanager
+    def until_interrupted(self) -> Iterator[None]:
+        """Do the work within; ctrl-C ends it early, and what is done is written."""
+        self._began = self._saved = time.monotonic()
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.study.interrupted = True
+        self.save()
+
+    def _watched(self, pool: Pool, specs: Iterable[RunSpec]) -> Iterator[RunResult]:
+        """Pass results on; move the meter and save now and then."""
+        batch = list(specs)
+        plan = self.study.plan
+        tuning = bool(batch) and batch[0].phase == "tuning"
+        to_come = len(plan.methods) * len(plan.report_seeds) if tuning else 0
+        name = "learning rates" if tuning else "fresh seeds"
+        self.meter.phase(name, len(self.study.runs) + len(batch) + to_come)
+        for result in pool.run(batch):
+            yield result
+            self.meter.advance()
+            if time.monotonic() - self._saved > SAVE_EVERY:
+                self.save()
+        self.save()
+
+
+def now() -> str:
+    """Return the time of day as the results record it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def estimate(plan: Plan, workers: int) -> float:
+    """Return roughly how many seconds a plan takes, from timed batches and a guess at the optimiser's share."""
+    task = plan.task.build()
+    train = task.data.train
+    model = task.model(0)
+    batch = train.inputs[: plan.budget.batch_size], train.labels[: plan.budget.batch_size]
+
+    def seconds(work: object, *arguments: object) -> float:
+        times: list[float] = []
+        for _ in range(5):
+            before = time.perf_counter()
+            work(*arguments)  # type: ignore[operator]
+            times.append(time.perf_counter() - before)
+        return min(times)
+
+    small = 1.6 * seconds(accumulate, model, task, *batch)
+    full = seconds(accumulate, model, task, train.inputs, train.labels)
+    look = POINTS * seconds(evaluate, model, task, task.data.validation)
+    runs = plan.runs / len(plan.methods)
+    size = len(train)
+    per_method = (
+        plan.budget.count(size, full_batch=method.full_batch) * (full if method.full_batch else small) + look
+        for method in plan.methods
+    )
+    return STARTUP + runs * sum(per_method) / workers

@@ -1,0 +1,111 @@
+"""A matplotlib figure as inline SVG: named, described, its ids unlike any other's, its colours the page's."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INK, MUTED, GRID, PAPER = "#1d2430", "#667085", "#dfe3e8", "#fefefe"
+
+METHOD_COLOURS = {
+    "gd": "#5c6370",
+    "sgd": "#2f8fce",
+    "momentum": "#123f9c",
+    "nesterov": "#008f6b",
+    "adagrad": "#b87d0a",
+    "rmsprop": "#b4509e",
+    "adam": "#d2470d",
+}
+"""After Okabe and Ito, darkened until the labels can be read on white."""
+
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
+    colour: f"--{name}" for name, colour in METHOD_COLOURS.items()
+}
+
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "steprule",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 12,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "mathtext.fontset": "cm",
+}
+
+
+def series(method: str, place: int) -> str:
+    """Return the mark by which the page can hide what belongs to one method."""
+    return f"series-{method}-{place}"
+
+
+def render(figure: Figure, name: str, title: str, description: str) -> str:
+    """Return the figure as an SVG element that carries its own title and description."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _inline(buffer.getvalue(), name, title, description)
+
+
+def _inline(text: str, name: str, title: str, description: str) -> str:
+    """Turn a stand-alone SVG file into an element of a page."""
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="series-([a-z]+)-\d+"', r'<g class="of-\1"', body)
+    # Ids are unique within a figure only, and several figures share the page.
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
+    body = re.sub(r"#[0-9a-f]{6}\b", _variable, body)
+    head, rest = body.split(">", 1)
+    head = re.sub(r'\s(?:width|height|xmlns|xmlns:xlink|version)="[^"]*"', "", head).replace("xlink:", "")
+    named = f' role="img" aria-labelledby="{name}-title {name}-desc">'
+    told = (
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+    )
+    return head + named + told + rest.replace("xlink:href", "href").strip()
+
+
+def _variable(found: re.Match[str]) -> str:
+    """Let a colour follow the page's light or dark scheme, and keep it where there is no page."""
+    name = _VARIABLES.get(found[0])
+    return f"var({name}, {found[0]})" if name else found[0]
+
+
+def formula(equations: Sequence[str], name: str, description: str) -> str:
+    """Return the equations set one under another, aligned at their equals signs, as inline SVG."""
+    size, leading = 19.0, 46.0
+    with mpl.rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path"}):
+        figure = Figure(figsize=(6, leading * len(equations) / 72))
+        for line, equation in enumerate(equations):
+            left, equals, right = equation.partition("=")
+            height = 1 - (line + 0.5) / len(equations)
+            text = {"fontsize": size, "color": INK, "va": "center_baseline"}
+            figure.text(0.3, height, f"${left.strip()}$", ha="right", **text)
+            figure.text(0.3, height, f"$\\,{equals}{right.strip()}$", ha="left", **text)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        with mpl.rc_context({"svg.hashsalt": name}):
+            figure.savefig(
+                buffer, format="svg", transparent=True, metadata=nothing, bbox_inches="tight", pad_inches=0.04
+            )
+    return _inline(buffer.getvalue(), name, "Update rule", description)

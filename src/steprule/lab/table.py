@@ -1,0 +1,79 @@
+"""The comparison in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from steprule.lab import notes
+from steprule.lab.statistics import leaders, verdict
+from steprule.lab.training import DIVERGENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from steprule.lab.protocol import Study
+    from steprule.lab.results import Row
+
+
+def title(study: Study) -> str:
+    """Return what was compared, on what, and with which clippings."""
+    task = study.plan.task.build()
+    clips = study.plan.methods[0].clips
+    before = f", {' → '.join(clip.label for clip in clips)} before every step" if clips else ""
+    return f"{task.title}, {task.network}{before}"
+
+
+def build(study: Study, rows: Sequence[Row]) -> Table:
+    """Return the table; a method is set in bold only when it alone leads."""
+    table = Table(
+        title=escape(title(study)), box=None, padding=(0, 1), header_style="bold", title_style="italic"
+    )
+    target = f"{100 * study.plan.target_accuracy:g} %"
+    fixed = study.fixed_lr is not None
+    table.add_column("method", no_wrap=True)
+    for header in (
+        "\nlr" if fixed else "best\nlr",
+        "valid.\nloss",
+        "test accuracy\nmedian [95 %]",
+        f"iter. to\n{target}",
+        "step\nµs",
+        "state\nB/par.",
+        "diverged\nruns",
+    ):
+        table.add_column(header, justify="right", no_wrap=True)
+    first = leaders([row.summary for row in rows])
+    for place, row in enumerate(rows):
+        table.add_row(*cells(study, row), style="bold" if first == [place] and len(rows) > 1 else None)
+    return table
+
+
+def cells(study: Study, row: Row) -> list[str]:
+    """Return one method's row, as words."""
+    summary = row.summary
+    return [
+        row.method.name,
+        notes.rate(summary.lr),
+        notes.loss(summary.validation_loss),
+        notes.accuracy(summary.test_accuracy),
+        notes.to_target(summary),
+        notes.microseconds(summary.optimizer_us_per_step),
+        f"{row.account.state_bytes_per_parameter:g}",
+        notes.diverged(summary, study.plan, study.grid),
+    ]
+
+
+def show(console: Console, study: Study, rows: Sequence[Row]) -> None:
+    """Print the table, who leads, and the footnotes."""
+    console.print(build(study, rows))
+    console.print()
+    if len(rows) > 1:
+        console.print(
+            escape(verdict([row.method.name for row in rows], [row.summary for row in rows])), highlight=False
+        )
+    for note in (*notes.footnotes(study, rows), DIVERGENCE):
+        console.print(escape(note), style="dim", highlight=False)

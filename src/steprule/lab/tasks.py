@@ -1,0 +1,76 @@
+"""What is learnt: data, a network drawn from a seed, and a loss. A new task is one more row in `TASKS`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from steprule.lab.data import Data, digits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@dataclass(frozen=True)
+class Task:
+    """A learning problem; `model(seed)` draws the same initial weights for every method."""
+
+    name: str
+    title: str
+    about: str
+    network: str
+    data: Data
+    model: Callable[[int], nn.Module]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def parameter_count(self) -> int:
+        """Return how many numbers the network learns."""
+        return sum(parameter.numel() for parameter in self.model(0).parameters())
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task by name, small enough to send to a worker process, which builds it there."""
+
+    name: str = "digits"
+    hidden: tuple[int, ...] = (64,)
+
+    def build(self) -> Task:
+        """Return the task; building the same one twice costs nothing."""
+        return _build(self)
+
+
+@cache
+def _build(spec: TaskSpec) -> Task:
+    return TASKS[spec.name](spec)
+
+
+def perceptron(sizes: Sequence[int], seed: int) -> nn.Module:
+    """Return a ReLU network of the given layer sizes, with PyTorch's default weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+def _digits(spec: TaskSpec) -> Task:
+    sizes = (64, *spec.hidden, 10)
+    return Task(
+        name="digits",
+        title="handwritten digits",
+        about="scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes",
+        network="–".join(map(str, sizes)) + " perceptron, ReLU, cross-entropy",
+        data=digits(),
+        model=lambda seed: perceptron(sizes, seed),
+        loss=nn.functional.cross_entropy,
+    )
+
+
+TASKS: dict[str, Callable[[TaskSpec], Task]] = {"digits": _digits}

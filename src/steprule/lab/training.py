@@ -1,0 +1,239 @@
+"""One run: a network trained by one method, at one learning rate, from one seed."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from steprule.lab.data import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from steprule.lab.data import Split
+    from steprule.lab.methods import Method
+    from steprule.lab.tasks import Task, TaskSpec
+
+CHUNK = 512
+"""A batch larger than this is walked in chunks, and its gradient accumulated."""
+
+POINTS = 60
+"""How many times a run is evaluated, evenly spaced over its iterations."""
+
+DIVERGENCE = (
+    "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole training "
+    "set is greater at the end than at the start."
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run lasts: so many epochs or so many iterations, in batches of one size."""
+
+    epochs: int | None = 30
+    iterations: int | None = None
+    batch_size: int = 32
+    final_full_batch: bool = False
+
+    def minibatches_per_epoch(self, size: int) -> int:
+        """Return how many batches show each of `size` examples once."""
+        return math.ceil(size / self.batch_size)
+
+    def count(self, size: int, *, full_batch: bool) -> int:
+        """Return the iterations of a run over `size` examples, the last full-batch one not counted."""
+        if self.iterations is not None:
+            return self.iterations
+        return (self.epochs or 0) * (1 if full_batch else self.minibatches_per_epoch(size))
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run."""
+
+    task: TaskSpec
+    method: Method
+    lr: float
+    seed: int
+    budget: Budget
+    phase: str = "report"
+
+    @property
+    def scored(self) -> bool:
+        """Whether the run meets the test set; a tuning run never does."""
+        return self.phase == "report"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was seen at one evaluation; the training loss is the mean over the batches since the last one."""
+
+    iteration: int
+    epoch: float
+    training_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave. `status` is finished, diverged, or failed (then `reason` says of what)."""
+
+    spec: RunSpec
+    status: str
+    reason: str = ""
+    curve: tuple[Point, ...] = ()
+    initial_loss: float = math.nan
+    final_loss: float = math.nan
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    optimizer_us_per_step: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def validation_loss(self) -> float:
+        """The loss a learning rate is chosen by, on the validation set at the end; infinite unless finished."""
+        return self.curve[-1].validation_loss if self.status == "finished" else math.inf
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations were made."""
+        return self.curve[-1].iteration if self.curve else 0
+
+    @property
+    def epochs(self) -> float:
+        """How many times, on average, each training example was seen."""
+        return self.curve[-1].epoch if self.curve else 0.0
+
+    def iterations_to(self, accuracy: float) -> float:
+        """Return the first evaluated iteration with that validation accuracy; infinite when there is none."""
+        met = (point.iteration for point in self.curve if point.validation_accuracy >= accuracy)
+        return next(met, math.inf)
+
+
+@dataclass
+class _Run:
+    """The state of a run in progress."""
+
+    spec: RunSpec
+    task: Task
+    model: torch.nn.Module
+    optimizer: Any
+    observe: Callable[[Point], None] | None
+    curve: list[Point] = field(default_factory=list[Point])
+    window: list[float] = field(default_factory=list[float])
+    step_ns: list[int] = field(default_factory=list[int])
+    examples: int = 0
+
+    def look(self, iteration: int, training_loss: float) -> None:
+        """Evaluate on the validation set at θ itself and add a point to the curve."""
+        with self.optimizer.at_iterate():
+            loss, accuracy = evaluate(self.model, self.task, self.task.data.validation)
+        epoch = self.examples / len(self.task.data.train)
+        self.curve.append(Point(iteration, epoch, training_loss, loss, accuracy))
+        self.window.clear()
+        if self.observe is not None:
+            self.observe(self.curve[-1])
+
+    def training_loss(self) -> float:
+        """Return the loss on the whole training set at θ itself."""
+        with self.optimizer.at_iterate():
+            return evaluate(self.model, self.task, self.task.data.train)[0]
+
+
+def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, float]:
+    """Return the mean loss and the accuracy on a set."""
+    with torch.no_grad():
+        outputs = model(split.inputs)
+        loss = task.loss(outputs, split.labels).item()
+        accuracy = (outputs.argmax(dim=1) == split.labels).double().mean().item()
+    return loss, accuracy
+
+
+def accumulate(model: torch.nn.Module, task: Task, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    """Leave the gradient of the mean loss over all the examples in the parameters, and return that loss."""
+    model.zero_grad(set_to_none=True)
+    total = 0.0
+    for some_inputs, some_labels in zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True):
+        share = len(some_labels) / len(labels)
+        loss = task.loss(model(some_inputs), some_labels)
+        (loss if share == 1 else loss * share).backward()
+        total += loss.item() * share
+    return total
+
+
+def index_plan(spec: RunSpec, size: int) -> Iterator[torch.Tensor]:
+    """Yield the examples of every iteration of a run, the board's last full-batch one included."""
+    full_batch = spec.method.full_batch
+    everything = torch.arange(size)
+    order = batches(size, spec.budget.batch_size, spec.seed)
+    for _ in range(spec.budget.count(size, full_batch=full_batch)):
+        yield everything if full_batch else next(order)
+    if spec.budget.final_full_batch:
+        yield everything
+
+
+def evaluation_points(spec: RunSpec, size: int) -> set[int]:
+    """Return the iterations after which a run is evaluated."""
+    count = spec.budget.count(size, full_batch=spec.method.full_batch)
+    points = {int(point) for point in np.linspace(0, count, POINTS + 1).round()}
+    return points | {count + 1} if spec.budget.final_full_batch else points
+
+
+def train(spec: RunSpec, observe: Callable[[Point], None] | None = None) -> RunResult:
+    """Do one run and return what it gave; `observe` is shown every point of the curve as it comes."""
+    started = time.perf_counter()
+    task = spec.task.build()
+    model = task.model(spec.seed)
+    run = _Run(spec, task, model, spec.method.optimizer(model.parameters(), spec.lr), observe)
+    initial = run.training_loss()
+    run.look(0, initial)
+    finite = _iterate(run)
+    final = run.training_loss()
+    healthy = finite and math.isfinite(final) and final <= initial
+    test_loss, test_accuracy = None, None
+    if spec.scored:
+        with run.optimizer.at_iterate():
+            test_loss, test_accuracy = evaluate(model, task, task.data.test)
+    return RunResult(
+        spec=spec,
+        status="finished" if healthy else "diverged",
+        reason="" if healthy else f"training loss went from {initial:.3g} to {final:.3g}",
+        curve=tuple(run.curve),
+        initial_loss=initial,
+        final_loss=final,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        optimizer_us_per_step=_microseconds(run.step_ns),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _iterate(run: _Run) -> bool:
+    """Make every iteration, and say whether the loss stayed finite; stop at the first that is not."""
+    train_set = run.task.data.train
+    points = evaluation_points(run.spec, len(train_set))
+    for iteration, indices in enumerate(index_plan(run.spec, len(train_set)), start=1):
+        loss = accumulate(run.model, run.task, train_set.inputs[indices], train_set.labels[indices])
+        if not math.isfinite(loss):
+            run.look(iteration - 1, loss)
+            return False
+        before = time.perf_counter_ns()
+        run.optimizer.step()
+        run.step_ns.append(time.perf_counter_ns() - before)
+        run.window.append(loss)
+        run.examples += len(indices)
+        if iteration in points:
+            run.look(iteration, sum(run.window) / len(run.window))
+    return True
+
+
+def _microseconds(step_ns: list[int]) -> float | None:
+    """Return the median time of a step; the first ones, which compile and warm up, are left out."""
+    settled = step_ns[min(10, len(step_ns) // 2) :]
+    return median(settled) / 1000 if settled else None

@@ -1,0 +1,14 @@
+"""The facade: a real `torch.optim.Optimizer` for any rule; groups, state, tables, no mathematics.
+
+Takes: a rule or chain, and a model's parameters.
+Gives: `Optimizer`, and `explain`, which shows what it runs.
+Next door: `backends` (who updates), `zoo` (the rules).
+"""
+
+from ..rule import Program
+from .explain import Explanation, explain
+from .optimizer import Optimizer
+
+Program.facade = Optimizer
+
+__all__ = ["Explanation", "Optimizer", "explain"]

@@ -1,0 +1,246 @@
+"""Optimizer: any rule behind torch's own interface."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..backends.eager import EagerBatch
+from ..backends.numba_source import array_rows, hyper_columns
+from ..errors import BackendError, HyperparameterError, ParameterError, RuleError
+from ..graph.evaluate import evaluate_host
+from ..graph.graph import Graph
+from ..graph.look_ahead import AHEAD, look_ahead
+from ..plan.schedule import schedule
+from ..rule import Program, Transform, chain
+from ..zoo.transforms import clip_global_norm
+from .roster import Kernels, Roster
+from .state import check_saved, ensure
+from .tensors import BACKENDS
+
+
+def _compose(rule: Program, clip: Program | float | None) -> Program:
+    """Put the clipping before the rule, and make sure that what is left is a rule."""
+    if not isinstance(rule, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RuleError(
+            f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
+        )
+    if clip is not None:
+        clipping = clip if isinstance(clip, Program) else clip_global_norm(max_norm=clip)
+        return chain(clipping, rule)
+    return chain(rule) if isinstance(rule, Transform) else rule  # chain words the error
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Run a rule on a model's parameters; a real `torch.optim.Optimizer`.
+
+    >>> import torch, steprule as sr
+    >>> model = torch.nn.Linear(3, 1)
+    >>> opt = sr.Optimizer(model.parameters(), sr.board.adam, lr=1e-2, clip=1.0)
+    >>> model(torch.ones(2, 3)).sum().backward()
+    >>> opt.step()
+    >>> sorted(opt.param_groups[0])
+    ['beta1', 'beta2', 'eps', 'lr', 'max_norm', 'params']
+
+    `params` are tensors, groups (dicts) or named parameters, as for any torch optimiser. `clip` is a number
+    (the greatest global norm) or any transform. `backend` forces `"numba_cpu"` or `"eager"`. Other
+    keywords are hyperparameters, the defaults of every group; they may be numbers or tensors of one
+    element, are read from the group at every step, and never compile anything. Raises
+    `HyperparameterError` for a value outside its range, `ParameterError` for a tensor that cannot be
+    updated, each before anything is written.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        rule: Program,
+        *,
+        clip: Program | float | None = None,
+        backend: str | None = None,
+        **hyper: Any,
+    ) -> None:
+        if backend is not None and backend not in BACKENDS:
+            raise BackendError(f"there is no backend {backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None")
+        self.program = _compose(rule, clip)
+        self.backend = backend
+        known = self.program.hypers
+        unknown = [name for name in hyper if name not in known]
+        if unknown:
+            raise HyperparameterError(
+                f"`{self.program.name}` has no hyperparameter `{unknown[0]}`",
+                fix=f"it has {', '.join(known) or 'none'}",
+            )
+        self._prepare()
+        super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
+
+    def _prepare(self) -> None:
+        """Make what is derived from the program and is neither copied nor saved."""
+        graph = self.program.graph
+        self._paths = look_ahead(graph)
+        self._kernels = Kernels(schedule(self._paths.closure_free if self._paths else graph))
+        self._exact = Kernels(schedule(self._paths.exact)) if self._paths else self._kernels
+        self._roster: Roster | None = None
+        self._busy = threading.RLock()
+        self._at_iterate = False
+
+    @property
+    def graph(self) -> Graph:
+        """The graph whose slots the state holds."""
+        return self._kernels.plan.graph
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "program": self.program, "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_kernels" not in self.__dict__:
+            self._prepare()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its hyperparameters are checked before it is added."""
+        owner = f"`{self.program.name}`, group {len(self.param_groups)}"
+        for name, declared in self.program.hypers.items():
+            declared.check(param_group.get(name, self.defaults[name]), owner)
+        super().add_param_group(param_group)
+        self._roster = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update every parameter that has a gradient; return the closure's value, if one is given.
+
+        A rule with a look-ahead evaluates the closure at the look-ahead point. Without a closure the
+        gradients are taken to be those at the stored parameters, which then are that point: see `at_iterate`.
+        """
+        with self._busy:
+            if self._at_iterate:
+                raise ParameterError("step() inside at_iterate()", fix="leave the `with` block first")
+            if closure is not None and self._paths is not None:
+                return self._step_at_point(closure)
+            loss: Any = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            self._update(self._kernels)
+            return loss
+
+    @torch.no_grad()
+    def _update(self, kernels: Kernels) -> None:
+        roster = self._roster
+        if roster is None or roster.plan is not kernels.plan or not roster.still_holds(self.param_groups, self.state):
+            self._roster = None
+            roster = Roster(kernels, self.param_groups, self.state, self.backend)
+        roster.set_hypers(self.param_groups)
+        self._roster = roster
+        if roster.batches:
+            roster.step()
+
+    # Rules with a look-ahead ---------------------------------------------------------------------
+
+    def _stepped(self) -> list[tuple[dict[str, Any], torch.Tensor]]:
+        """List the (group, parameter) pairs that have state."""
+        pairs = [(group, p) for group in self.param_groups for p in group["params"]]
+        return [(group, p) for group, p in pairs if self.state.get(p)]
+
+    @torch.no_grad()
+    def _move(self, graph: Graph, pairs: list[tuple[dict[str, Any], torch.Tensor]]) -> None:
+        """Run a graph that only moves parameters between the iterate and the look-ahead point."""
+        self._roster = None
+        plan = schedule(graph)
+        names, columns = array_rows(plan), hyper_columns(plan)
+        for group, parameter in pairs:
+            state = self.state[parameter]
+            ensure(graph, parameter, state)
+            numbers = {name: float(group[name] if name in group else state[name]) for name in columns if name != "t"}
+            numbers |= {"t": float(state.get("step", 0.0))} if "t" in columns else {}
+            arrays = {names[0]: [parameter], names[1]: [parameter]} | {name: [state[name]] for name in names[2:]}
+            batch = EagerBatch(plan, arrays, [0])
+            batch.step(_row(columns, numbers))
+            new = evaluate_host([node for _, node in plan.host_writes], numbers)
+            for (name, _), value in zip(plan.host_writes, new, strict=True):
+                state[name].fill_(float(value))
+
+    def _ahead(self) -> list[tuple[dict[str, Any], torch.Tensor]]:
+        return [(group, p) for group, p in self._stepped() if float(self.state[p].get(AHEAD, 0.0)) > 0]
+
+    def _step_at_point(self, closure: Callable[[], Any]) -> Any:
+        """Evaluate the closure at the look-ahead point, come back exactly, and update."""
+        assert self._paths is not None
+        self._move(self._paths.to_iterate, self._ahead())
+        pairs = self._stepped()
+        saved = [parameter.detach().clone(memory_format=torch.preserve_format) for _, parameter in pairs]
+        try:
+            self._move(self._paths.to_point, pairs)
+            with torch.enable_grad():
+                loss = closure()
+        finally:
+            with torch.no_grad():
+                for (_, parameter), before in zip(pairs, saved, strict=True):
+                    parameter.copy_(before)
+                    self.state[parameter][AHEAD].fill_(0.0)
+        self._update(self._exact)
+        return loss
+
+    @contextmanager
+    def at_iterate(self) -> Iterator[None]:
+        """Hold θ itself in the parameters inside a `with` block, e.g. for evaluation.
+
+        >>> import torch, steprule as sr
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = sr.board.nesterov.optimizer(model.parameters(), lr=0.1)
+        >>> with opt.at_iterate():
+        ...     prediction = model(torch.ones(1, 2))
+
+        Only rules with a look-ahead, stepped without a closure, store another point; for all others
+        nothing happens. Each parameter's state says which point is stored: `ahead` is 1 for the
+        look-ahead point. Stepping inside the block is an error.
+        """
+        pairs = self._ahead() if self._paths is not None else []
+        saved = [parameter.detach().clone(memory_format=torch.preserve_format) for _, parameter in pairs]
+        self._at_iterate = True
+        try:
+            if self._paths is not None:
+                self._move(self._paths.to_iterate, pairs)
+            yield
+        finally:
+            self._at_iterate = False
+            with torch.no_grad():
+                for (_, parameter), before in zip(pairs, saved, strict=True):
+                    parameter.copy_(before)
+                    self.state[parameter][AHEAD].fill_(1.0)
+
+    # Checkpoints ---------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; all of it is checked first, and nothing is shared with it.
+
+        State keeps the dtype it was saved with. Raises `StateError`, naming the parameter and the key,
+        and leaves the optimiser as it was.
+        """
+        checked: dict[torch.Tensor, dict[str, Any]] = {}
+
+        def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+            checked.update(check_saved(self.graph, self.param_groups, saved))
+
+        def restore(_: torch.optim.Optimizer) -> None:
+            # torch has cast floating-point state to the parameter's dtype; ours comes back as it was.
+            for parameter, state in checked.items():
+                self.state[parameter] = state
+            for group in self.param_groups:
+                for name, value in self.defaults.items():
+                    group.setdefault(name, value)
+
+        before = self.register_load_state_dict_pre_hook(check)
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+            self._roster = None
+
+
+def _row(columns: list[str], numbers: dict[str, float]) -> Any:
+    return torch.tensor([[numbers[name] for name in columns]], dtype=torch.float64, device="cpu").numpy()

@@ -1,0 +1,282 @@
+"""The roster: the tensors of a step, checked once in full, then compared every step at little cost.
+
+`Roster` is built by looking at everything. `still_holds` then asks, before every launch, whether anything
+that a raw pointer depends on has changed since: which parameters have gradients, the address, size and
+layout of each parameter, gradient and slot, a lazily negated gradient, the groups themselves. Whatever
+differs makes the optimiser build a new roster, and with it check everything again, before anything is
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, is_, itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backends.base import Batch, run
+from ..backends.eager import EagerBatch
+from ..backends.numba_cpu import CpuBatch, CpuKernel
+from ..backends.numba_source import array_rows, hyper_columns
+from ..errors import ParameterError
+from ..graph.evaluate import evaluate_host
+from ..graph.node import Rank
+from ..plan.schedule import Plan
+from .state import HOST_DTYPE, STEP, ensure
+from .tensors import Entry, check, in_order_of, label, route
+
+Groups = Sequence[dict[str, Any]]
+_gradient = attrgetter("grad")
+_address = torch.Tensor.data_ptr
+_size = torch.Tensor.numel
+_item = torch.Tensor.element_size
+_in_order = torch.Tensor.is_contiguous
+_stride = torch.Tensor.stride
+_negated = torch.Tensor.is_neg
+
+
+class Kernels:
+    """The kernels of one plan, one a dtype, compiled when first needed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._kernels: dict[torch.dtype, CpuKernel] = {}
+
+    def get(self, dtype: torch.dtype) -> CpuKernel:
+        """Return the kernel of a dtype."""
+        if dtype not in self._kernels:
+            self._kernels[dtype] = CpuKernel(self.plan, dtype)
+        return self._kernels[dtype]
+
+
+class Crew:
+    """The tensors that one batch updates, and what must stay true of them."""
+
+    def __init__(self, entries: list[Entry], states: list[Mapping[str, Any]], slots: list[str]) -> None:
+        self.entries = entries
+        self.parameters = [entry.parameter for entry in entries]
+        self._states = states
+        self._slots = [itemgetter(name) for name in slots]
+        self.gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
+        # A gradient that had to be copied must be copied again next time.
+        self._given = all(map(is_, self.gradients, map(_gradient, self.parameters)))
+        self.contiguous = all(map(_in_order, self.parameters)) and all(map(_in_order, self.gradients))
+        self._fixed = self._look(self.parameters)
+        self._gradient_form = self._form(self.gradients)
+        self._slot_addresses = self._look_at_slots()
+
+    def _form(self, tensors: list[torch.Tensor]) -> tuple[list[Any], ...]:
+        strides = [] if self.contiguous else list(map(_stride, tensors))
+        return list(map(_size, tensors)), list(map(_item, tensors)), strides
+
+    def _look(self, tensors: list[torch.Tensor]) -> tuple[list[Any], ...]:
+        return list(map(_address, tensors)), *self._form(tensors)
+
+    def _look_at_slots(self) -> list[list[int]]:
+        return [list(map(_address, map(slot, self._states))) for slot in self._slots]
+
+    def still_holds(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether all that pointers rely on is as it was; `gradients` become this step's."""
+        try:
+            same = (
+                self._given
+                and (not self.contiguous or (all(map(_in_order, gradients)) and all(map(_in_order, self.parameters))))
+                and not any(map(_negated, gradients))
+                and self._form(gradients) == self._gradient_form
+                and self._look(self.parameters) == self._fixed
+                and self._look_at_slots() == self._slot_addresses
+            )
+        except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
+            return False
+        self.gradients = gradients
+        return same
+
+
+class Roster:
+    """All tensors of a step with their batches, hyperparameter rows and step counts."""
+
+    def __init__(self, kernels: Kernels, groups: Groups, state: Any, backend: str | None) -> None:
+        self.plan = plan = kernels.plan
+        self._state = state
+        self._groups = [list(group["params"]) for group in groups]
+        self._all = [parameter for group in self._groups for parameter in group]
+        entries = self._gather(groups)
+        for entry in entries:
+            check(entry)
+        _no_overlap(entries)
+        for entry in entries:
+            ensure(plan.graph, entry.parameter, state[entry.parameter])
+        self._kinds = list(map(type, map(_gradient, self._all)))
+        self._present = [kind is not type(None) for kind in self._kinds]
+        self.parameters = [entry.parameter for entry in entries]
+        self._make_rows(entries)
+        self._make_batches(entries, kernels, backend)
+
+    def _gather(self, groups: Groups) -> list[Entry]:
+        return [
+            Entry(label(group, i, j), i, parameter, parameter.grad)
+            for i, group in enumerate(groups)
+            for j, parameter in enumerate(group["params"])
+            if parameter.grad is not None
+        ]
+
+    # Hyperparameters -----------------------------------------------------------------------------
+
+    def _make_rows(self, entries: list[Entry]) -> None:
+        """Give every distinct (group, step count, host slots) a row of the hyperparameter table."""
+        graph = self.plan.graph
+        self._columns = hyper_columns(self.plan)
+        self._hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
+        counts = torch.zeros(len(entries), len(self._hosts), dtype=HOST_DTYPE, device="cpu")
+        rows: dict[tuple[float, ...], int] = {}
+        self.rows: list[int] = []
+        for index, entry in enumerate(entries):
+            state = self._state[entry.parameter]
+            own = tuple(float(state[name]) for name in self._hosts)
+            self.rows.append(rows.setdefault((entry.group, *own), len(rows)))
+            for column, name in enumerate(self._hosts):
+                counts[index, column] = own[column]
+                state[name] = counts[index, column]  # a view: one addition counts for every parameter
+        self._counts = counts.numpy()
+        self._group_of_row = [int(key[0]) for key in rows]
+        self._row_of = np.array(self.rows, dtype=np.int64)
+        self.hyper = np.zeros((len(rows), len(self._columns)))
+        first = len(graph.hypers)
+        for key, row in rows.items():
+            self.hyper[row, first:] = key[1:]
+        self._values: dict[int, tuple[Any, ...]] = {}
+
+    def set_hypers(self, groups: Groups) -> None:
+        """Read every group's hyperparameters; check and store those that changed."""
+        hypers = self.plan.graph.hypers
+        for index in dict.fromkeys(self._group_of_row):
+            group = groups[index]
+            values = tuple([float(v) if isinstance(v := group.get(h.name), torch.Tensor) else v for h in hypers])
+            if values != self._values.get(index):
+                owner = f"`{self.plan.graph.name}`, group {index}"
+                checked = [hyper.check(value, owner) for hyper, value in zip(hypers, values, strict=True)]
+                for row, owner_group in enumerate(self._group_of_row):
+                    if owner_group == index:
+                        self.hyper[row, : len(hypers)] = checked
+                self._values[index] = values
+
+    # Tensors -------------------------------------------------------------------------------------
+
+    def _make_batches(self, entries: list[Entry], kernels: Kernels, backend: str | None) -> None:
+        names = array_rows(self.plan)
+        slots = names[2:]
+        sorted_in: dict[tuple[str, Any, Any], list[int]] = {}
+        self.routes: dict[str, str] = {}
+        for index, entry in enumerate(entries):
+            parameter, state = entry.parameter, self._state[entry.parameter]
+            self._lay_out(parameter, state)
+            name, reason = route(entry, [state[slot] for slot in slots], backend)
+            self.routes.setdefault(name, reason)
+            sorted_in.setdefault((name, parameter.dtype, parameter.device), []).append(index)
+        self._crews: list[Crew] = []
+        self.batches: list[Batch] = []
+        self._order = list(sorted_in.values())
+        for (name, dtype, _), members in sorted_in.items():
+            own = [entries[i] for i in members]
+            states = [self._state[entry.parameter] for entry in own]
+            crew = Crew(own, states, slots)
+            arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
+            arrays |= {slot: [state[slot] for state in states] for slot in slots}
+            rows = [self.rows[i] for i in members]
+            kernel_batch = name == "numba_cpu"
+            batch = CpuBatch(kernels.get(dtype), arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
+            self._crews.append(crew)
+            self.batches.append(batch)
+
+    def _lay_out(self, parameter: torch.Tensor, state: dict[str, Any]) -> None:
+        """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout."""
+        for slot in self.plan.graph.element_slots:
+            if state[slot.name].shape != parameter.shape:
+                raise ParameterError(
+                    f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
+                    f"the parameter {tuple(parameter.shape)}",
+                    fix="replacing a parameter's data by another size starts a new parameter: delete its state",
+                )
+            state[slot.name] = in_order_of_slot(parameter, state[slot.name])
+
+    def still_holds(self, groups: Groups, state: Any) -> bool:
+        """Whether this roster may be used again; if so, it points at this step's gradients."""
+        if state is not self._state or len(groups) != len(self._groups):
+            return False
+        for group, before in zip(groups, self._groups, strict=True):
+            now = group["params"]
+            if len(now) != len(before) or not all(map(is_, now, before)):
+                return False
+        gradients = list(map(_gradient, self._all))
+        if list(map(type, gradients)) != self._kinds:
+            return False
+        if not all(self._present):
+            gradients = [gradient for gradient in gradients if gradient is not None]
+        for crew, batch, members in zip(self._crews, self.batches, self._order, strict=True):
+            own = gradients if len(self._order) == 1 else [gradients[i] for i in members]
+            if not crew.still_holds(own):
+                return False
+            batch.set_gradients(own, list(map(_address, own)))
+        return True
+
+    # The step ------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Run the plan on every batch, then count the step."""
+        first = len(self.plan.graph.hypers)
+        if self.plan.graph.uses_step:
+            self.hyper[:, first] += 1
+        try:
+            run(self.batches, self.hyper)
+        except BaseException:
+            if self.plan.graph.uses_step:
+                self.hyper[:, first] -= 1
+            raise
+        self._commit(first)
+        torch.autograd.graph.increment_version(self.parameters)
+
+    def _commit(self, first: int) -> None:
+        if not self._hosts:
+            return
+        if self.plan.host_writes:
+            for row in range(len(self.hyper)):
+                numbers = dict(zip(self._columns, self.hyper[row].tolist(), strict=True))
+                new = evaluate_host([node for _, node in self.plan.host_writes], numbers)
+                for (name, _), value in zip(self.plan.host_writes, new, strict=True):
+                    self.hyper[row, self._columns.index(name)] = value
+        self._counts[:] = self.hyper[self._row_of, first:]
+
+
+def in_order_of_slot(parameter: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """Return a slot that is walked in the parameter's order, copying it only if it is not."""
+    if slot.stride() == parameter.stride():
+        return slot
+    ordered = torch.empty_like(parameter, dtype=slot.dtype, memory_format=torch.preserve_format)
+    return slot if ordered.stride() == slot.stride() else ordered.detach().copy_(slot)
+
+
+def _no_overlap(entries: list[Entry]) -> None:
+    """Refuse two parameters that share memory: updated side by side, the result would be chance."""
+    spans: list[tuple[int, int, Entry]] = []
+    for entry in entries:
+        tensor = entry.parameter
+        if tensor.numel() and tensor.device.type == "cpu":
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            spans.append((tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size(), entry))
+    spans.sort(key=itemgetter(0))
+    for (_, end, one), (start, _, other) in zip(spans, spans[1:], strict=False):
+        if start < end and one.parameter.untyped_storage().data_ptr() == other.parameter.untyped_storage().data_ptr():
+            interleaved = not (_whole(one) and _whole(other))
+            if interleaved and one.parameter.stride() == other.parameter.stride():
+                continue  # e.g. the even and the odd columns of one matrix
+            raise ParameterError(
+                f"{one.label} and {other.label} share memory",
+                fix="tie weights by using one Parameter in both places, and pass it once",
+            )
+
+
+def _whole(entry: Entry) -> bool:
+    tensor = entry.parameter
+    return tensor.is_contiguous()

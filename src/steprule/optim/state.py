@@ -1,0 +1,87 @@
+"""Optimiser state: made when a parameter is first stepped, checked when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+
+from ..errors import StateError
+from ..graph.graph import Graph, Slot
+from ..graph.node import Rank
+from .tensors import label, like
+
+STEP = "step"
+HOST_DTYPE = torch.float64
+
+
+def _fresh(slot: Slot, parameter: torch.Tensor) -> torch.Tensor:
+    if slot.rank is Rank.HOST:
+        return torch.tensor(slot.init, dtype=HOST_DTYPE, device="cpu")
+    if slot.rank is Rank.TENSOR:
+        return torch.full((), slot.init, dtype=parameter.dtype, device=parameter.device)
+    return like(parameter.detach(), slot.init)
+
+
+def ensure(graph: Graph, parameter: torch.Tensor, state: MutableMapping[str, Any]) -> None:
+    """Give a parameter the slots it lacks; what exists is kept."""
+    if graph.uses_step and STEP not in state:
+        state[STEP] = torch.tensor(0.0, dtype=HOST_DTYPE, device="cpu")
+    for slot in graph.slots:
+        if slot.name not in state:
+            state[slot.name] = _fresh(slot, parameter)
+
+
+def expected(graph: Graph) -> Iterator[tuple[str, Rank]]:
+    """List the keys of a parameter's state, with where each varies."""
+    if graph.uses_step:
+        yield STEP, Rank.HOST
+    for slot in graph.slots:
+        yield slot.name, slot.rank
+
+
+def _checked(graph: Graph, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
+    copy: dict[str, Any] = {key: value for key, value in state.items()}
+    for key, rank in expected(graph):
+        shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
+        where, value = f"  {who}, state key {key!r}", state.get(key)
+        if isinstance(value, int | float) and rank is Rank.HOST:
+            value = torch.tensor(float(value), dtype=HOST_DTYPE)
+        if value is None:
+            raise StateError(f"the saved state has no {key!r}", where=where, fix=f"it was saved by another rule than "
+                             f"`{graph.name}`; load a checkpoint of the same one")  # fmt: skip
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or not value.is_floating_point():
+            raise StateError(f"the saved {key!r} is no floating-point tensor", where=where, fix="save it again")
+        if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
+            raise StateError(
+                f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
+                where=where,
+                fix="the parameters must be given in the order in which they were saved",
+            )
+        if rank is Rank.ELEMENT:
+            copy[key] = like(parameter.detach(), value.to(parameter.device), value.dtype)
+        else:
+            device = "cpu" if rank is Rank.HOST else parameter.device
+            dtype = HOST_DTYPE if rank is Rank.HOST else value.dtype
+            copy[key] = value.detach().reshape(()).to(device, dtype, copy=True)
+    return copy
+
+
+def check_saved(graph: Graph, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> dict[torch.Tensor, dict[str, Any]]:
+    """Return the saved state by parameter, each part checked and copied; the optimiser is not touched."""
+    saved_groups = saved["param_groups"]
+    if [len(group["params"]) for group in saved_groups] != [len(group["params"]) for group in groups]:
+        raise StateError(
+            f"the saved groups hold {[len(g['params']) for g in saved_groups]} parameters, "
+            f"this optimiser's hold {[len(g['params']) for g in groups]}",
+            fix="make the optimiser with the same groups before loading",
+        )
+    answer: dict[torch.Tensor, dict[str, Any]] = {}
+    for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
+        for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
+            state = saved["state"].get(key)
+            if state:
+                answer[parameter] = _checked(graph, parameter, state, label(group, group_index, index))
+    return answer

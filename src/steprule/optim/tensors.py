@@ -1,0 +1,131 @@
+"""What a tensor must be to be updated, and which backend may do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..backends.numba_cpu import DTYPES
+from ..errors import BackendError, ParameterError
+
+BACKENDS = ("numba_cpu", "eager")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One parameter of a step, with its gradient and where it was found."""
+
+    label: str
+    group: int
+    parameter: torch.Tensor
+    gradient: torch.Tensor
+
+
+def label(group: Mapping[str, Any], group_index: int, index: int) -> str:
+    """Name a parameter as its owner does: by name if one was given, else by position."""
+    names: Sequence[str] = group.get("param_names", ())
+    where = f"parameter {index} of group {group_index}"
+    return f"`{names[index]}`" if index < len(names) else where
+
+
+def dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return tensor.numel() == 0
+            expected *= size
+    return True
+
+
+def overlapping(tensor: torch.Tensor) -> bool:
+    """Whether two elements may share memory (an expanded or self-overlapping view)."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return tensor.numel() > 0
+            reach += stride * (size - 1)
+    return False
+
+
+def _refuse(entry: Entry, what: str, fix: str) -> ParameterError:
+    parameter = entry.parameter
+    where = f"  {entry.label}: shape {tuple(parameter.shape)}, {parameter.dtype}, on {parameter.device}"
+    return ParameterError(what, where=where, fix=fix)
+
+
+def check(entry: Entry) -> None:
+    """Raise `ParameterError` for a parameter or gradient that no backend can use."""
+    parameter, gradient = entry.parameter, entry.gradient
+    for name, tensor in (("parameter", parameter), ("gradient", gradient)):
+        if tensor.layout is not torch.strided:
+            raise _refuse(entry, f"the {name} is {tensor.layout}", "use dense tensors, e.g. nn.Embedding(sparse=False)")
+        if not tensor.is_floating_point():
+            raise _refuse(entry, f"the {name} is {tensor.dtype}, no real floating-point type",
+                          "optimise torch.view_as_real(p), or leave it out")  # fmt: skip
+        if tensor.is_meta:
+            raise _refuse(entry, f"the {name} is on the meta device", "materialise the model first, e.g. to_empty()")
+    if gradient.shape != parameter.shape:
+        raise _refuse(
+            entry,
+            f"the gradient has shape {tuple(gradient.shape)}, the parameter {tuple(parameter.shape)}",
+            "clear the old gradient (zero_grad) after replacing the parameter's data",
+        )
+    if gradient.device != parameter.device:
+        raise _refuse(entry, f"the gradient is on {gradient.device}", "move both to one device")
+    if overlapping(parameter):
+        raise _refuse(entry, "elements of the parameter share memory (an expanded view)", "clone() it first")
+    for tensor in (parameter, gradient):
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        end = (tensor.storage_offset() + last + 1) * tensor.element_size()
+        if tensor.numel() and tensor.untyped_storage().nbytes() < end:
+            raise _refuse(entry, "memory of the parameter or its gradient was freed", "restore it before step()")
+
+
+def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tuple[str, str]:
+    """Return the backend for one parameter and the reason."""
+    parameter = entry.parameter
+    obstacle = ""
+    if parameter.device.type != "cpu":
+        obstacle = f"parameters are on {parameter.device.type}, which has no kernel backend here"
+    elif parameter.dtype not in DTYPES:
+        obstacle = f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
+    elif not dense(parameter):
+        obstacle = "a parameter does not fill one stretch of memory"
+    elif type(parameter.data) is not torch.Tensor:
+        obstacle = f"a parameter is a {type(parameter.data).__name__}"
+    elif any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots)):
+        obstacle = "a parameter does not begin at a multiple of its element size"
+    elif any(slot.dtype != parameter.dtype or slot.device != parameter.device for slot in slots):
+        obstacle = "state and parameter differ in dtype or device"
+    if forced == "eager":
+        return "eager", "asked for"
+    if obstacle and forced:
+        raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix="leave backend=None")
+    return ("eager", obstacle) if obstacle else ("numba_cpu", "dense float tensors in main memory")
+
+
+def like(parameter: torch.Tensor, value: torch.Tensor | float, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return a new tensor laid out as the parameter, holding a value."""
+    new = torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+    return new.copy_(value) if isinstance(value, torch.Tensor) else new.fill_(value)
+
+
+def in_order_of(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient itself if memory can be walked in the parameter's order, else a copy that can."""
+    plain = gradient.dtype == parameter.dtype and not gradient.is_neg() and type(gradient) is torch.Tensor
+    if plain and (gradient.stride() == parameter.stride() or (dense(gradient) and _same_walk(parameter, gradient))):
+        aligned = gradient.data_ptr() % gradient.element_size() == 0
+        if aligned:
+            return gradient
+    return like(parameter.detach(), gradient.detach())
+
+
+def _same_walk(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether strides agree wherever a dimension is longer than one."""
+    return all(x == y for x, y, size in zip(a.stride(), b.stride(), a.shape, strict=True) if size > 1)

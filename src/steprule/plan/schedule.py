@@ -1,0 +1,158 @@
+"""Cut a graph at its reductions: everything between two cuts is one pass over memory.
+
+A reduction of elements that themselves need no earlier reduction ends in pass 0; one that needs it
+ends in pass 1, and so on. The last pass writes every output, so nothing is written before all that
+could go wrong with a norm is known. That is the fewest passes possible: a value that depends on a
+reduction of all elements cannot be applied to the first of them before the last has been read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import GraphError
+from ..graph.graph import Graph
+from ..graph.node import Node, Rank, topological
+from ..graph.ops import OPS, REDUCTIONS
+from ..graph.simplify import simplify
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk over memory.
+
+    `scalars` are the values below element rank that its elements use; `elements` the element nodes
+    it computes, inputs first; `writes` the (array, new value) pairs, empty in all but the last pass.
+    """
+
+    index: int
+    reads: tuple[str, ...]
+    writes: tuple[tuple[str, Node], ...]
+    reductions: tuple[Node, ...]
+    scalars: tuple[Node, ...]
+    elements: tuple[Node, ...]
+
+    @property
+    def streams(self) -> int:
+        """Array elements moved a parameter: one for a read, one for a write."""
+        return len(self.reads) + len(self.writes)
+
+    @property
+    def flops(self) -> int:
+        """Arithmetic operations an element, counting a reduction's own."""
+        return sum(OPS[node.op].flops for node in (*self.elements, *self.reductions))
+
+    def bytes_per_parameter(self, itemsize: int = 4) -> int:
+        """Bytes moved a parameter: every array once a read and once a write."""
+        return self.streams * itemsize
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph and its passes. `host` are the values computed once a step, before any pass."""
+
+    graph: Graph
+    passes: tuple[Pass, ...]
+    host: tuple[Node, ...]
+    tensor_writes: tuple[tuple[str, Node], ...]
+    host_writes: tuple[tuple[str, Node], ...]
+
+    @cached_property
+    def reductions(self) -> tuple[Node, ...]:
+        """Every reduction, in the order of the passes that end in it."""
+        return tuple(node for item in self.passes for node in item.reductions)
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Bytes moved a parameter and step in float32."""
+        return sum(item.bytes_per_parameter() for item in self.passes)
+
+    @property
+    def state_bytes_per_parameter(self) -> int:
+        """Bytes of state kept a parameter in float32; slots smaller than the parameter count nothing."""
+        return 4 * len(self.graph.element_slots)
+
+
+def _levels(graph: Graph) -> dict[Node, int]:
+    """Map each node to the pass in which its value is first known to elements."""
+    level: dict[Node, int] = {}
+    for node in graph.nodes:
+        base = max((level[child] for child in node.inputs), default=0)
+        level[node] = base + (node.op in REDUCTIONS)
+    return level
+
+
+def _cone(roots: list[Node]) -> tuple[list[Node], list[Node]]:
+    """Split what roots need in one pass into element nodes to compute and scalars to be given."""
+    elements: dict[Node, None] = {}
+    scalars: dict[Node, None] = {}
+    stack = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, expanded = stack.pop()
+        if node.rank is not Rank.ELEMENT:
+            scalars[node] = None
+        elif expanded:
+            elements[node] = None
+        elif node not in elements:
+            stack.append((node, True))
+            stack.extend((child, False) for child in reversed(node.inputs))
+    return list(elements), list(scalars)
+
+
+def _make_pass(index: int, reductions: list[Node], writes: list[tuple[str, Node]]) -> Pass:
+    roots = [node.inputs[0] for node in reductions] + [node for _, node in writes]
+    elements, scalars = _cone(roots)
+    reads = tuple(node.attr[0] for node in elements if node.op == "read" and isinstance(node.attr, tuple))
+    computed = tuple(node for node in elements if node.op != "read")
+    return Pass(index, reads, tuple(writes), tuple(reductions), tuple(scalars), computed)
+
+
+def _unchanged(name: str, node: Node) -> bool:
+    return node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
+
+
+def _host_values(passes: tuple[Pass, ...], tensor_writes: list[tuple[str, Node]]) -> list[Node]:
+    """List the host-rank numbers that something of a higher rank uses; comparisons are made where used."""
+    wanted: dict[Node, None] = {}
+    scalars = {node for item in passes for node in item.scalars} | {node for _, node in tensor_writes}
+    roots = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
+    for node in topological(roots):
+        compare = OPS[node.op].kind == "compare"
+        inputs = node.inputs if node.rank > Rank.HOST or compare else ()
+        for child in (*((node,) if node in scalars else ()), *inputs):
+            if child.rank is Rank.HOST and child.op != "const" and OPS[child.op].kind != "compare":
+                wanted[child] = None
+    return list(wanted)
+
+
+def schedule(graph: Graph) -> Plan:
+    """Return the plan of a graph: simplified, cut into the fewest passes, and checked."""
+    graph = simplify(graph)
+    level = _levels(graph)
+    ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
+    changed = [(name, node) for name, node in graph.outputs if not _unchanged(name, node)]
+    writes = [(name, node) for name, node in changed if ranks[name] is Rank.ELEMENT]
+    tensor_writes = [(name, node) for name, node in changed if ranks[name] is Rank.TENSOR]
+    host_writes = [(name, node) for name, node in changed if ranks[name] is Rank.HOST]
+    last = max((level[node] for _, node in (*writes, *tensor_writes)), default=0)
+    needed = topological(node for _, node in graph.outputs)
+    passes: list[Pass] = []
+    for index in range(last + 1):
+        ending = [node for node in needed if node.op in REDUCTIONS and level[node] == index + 1]
+        passes.append(_make_pass(index, ending, writes if index == last else []))
+    host = _host_values(tuple(passes), tensor_writes)
+    return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes)))
+
+
+def verify(plan: Plan) -> Plan:
+    """Return the plan if each reduction ends before its first use and only the last pass writes."""
+    ended: set[Node] = set()
+    for item in plan.passes:
+        missing = [node for node in topological(item.scalars) if node.op in REDUCTIONS and node not in ended]
+        if missing:
+            raise GraphError(f"{plan.graph.name}: pass {item.index} uses {missing[0]!r} before it has ended")
+        if item.writes and item is not plan.passes[-1]:
+            raise GraphError(f"{plan.graph.name}: pass {item.index} writes, but only the last pass may")
+        ended |= set(item.reductions)
+    return plan

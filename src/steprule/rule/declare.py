@@ -1,0 +1,82 @@
+"""What a signature may declare besides names: hyperparameters with ranges, slots, choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import HyperparameterError, RuleError
+from ..graph.graph import Hyper, Slot
+from ..graph.node import Rank
+
+RANKS: dict[str, Rank] = {"element": Rank.ELEMENT, "tensor": Rank.TENSOR, "host": Rank.HOST}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A named variant of a rule, fixed when it is traced; the first option is the default."""
+
+    options: tuple[Any, ...]
+
+
+def hyper(
+    value: float | None = None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    shared: bool = False,
+) -> Any:
+    """Declare a hyperparameter with its legal range.
+
+    >>> import steprule as sr
+    >>> @sr.rule
+    ... def sgd(theta, g, *, lr=sr.hyper(1e-3, low=0)):
+    ...     return theta - lr * g
+    >>> sgd.hypers["lr"].interval()
+    '[0, ∞)'
+
+    `low` and `high` belong to the range, `above` and `below` do not. Without `value` it must be given
+    before the rule runs. `shared=True` in a transform means the rule's own hyperparameter of that name.
+    """
+    declared = Hyper("", value, low, high, above, below, shared)
+    if value is not None:
+        try:
+            declared.check(value, "this declaration")
+        except HyperparameterError as error:
+            raise RuleError(error.what.replace("``", "the default"), fix=error.fix) from None
+    return declared
+
+
+def slot(*, init: float = 0.0, rank: Literal["element", "tensor", "host"] = "element") -> Any:
+    """Declare a state slot that does not start from zero, or is smaller than the parameter.
+
+    >>> import steprule as sr
+    >>> @sr.rule
+    ... def adagrad(theta, g, s=sr.slot(init=0.1), *, lr=0.01):
+    ...     s = s + g**2
+    ...     return theta - lr * g / sr.sqrt(s), s
+
+    `rank="tensor"` keeps one number a tensor, `rank="host"` one float64 number on the host.
+    """
+    if rank not in RANKS:
+        raise RuleError(f"a slot cannot have rank {rank!r}", fix=f"use one of {', '.join(RANKS)}")
+    return Slot("", RANKS[rank], float(init))
+
+
+def choice(*options: Any) -> Any:
+    """Declare a keyword that picks a variant of the formula; the first option is the default.
+
+    >>> import steprule as sr
+    >>> @sr.rule
+    ... def sgd(theta, g, *, lr=0.1, normalised=sr.choice(False, True)):
+    ...     return theta - lr * (g / sr.norm(g) if normalised else g)
+    >>> sr.explain(sgd(normalised=True)).formula
+    'θ_t = θ_t₋₁ − η g / ‖g‖ₜ'
+
+    Unlike a hyperparameter it is an ordinary Python value in the rule, fixed when the rule is traced.
+    """
+    if not options:
+        raise RuleError("a choice needs at least one option", fix='e.g. choice("classic", "nesterov")')
+    return Choice(options)

@@ -1,0 +1,243 @@
+"""Rules, transforms and chains: what `@rule`, `@transform` and `chain` give back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self
+
+from ..errors import HyperparameterError, RuleError
+from ..graph.graph import Graph, Hyper
+from .origin import of_definition
+from .signature import STEP, read_signature
+from .symbols import Recorder, Symbol
+from .trace import Moves, Part, call, trace
+
+
+class Program:
+    """Something that can be traced: a rule, a transform, or a chain of them. Immutable."""
+
+    facade: ClassVar[Callable[..., Any] | None] = None
+    """The optimiser class; the `optim` room sets it, so that doors open one way."""
+
+    parts: tuple[Part, ...]
+    name: str
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The formula as data, exactly as written."""
+        return trace(self.name, self.parts)
+
+    @cached_property
+    def hypers(self) -> dict[str, Hyper]:
+        """The hyperparameters under the names that param groups use."""
+        return {hyper.name: hyper for hyper in self.graph.hypers}
+
+    def optimizer(self, params: Iterable[Any], **options: Any) -> Any:
+        """Make a `torch.optim.Optimizer` that runs this rule on these parameters.
+
+        >>> import torch, steprule as sr
+        >>> opt = sr.board.adam.optimizer(torch.nn.Linear(2, 1).parameters(), lr=1e-2)
+        >>> isinstance(opt, torch.optim.Optimizer)
+        True
+
+        `options` are hyperparameters (defaults for every group) and those of `steprule.Optimizer`.
+        """
+        if Program.facade is None:
+            raise RuleError("the optimiser room is not loaded", fix="import steprule")
+        return Program.facade(params, self, **options)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{hyper.name}={hyper.value:g}" for part in self.parts for hyper in part.hypers.values()
+                           if hyper.value is not None)  # fmt: skip
+        return f"{self.name}({values})"
+
+
+class _Single(Program):
+    """One function, with the values it was configured with."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.parts = (part,)
+        self.name = part.name
+        self.__name__ = part.name
+        self.__doc__ = part.function.__doc__
+        self.__module__ = part.function.__module__
+        self.__qualname__ = part.function.__qualname__
+        self.__wrapped__ = part.function
+
+    def __call__(self, *arrays: Any, **values: Any) -> Any:
+        """Configure with keywords; with symbols, inside another rule, write the formula there."""
+        return self._inline(arrays, values) if arrays else self._configure(values)
+
+    def _configure(self, values: dict[str, Any]) -> Self:
+        part = self.part
+        hypers, chosen = dict(part.hypers), dict(part.chosen)
+        for name, value in values.items():
+            if name in hypers:
+                hypers[name] = replace(hypers[name], value=hypers[name].check(value, f"`{self.name}`"))
+            elif name in chosen:
+                chosen[name] = _chosen(self, name, value)
+            else:
+                raise HyperparameterError(
+                    f"`{self.name}` has no hyperparameter `{name}`",
+                    where=of_definition(part.function),
+                    fix=f"it has {', '.join([*hypers, *chosen]) or 'none'}",
+                )
+        return type(self)(replace(part, hypers=hypers, chosen=chosen))
+
+    def _inline(self, arrays: tuple[Any, ...], values: dict[str, Any]) -> Any:
+        symbols = [value for value in (*arrays, *values.values()) if isinstance(value, Symbol)]
+        if not symbols:
+            raise RuleError(
+                f"`{self.name}` was called with arrays, but it is a formula, not a function on tensors",
+                where=of_definition(self.part.function),
+                fix=f"run it with {self.name}.optimizer(model.parameters(), ...)",
+            )
+        keywords: dict[str, Any] = dict(self.part.chosen)
+        keywords |= {name: hyper.value for name, hyper in self.part.hypers.items()}
+        if self.part.signature.wants_step:
+            keywords[STEP] = _step_symbol(symbols[0].recorder)
+        keywords |= values
+        missing = [name for name, value in keywords.items() if value is None]
+        if missing:
+            raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
+        return call(self.part.function, arrays, keywords)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {name: hyper.value for name, hyper in self.part.hypers.items() if hyper.value is not None}
+        return _restore, (self.__module__, self.__qualname__, values | self.part.chosen)
+
+
+def _step_symbol(recorder: Recorder) -> Symbol:
+    from ..graph.node import step
+
+    return Symbol(step(), recorder)
+
+
+def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return found(**values)
+
+
+def _chosen(program: _Single, name: str, value: Any) -> Any:
+    options = program.part.signature.choices[name].options
+    if value not in options:
+        raise HyperparameterError(
+            f"`{name}` of `{program.name}` is {value!r}, which is none of its variants",
+            where=of_definition(program.part.function),
+            fix=f"use one of {', '.join(map(repr, options))}",
+        )
+    return value
+
+
+class Rule(_Single):
+    """An update rule: gives the new parameter and the new state."""
+
+    kind = "rule"
+
+
+class Transform(_Single):
+    """A change of the gradient (or of the parameter, before the rule): clipping, decay."""
+
+    kind = "transform"
+
+
+class Chain(Program):
+    """Transforms in the order they are applied, then a rule."""
+
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self.parts = parts
+        self.name = "+".join(part.name for part in parts)
+
+
+def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:
+    signature = read_signature(function)
+    chosen = {name: declared.options[0] for name, declared in signature.choices.items()}
+    return Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at)
+
+
+def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..., Any] | None = None) -> Any:
+    """Turn a function that reads like a formula into an update rule.
+
+    >>> import steprule as sr
+    >>> @sr.rule
+    ... def lion(theta, g, m, *, lr=1e-4, beta1=0.9, beta2=0.99):
+    ...     update = sr.sign(beta1 * m + (1 - beta1) * g)
+    ...     return theta - lr * update, beta2 * m + (1 - beta2) * g
+    >>> lion(lr=3e-4)
+    lion(lr=0.0003, beta1=0.9, beta2=0.99)
+
+    Positional arguments are arrays: the parameter, its gradient, then state slots (zero at the start).
+    Keyword-only arguments are hyperparameters; `t` is the step count, from 1. It returns the new
+    parameter, then the new slots. `evaluate_at` gives the point where the gradient is taken, from any of
+    the rule's arguments by name (Nesterov's look-ahead). Raises `RuleError` for a bad signature at once,
+    and for a bad formula when it is first traced.
+    """
+    if function is None:
+        return lambda real: Rule(_part(real, None, evaluate_at))
+    return Rule(_part(function, None, evaluate_at))
+
+
+def transform(
+    function: Callable[..., Any] | None = None, *, moves: Literal["gradient", "parameter"] = "gradient"
+) -> Any:
+    """Turn a function of the parameter and the gradient into a transform, to stand before a rule.
+
+    >>> import steprule as sr
+    >>> @sr.transform
+    ... def clip_norm(theta, g, *, max_norm=1.0):
+    ...     return g * sr.minimum(1, max_norm / sr.norm(g))
+    >>> sr.chain(clip_norm, sr.board.sgd(lr=0.1)).name
+    'clip_norm+sgd'
+
+    It returns the new gradient, then its new slots; with `moves="parameter"` the first value is the
+    parameter as the rule shall see it.
+    """
+    if function is None:
+        return lambda real: Transform(_part(real, moves, None))
+    return Transform(_part(function, moves, None))
+
+
+def chain(*programs: Program) -> Program:
+    """Compose transforms and a rule: each transform's gradient is the next one's.
+
+    >>> import steprule as sr
+    >>> sr.chain(sr.clip_value(limit=0.5), sr.clip_global_norm, sr.board.momentum(lr=0.1)).name
+    'clip_value+clip_global_norm+momentum'
+
+    The rule comes last. Where two parts use one hyperparameter name, the rule keeps it and the
+    transform's is prefixed with the transform's name.
+    """
+    for program in programs:
+        if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RuleError(
+                f"{program!r} is neither a rule nor a transform", fix="decorate the function with @rule or @transform"
+            )
+    parts = tuple(part for program in programs for part in program.parts)
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if last and part.moves is not None:
+            raise RuleError(
+                f"`{part.name}` is a transform, but the last link of a chain is a rule",
+                where=of_definition(part.function),
+                fix=f"chain({part.name}, board.adam(lr=1e-3))",
+            )
+        if not last and part.moves is None:
+            raise RuleError(
+                f"`{part.name}` is a rule, but only the last link of a chain may be one",
+                where=of_definition(part.function),
+                fix="put transforms first and one rule last",
+            )
+    if not parts:
+        raise RuleError("an empty chain updates nothing", fix="chain(clip_global_norm, board.adam(lr=1e-3))")
+    return Chain(parts)

@@ -1,0 +1,94 @@
+"""Read a rule's signature: positional arrays and slots, keyword-only hyperparameters and choices."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import HyperparameterError, RuleError
+from ..graph.graph import Hyper, Slot
+from .declare import Choice
+from .origin import of_definition
+
+STEP = "t"
+RESERVED = {"step", "params", STEP}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function declares, in order."""
+
+    parameter: str
+    gradient: str
+    slots: tuple[Slot, ...]
+    hypers: dict[str, Hyper]
+    choices: dict[str, Choice]
+    wants_step: bool
+
+
+def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
+    default = parameter.default
+    if parameter.name in RESERVED:
+        raise RuleError(
+            f"`{parameter.name}` is reserved, so it cannot name an array",
+            where=of_definition(function),
+            fix="t is the step count: ask for it as a keyword-only argument, `*, t`",
+        )
+    if default is inspect.Parameter.empty:
+        return Slot(parameter.name)
+    if isinstance(default, Slot):
+        return replace(default, name=parameter.name)
+    raise RuleError(
+        f"`{parameter.name}={default!r}` stands among the arrays, but looks like a hyperparameter",
+        where=of_definition(function),
+        fix=f"put it after a lone `*`: def {function.__name__}(theta, g, *, {parameter.name}={default!r})",
+    )
+
+
+def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper | Choice:
+    default = parameter.default
+    if isinstance(default, Choice):
+        return default
+    if isinstance(default, Hyper):
+        return replace(default, name=parameter.name)
+    if default is inspect.Parameter.empty or default is None:
+        return Hyper(parameter.name)
+    declared = Hyper(parameter.name, default if isinstance(default, int | float) else None)
+    try:
+        return replace(declared, value=declared.check(default, f"`{function.__name__}`"))
+    except HyperparameterError as error:
+        raise RuleError(
+            f"the default {parameter.name}={default!r} is no number",
+            where=of_definition(function),
+            fix=f"{error.fix}; a named variant is declared with choice(...)",
+        ) from None
+
+
+def read_signature(function: Callable[..., Any]) -> Signature:
+    """Return what a rule's or transform's signature declares, or say what is wrong with it."""
+    parameters = list(inspect.signature(function).parameters.values())
+    stars = [p for p in parameters if p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+    arrays = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    if stars or len(arrays) < 2:
+        raise RuleError(
+            f"`{function.__name__}` needs positional arguments: the parameter, its gradient, then the state slots"
+            + (" (no *args or **kwargs)" if stars else ""),
+            where=of_definition(function),
+            fix=f"def {function.__name__}(theta, g, m, *, lr=1e-3): ...",
+        )
+    hypers: dict[str, Hyper] = {}
+    choices: dict[str, Choice] = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != STEP:
+            declared = _hyper(parameter, function)
+            if isinstance(declared, Choice):
+                choices[parameter.name] = declared
+            else:
+                hypers[parameter.name] = declared
+    wants_step = any(p.name == STEP and p.kind is p.KEYWORD_ONLY for p in parameters)
+    slots = tuple(_slot(p, function) for p in arrays[2:])
+    for parameter in arrays[:2]:
+        _slot(parameter, function)
+    return Signature(arrays[0].name, arrays[1].name, slots, hypers, choices, wants_step)

@@ -1,0 +1,187 @@
+"""Run a chain of functions once on symbols and collect the graph they write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ..errors import RuleError
+from ..graph.graph import Graph, Hyper, Slot
+from ..graph.node import Node, Rank, read
+from ..graph.node import hyper as hyper_node
+from ..graph.node import step as step_node
+from ..graph.verify import verify
+from .origin import of_definition, of_return, of_traceback
+from .signature import STEP, Signature
+from .symbols import USE_WHERE, Recorder, Symbol, functions, lift
+
+Moves = Literal["gradient", "parameter"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One function of a chain, with its name, values and variants."""
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    hypers: dict[str, Hyper]
+    chosen: dict[str, Any]
+    moves: Moves | None = None
+    """What a transform gives back; None for a rule."""
+    evaluate_at: Callable[..., Any] | None = None
+
+
+@dataclass
+class _Names:
+    """Names of one trace; a part that finds its own name taken prefixes it with its own."""
+
+    slots: dict[str, Slot] = field(default_factory=dict[str, Slot])
+    hypers: dict[str, Hyper] = field(default_factory=dict[str, Hyper])
+
+    def _free(self, name: str, part: str, taken: dict[str, Any]) -> str:
+        candidate, count = name, 1
+        while candidate in taken or candidate == STEP:
+            candidate = f"{part}_{name}" if count == 1 else f"{part}_{name}_{count}"
+            count += 1
+        return candidate
+
+    def slot(self, slot: Slot, part: str) -> Slot:
+        own = replace(slot, name=self._free(slot.name, part, self.slots))
+        self.slots[own.name] = own
+        return own
+
+    def hyper(self, hyper: Hyper, part: str) -> Hyper:
+        if hyper.shared and hyper.name in self.hypers:
+            return self.hypers[hyper.name]
+        own = replace(hyper, name=self._free(hyper.name, part, self.hypers))
+        self.hypers[own.name] = own
+        return own
+
+
+@dataclass
+class _Bound:
+    """The symbols a part is called with."""
+
+    part: Part
+    slots: list[Slot]
+    arrays: dict[str, Symbol]
+    keywords: dict[str, Any]
+
+
+def _bind(part: Part, names: _Names, recorder: Recorder) -> _Bound:
+    slots = [names.slot(slot, part.name) for slot in part.signature.slots]
+    arrays = {
+        declared.name: Symbol(read(own.name, own.rank), recorder)
+        for declared, own in zip(part.signature.slots, slots, strict=True)
+    }
+    keywords: dict[str, Any] = dict(part.chosen)
+    for name, declared in part.hypers.items():
+        keywords[name] = Symbol(hyper_node(names.hyper(declared, part.name).name), recorder)
+    if part.signature.wants_step:
+        keywords[STEP] = Symbol(step_node(), recorder)
+    return _Bound(part, slots, arrays, keywords)
+
+
+def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """Call an author's function on symbols; whatever goes wrong is told at the author's line."""
+    try:
+        return function(*arguments, **keywords)
+    except RuleError:
+        raise
+    except NameError as error:
+        where = of_traceback(error.__traceback__, function)
+        raise RuleError(f"{error}", where=where, fix=f"the functions are {functions()}") from error
+    except RecursionError as error:
+        raise RuleError(
+            f"`{function.__name__}` calls itself without end", where=of_definition(function), fix=USE_WHERE
+        ) from error
+    except Exception as error:
+        raise RuleError(
+            f"{type(error).__name__} while reading `{function.__name__}`: {error}",
+            where=of_traceback(error.__traceback__, function),
+            fix=f"a rule is made of + - * / ** and {functions()}",
+        ) from error
+
+
+def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[Node]:
+    part = bound.part
+    result = call(part.function, [theta, g, *bound.arrays.values()], bound.keywords)
+    values: tuple[Any, ...] = tuple(result) if isinstance(result, tuple | list) else (result,)
+    first = part.signature.parameter if part.moves in {None, "parameter"} else part.signature.gradient
+    wanted = [f"the new {first}", *(f"the new {slot.name}" for slot in part.signature.slots)]
+    if len(values) != len(wanted) or any(value is None for value in values):
+        raise RuleError(
+            f"`{part.name}` returns {len(values) if result is not None else 'no'} value(s), "
+            f"but its signature needs {len(wanted)}: {', '.join(wanted)}",
+            where=of_return(part.function),
+            fix=f"return {', '.join([first, *(slot.name for slot in part.signature.slots)])}",
+        )
+    nodes = [lift(value, recorder) for value in values]
+    for slot, node in zip(bound.slots, nodes[1:], strict=True):
+        if node.rank > slot.rank:
+            raise RuleError(
+                f"slot `{slot.name}` holds one number a {slot.rank.name.lower()}, "
+                f"but its new value varies over {node.rank.name.lower()}s",
+                where=recorder.origins.get(node, of_return(part.function)),
+                fix=f"reduce the value first, or declare {slot.name}=slot(rank={node.rank.name.lower()!r})",
+            )
+    return nodes
+
+
+def _point(bound: _Bound, theta: Symbol, parameter: str) -> Node | None:
+    """Trace `evaluate_at`, whose arguments are any of the rule's, by name."""
+    function = bound.part.evaluate_at
+    if function is None:
+        return None
+    known = {parameter: theta, **bound.arrays, **bound.keywords}
+    names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise RuleError(
+            f"evaluate_at asks for `{missing[0]}`, which `{bound.part.name}` does not have",
+            where=of_definition(function),
+            fix=f"ask for any of {', '.join(known)}",
+        )
+    split = function.__code__.co_argcount
+    value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
+    return lift(value, theta.recorder)
+
+
+def trace(name: str, parts: Sequence[Part]) -> Graph:
+    """Return the graph of a chain of transforms that ends in a rule (or of one transform alone)."""
+    recorder, names, last = Recorder(), _Names(), parts[-1]
+    parameter, gradient = last.signature.parameter, last.signature.gradient
+    names.slots |= {parameter: Slot(parameter), gradient: Slot(gradient)}
+    # The rule keeps its own names; transforms give way.
+    bounds = {id(part): _bind(part, names, recorder) for part in (last, *parts[:-1])}
+    theta = Symbol(read(parameter), recorder)
+    g = Symbol(read(gradient), recorder)
+    new: dict[str, Node] = {}
+    gradients: dict[Node, str] = {}
+    for part in parts:
+        bound = bounds[id(part)]
+        nodes = _run(bound, theta, g, recorder)
+        new |= {slot.name: node for slot, node in zip(bound.slots, nodes[1:], strict=True)}
+        if part.moves == "gradient":
+            g = Symbol(nodes[0], recorder)
+            if nodes[0].rank is Rank.ELEMENT and nodes[0].inputs:
+                gradients[nodes[0]] = part.name
+        else:
+            theta = Symbol(nodes[0], recorder)
+    slots = tuple(slot for bound in bounds.values() for slot in bound.slots)
+    point = _point(bounds[id(last)], Symbol(read(parameter), recorder), parameter)
+    graph = Graph(
+        name=name,
+        parameter=parameter,
+        gradient=gradient,
+        slots=slots,
+        hypers=tuple(names.hypers.values()),
+        new_parameter=theta.node if last.moves != "gradient" else g.node,
+        new_slots=tuple(new[slot.name] for slot in slots),
+        gradients=gradients,
+        evaluate_at=point,
+        origins=recorder.origins,
+    )
+    return verify(graph)

@@ -1,0 +1,61 @@
+"""Transforms in their usual forms: clipping by norm and by value, weight decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..rule import Transform, clamp, global_norm, hyper, minimum, norm, transform
+
+__all__ = ["clip_global_norm", "clip_norm", "clip_value", "weight_decay"]
+
+_TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do we
+
+
+@transform
+def clip_global_norm(theta: Any, g: Any, *, max_norm: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+    """Shorten the whole gradient to at most `max_norm` (Pascanu, Mikolov & Bengio, 2013)."""
+    return g * minimum(1, max_norm / (global_norm(g) + _TINY))
+
+
+@transform
+def clip_norm(theta: Any, g: Any, *, max_norm: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+    """Shorten each tensor's gradient to at most `max_norm`."""
+    return g * minimum(1, max_norm / (norm(g) + _TINY))
+
+
+@transform
+def clip_value(theta: Any, g: Any, *, limit: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+    """Move every component of the gradient into [−limit, limit]."""
+    return clamp(g, -limit, limit)
+
+
+@transform
+def coupled_weight_decay(theta: Any, g: Any, *, weight_decay: Any = hyper(1e-2, low=0)) -> Any:
+    """L2 penalty: λθ is added to the gradient (Krogh & Hertz, 1991)."""
+    return g + weight_decay * theta
+
+
+@transform(moves="parameter")
+def decoupled_weight_decay(
+    theta: Any,
+    g: Any,  # noqa: ARG001
+    *,
+    lr: Any = hyper(shared=True),
+    weight_decay: Any = hyper(1e-2, low=0),
+) -> Any:
+    """Shrink the parameter by ηλ before the step (Loshchilov & Hutter, 2019)."""
+    return theta * (1 - lr * weight_decay)
+
+
+def weight_decay(weight_decay: float = 1e-2, *, decoupled: bool = True) -> Transform:
+    """Return weight decay as a transform: decoupled as in AdamW, or coupled (an L2 penalty).
+
+    >>> import steprule as sr
+    >>> adamw = sr.chain(sr.weight_decay(0.1), sr.board.adam(lr=1e-3))
+    >>> adamw.name
+    'decoupled_weight_decay+adam'
+
+    Decoupled decay uses the rule's own `lr`. Coupled decay acts where it stands in the chain: after
+    a clipping it is not clipped.
+    """
+    return (decoupled_weight_decay if decoupled else coupled_weight_decay)(weight_decay=weight_decay)
