@@ -1,15 +1,18 @@
 """Compiled kernels on disk: private, content-addressed, immutable, and checked before they are used.
 
-An entry is a directory named by a digest of the source and of everything that shapes its machine code. It is
-built beside its place and renamed into it whole, so a reader sees all of it or nothing, and two processes
-that build it at once both succeed. Before anything in it is executed or unpickled, its owner and mode, the
-digest of each of its files, and its source (which must equal the one just generated) are checked; any doubt
-means that the kernel is compiled in memory and the entry replaced.
+An entry is a directory named by a digest of the source and of everything that shapes its machine code. It holds
+the source, for people, and the object code. It is built beside its place and renamed into it whole, so a reader
+sees all of it or nothing, and two processes that build it at once both succeed. Nothing in it is Python that
+is run or data that is unpickled: object code is linked only if the directory is private to this user, its
+digest is the one written beside it, and the source equals the one just generated. Any doubt means that
+the kernel is compiled again.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import importlib
 import json
 import linecache
 import os
@@ -19,15 +22,14 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import llvmlite
-import llvmlite.binding
+import llvmlite.binding as llvm
 import numba
 
 from . import memory
@@ -35,10 +37,14 @@ from . import memory
 VARIABLE = "STEPRULE_CACHE"
 """The one environment variable: where kernels are kept."""
 
-_MANIFEST = "MANIFEST.json"
-_SOURCE = "kernel.py"
+Kernel = Callable[[int, int, int, int], None]
+"""A kernel's entry point: stage, first chunk, last chunk, address of its tables."""
+
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_SOURCE, _OBJECT, _MANIFEST = "kernel.py", "kernel.o", "MANIFEST.json"
 _lock = threading.RLock()
-_loaded: dict[str, Callable[..., Any]] = {}
+_loaded: dict[str, Kernel] = {}
+_kept: list[object] = []  # machine code lives as long as the process: a kernel may be running at its end
 
 
 @dataclass
@@ -52,23 +58,27 @@ class Counts:
 counts = Counts()
 
 
+# Where ------------------------------------------------------------------------------------------------
+
+
 def directory() -> Path | None:
     """Return the private directory of kernels, made if need be; None if there is none to trust."""
-    chosen = os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME")
+    chosen = os.environ.get(VARIABLE)
+    shared = os.environ.get("XDG_CACHE_HOME")
     try:
-        base = Path(chosen) if chosen else Path.home() / ".cache"
-        place = base / "kernels" if os.environ.get(VARIABLE) else base / "steprule" / "kernels"
+        base = Path(chosen) if chosen else (Path(shared) if shared else Path.home() / ".cache") / "steprule"
+        place = base / "kernels"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _private(place):
-            warnings.warn(f"{place} is not private to this user; kernels are compiled in memory", stacklevel=2)
-            return None
-        return place
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
+        private = _private(place)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
         return None
+    if not private:
+        warnings.warn(f"{place} is not private to this user, so kernels stay in memory", stacklevel=2)
+    return place if private else None
 
 
 def _private(path: Path) -> bool:
-    """Whether a directory is a real one, ours, and writable by nobody else."""
+    """Whether a directory is a real one, ours, and open to nobody else."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         return False
@@ -77,127 +87,138 @@ def _private(path: Path) -> bool:
 
 def digest(source: str) -> str:
     """Return the name of a kernel's entry: its source, and all that decides its machine code."""
-    features = llvmlite.binding.get_host_cpu_features().flatten()
     parts = (
         source,
         Path(memory.__file__).read_text(encoding="utf-8"),
         numba.__version__,
         llvmlite.__version__,
         sys.version,
-        llvmlite.binding.get_host_cpu_name(),
-        features,
-        str(numba.config.CPU_FEATURES),  # pyright: ignore[reportAttributeAccessIssue]
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        *(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def _files(entry: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in sorted(entry.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise OSError(f"{path} is no plain file")
-        if path.is_file() and path.name != _MANIFEST:
-            found[path.relative_to(entry).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+# In and out -------------------------------------------------------------------------------------------
 
 
-def _sound(entry: Path, source: str) -> bool:
-    """Whether an entry holds exactly what was put into it, and the source we would write now."""
+def _read(entry: Path, source: str) -> tuple[str, bytes] | None:
+    """Return the symbol and object code of a sound entry, None for any other."""
     try:
+        if not _private(entry) or any(path.is_symlink() for path in entry.iterdir()):
+            return None
         manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
+        code = (entry / _OBJECT).read_bytes()
         same_source = (entry / _SOURCE).read_text(encoding="utf-8") == source
-        return _private(entry) and same_source and manifest == _files(entry)
-    except (OSError, ValueError, RecursionError):
-        return False
+        sound = same_source and manifest["sha256"] == hashlib.sha256(code).hexdigest()
+        return (str(manifest["symbol"]), code) if sound else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
-def _execute(source: str, path: Path, name: str) -> ModuleType:
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    # Numba's cache finds a function through its file and its module, so both must exist first.
-    sys.modules[name] = module
-    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
-    # The text was generated in this process a moment ago; nothing read from a file is executed.
-    exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102
-    return module
-
-
-@contextmanager
-def _own_cache_only() -> Iterator[None]:
-    """Keep Numba's cache beside the source, whatever NUMBA_CACHE_DIR says: elsewhere it is unchecked."""
-    config: Any = numba.config
-    before = config.CACHE_DIR
-    config.CACHE_DIR = ""
-    try:
-        yield
-    finally:
-        config.CACHE_DIR = before
-
-
-def _compile(module: ModuleType, signature: Any) -> Callable[..., Any]:
-    kernel = module.__dict__["kernel"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", numba.NumbaWarning)
-        kernel.compile(signature)
-    if sum(kernel.stats.cache_hits.values()):
-        counts.loaded += 1
-    else:
-        counts.compiled += 1
-    return kernel
-
-
-def _in_memory(source: str, name: str, signature: Any) -> Callable[..., Any]:
-    text = source.replace("CACHE = True", "CACHE = False")
-    return _compile(_execute(text, Path(f"<{name}>"), name), signature)
-
-
-def _build(place: Path, name: str, source: str, signature: Any) -> Callable[..., Any]:
-    """Compile beside the entry's place, then rename the whole into it."""
+def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> None:
+    """Put an entry beside its place, then rename it there whole; whoever is second leaves the first's."""
     workshop = Path(tempfile.mkdtemp(prefix=".build-", dir=place))
     try:
-        path = workshop / _SOURCE
-        path.write_text(source, encoding="utf-8")
-        kernel = _compile(_execute(source, path, name), signature)
-        (workshop / _MANIFEST).write_text(json.dumps(_files(workshop)), encoding="utf-8")
+        (workshop / _SOURCE).write_text(source, encoding="utf-8")
+        (workshop / _OBJECT).write_bytes(code)
+        manifest = {"symbol": symbol, "sha256": hashlib.sha256(code).hexdigest()}
+        (workshop / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         entry = place / name
-        if entry.exists() and not _sound(entry, source):
+        if entry.exists() and _read(entry, source) is None:
             shutil.rmtree(entry, ignore_errors=True)
         if not entry.exists():
             workshop.rename(entry)
-        return kernel
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def load(source: str, signature: Any) -> Callable[..., Any]:
-    """Return the compiled `kernel` of a source, from this process, from disk, or freshly compiled."""
-    with _lock, _own_cache_only():
-        name = f"steprule_{digest(source)}"
-        if name in _loaded:
-            return _loaded[name]
-        if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
-            _loaded[name] = plain(source)
-            return _loaded[name]
-        place = directory()
-        try:
-            if place is not None and _sound(place / name, source):
-                path = place / name / _SOURCE
-                _loaded[name] = _compile(_execute(source, path, name), signature)
-            elif place is not None:
-                _loaded[name] = _build(place, name, source, signature)
-        except OSError:  # a full disk, or an entry that vanished: memory is always there
-            pass
+# Making -----------------------------------------------------------------------------------------------
+
+
+def _execute(source: str, name: str) -> dict[str, Any]:
+    """Run generated text, made by this process a moment ago; nothing read from a file is executed."""
+    path = f"<steprule kernel {name}>"
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+    namespace: dict[str, Any] = {"__name__": f"steprule_kernel_{name}"}
+    exec(compile(source, path, "exec"), namespace)  # noqa: S102
+    return namespace
+
+
+def _compile(source: str, name: str) -> tuple[Kernel, str, bytes | None]:
+    namespace = _execute(source, name)
+    signature = numba.void(*[numba.int64] * 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", numba.NumbaWarning)
+        compiled: Any = numba.cfunc(signature, **namespace["EXACT"])(namespace["kernel"])
+    _kept.append(compiled)
+    counts.compiled += 1
+    try:
+        _, _, (code, _) = compiled._library.serialize_using_object_code()  # noqa: SLF001
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # a Numba that keeps its object code to itself
+        code = None
+    return _PROTOTYPE(compiled.address), compiled.native_name, code
+
+
+def _helpers() -> dict[str, int]:
+    """Return the addresses of Numba's own run-time functions, which error paths refer to."""
+    found: dict[str, int] = {}
+    for module, prefix in (("numba._helperlib", "numba_"), ("numba.core.runtime._nrt_python", "NRT_")):
+        for name, address in importlib.import_module(module).c_helpers.items():
+            found[name if name.startswith(prefix) else prefix + name] = address
+    return found
+
+
+def _link(name: str, symbol: str, code: bytes) -> Kernel | None:
+    """Link object code into this process; None if it needs something this process does not have."""
+    try:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        compiler = llvm.create_lljit_compiler()
+        builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(symbol)
+        for helper, address in _helpers().items():
+            builder.import_symbol(helper, address)
+        library = builder.link(compiler, name)
+        address = library[symbol]
+    except (AttributeError, ImportError, RuntimeError, KeyError):
+        return None
+    _kept.extend((compiler, library))
+    counts.loaded += 1
+    return _PROTOTYPE(address)
+
+
+def load(source: str) -> Kernel:
+    """Return the `kernel` of a source: from this process, linked from disk, or freshly compiled."""
+    with _lock:
+        name = digest(source)
         if name not in _loaded:
-            _loaded[name] = _in_memory(source, name, signature)
+            _loaded[name] = _find(source, name)
         return _loaded[name]
 
 
-def plain(source: str) -> Callable[..., Any]:
+def _find(source: str, name: str) -> Kernel:
+    if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+        return plain(source)
+    place = directory()
+    stored = _read(place / name, source) if place is not None else None
+    linked = _link(name, *stored) if stored is not None else None
+    if linked is not None:
+        return linked
+    kernel, symbol, code = _compile(source, name)
+    if place is not None and code is not None:
+        try:
+            _write(place, name, source, symbol, code)
+        except OSError:  # a full or read-only disk: memory is always there
+            pass
+    return kernel
+
+
+def plain(source: str) -> Kernel:
     """Return a kernel as ordinary Python, without a compiler: slow, with readable errors."""
-    text = source.replace("CACHE = True", "CACHE = False")
-    module = _execute(text, Path("<plain kernel>"), "steprule_plain_kernel")
-    namespace = dict(module.__dict__)
-    for name, value in module.__dict__.items():
+    module = _execute(source, "plain")
+    namespace = dict(module)
+    for name, value in module.items():
         function = getattr(value, "py_func", value)
         if isinstance(function, FunctionType):
             helper = memory.PLAIN.get(function.__name__)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numba import types
-
 from ..plan.schedule import Plan
 from ..version import __version__
 from . import cache
@@ -23,13 +21,6 @@ CHUNK = 32_768
 PARALLEL_FROM = 262_144
 """Elements a step from which waking a second thread (about 40 µs) costs less than it saves."""
 
-_INT2 = types.Array(types.int64, 2, "C")
-_REAL2 = types.Array(types.float64, 2, "C")
-_REAL1 = types.Array(types.float64, 1, "C")
-_SIGNATURE = types.void(
-    types.int64, types.int64, types.int64, _INT2, _INT2, _INT2, _REAL2, _REAL2, _REAL2, _REAL2, _REAL1
-)
-
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -39,13 +30,13 @@ class CpuKernel:
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
         self.plan = plan
         self.source = cpu_source(plan, DTYPES[dtype], __version__)
-        self._function: Callable[..., Any] | None = None
+        self._function: cache.Kernel | None = None
 
     @property
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> cache.Kernel:
         """The kernel, compiled or loaded at first use."""
         if self._function is None:
-            self._function = cache.load(self.source, _SIGNATURE)
+            self._function = cache.load(self.source)
         return self._function
 
 
@@ -73,13 +64,16 @@ class CpuBatch(Batch):
         sizes = [tensor.numel() for tensor in parameters]
         self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
         self._chunks = _chunks(sizes)
-        self._host = np.zeros((max(rows, default=0) + 1, len(plan.host)))
+        self._host = np.zeros((0, len(plan.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
-        self.total = np.zeros(len(plan.reductions))
+        self._total = np.zeros((1, len(plan.reductions)))
+        self.total = self._total[0]
         self._elements = sum(sizes)
         self._bounds: dict[int, list[int]] = {}
-        self._tables: tuple[Any, ...] = ()
+        self._hyper: Table | None = None
+        self._directory = np.zeros((0, 3), dtype=np.int64)
+        self._where = 0
 
     def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
         """Point at this step's gradients."""
@@ -89,14 +83,18 @@ class CpuBatch(Batch):
     def begin(self, hyper: Table) -> None:
         """Compute the host scalars."""
         self._take(hyper)
-        self._function(0, 0, 0, *self._tables)
+        self._function(0, 0, 0, self._where)
 
     def _take(self, hyper: Table) -> None:
-        if not self._tables or self._tables[3] is not hyper:
-            if len(self._host) < len(hyper):
-                self._host = np.zeros((len(hyper), len(self.plan.host)))
-            self._tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial,
-                            self._reduced, self.total)  # fmt: skip
+        """List where every table is; nothing to do while they stay where they are."""
+        if self._hyper is not hyper:
+            self._hyper = hyper
+            self._host = np.zeros((len(hyper), len(self.plan.host)))
+            tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial, self._reduced,
+                      self._total)  # fmt: skip
+            rows = [(table.ctypes.data, *table.shape) for table in tables]
+            self._directory = np.array(rows, dtype=np.int64)
+            self._where = self._directory.ctypes.data
 
     def _share(self) -> list[int]:
         """Cut the chunks into as many runs of about equal cost as torch has threads."""
@@ -114,24 +112,24 @@ class CpuBatch(Batch):
         """Walk over memory once, in as many threads as torch uses."""
         stage = 2 * index + 1
         if self._serial():
-            self._function(stage, 0, len(self._chunks), *self._tables)
+            self._function(stage, 0, len(self._chunks), self._where)
         else:
             parallel(partial(self._part, stage), self._share())
         if self.plan.passes[index].reductions:
-            self._function(stage + 1, 0, 0, *self._tables)
+            self._function(stage + 1, 0, 0, self._where)
 
     def _part(self, stage: int, lo: int, hi: int) -> None:
-        self._function(stage, lo, hi, *self._tables)
+        self._function(stage, lo, hi, self._where)
 
     def end(self, index: int) -> None:
         """Write the slots of one number a tensor, after the last pass."""
         if self.plan.tensor_writes and index == len(self.plan.passes) - 1 and not self.plan.passes[index].reductions:
-            self._function(2 * index + 2, 0, 0, *self._tables)
+            self._function(2 * index + 2, 0, 0, self._where)
 
     def step(self, hyper: Table) -> None:
         """Run every pass: in one call when one thread will do."""
         if self._serial():
             self._take(hyper)
-            self._function(-1, 0, len(self._chunks), *self._tables)
+            self._function(-1, 0, len(self._chunks), self._where)
         else:
             super().step(hyper)

@@ -8,7 +8,11 @@ walks the chunks lo..hi and 2k + 2 combines what they reduced. The tables it is 
     chunks     [chunk, 3]        its tensor, first element, number of elements
     hyper      [row, name]       hyperparameters, t, host slots
     host       [row, value]      arithmetic on them, done once a step
-    partial    [chunk, reduction], reduced [tensor, reduction], total [reduction]
+    partial    [chunk, reduction]
+    reduced    [tensor, reduction]
+    total      [1, reduction]
+
+The kernel is given the address of a directory of them: a row (address, rows, columns) for each.
 """
 
 from __future__ import annotations
@@ -22,9 +26,10 @@ from ..plan.schedule import Pass, Plan
 from .emit import Names, Source
 
 TABLES = "addresses, tensors, chunks, hyper, host, partial, reduced, total"
+INTEGER_TABLES = {"addresses", "tensors", "chunks"}
 _RESERVED = {
     *TABLES.split(", "), "at", "add", "real", "np", "njit", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
-    "count", "offset", "kernel", "host_scalars", "abs", "range", "finish_tensors", "t",
+    "count", "kernel", "integers", "reals", "directory", "of", "i", "host_scalars", "abs", "range", "finish_tensors", "t",
 }  # fmt: skip
 
 _SPELLING = {
@@ -113,7 +118,7 @@ class _Writer:
             return f"at(addresses[{self.arrays.index(node.attr[0])}, tensor], 1)[0]"
         if OPS[node.op].kind in {"tensor", "global"}:
             place = self.plan.reductions.index(node)
-            held = f"reduced[tensor, {place}]" if OPS[node.op].kind == "tensor" else f"total[{place}]"
+            held = f"reduced[tensor, {place}]" if OPS[node.op].kind == "tensor" else f"total[0, {place}]"
             if node.op == "mean":
                 return f"{held} / tensors[tensor, 1]"
             return f"np.sqrt({held})" if node.op.endswith("norm") else held
@@ -211,7 +216,7 @@ class _Writer:
             for node in item.reductions:
                 place = self.plan.reductions.index(node)
                 start = "-np.inf" if node.op == "max" else "0.0"
-                target = f"reduced[:, {place}]" if OPS[node.op].kind == "tensor" else f"total[{place}]"
+                target = f"reduced[:, {place}]" if OPS[node.op].kind == "tensor" else f"total[0, {place}]"
                 self.source.line(f"{target} = {start}")
             if item.reductions:
                 with self.source.block("for chunk in range(chunks.shape[0]):"):
@@ -225,7 +230,7 @@ class _Writer:
     def combine(self, node: Node) -> None:
         place = self.plan.reductions.index(node)
         if OPS[node.op].kind == "global":
-            self.source.line(f"total[{place}] += partial[chunk, {place}]")
+            self.source.line(f"total[0, {place}] += partial[chunk, {place}]")
         elif node.op == "max":
             self.source.line(f"largest, value = reduced[chunks[chunk, 0], {place}], partial[chunk, {place}]")
             with self.source.block("if value > largest or value != value:"):
@@ -248,18 +253,23 @@ class _Writer:
         self.source.line()
 
     def entry(self) -> None:
-        self.source.line("@njit(cache=CACHE, nogil=True, **EXACT)")
-        with self.source.block(f"def kernel(stage, lo, hi, {TABLES}):"):
+        with self.source.block("def kernel(stage, lo, hi, directory):"):
+            self.source.line(f"of = integers(directory, {len(TABLES.split(', '))}, 3)")
+            for place, name in enumerate(TABLES.split(", ")):
+                kind = "integers" if name in INTEGER_TABLES else "reals"
+                self.source.line(f"{name} = {kind}(of[{place}, 0], of[{place}, 1], of[{place}, 2])")
             with self.source.block("if stage == 0 or stage == -1:"):
                 self.source.line("host_scalars(hyper, host)")
             for item in self.plan.passes:
                 with self.source.block(f"if stage == {2 * item.index + 1} or stage == -1:"):
                     self.source.line(f"pass_{item.index}(lo, hi, {TABLES})")
-                with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
-                    if item.reductions:
-                        self.source.line(f"end_{item.index}(tensors, chunks, partial, reduced, total)")
-                    if item is self.plan.passes[-1]:
-                        self.source.line(f"finish_tensors({TABLES})" if self.plan.tensor_writes else "pass")
+                last = item is self.plan.passes[-1]
+                end = ["end_{0}(tensors, chunks, partial, reduced, total)".format(item.index)] if item.reductions else []
+                end += [f"finish_tensors({TABLES})"] if last and self.plan.tensor_writes else []
+                if end:
+                    with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
+                        for call in end:
+                            self.source.line(call)
 
 
 def cpu_source(plan: Plan, dtype: str, version: str) -> str:
@@ -277,10 +287,12 @@ def cpu_source(plan: Plan, dtype: str, version: str) -> str:
     source.line("import numpy as np")
     source.line("from numba import njit")
     source.line()
-    source.line(f"from steprule.backends.memory import add_in_any_order as add, {dtype}_at as at")
+    source.line("from steprule.backends.memory import add_in_any_order as add")
+    source.line(f"from steprule.backends.memory import {dtype}_at as at")
+    source.line("from steprule.backends.memory import integer_table as integers")
+    source.line("from steprule.backends.memory import real_table as reals")
     source.line()
     source.line(f"real = np.{dtype}")
-    source.line("CACHE = True")
     source.line("# Division by zero gives infinity, as on any array; multiply and add may be one operation.")
     source.line('EXACT = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}')
     source.line()

@@ -90,7 +90,7 @@ def losses(study: Study, view: View, name: str) -> str:
 def _axes(width: float, height: float, right: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height))
     axes: Any = figure.subplots()
-    figure.subplots_adjust(left=0.085, right=right, top=0.97, bottom=0.13)
+    figure.subplots_adjust(left=0.1, right=right, top=0.97, bottom=0.14)
     return figure, axes
 
 
@@ -143,7 +143,7 @@ def _label_ends(axes: Any, bands: dict[Method, Band]) -> None:
         if not math.isfinite(y):
             continue
         if x < 0.8 * end:
-            _text(axes, method, place, (x, y), axes.transData, offset=6)
+            _text(axes, method, place, (x, y), axes.transData, away=(26, 22))
         else:
             margin.append((place, method, float(to_axes.transform((x, y))[1])))
     heights = spread([height for _, _, height in margin], 0.062)
@@ -163,19 +163,26 @@ def _last(drawn: Band) -> tuple[float, float]:
 
 
 def _text(
-    axes: Any, method: Method, place: int, at: tuple[float, float], transform: Any, offset: int = 0
+    axes: Any,
+    method: Method,
+    place: int,
+    at: tuple[float, float],
+    transform: Any,
+    away: tuple[int, int] = (0, 0),
 ) -> None:
+    colour, mark = svg.METHOD_COLOURS[method.name], svg.series(method.name, place)
     axes.annotate(
         method.name,
         at,
         xycoords=transform,
-        xytext=(offset, 0),
+        xytext=away,
         textcoords="offset points",
-        color=svg.METHOD_COLOURS[method.name],
+        color=colour,
         fontweight="bold",
         va="center",
         annotation_clip=False,
-        gid=svg.series(method.name, place),
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "gid": mark} if any(away) else None,
+        gid=mark,
     )
 
 
@@ -193,7 +200,7 @@ def sensitivity(study: Study, name: str) -> str:
         rows: Any
         axes: Any
         rows, axes = figure.subplots(2, sharex=True, height_ratios=[0.26 * len(methods), 3.1])
-        figure.subplots_adjust(left=0.125, right=0.985, top=0.94, bottom=0.11, hspace=0.06)
+        figure.subplots_adjust(left=0.14, right=0.985, top=0.94, bottom=0.11, hspace=0.06)
         for place, method in enumerate(methods):
             _rate_line(axes, study, method, place)
             _rate_row(rows, study, method, place)
@@ -274,7 +281,7 @@ def scores(study: Study, intervals: dict[Method, Interval | None], name: str) ->
     with mpl.rc_context(svg.STYLE):
         figure = Figure(figsize=(8.6, 0.9 + 0.36 * len(methods)))
         axes: Any = figure.subplots()
-        figure.subplots_adjust(left=0.125, right=0.975, top=0.99, bottom=0.7 / (0.9 + 0.36 * len(methods)))
+        figure.subplots_adjust(left=0.14, right=0.975, top=0.99, bottom=0.7 / (0.9 + 0.36 * len(methods)))
         for place, method in enumerate(methods):
             colour, mark = svg.METHOD_COLOURS[method.name], svg.series(method.name, place)
             _row_name(axes, method, place)
@@ -300,7 +307,7 @@ def scores(study: Study, intervals: dict[Method, Interval | None], name: str) ->
 def own_curve(study: Study, method: Method, name: str) -> str:
     """Draw one method's runs, seed by seed, before the others in grey."""
     view = VIEWS[0]
-    with mpl.rc_context(svg.STYLE | {"font.size": 11}):
+    with mpl.rc_context(svg.SMALL):
         figure, axes = _small()
         for other in study.plan.methods:
             drawn = band(study.report_runs(other), view)
@@ -321,7 +328,7 @@ def own_curve(study: Study, method: Method, name: str) -> str:
 
 def own_sensitivity(study: Study, method: Method, name: str) -> str:
     """Draw one method's learning rates before the others in grey."""
-    with mpl.rc_context(svg.STYLE | {"font.size": 11}):
+    with mpl.rc_context(svg.SMALL):
         figure, axes = _small()
         for place, other in enumerate(study.plan.methods):
             if other != method:

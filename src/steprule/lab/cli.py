@@ -62,7 +62,7 @@ def cli(ctx: click.Context) -> None:
     show_default=True,
     help="Widen the grid, for every method alike, while some method's best lies at its end.",
 )
-@click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=1, show_default=True)
+@click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
 @click.option(
     "--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method."
 )

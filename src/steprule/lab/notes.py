@@ -97,8 +97,8 @@ def _choices(study: Study, rows: Sequence[Row]) -> list[str]:
     notes: list[str] = []
     if edges:
         notes.append(
-            f"The best learning rate of {', '.join(edges)} lies at an end of the grid; a wider one (--lr-range) "
-            "may hold a better one."
+            f"The best learning rate of {', '.join(edges)} lies at an end of the grid; a wider one "
+            "(--lr-range) may hold a better one."
         )
     if lost:
         notes.append(f"No learning rate of the grid let {', '.join(lost)} finish.")

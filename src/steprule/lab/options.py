@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Decorator = Callable[[Any], Any]
 
-QUICK = {"lrs": 6, "seeds": 3, "epochs": 8}
+QUICK = {"lrs": 6, "tuning_seeds": 1, "seeds": 3, "epochs": 8}
 """What `--quick` puts in place of the defaults; whatever is given explicitly stands."""
 
 
@@ -88,7 +88,7 @@ def together(*decorators: Decorator) -> Decorator:
 
 def _collect_clip(ctx: click.Context, param: click.Parameter, value: float | None) -> None:
     """Keep the clippings in the order in which they were written: that is the order in which they act."""
-    if value is not None and param.name is not None:
+    if value is not None:
         ctx.meta.setdefault("clips", []).append(Clip(param.name, value))
 
 

@@ -23,9 +23,9 @@ EXTENSIONS = 2
 
 SELECTION = (
     "Every method tries the same learning rates on the same tuning seeds; the one with the lowest validation "
-    "loss at the end of training is kept. While some method's best lies at an end of the grid, the grid grows "
-    "there by one point for every method alike, at most twice. The kept learning rate is then run on fresh "
-    "seeds and scored once on test data."
+    "loss at the end of training is kept. While some method's best lies at an end of the grid, the grid "
+    "grows there by one point for every method alike, at most twice. The kept learning rate is then run on "
+    "fresh seeds and scored once on test data."
 )
 
 REPORT_OFFSET = 100
@@ -97,7 +97,7 @@ class Study:
         """Return the learning rate with the lowest validation loss; none when every one diverged."""
         if self.fixed_lr is not None:
             return Choice(self.fixed_lr, None)
-        lr, loss = min(self.sensitivity(method), key=lambda pair: pair[1], default=(None, math.inf))
+        lr, loss = min(self.sensitivity(method), key=lambda pair: pair[1], default=(0.0, math.inf))
         if not math.isfinite(loss):
             return Choice(None, None)
         edges = {self.grid[-1]: "high", self.grid[0]: "low"} if len(self.grid) > 1 else {}

@@ -21,6 +21,7 @@ from steprule.lab.training import DIVERGENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
     from steprule.lab.results import Row, Setting
 
@@ -36,7 +37,7 @@ class Card:
     settings: str
     cells: dict[str, str]
     leads: bool
-    formula: str
+    formula: str | None
     text: str
     latex: str
     source: str
@@ -61,7 +62,7 @@ def page(study: Study, rows: Sequence[Row], setting: Setting) -> str:
             heading=_heading(study),
             task=study.plan.task.build(),
             digits=_digit_strip(study),
-            clips=" → ".join(clip.label for clip in study.plan.methods[0].clips),
+            clips=" → ".join(clip.label for clip in rows[0].method.clips),
             verdict=verdict([row.method.name for row in rows], [row.summary for row in rows])
             if len(rows) > 1
             else "",
@@ -88,7 +89,7 @@ def _environment() -> Environment:
 
 
 def _heading(study: Study) -> str:
-    methods = study.plan.methods
+    methods = list(study.plan.methods)
     many = NUMBERS[len(methods)] + " update rules" if len(methods) > 1 else methods[0].title
     return f"{many} on {study.plan.task.build().title}"
 
@@ -101,7 +102,7 @@ def _card(study: Study, row: Row, place: int, *, leads: bool) -> Card:
         settings=method.settings,
         cells=_cells(study, row),
         leads=leads,
-        formula=svg.formula(account.equations, f"formula{place}", account.formula),
+        formula=_formula(method, account, f"formula{place}"),
         text=account.formula,
         latex=account.latex,
         source=account.source or "",
@@ -111,9 +112,26 @@ def _card(study: Study, row: Row, place: int, *, leads: bool) -> Card:
     )
 
 
+def _formula(method: Method, account: Any, name: str) -> str | None:
+    """Return the typeset formula; none where it holds what the typesetter cannot read."""
+    try:
+        return svg.formula(_equations(method, account), name, account.formula)
+    except ValueError:
+        return None
+
+
+def _equations(method: Method, account: Any) -> tuple[str, ...]:
+    """Return the rule's lines, preceded by what g is where the rule leaves that to the training loop."""
+    if any(line.startswith("g =") for line in account.equations):
+        return account.equations
+    batch = r"\{(x_i, y_i)\}_n" if method.full_batch else "B_{t-1}"
+    return (rf"g = \nabla L\left({batch},\, \theta_{{t-1}}\right)", *account.equations)
+
+
 def _cost(account: Any) -> str:
     """Word what a step costs in memory traffic."""
-    passes = notes.plural(account.passes, "pass").replace("passs", "passes")
+    count = len(account.passes)
+    passes = "1 pass" if count == 1 else f"{count} passes"
     return f"{passes} over memory, {account.bytes_per_parameter:g} bytes a parameter ({account.backend})"
 
 

@@ -14,7 +14,7 @@ from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evalu
 from steprule.lab.workers import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
 
     from steprule.lab.progress import Meter
@@ -82,7 +82,7 @@ class Session:
         write_atomically(self.out / "report.html", page(self.study, rows(self.study), self.setting))
 
     @contextmanager
-    def until_interrupted(self) -> Iterator[None]:
+    def until_interrupted(self) -> Generator[None]:
         """Do the work within; ctrl-C ends it early, and what is done is written."""
         self._began = self._saved = time.monotonic()
         try:
@@ -113,7 +113,7 @@ def now() -> str:
 
 
 def estimate(plan: Plan, workers: int) -> float:
-    """Return roughly how many seconds a plan takes, from timed batches and a guess at the optimiser's share."""
+    """Return roughly how many seconds a plan takes, from timed batches; the optimiser's share is a guess."""
     task = plan.task.build()
     train = task.data.train
     model = task.model(0)

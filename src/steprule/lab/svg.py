@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} 
     colour: f"--{name}" for name, colour in METHOD_COLOURS.items()
 }
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "steprule",
     "font.family": ["DejaVu Sans"],
@@ -53,17 +53,21 @@ STYLE = {
 }
 
 
+SMALL: dict[Any, Any] = {**STYLE, "font.size": 11}
+"""For the small charts beside the formulas."""
+
+
 def series(method: str, place: int) -> str:
     """Return the mark by which the page can hide what belongs to one method."""
     return f"series-{method}-{place}"
 
 
-def render(figure: Figure, name: str, title: str, description: str) -> str:
+def render(figure: Figure, name: str, title: str, description: str, **saving: Any) -> str:
     """Return the figure as an SVG element that carries its own title and description."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing, **saving)
     return _inline(buffer.getvalue(), name, title, description)
 
 
@@ -92,20 +96,19 @@ def _variable(found: re.Match[str]) -> str:
 
 
 def formula(equations: Sequence[str], name: str, description: str) -> str:
-    """Return the equations set one under another, aligned at their equals signs, as inline SVG."""
-    size, leading = 19.0, 46.0
+    """Return the equations set one under another, aligned at their equals signs, as inline SVG.
+
+    Its width is in em, so that every formula of the page is set in the same size.
+    """
+    size, leading = 19.0, 44.0
     with mpl.rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path"}):
         figure = Figure(figsize=(6, leading * len(equations) / 72))
         for line, equation in enumerate(equations):
             left, equals, right = equation.partition("=")
             height = 1 - (line + 0.5) / len(equations)
-            text = {"fontsize": size, "color": INK, "va": "center_baseline"}
+            text: Any = {"fontsize": size, "color": INK, "va": "center_baseline"}
             figure.text(0.3, height, f"${left.strip()}$", ha="right", **text)
-            figure.text(0.3, height, f"$\\,{equals}{right.strip()}$", ha="left", **text)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        with mpl.rc_context({"svg.hashsalt": name}):
-            figure.savefig(
-                buffer, format="svg", transparent=True, metadata=nothing, bbox_inches="tight", pad_inches=0.04
-            )
-    return _inline(buffer.getvalue(), name, "Update rule", description)
+            figure.text(0.3, height, f"$\\,{equals}\\,{right.strip()}$", ha="left", **text)
+        drawn = render(figure, name, "Update rule", description, bbox_inches="tight", pad_inches=0.04)
+    width = float(drawn.split('viewBox="', 1)[1].split('"', 1)[0].split()[2])
+    return drawn.replace("<svg ", f'<svg style="width: {1.3 * width / size:.2f}em" ', 1)

@@ -27,8 +27,8 @@ POINTS = 60
 """How many times a run is evaluated, evenly spaced over its iterations."""
 
 DIVERGENCE = (
-    "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole training "
-    "set is greater at the end than at the start."
+    "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole "
+    "training set is greater at the end than at the start."
 )
 
 
@@ -97,7 +97,7 @@ class RunResult:
 
     @property
     def validation_loss(self) -> float:
-        """The loss a learning rate is chosen by, on the validation set at the end; infinite unless finished."""
+        """The loss a learning rate is chosen by: at the end, on validation data; infinite unless finished."""
         return self.curve[-1].validation_loss if self.status == "finished" else math.inf
 
     @property

@@ -20,16 +20,14 @@ import torch
 from steprule.lab.training import RunResult, train
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
     from steprule.lab.training import RunSpec
 
 # Two spinning OpenMP threads on a busy core made the same run eighty times slower: processes share the work.
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def attempt(spec: RunSpec) -> RunResult:
@@ -59,14 +57,14 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
+def _quiet_start() -> Generator[None]:
     """Let a child start with one compute thread, and deaf to ctrl-C.
 
     The terminal sends ctrl-C to every process of the group; the parent alone decides what it means. A blocked
     signal is inherited blocked, and waits for the parent until it is unblocked here, so none is lost.
     """
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update((name, "1") for name in _THREADS)
     masks = hasattr(signal, "pthread_sigmask")
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set[int]()
     try:

@@ -26,15 +26,11 @@ from ..graph.node import Rank
 from ..plan.schedule import Plan
 from .state import HOST_DTYPE, STEP, ensure
 from .tensors import Entry, check, in_order_of, label, route
+from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
 _gradient = attrgetter("grad")
 _address = torch.Tensor.data_ptr
-_size = torch.Tensor.numel
-_item = torch.Tensor.element_size
-_in_order = torch.Tensor.is_contiguous
-_stride = torch.Tensor.stride
-_negated = torch.Tensor.is_neg
 
 
 class Kernels:
@@ -55,43 +51,31 @@ class Crew:
     """The tensors that one batch updates, and what must stay true of them."""
 
     def __init__(self, entries: list[Entry], states: list[Mapping[str, Any]], slots: list[str]) -> None:
-        self.entries = entries
         self.parameters = [entry.parameter for entry in entries]
-        self._states = states
-        self._slots = [itemgetter(name) for name in slots]
         self.gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         # A gradient that had to be copied must be copied again next time.
         self._given = all(map(is_, self.gradients, map(_gradient, self.parameters)))
-        self.contiguous = all(map(_in_order, self.parameters)) and all(map(_in_order, self.gradients))
-        self._fixed = self._look(self.parameters)
-        self._gradient_form = self._form(self.gradients)
-        self._slot_addresses = self._look_at_slots()
+        self._states = states
+        self._slots = [itemgetter(name) for name in slots]
+        self._same_parameters = witness(self.parameters)
+        self._same_gradients = witness(self.gradients)
+        self._addresses = self._look()
 
-    def _form(self, tensors: list[torch.Tensor]) -> tuple[list[Any], ...]:
-        strides = [] if self.contiguous else list(map(_stride, tensors))
-        return list(map(_size, tensors)), list(map(_item, tensors)), strides
-
-    def _look(self, tensors: list[torch.Tensor]) -> tuple[list[Any], ...]:
-        return list(map(_address, tensors)), *self._form(tensors)
-
-    def _look_at_slots(self) -> list[list[int]]:
-        return [list(map(_address, map(slot, self._states))) for slot in self._slots]
+    def _look(self) -> list[list[int]]:
+        slots = [list(map(_address, map(slot, self._states))) for slot in self._slots]
+        return [list(map(_address, self.parameters)), *slots]
 
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
-        """Whether all that pointers rely on is as it was; `gradients` become this step's."""
+        """Whether all that pointers rely on is as it was."""
         try:
-            same = (
+            return (
                 self._given
-                and (not self.contiguous or (all(map(_in_order, gradients)) and all(map(_in_order, self.parameters))))
-                and not any(map(_negated, gradients))
-                and self._form(gradients) == self._gradient_form
-                and self._look(self.parameters) == self._fixed
-                and self._look_at_slots() == self._slot_addresses
+                and self._same_gradients(gradients)
+                and self._same_parameters(self.parameters)
+                and self._look() == self._addresses
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return False
-        self.gradients = gradients
-        return same
 
 
 class Roster:
@@ -108,8 +92,8 @@ class Roster:
         _no_overlap(entries)
         for entry in entries:
             ensure(plan.graph, entry.parameter, state[entry.parameter])
-        self._kinds = list(map(type, map(_gradient, self._all)))
-        self._present = [kind is not type(None) for kind in self._kinds]
+        self._present = [gradient is not None for gradient in map(_gradient, self._all)]
+        self._complete = all(self._present)
         self.parameters = [entry.parameter for entry in entries]
         self._make_rows(entries)
         self._make_batches(entries, kernels, backend)
@@ -210,9 +194,9 @@ class Roster:
             if len(now) != len(before) or not all(map(is_, now, before)):
                 return False
         gradients = list(map(_gradient, self._all))
-        if list(map(type, gradients)) != self._kinds:
-            return False
-        if not all(self._present):
+        if not self._complete:
+            if [gradient is not None for gradient in gradients] != self._present:
+                return False
             gradients = [gradient for gradient in gradients if gradient is not None]
         for crew, batch, members in zip(self._crews, self.batches, self._order, strict=True):
             own = gradients if len(self._order) == 1 else [gradients[i] for i in members]

@@ -1,0 +1,49 @@
+"""Has any tensor of a list changed in a way that a raw pointer would not survive? Asked before every launch.
+
+What a kernel relies on, for each tensor: its type, dtype, device, layout, sizes, strides, that it is not lazily
+negated or conjugated, and its address. torch's own compiler asks the same question of its inputs, all but the
+address, and answers it for a whole list in one call of C++ (`TensorGuards`); that call is used where this
+version of torch has it. The address is read separately, for every tensor, at every step.
+
+Why that is enough for memory safety: a tensor's bytes are reachable from its address, sizes and strides alone, and
+these are compared with values that were checked against the storage's size. A storage that is freed or
+resized is reallocated, so its address changes (to zero, if freed); the tensors themselves are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+Witness = Callable[[Sequence[torch.Tensor]], bool]
+
+
+def _described(tensor: torch.Tensor) -> tuple[Any, ...]:
+    form = (type(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.shape)
+    strided = tensor.layout is torch.strided
+    return (*form, tensor.stride(), tensor.is_neg(), tensor.is_conj()) if strided else form
+
+
+def _slow(tensors: Sequence[torch.Tensor]) -> Witness:
+    seen = [_described(tensor) for tensor in tensors]
+    return lambda now: [_described(tensor) for tensor in now] == seen
+
+
+def witness(tensors: Sequence[torch.Tensor]) -> Witness:
+    """Return a function that tells whether tensors look exactly as these do now, address apart."""
+    if not tensors:
+        return lambda now: not now
+    try:
+        from torch._C._dynamo.guards import TensorGuards  # pyright: ignore[reportMissingModuleSource]
+
+        guard: Any = TensorGuards(
+            *tensors,
+            dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
+            dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],
+        )
+    except (ImportError, AttributeError, TypeError, RuntimeError):
+        return _slow(tensors)
+    check = guard.check
+    return lambda now: check(*now)
