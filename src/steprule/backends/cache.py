@@ -151,7 +151,7 @@ def _compile(source: str, name: str) -> tuple[Kernel, str, bytes | None]:
     signature = numba.void(*[numba.int64] * 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.NumbaWarning)
-        compiled: Any = numba.cfunc(signature, **namespace["EXACT"])(namespace["kernel"])
+        compiled: Any = numba.cfunc(signature, **memory.EXACT)(namespace["kernel"])
     _kept.append(compiled)
     counts.compiled += 1
     try:

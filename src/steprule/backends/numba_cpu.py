@@ -60,25 +60,24 @@ class CpuBatch(Batch):
         parameters = arrays[plan.graph.parameter]
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
         pointers = [[tensor.data_ptr() for tensor in arrays[name]] for name in names]
-        self._addresses = np.array(pointers, dtype=np.int64).reshape(len(names), len(parameters))
+        self._addresses = np.array(pointers, dtype=np.int64).reshape(len(names), len(parameters)).T.copy()
         sizes = [tensor.numel() for tensor in parameters]
         self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
         self._chunks = _chunks(sizes)
         self._host = np.zeros((0, len(plan.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
-        self._total = np.zeros((1, len(plan.reductions)))
-        self.total = self._total[0]
+        self.total = np.zeros(len(plan.reductions))
         self._elements = sum(sizes)
         self._bounds: dict[int, list[int]] = {}
         self._hyper: Table | None = None
-        self._directory = np.zeros((0, 3), dtype=np.int64)
+        self._directory = np.zeros(0, dtype=np.int64)
         self._where = 0
 
     def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
         """Point at this step's gradients."""
         self._held[1] = gradients
-        self._addresses[1] = addresses
+        self._addresses[:, 1] = addresses
 
     def begin(self, hyper: Table) -> None:
         """Compute the host scalars."""
@@ -91,9 +90,9 @@ class CpuBatch(Batch):
             self._hyper = hyper
             self._host = np.zeros((len(hyper), len(self.plan.host)))
             tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial, self._reduced,
-                      self._total)  # fmt: skip
-            rows = [(table.ctypes.data, *table.shape) for table in tables]
-            self._directory = np.array(rows, dtype=np.int64)
+                      self.total)  # fmt: skip
+            counts = (len(self._tensors), len(self._chunks), len(hyper))
+            self._directory = np.array([*(table.ctypes.data for table in tables), *counts], dtype=np.int64)
             self._where = self._directory.ctypes.data
 
     def _share(self) -> list[int]:

@@ -1,18 +1,18 @@
 """Plan → the source of one CPU kernel, a file a person can read.
 
 One entry point runs any stage: -1 is the whole step; 0 computes the host scalars; then, for pass k, 2k + 1
-walks the chunks lo..hi and 2k + 2 combines what they reduced. The tables it is given:
+walks the chunks lo..hi and 2k + 2 combines what they reduced. The tables it is given, by row and column:
 
-    addresses  [array, tensor]   where each parameter, gradient and slot begins
+    addresses  [tensor, array]   where each parameter, gradient and slot begins
     tensors    [tensor, 2]       its row of hyperparameters, its number of elements
     chunks     [chunk, 3]        its tensor, first element, number of elements
     hyper      [row, name]       hyperparameters, t, host slots
     host       [row, value]      arithmetic on them, done once a step
     partial    [chunk, reduction]
     reduced    [tensor, reduction]
-    total      [1, reduction]
+    total      [reduction]
 
-The kernel is given the address of a directory of them: a row (address, rows, columns) for each.
+The kernel is given the address of a directory: where each table begins, then how many tensors, chunks and rows.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from ..graph.show import formula
 from ..plan.schedule import Pass, Plan
 from .emit import Names, Source
 
-TABLES = "addresses, tensors, chunks, hyper, host, partial, reduced, total"
+TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total")
+COUNTS = ("tensor_count", "chunk_count", "row_count")
 INTEGER_TABLES = {"addresses", "tensors", "chunks"}
+_ALL = ", ".join(TABLES)
 _RESERVED = {
-    *TABLES.split(", "), "at", "add", "real", "np", "njit", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
-    "count", "kernel", "integers", "reals", "directory", "of", "i", "host_scalars", "abs", "range", "finish_tensors", "t",
+    *TABLES, *COUNTS, "at", "add", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
+    "count", "kernel", "integers", "reals", "directory", "of", "i", "end", "largest", "value", "host_scalars", "abs", "range", "finish_tensors", "t",
 }  # fmt: skip
 
 _SPELLING = {
@@ -67,8 +69,20 @@ class _Writer:
         self.source = Source(plan.graph.origins)
         self.columns = hyper_columns(plan)
         self.arrays = array_rows(plan)
+        self.width = {"addresses": len(self.arrays), "tensors": 2, "chunks": 3, "hyper": len(self.columns),
+                      "host": len(plan.host), "partial": len(plan.reductions), "reduced": len(plan.reductions)}  # fmt: skip
         self.names: dict[Node, str] = {}
         self.fresh = Names(_RESERVED)
+
+    def cell(self, table: str, row: str, column: int) -> str:
+        """Spell one cell of a table, whose rows lie one after another."""
+        width = self.width[table]
+        start = row if width == 1 else f"{row} * {width}"
+        return f"{table}[{start} + {column}]" if column else f"{table}[{start}]"
+
+    def array(self, name: str) -> str:
+        """Spell the address of an array of the current tensor."""
+        return self.cell("addresses", "tensor", self.arrays.index(name))
 
     def begin(self) -> None:
         self.names = {}
@@ -88,13 +102,13 @@ class _Writer:
 
     def host_leaf(self, node: Node) -> str:
         name = "t" if node.op == "step" else node.attr[0] if isinstance(node.attr, tuple) else str(node.attr)
-        return f"hyper[row, {self.columns.index(name)}]"
+        return self.cell("hyper", "row", self.columns.index(name))
 
     def host_function(self) -> None:
         self.begin()
-        self.source.line("@njit(**EXACT)")
-        with self.source.block("def host_scalars(hyper, host):"):
-            with self.source.block("for row in range(hyper.shape[0]):"):
+        self.source.line("@inner")
+        with self.source.block("def host_scalars(row_count, hyper, host):"):
+            with self.source.block("for row in range(row_count):"):
                 for node in topological(self.plan.host):
                     if node.op == "const":
                         self.names[node] = f"({node.attr!r})" if repr(node.attr).startswith("-") else repr(node.attr)
@@ -102,7 +116,7 @@ class _Writer:
                         text = self.spell(node, "np.float64") if node.inputs else self.host_leaf(node)
                         self.assign(node, self.wanted(node), text)
                 for place, node in enumerate(self.plan.host):
-                    self.source.line(f"host[row, {place}] = {self.names[node]}")
+                    self.source.line(f"{self.cell('host', 'row', place)} = {self.names[node]}")
                 if not self.plan.host:
                     self.source.line("pass")
         self.source.line()
@@ -113,14 +127,14 @@ class _Writer:
         if node.op == "const":
             return repr(node.attr)
         if node in self.plan.host:
-            return f"host[row, {self.plan.host.index(node)}]"
+            return self.cell("host", "row", self.plan.host.index(node))
         if node.op == "read" and isinstance(node.attr, tuple):
-            return f"at(addresses[{self.arrays.index(node.attr[0])}, tensor], 1)[0]"
+            return f"np.float64(at({self.array(node.attr[0])})[0])"
         if OPS[node.op].kind in {"tensor", "global"}:
             place = self.plan.reductions.index(node)
-            held = f"reduced[tensor, {place}]" if OPS[node.op].kind == "tensor" else f"total[0, {place}]"
+            held = self.cell("reduced", "tensor", place) if OPS[node.op].kind == "tensor" else f"total[{place}]"
             if node.op == "mean":
-                return f"{held} / tensors[tensor, 1]"
+                return f"{held} / np.float64({self.cell('tensors', 'tensor', 1)})"
             return f"np.sqrt({held})" if node.op.endswith("norm") else held
         return self.spell(node, "np.float64")
 
@@ -162,12 +176,13 @@ class _Writer:
         verbs = [f"reads {', '.join(item.reads)}"] if item.reads else []
         verbs += [f"writes {written}"] if written else []
         verbs += [f"ends in {', '.join(node.op for node in item.reductions)}"] if item.reductions else []
-        self.source.line("@njit(**EXACT)")
-        with self.source.block(f"def pass_{item.index}(lo, hi, {TABLES}):"):
+        self.source.line("@inner")
+        with self.source.block(f"def pass_{item.index}(lo, hi, {_ALL}):"):
             self.source.line(f"# {'; '.join(verbs)}" if verbs else "# writes nothing")
             with self.source.block("for chunk in range(lo, hi):"):
-                self.source.line("tensor, start, count = chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]")
-                self.source.line("row = tensors[tensor, 0]")
+                for column, name in enumerate(("tensor", "start", "count")):
+                    self.source.line(f"{name} = {self.cell('chunks', 'chunk', column)}")
+                self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
                 self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
                 views = self.views(item)
                 sums = [self.fresh.fresh(f"{node.op}_of") for node in item.reductions]
@@ -176,7 +191,8 @@ class _Writer:
                 with self.source.block("for i in range(count):"):
                     self.body(item, views, sums)
                 for name, node in zip(sums, item.reductions, strict=True):
-                    self.source.line(f"partial[chunk, {self.plan.reductions.index(node)}] = {name}")
+                    place = self.plan.reductions.index(node)
+                    self.source.line(f"{self.cell('partial', 'chunk', place)} = {name}")
         self.source.line()
         self.source.line()
 
@@ -184,9 +200,7 @@ class _Writer:
         views: dict[str, str] = {}
         for name in dict.fromkeys((*item.reads, *(name for name, _ in item.writes))):
             views[name] = self.fresh.fresh(f"{name}_at")
-            row = self.arrays.index(name)
-            address = f"addresses[{row}, tensor] + start * {ITEMSIZE[self.dtype]}"
-            self.source.line(f"{views[name]} = at({address}, count)")
+            self.source.line(f"{views[name]} = at({self.array(name)} + start * {ITEMSIZE[self.dtype]})")
         return views
 
     def body(self, item: Pass, views: dict[str, str], sums: list[str]) -> None:
@@ -211,65 +225,69 @@ class _Writer:
 
     def end_function(self, item: Pass) -> None:
         """Combine a pass's partial results in the order of chunks, whoever made them."""
-        self.source.line("@njit(**EXACT)")
-        with self.source.block(f"def end_{item.index}(tensors, chunks, partial, reduced, total):"):
+        each = [node for node in item.reductions if OPS[node.op].kind == "tensor"]
+        self.source.line("@inner")
+        with self.source.block(f"def end_{item.index}(tensor_count, chunk_count, chunks, partial, reduced, total):"):
             for node in item.reductions:
-                place = self.plan.reductions.index(node)
-                start = "-np.inf" if node.op == "max" else "0.0"
-                target = f"reduced[:, {place}]" if OPS[node.op].kind == "tensor" else f"total[0, {place}]"
-                self.source.line(f"{target} = {start}")
-            if item.reductions:
-                with self.source.block("for chunk in range(chunks.shape[0]):"):
-                    for node in item.reductions:
-                        self.combine(node)
-            else:
-                self.source.line("pass")
+                if node not in each:
+                    self.source.line(f"total[{self.plan.reductions.index(node)}] = 0.0")
+            if each:
+                with self.source.block("for tensor in range(tensor_count):"):
+                    for node in each:
+                        start = "-np.inf" if node.op == "max" else "0.0"
+                        self.source.line(f"{self.cell('reduced', 'tensor', self.plan.reductions.index(node))} = {start}")
+            with self.source.block("for chunk in range(chunk_count):"):
+                if each:
+                    self.source.line(f"tensor = {self.cell('chunks', 'chunk', 0)}")
+                for node in item.reductions:
+                    self.combine(node)
         self.source.line()
         self.source.line()
 
     def combine(self, node: Node) -> None:
         place = self.plan.reductions.index(node)
+        value, held = self.cell("partial", "chunk", place), self.cell("reduced", "tensor", place)
         if OPS[node.op].kind == "global":
-            self.source.line(f"total[0, {place}] += partial[chunk, {place}]")
+            self.source.line(f"total[{place}] += {value}")
         elif node.op == "max":
-            self.source.line(f"largest, value = reduced[chunks[chunk, 0], {place}], partial[chunk, {place}]")
-            with self.source.block("if value > largest or value != value:"):
-                self.source.line(f"reduced[chunks[chunk, 0], {place}] = value")
+            with self.source.block(f"if {value} > {held} or {value} != {value}:"):
+                self.source.line(f"{held} = {value}")
         else:
-            self.source.line(f"reduced[chunks[chunk, 0], {place}] += partial[chunk, {place}]")
+            self.source.line(f"{held} += {value}")
 
     def tensor_function(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
         self.begin()
-        self.source.line("@njit(**EXACT)")
-        with self.source.block(f"def finish_tensors({TABLES}):"):
-            with self.source.block("for tensor in range(tensors.shape[0]):"):
-                self.source.line("row = tensors[tensor, 0]")
+        self.source.line("@inner")
+        with self.source.block(f"def finish_tensors(tensor_count, {_ALL}):"):
+            with self.source.block("for tensor in range(tensor_count):"):
+                self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
                 self.scalars([node for _, node in self.plan.tensor_writes])
                 for name, node in self.plan.tensor_writes:
-                    target = f"at(addresses[{self.arrays.index(name)}, tensor], 1)[0]"
-                    self.source.line(f"{target} = real({self.names[node]})")
+                    self.source.line(f"at({self.array(name)})[0] = real({self.names[node]})")
         self.source.line()
         self.source.line()
 
     def entry(self) -> None:
         with self.source.block("def kernel(stage, lo, hi, directory):"):
-            self.source.line(f"of = integers(directory, {len(TABLES.split(', '))}, 3)")
-            for place, name in enumerate(TABLES.split(", ")):
+            self.source.line("of = integers(directory)")
+            for place, name in enumerate(TABLES):
                 kind = "integers" if name in INTEGER_TABLES else "reals"
-                self.source.line(f"{name} = {kind}(of[{place}, 0], of[{place}, 1], of[{place}, 2])")
+                self.source.line(f"{name} = {kind}(of[{place}])")
+            self.source.line(f"{', '.join(COUNTS)} = {', '.join(f'of[{len(TABLES) + i}]' for i in range(3))}")
             with self.source.block("if stage == 0 or stage == -1:"):
-                self.source.line("host_scalars(hyper, host)")
+                self.source.line("host_scalars(row_count, hyper, host)")
             for item in self.plan.passes:
                 with self.source.block(f"if stage == {2 * item.index + 1} or stage == -1:"):
-                    self.source.line(f"pass_{item.index}(lo, hi, {TABLES})")
-                last = item is self.plan.passes[-1]
-                end = ["end_{0}(tensors, chunks, partial, reduced, total)".format(item.index)] if item.reductions else []
-                end += [f"finish_tensors({TABLES})"] if last and self.plan.tensor_writes else []
-                if end:
-                    with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
-                        for call in end:
-                            self.source.line(call)
+                    self.source.line(f"pass_{item.index}(lo, hi, {_ALL})")
+                with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
+                    if item.reductions:
+                        counts = "tensor_count, chunk_count"
+                        self.source.line(f"end_{item.index}({counts}, chunks, partial, reduced, total)")
+                    elif self.plan.tensor_writes and item is self.plan.passes[-1]:
+                        self.source.line(f"finish_tensors(tensor_count, {_ALL})")
+                    else:
+                        self.source.line("pass")
 
 
 def cpu_source(plan: Plan, dtype: str, version: str) -> str:
@@ -285,16 +303,12 @@ def cpu_source(plan: Plan, dtype: str, version: str) -> str:
     source.line('"""')
     source.line()
     source.line("import numpy as np")
-    source.line("from numba import njit")
     source.line()
-    source.line("from steprule.backends.memory import add_in_any_order as add")
-    source.line(f"from steprule.backends.memory import {dtype}_at as at")
-    source.line("from steprule.backends.memory import integer_table as integers")
-    source.line("from steprule.backends.memory import real_table as reals")
+    for name, short in (("add_in_any_order", "add"), (f"{dtype}_at", "at"), ("float64_at", "reals"),
+                        ("inner", "inner"), ("int64_at", "integers")):  # fmt: skip
+        source.line(f"from steprule.backends.memory import {name}{f' as {short}' if short != name else ''}")
     source.line()
     source.line(f"real = np.{dtype}")
-    source.line("# Division by zero gives infinity, as on any array; multiply and add may be one operation.")
-    source.line('EXACT = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}')
     source.line()
     source.line()
     writer.host_function()

@@ -76,7 +76,7 @@ def losses(study: Study, view: View, name: str) -> str:
     bands = {method: band(study.report_runs(method), view) for method in study.plan.methods}
     bands = {method: drawn for method, drawn in bands.items() if len(drawn.x) > 1}
     with mpl.rc_context(svg.STYLE):
-        figure, axes = _axes(8.6, 4.5, right=0.86)
+        figure, axes = _axes(8.6, 4.0, right=0.86)
         for place, (method, drawn) in enumerate(bands.items()):
             _line(axes, method, drawn, place)
         _scales(axes, view)
@@ -108,10 +108,18 @@ def _scales(axes: Any, view: View) -> None:
         FuncFormatter(lambda value, _: f"{value:,.0f}" if value % 1 == 0 else f"{value:g}")
     )
     if view.log:
-        _logarithmic(axes.yaxis, axes.set_yscale)
+        _logarithmic_losses(axes)
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.set_ylim(0, 1.02)
+
+
+def _logarithmic_losses(axes: Any) -> None:
+    """Set the losses on a logarithmic scale, also where no run gave one."""
+    values = [value for line in axes.get_lines() for value in line.get_ydata()]
+    if not any(math.isfinite(value) and value > 0 for value in values):
+        axes.set_ylim(0.1, 10)
+    _logarithmic(axes.yaxis, axes.set_yscale)
 
 
 def _logarithmic(axis: Any, set_scale: Any) -> None:
@@ -215,10 +223,9 @@ def _rate_line(
     """Draw the runs that finished, with a ring at the kept learning rate."""
     colour = colour or svg.METHOD_COLOURS[method.name]
     mark = svg.series(method.name, place)
-    finite = [(lr, loss) for lr, loss in study.sensitivity(method) if math.isfinite(loss)]
-    if not finite:
-        return
-    x, y = zip(*finite, strict=True)
+    pairs = study.sensitivity(method)
+    # A gap where a run diverged: a line drawn across it would promise what was never seen.
+    x, y = [lr for lr, _ in pairs], [loss if math.isfinite(loss) else math.nan for _, loss in pairs]
     style = DASHES.get(method.name, "-")
     axes.plot(x, y, color=colour, linewidth=width, linestyle=style, gid=mark)
     axes.plot(x, y, color=colour, linestyle="none", marker="o", markersize=2.2 * width, gid=mark)
@@ -262,7 +269,7 @@ def _rate_scales(rows: Any, axes: Any, study: Study) -> None:
     rows.spines[["left", "bottom"]].set_visible(False)
     failed = any(run.status == "failed" for run in study.runs)
     rows.set_title("✕ diverged" + ("   □ failed" if failed else ""), loc="left", fontsize=11, color=svg.MUTED)
-    _logarithmic(axes.yaxis, axes.set_yscale)
+    _logarithmic_losses(axes)
     _logarithmic(axes.xaxis, axes.set_xscale)
     axes.set_xlabel("learning rate η")
     axes.set_ylabel("validation loss")
@@ -306,7 +313,8 @@ def scores(study: Study, intervals: dict[Method, Interval | None], name: str) ->
 
 def own_curve(study: Study, method: Method, name: str) -> str:
     """Draw one method's runs, seed by seed, before the others in grey."""
-    view = VIEWS[0]
+    # A full-batch method makes so few iterations that against them its curve would be a dot.
+    view = VIEWS[1 if method.full_batch else 0]
     with mpl.rc_context(svg.SMALL):
         figure, axes = _small()
         for other in study.plan.methods:
@@ -322,7 +330,7 @@ def own_curve(study: Study, method: Method, name: str) -> str:
         axes.plot(drawn.x, drawn.middle, color=svg.METHOD_COLOURS[method.name], linewidth=2.4)
         _scales(axes, view)
         axes.margins(x=0)
-        title = f"Training loss of {method.name} against iterations"
+        title = f"Training loss of {method.name} against {view.x_label}"
         return svg.render(figure, name, title, f"Every seed and the median; {_ends({method: drawn}, view)}.")
 
 
@@ -338,7 +346,7 @@ def own_sensitivity(study: Study, method: Method, name: str) -> str:
         top = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": "none"}
         colour = svg.METHOD_COLOURS[method.name]
         axes.plot(lost, [1.0] * len(lost), color=colour, marker="x", markersize=8, markeredgewidth=2.2, **top)
-        _logarithmic(axes.yaxis, axes.set_yscale)
+        _logarithmic_losses(axes)
         _logarithmic(axes.xaxis, axes.set_xscale)
         axes.set_xlabel("learning rate η")
         axes.set_ylabel("validation loss")

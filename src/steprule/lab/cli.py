@@ -210,7 +210,9 @@ def _finish(session: Session, *, as_json: bool) -> int:
     if out is not None:
         session.write_report()
         click.echo(f"Written: {out / 'results.json'} and {out / 'report.html'}", err=as_json)
-    return INTERRUPTED if study.interrupted else 0
+    if study.interrupted:
+        return INTERRUPTED
+    return 0 if any(run.status != "failed" for run in study.runs) else 1
 
 
 def run(arguments: Sequence[str]) -> int:

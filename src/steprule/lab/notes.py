@@ -107,9 +107,10 @@ def _choices(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def _failures(study: Study, rows: Sequence[Row]) -> list[str]:
     """Say which runs failed, and of what."""
-    reasons = sorted({run.reason for run in study.runs if run.status == "failed"})
+    reasons = {run.reason.splitlines()[0][:160] for run in study.runs if run.status == "failed"}
     failed = sum(row.summary.failed_runs for row in rows)
-    notes = [f"{plural(failed, 'run')} failed: {'; '.join(reasons)}."] if failed else []
+    told = "; ".join(sorted(reasons)[:3])
+    notes = [f"{plural(failed, 'run')} failed: {told} (results.json has the whole message)."] if failed else []
     if study.interrupted:
         notes.append("The study was interrupted: what was done by then is shown.")
     return notes

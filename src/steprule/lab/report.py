@@ -14,8 +14,8 @@ from matplotlib import image
 
 from steprule.lab import charts, notes, svg
 from steprule.lab.protocol import SELECTION
-from steprule.lab.results import hardware, versions
-from steprule.lab.statistics import INTERVAL, leaders, verdict
+from steprule.lab.results import by_name, hardware, versions
+from steprule.lab.statistics import INTERVAL, verdict, winner
 from steprule.lab.training import DIVERGENCE
 
 if TYPE_CHECKING:
@@ -48,10 +48,8 @@ class Card:
 
 def page(study: Study, rows: Sequence[Row], setting: Setting) -> str:
     """Return the report as HTML."""
-    first = leaders([row.summary for row in rows])
-    cards = [
-        _card(study, row, place, leads=first == [place] and len(rows) > 1) for place, row in enumerate(rows)
-    ]
+    best = winner(by_name(rows))
+    cards = [_card(study, row, place, leads=row.method.name == best) for place, row in enumerate(rows)]
     tried = any(study.sensitivity(row.method) for row in rows)
     scored = any(row.summary.test_accuracy for row in rows)
     intervals = {row.method: row.summary.test_accuracy for row in rows}
@@ -63,9 +61,7 @@ def page(study: Study, rows: Sequence[Row], setting: Setting) -> str:
             task=study.plan.task.build(),
             digits=_digit_strip(study),
             clips=" → ".join(clip.label for clip in rows[0].method.clips),
-            verdict=verdict([row.method.name for row in rows], [row.summary for row in rows])
-            if len(rows) > 1
-            else "",
+            verdict=verdict(by_name(rows)) if len(rows) > 1 else "",
             cards=cards,
             views=_views(study) if scored else [],
             sensitivity=charts.sensitivity(study, "rates") if tried else None,

@@ -19,6 +19,8 @@ from steprule.lab.statistics import INTERVAL, Summary, summarise, verdict
 from steprule.lab.training import DIVERGENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
     from steprule.lab.tasks import Task
@@ -50,6 +52,11 @@ class Setting:
 def rows(study: Study) -> list[Row]:
     """Return one row a method, in the plan's order."""
     return [Row(method, summarise(study, method), method.explain()) for method in study.plan.methods]
+
+
+def by_name(table: Sequence[Row]) -> dict[str, Summary]:
+    """Return the numbers of each method under its name."""
+    return {row.method.name: row.summary for row in table}
 
 
 def versions() -> dict[str, str]:
@@ -107,7 +114,7 @@ def document(study: Study, setting: Setting) -> dict[str, Any]:
             "divergence": DIVERGENCE,
             "interval": INTERVAL,
         },
-        "verdict": verdict([row.method.label for row in table], [row.summary for row in table]),
+        "verdict": verdict(by_name(table)),
         "optimizers": [_optimizer(study, row) for row in table],
     }
 

@@ -114,24 +114,41 @@ def summarise(study: Study, method: Method) -> Summary:
     )
 
 
-def leaders(summaries: Sequence[Summary]) -> list[int]:
-    """Return the methods that the data cannot tell from the one with the highest median test accuracy."""
-    scores = {place: row.test_accuracy for place, row in enumerate(summaries) if row.test_accuracy}
-    if not scores:
-        return []
-    best = max(scores.values(), key=lambda score: score.median)
-    return [place for place, score in scores.items() if score.overlaps(best)]
+FEWEST = 3
+"""Fresh seeds below which an interval is not worth the name."""
 
 
-def verdict(labels: Sequence[str], summaries: Sequence[Summary]) -> str:
+def leaders(scores: dict[str, Interval]) -> list[str]:
+    """Return the names that the data cannot tell from the highest median, that one first."""
+    top = max(scores, key=lambda name: scores[name].median)
+    return [top, *(name for name, score in scores.items() if name != top and score.overlaps(scores[top]))]
+
+
+def winner(summaries: dict[str, Summary]) -> str | None:
+    """Return the one name whose interval no other's reaches; none where there is no such name."""
+    scores = _scores(summaries)
+    best = leaders(scores) if len(scores) > 1 else []
+    return best[0] if len(best) == 1 and _enough(summaries) else None
+
+
+def verdict(summaries: dict[str, Summary]) -> str:
     """Say in one sentence who leads, or that nobody does."""
-    best = leaders(summaries)
-    scored = sum(row.test_accuracy is not None for row in summaries)
-    if scored < 2:
-        return "Nothing to compare yet: fewer than two methods were scored on test data."
-    if all(row.report_runs < 3 for row in summaries):
-        return "No winner is named: fewer than three fresh seeds give no interval worth the name."
-    if len(best) == 1:
-        return f"{labels[best[0]]} is best on test data: no other interval reaches its own."
-    names = ", ".join(labels[place] for place in best[:-1]) + f" and {labels[best[-1]]}"
-    return f"No winner is named: the test intervals of {names} overlap."
+    scores = _scores(summaries)
+    if len(scores) < 2:
+        return "Nothing to compare: fewer than two methods were scored on test data."
+    if not _enough(summaries):
+        return f"No winner is named: with fewer than {FEWEST} fresh seeds an interval says nothing."
+    top, *others = leaders(scores)
+    if not others:
+        return f"{top} is best on test data: no other interval reaches its own."
+    names = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
+    reach = "the intervals of {} reach" if len(others) > 1 else "the interval of {} reaches"
+    return f"No winner is named: {top} has the highest median, but {reach.format(names)} its own."
+
+
+def _scores(summaries: dict[str, Summary]) -> dict[str, Interval]:
+    return {name: row.test_accuracy for name, row in summaries.items() if row.test_accuracy is not None}
+
+
+def _enough(summaries: dict[str, Summary]) -> bool:
+    return all(row.report_runs >= FEWEST for row in summaries.values() if row.test_accuracy is not None)

@@ -100,7 +100,7 @@ def formula(equations: Sequence[str], name: str, description: str) -> str:
 
     Its width is in em, so that every formula of the page is set in the same size.
     """
-    size, leading = 19.0, 44.0
+    size, leading = 19.0, 38.0
     with mpl.rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path"}):
         figure = Figure(figsize=(6, leading * len(equations) / 72))
         for line, equation in enumerate(equations):
@@ -111,4 +111,4 @@ def formula(equations: Sequence[str], name: str, description: str) -> str:
             figure.text(0.3, height, f"$\\,{equals}\\,{right.strip()}$", ha="left", **text)
         drawn = render(figure, name, "Update rule", description, bbox_inches="tight", pad_inches=0.04)
     width = float(drawn.split('viewBox="', 1)[1].split('"', 1)[0].split()[2])
-    return drawn.replace("<svg ", f'<svg style="width: {1.3 * width / size:.2f}em" ', 1)
+    return drawn.replace("<svg ", f'<svg style="width: {1.45 * width / size:.2f}em" ', 1)

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from steprule.lab import notes
-from steprule.lab.statistics import leaders, verdict
+from steprule.lab.results import by_name
+from steprule.lab.statistics import verdict, winner
 from steprule.lab.training import DIVERGENCE
 
 if TYPE_CHECKING:
@@ -31,7 +32,13 @@ def title(study: Study) -> str:
 def build(study: Study, rows: Sequence[Row]) -> Table:
     """Return the table; a method is set in bold only when it alone leads."""
     table = Table(
-        title=escape(title(study)), box=None, padding=(0, 1), header_style="bold", title_style="italic"
+        title=escape(title(study)),
+        box=None,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+        title_style="italic",
     )
     target = f"{100 * study.plan.target_accuracy:g} %"
     fixed = study.fixed_lr is not None
@@ -46,9 +53,9 @@ def build(study: Study, rows: Sequence[Row]) -> Table:
         "diverged\nruns",
     ):
         table.add_column(header, justify="right", no_wrap=True)
-    first = leaders([row.summary for row in rows])
-    for place, row in enumerate(rows):
-        table.add_row(*cells(study, row), style="bold" if first == [place] and len(rows) > 1 else None)
+    best = winner(by_name(rows))
+    for row in rows:
+        table.add_row(*cells(study, row), style="bold" if row.method.name == best else None)
     return table
 
 
@@ -72,8 +79,6 @@ def show(console: Console, study: Study, rows: Sequence[Row]) -> None:
     console.print(build(study, rows))
     console.print()
     if len(rows) > 1:
-        console.print(
-            escape(verdict([row.method.name for row in rows], [row.summary for row in rows])), highlight=False
-        )
+        console.print(escape(verdict(by_name(rows))), highlight=False)
     for note in (*notes.footnotes(study, rows), DIVERGENCE):
         console.print(escape(note), style="dim", highlight=False)
