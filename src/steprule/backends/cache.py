@@ -218,9 +218,11 @@ def plain(source: str) -> Kernel:
     """Return a kernel as ordinary Python, without a compiler: slow, with readable errors."""
     module = _execute(source, "plain")
     namespace = dict(module)
+    helpers = {id(getattr(memory, name)): meaning for name, meaning in memory.PLAIN.items()}
     for name, value in module.items():
         function = getattr(value, "py_func", value)
-        if isinstance(function, FunctionType):
-            helper = memory.PLAIN.get(function.__name__)
-            namespace[name] = helper or FunctionType(function.__code__, namespace, name)
+        if id(value) in helpers:
+            namespace[name] = helpers[id(value)]
+        elif isinstance(function, FunctionType):
+            namespace[name] = FunctionType(function.__code__, namespace, name)
     return namespace["kernel"]

@@ -16,36 +16,13 @@ from .base import Arrays, Batch, Table
 from .numba_source import hyper_columns
 
 
-def _binary(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a torch function of tensors take plain numbers too."""
-
-    def call(a: Any, b: Any) -> Any:
-        tensor = a if isinstance(a, torch.Tensor) else b
-        return function(*(torch.as_tensor(x, dtype=tensor.dtype, device=tensor.device) for x in (a, b)))
-
-    return call
-
-
-def _where(condition: Any, a: Any, b: Any) -> Any:
-    if not isinstance(condition, torch.Tensor):
-        return a if condition else b
-    tensor = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
-    if tensor is None:
-        return torch.where(condition, float(a), float(b))
-    return torch.where(condition, *(torch.as_tensor(x, dtype=tensor.dtype, device=tensor.device) for x in (a, b)))
-
-
 _SPELLING: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
-    "pow": _binary(torch.pow),
     "neg": lambda a: -a,
     "sign": lambda a: torch.where(a != a, a, torch.sgn(a)),  # noqa: PLR0124
-    "minimum": _binary(torch.minimum),
-    "maximum": _binary(torch.maximum),
-    "where": _where,
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
@@ -116,11 +93,11 @@ class EagerBatch(Batch):
                 values[node] = stored.float() if half else stored
         parameter = self.arrays[self.plan.graph.parameter][tensor]
         working = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        for node in item.scalars:  # as a kernel does: computed in float64, given to elements in their own type
+            dtype = torch.bool if isinstance(values[node], bool) else working
+            values[node] = torch.tensor(values[node], dtype=dtype, device=parameter.device)
         for node in item.elements:
-            values[node] = spelling(node.op)(*(values[child] for child in node.inputs))
-        for node in (*(r.inputs[0] for r in item.reductions), *(n for _, n in item.writes)):
-            if not isinstance(values[node], torch.Tensor):
-                values[node] = torch.full_like(parameter, float(values[node]), dtype=working)
+            values[node] = spelling(node.op)(*(values[child] for child in node.inputs)).expand(parameter.shape)
 
     def _scalars(self, tensor: int, roots: list[Node]) -> dict[Node, Any]:
         """Compute what is below element rank: host values in NumPy, the rest in Python floats."""
@@ -149,8 +126,10 @@ class EagerBatch(Batch):
         return values
 
     def _write(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
-        for name, node in item.writes:
-            self.arrays[name][tensor].detach().copy_(values[node])
+        # A value that is an array as it was (m_t = θ_t₋₁) must be kept before that array is overwritten.
+        new = [values[node].clone() if node.op == "read" else values[node] for _, node in item.writes]
+        for (name, _), value in zip(item.writes, new, strict=True):
+            self.arrays[name][tensor].detach().copy_(value)
 
     def _write_tensor_slots(self) -> None:
         for tensor in range(len(self.rows)):

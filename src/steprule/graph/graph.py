@@ -42,7 +42,7 @@ class Hyper:
         """Return the value as a float, or raise the one error that words a bad hyperparameter."""
         try:
             number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             number = math.nan
         legal = (
             math.isfinite(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -39,9 +39,15 @@ class Node:
     key: str
 
     def __repr__(self) -> str:
-        if not self.inputs:
-            return f"{self.op}({self.attr!r})"
-        return f"{self.op}({', '.join(map(repr, self.inputs))})"
+        return _spell(self, 4)
+
+
+def _spell(node: Node, depth: int) -> str:
+    """Spell a node down to a depth: formulas share their parts, so spelled in full they may have no end."""
+    if not node.inputs:
+        return f"{node.op}({node.attr!r})"
+    inside = ", ".join(_spell(child, depth - 1) for child in node.inputs) if depth else "…"
+    return f"{node.op}({inside})"
 
 
 _interned: weakref.WeakValueDictionary[str, Node] = weakref.WeakValueDictionary()
@@ -92,8 +98,11 @@ def read(name: str, rank: Rank = Rank.ELEMENT) -> Node:
     return make("read", attr=(name, rank))
 
 
-def topological(roots: Iterable[Node]) -> list[Node]:
-    """List every node the roots need, inputs before users, in an order equal in every process."""
+def topological(roots: Iterable[Node], leaves: Container[Node] = ()) -> list[Node]:
+    """List every node the roots need, inputs before users, in an order equal in every process.
+
+    What is below `leaves` is left out.
+    """
     done: dict[Node, None] = {}
     stack = [(root, False) for root in reversed(list(roots))]
     while stack:
@@ -104,7 +113,8 @@ def topological(roots: Iterable[Node]) -> list[Node]:
             done[node] = None
             continue
         stack.append((node, True))
-        stack.extend((child, False) for child in reversed(node.inputs))
+        if node not in leaves:
+            stack.extend((child, False) for child in reversed(node.inputs))
     return list(done)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from .graph import Graph
-from .node import Node
+from .node import Node, topological
 from .ops import OPS
 
 GREEK = {
@@ -15,25 +16,27 @@ GREEK = {
     "kappa": "κ", "lambda": "λ", "weight_decay": "λ", "mu": "μ", "nu": "ν", "rho": "ρ", "sigma": "σ", "tau": "τ",
     "theta": "θ", "phi": "φ", "psi": "ψ", "omega": "ω",
 }  # fmt: skip
-_LATEX = {"ε": r"\varepsilon", "η": r"\eta", "λ": r"\lambda", "θ": r"\theta"}
+_LATEX = {letter: f"\\{name}" for name, letter in GREEK.items() if name not in {"lr", "weight_decay"}}
+_LATEX["ε"] = r"\varepsilon"
 _BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g")}
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+LONGEST = 100
+"""Operations that an expression may print before parts of it get names and lines of their own."""
 
 
 def symbol(name: str, *, latex: bool) -> str:
     """Spell a name as mathematics does: `beta1` is β₁, `lr` is η, `max_norm` is S_g."""
     if name in _BOARD:
         return _BOARD[name][latex]
-    match = re.fullmatch(r"([A-Za-z_]+?)_?(\d*)", name)
+    match = re.fullmatch(r"([^\W\d]+?)_?(\d*)", name)
     stem, digits = match.groups() if match else (name, "")
-    letter = GREEK.get(stem)
+    letter = GREEK.get(stem, stem)
     if latex:
-        spelled = _LATEX.get(letter, f"\\{stem}") if letter else stem
-        if len(stem) > 1 and not letter:
-            spelled = r"\mathrm{" + stem.replace("_", r"\_") + "}"
+        plain = stem if len(stem) == 1 and stem != "_" else r"\mathrm{" + stem.replace("_", r"\_") + "}"
+        spelled = _LATEX.get(letter, plain)
         return f"{spelled}_{{{digits}}}" if digits else spelled
-    return (letter or stem) + digits.translate(_SUBSCRIPTS)
+    return letter + digits.translate(_SUBSCRIPTS)
 
 
 def _number(value: float, *, latex: bool) -> str:
@@ -44,7 +47,7 @@ def _number(value: float, *, latex: bool) -> str:
     power = str(int(exponent))
     if latex:
         return f"{mantissa} \\cdot 10^{{{power}}}" if mantissa != "1" else f"10^{{{power}}}"
-    return text
+    return f"{mantissa}e{power}"
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ class _Printer:
         binding = OPS[node.op].binding
         if node.op == "const" and text.startswith(("-", "−")):
             binding = 3
-        if binding >= least:
-            return text
+        return text if binding >= least else self.brackets(text)
+
+    def brackets(self, text: str) -> str:
         return rf"\left( {text} \right)" if self.latex else f"({text})"
 
     def show(self, node: Node) -> str:
@@ -98,7 +102,10 @@ class _Printer:
             return rf"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & \text{{otherwise}} \end{{cases}}"
         if node.op == "mul" and not self.latex and "div" in {child.op for child in node.inputs if child not in self.names}:
             template = "{} · {}"
-        return template.format(*(self.inner(x, self.least(node, i)) for i, x in enumerate(node.inputs)))
+        texts = [self.inner(x, self.least(node, i)) for i, x in enumerate(node.inputs)]
+        if node.op in {"add", "sub", "mul"} and texts[1].startswith(("-", "−")):
+            texts[1] = self.brackets(texts[1])  # a b is no a −b
+        return template.format(*texts)
 
     def least(self, node: Node, place: int) -> int:
         """Return how tightly the input at this place must bind to stand without brackets."""
@@ -109,27 +116,50 @@ class _Printer:
         if node.op == "pow":
             return 9
         tighter = (node.op in {"sub", "div"} and place == 1) or node.op == "neg"
-        product = node.op == "mul" and place == 1 and node.inputs[1].op == "neg"
-        return own + 1 if tighter or product else own
+        return own + 1 if tighter else own
+
+
+def _parts(node: Node, names: Mapping[Node, str]) -> list[Node]:
+    """List the parts of a long expression that need names; printed in full it might have no end."""
+    size: dict[Node, int] = {}
+    parts: list[Node] = []
+    for part in topological([node], names):
+        size[part] = 1 if part in names else 1 + sum(size[child] for child in part.inputs)
+        if size[part] > LONGEST and part is not node:
+            size[part] = 1
+            parts.append(part)
+    return parts
 
 
 def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
     """List the (left, right) sides of every equation, each using the names of those above it."""
     names: dict[Node, str] = {}
     lines: list[tuple[str, str]] = []
+    numbers = count(1)
 
     def printer() -> _Printer:
         return _Printer(graph, names, latex, cases)
 
+    def name_parts(node: Node) -> None:
+        for part in _parts(node, names):
+            left = symbol(f"x{next(numbers)}", latex=latex)
+            lines.append((left, printer().show(part)))
+            names[part] = left
+
     if graph.evaluate_at is not None:
         loss = r"\nabla L\left({}\right)" if latex else "∇L({})"
+        name_parts(graph.evaluate_at)
         lines.append((symbol(graph.gradient, latex=latex), loss.format(printer().show(graph.evaluate_at))))
     for index, node in enumerate(graph.gradients, start=1):
+        name_parts(node)
         base = symbol(graph.gradient, latex=latex)
         left = base + ("^{" + "*" * index + "}" if latex else "*" * index)
         lines.append((left, printer().show(node)))
         names[node] = left
     for name, node in (*graph.outputs[1:], graph.outputs[0]):
+        if name == graph.parameter and graph.gradients.get(node) == graph.name:
+            continue  # a transform by itself, which gives a gradient and no parameter
+        name_parts(node)
         left = printer().dated(name, "t")
         same = node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
         lines.append((left, printer().inner(node, 0) if not same else printer().leaf(node)))
@@ -155,5 +185,5 @@ def latex(graph: Graph) -> str:
 
 
 def one_line(node: Node, graph: Graph) -> str:
-    """Print one expression of a graph, for listings of reductions."""
-    return _Printer(graph, {}, latex=False, cases=False).show(node)
+    """Print one expression of a graph, for listings of reductions; parts of a long one are left out."""
+    return _Printer(graph, dict.fromkeys(_parts(node, {}), "…"), latex=False, cases=False).show(node)

@@ -135,9 +135,10 @@ _ROUNDS = 32  # every row shrinks the graph, hoists a scalar or sorts two operan
 
 
 def rewrite(node: Node) -> Node:
-    """Apply rows to one node, whose inputs are simple, until none applies."""
+    """Apply rows to one node, whose inputs are simple, until none applies; its rank stays (a sum counts on it)."""
     for _ in range(_ROUNDS):
-        better = next((found for row in ROWS if (found := row(node)) is not None), None)
+        found = (row(node) for row in ROWS)
+        better = next((new for new in found if new is not None and new.rank is node.rank), None)
         if better is None or better is node:
             return node
         node = better

@@ -111,7 +111,9 @@ def _scales(axes: Any, view: View) -> None:
         _logarithmic_losses(axes)
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_ylim(0, 1.02)
+        ends = [line.get_ydata()[-1] for line in axes.get_lines() if len(line.get_ydata())]
+        worst = min(filter(math.isfinite, ends), default=0.0)
+        axes.set_ylim(max(0.0, math.floor(10 * worst) / 10 - 0.2), 1.005)
 
 
 def _logarithmic_losses(axes: Any) -> None:
@@ -130,7 +132,7 @@ def _logarithmic(axis: Any, set_scale: Any) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Return the positions, pushed apart in pairs until neighbours are `gap` apart."""
+    """Return the positions, pushed apart in pairs until neighbours are `gap` apart, and none above 1."""
     order = sorted(range(len(wanted)), key=lambda place: wanted[place])
     placed = [wanted[place] for place in order]
     for _ in range(100):
@@ -138,6 +140,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
             push = max(0.0, gap - (placed[lower + 1] - placed[lower])) / 2
             placed[lower] -= push
             placed[lower + 1] += push
+        placed[-1:] = [min(height, 1.0) for height in placed[-1:]]
     return [placed[order.index(place)] for place in range(len(wanted))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,10 @@ def cli(ctx: click.Context) -> None:
     "--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help="Methods, by name."
 )
 @click.option(
-    "--lrs", type=click.IntRange(1, 200), default=11, show_default=True, help="Learning rates a method."
+    "--lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates a method."
 )
 @click.option(
-    "--lr-range", type=Number(), nargs=2, default=(1e-4, 10.0), show_default=True, metavar="LOW HIGH"
+    "--lr-range", type=Number(), nargs=2, default=(1e-3, 10.0), show_default=True, metavar="LOW HIGH"
 )
 @click.option(
     "--extend/--no-extend",
@@ -203,12 +204,16 @@ def _command(ctx: click.Context) -> str:
 def _finish(session: Session, *, as_json: bool) -> int:
     """Print the results, write the report, and say where it is."""
     study, out = session.study, session.out
+    if not study.runs:
+        click.echo("Interrupted before the first run was done: nothing was written.", err=True)
+        return INTERRUPTED
+    # Before anything is printed: whoever reads the output may stop reading.
+    session.write_report()
     if as_json:
         click.echo(as_text(document(study, session.setting)))
-    elif study.runs:
+    else:
         table.show(Console(), study, rows(study))
     if out is not None:
-        session.write_report()
         click.echo(f"Written: {out / 'results.json'} and {out / 'report.html'}", err=as_json)
     if study.interrupted:
         return INTERRUPTED
@@ -223,6 +228,10 @@ def run(arguments: Sequence[str]) -> int:
         code = cli.main(list(arguments), prog_name="steprule", standalone_mode=False, obj=list(arguments))
     except click.exceptions.Abort:
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except click.ClickException as error:
         print("steprule: error:", " ".join(error.format_message().split()), file=sys.stderr)
         return 2

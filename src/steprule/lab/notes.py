@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steprule.lab.protocol import Plan, Study
+    from steprule.lab.protocol import Study
     from steprule.lab.results import Row
     from steprule.lab.statistics import Interval, Summary
 
@@ -45,9 +45,9 @@ def to_target(summary: Summary) -> str:
     return "never" if summary.report_runs else NONE
 
 
-def diverged(summary: Summary, plan: Plan, grid: Sequence[float]) -> str:
+def diverged(summary: Summary) -> str:
     """Word the diverged runs as a share of all."""
-    return f"{summary.diverged_runs}/{len(grid) * len(plan.tuning_seeds) + summary.report_runs}"
+    return f"{summary.diverged_runs}/{summary.runs}"
 
 
 def epochs(value: float) -> str:
@@ -68,7 +68,21 @@ def length(row: Row) -> str:
 
 def footnotes(study: Study, rows: Sequence[Row]) -> list[str]:
     """Return what a reader must know to read the table rightly."""
-    return [*_lengths(study, rows), *_choices(study, rows), *_failures(study, rows)]
+    return [*_single(study), *_lengths(study, rows), *_choices(study, rows), *_failures(study, rows)]
+
+
+def _single(study: Study) -> list[str]:
+    """Say how a lone run went."""
+    if len(study.runs) != 1 or not study.runs[0].curve:
+        return []
+    run = study.runs[0]
+    last = run.curve[-1]
+    told = (
+        f"Seed {run.spec.seed}: training loss from {loss(run.curve[0].training_loss)} to "
+        f"{loss(last.training_loss)}, validation accuracy {100 * last.validation_accuracy:.1f} % after "
+        f"{last.iteration:,} iterations ({epochs(last.epoch)} epochs)."
+    )
+    return [told]
 
 
 def _lengths(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -110,7 +124,9 @@ def _failures(study: Study, rows: Sequence[Row]) -> list[str]:
     reasons = {run.reason.splitlines()[0][:160] for run in study.runs if run.status == "failed"}
     failed = sum(row.summary.failed_runs for row in rows)
     told = "; ".join(sorted(reasons)[:3])
-    notes = [f"{plural(failed, 'run')} failed: {told} (results.json has the whole message)."] if failed else []
+    notes = (
+        [f"{plural(failed, 'run')} failed: {told} (results.json has the whole message)."] if failed else []
+    )
     if study.interrupted:
         notes.append("The study was interrupted: what was done by then is shown.")
     return notes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Decorator = Callable[[Any], Any]
 
-QUICK = {"lrs": 6, "tuning_seeds": 1, "seeds": 3, "epochs": 8}
+QUICK = {"lrs": 5, "tuning_seeds": 1, "seeds": 3, "epochs": 8}
 """What `--quick` puts in place of the defaults; whatever is given explicitly stands."""
 
 

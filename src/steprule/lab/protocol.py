@@ -68,6 +68,7 @@ class Study:
     grid: tuple[float, ...]
     runs: list[RunResult] = field(default_factory=list[RunResult])
     interrupted: bool = False
+    complete: bool = False
     fixed_lr: float | None = None
 
     def add(self, results: Iterable[RunResult]) -> None:

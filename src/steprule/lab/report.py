@@ -96,7 +96,7 @@ def _card(study: Study, row: Row, place: int, *, leads: bool) -> Card:
         name=method.name,
         title=method.title,
         settings=method.settings,
-        cells=_cells(study, row),
+        cells=_cells(row),
         leads=leads,
         formula=_formula(method, account, f"formula{place}"),
         text=account.formula,
@@ -131,7 +131,7 @@ def _cost(account: Any) -> str:
     return f"{passes} over memory, {account.bytes_per_parameter:g} bytes a parameter ({account.backend})"
 
 
-def _cells(study: Study, row: Row) -> dict[str, str]:
+def _cells(row: Row) -> dict[str, str]:
     summary = row.summary
     return {
         "lr": notes.rate(summary.lr),
@@ -140,7 +140,7 @@ def _cells(study: Study, row: Row) -> dict[str, str]:
         "to target": notes.to_target(summary),
         "µs a step": notes.microseconds(summary.optimizer_us_per_step),
         "state bytes": f"{row.account.state_bytes_per_parameter:g}",
-        "diverged": notes.diverged(summary, study.plan, study.grid),
+        "diverged": notes.diverged(summary),
         "iterations": f"{summary.iterations:,}",
         "epochs": notes.epochs(summary.epochs),
     }

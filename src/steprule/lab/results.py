@@ -98,6 +98,7 @@ def document(study: Study, setting: Setting) -> dict[str, Any]:
         "started": setting.started,
         "seconds": round(setting.seconds, 1),
         "interrupted": study.interrupted,
+        "complete": study.complete,
         "budget": {
             "epochs": budget.epochs,
             "iterations": budget.iterations,

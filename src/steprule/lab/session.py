@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from steprule.lab.protocol import conduct, report_specs
 from steprule.lab.results import Setting, as_text, document, rows, write_atomically
-from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points, train
-from steprule.lab.workers import Pool
+from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points
+from steprule.lab.workers import Pool, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -59,15 +59,15 @@ class Session:
                 spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train)))
             )
             try:
-                self.study.add([train(spec, observe)])
+                self.study.add([attempt(spec, observe)])
             except KeyboardInterrupt:
                 self.study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
                 raise
 
     def save(self) -> None:
-        """Write results.json as things stand, where a folder was given."""
+        """Write results.json as things stand; an older file stays until there is a run to replace it with."""
         self.setting = replace(self.setting, seconds=time.monotonic() - self._began)
-        if self.out is None:
+        if self.out is None or not self.study.runs:
             return
         write_atomically(self.out / "results.json", as_text(document(self.study, self.setting)))
         self._saved = time.monotonic()
@@ -87,6 +87,7 @@ class Session:
         self._began = self._saved = time.monotonic()
         try:
             yield
+            self.study.complete = True
         except KeyboardInterrupt:
             self.study.interrupted = True
         self.save()

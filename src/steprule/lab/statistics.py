@@ -61,6 +61,7 @@ class Summary:
     test_accuracy: Interval | None
     iterations_to_target: float | None
     reached_target: int
+    runs: int
     report_runs: int
     diverged_tuning: int
     diverged_report: int
@@ -101,6 +102,7 @@ def summarise(study: Study, method: Method) -> Summary:
         test_accuracy=interval([run.test_accuracy for run in report if run.test_accuracy is not None]),
         iterations_to_target=_finite_median(to_target),
         reached_target=sum(map(math.isfinite, to_target)),
+        runs=len(runs),
         report_runs=len(report),
         diverged_tuning=_diverged(tuning),
         diverged_report=_diverged(report),

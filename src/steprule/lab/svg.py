@@ -100,15 +100,18 @@ def formula(equations: Sequence[str], name: str, description: str) -> str:
 
     Its width is in em, so that every formula of the page is set in the same size.
     """
-    size, leading = 19.0, 38.0
+    size = 19.0
+    # Text-size fractions cannot be read from the back of a lecture hall.
+    lines = [equation.replace(r"\frac", r"\dfrac") for equation in equations]
+    heights = [52.0 if r"\dfrac" in line else 36.0 for line in lines]
     with mpl.rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path"}):
-        figure = Figure(figsize=(6, leading * len(equations) / 72))
-        for line, equation in enumerate(equations):
-            left, equals, right = equation.partition("=")
-            height = 1 - (line + 0.5) / len(equations)
-            text: Any = {"fontsize": size, "color": INK, "va": "center_baseline"}
-            figure.text(0.3, height, f"${left.strip()}$", ha="right", **text)
-            figure.text(0.3, height, f"$\\,{equals}\\,{right.strip()}$", ha="left", **text)
+        figure = Figure(figsize=(6, sum(heights) / 72))
+        for place, line in enumerate(lines):
+            left, equals, right = line.partition("=")
+            baseline = 1 - (sum(heights[:place]) + heights[place] / 2 + 5) / sum(heights)
+            text: Any = {"fontsize": size, "color": INK, "va": "baseline"}
+            figure.text(0.3, baseline, f"${left.strip()}$", ha="right", **text)
+            figure.text(0.3, baseline, f"$\\,{equals}\\,{right.strip()}$", ha="left", **text)
         drawn = render(figure, name, "Update rule", description, bbox_inches="tight", pad_inches=0.04)
     width = float(drawn.split('viewBox="', 1)[1].split('"', 1)[0].split()[2])
     return drawn.replace("<svg ", f'<svg style="width: {1.45 * width / size:.2f}em" ', 1)

@@ -55,11 +55,11 @@ def build(study: Study, rows: Sequence[Row]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     best = winner(by_name(rows))
     for row in rows:
-        table.add_row(*cells(study, row), style="bold" if row.method.name == best else None)
+        table.add_row(*cells(row), style="bold" if row.method.name == best else None)
     return table
 
 
-def cells(study: Study, row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
     """Return one method's row, as words."""
     summary = row.summary
     return [
@@ -70,7 +70,7 @@ def cells(study: Study, row: Row) -> list[str]:
         notes.to_target(summary),
         notes.microseconds(summary.optimizer_us_per_step),
         f"{row.account.state_bytes_per_parameter:g}",
-        notes.diverged(summary, study.plan, study.grid),
+        notes.diverged(summary),
     ]
 
 

@@ -158,12 +158,16 @@ def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, f
 def accumulate(model: torch.nn.Module, task: Task, inputs: torch.Tensor, labels: torch.Tensor) -> float:
     """Leave the gradient of the mean loss over all the examples in the parameters, and return that loss."""
     model.zero_grad(set_to_none=True)
+    if len(labels) <= CHUNK:
+        loss = task.loss(model(inputs), labels)
+        loss.backward()
+        return loss.item()
     total = 0.0
     for some_inputs, some_labels in zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True):
         share = len(some_labels) / len(labels)
-        loss = task.loss(model(some_inputs), some_labels)
-        (loss if share == 1 else loss * share).backward()
-        total += loss.item() * share
+        loss = task.loss(model(some_inputs), some_labels) * share
+        loss.backward()
+        total += loss.item()
     return total
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 from collections import deque
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Self
 
@@ -20,26 +21,27 @@ import torch
 from steprule.lab.training import RunResult, train
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-    from steprule.lab.training import RunSpec
+    from steprule.lab.training import Point, RunSpec
 
 # Two spinning OpenMP threads on a busy core made the same run eighty times slower: processes share the work.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def attempt(spec: RunSpec) -> RunResult:
+def attempt(spec: RunSpec, observe: Callable[[Point], None] | None = None) -> RunResult:
     """Do a run; an exception makes it a failed run."""
     try:
-        return train(spec)
+        return train(spec, observe)
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs in the results, beside the other runs
         return RunResult(spec, "failed", f"{type(error).__name__}: {error}")
 
 
 def serve(connection: Connection) -> None:
     """Do the runs that come through the connection until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     while True:
         try:
@@ -66,6 +68,9 @@ def _quiet_start() -> Generator[None]:
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update((name, "1") for name in _THREADS)
     masks = hasattr(signal, "pthread_sigmask")
+    if masks:
+        # Started by the first child otherwise, and its start unblocks the signal again.
+        resource_tracker.ensure_running()
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set[int]()
     try:
         yield

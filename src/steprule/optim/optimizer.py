@@ -15,6 +15,7 @@ from ..errors import BackendError, HyperparameterError, ParameterError, RuleErro
 from ..graph.evaluate import evaluate_host
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, look_ahead
+from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
@@ -103,7 +104,8 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked before it is added."""
         owner = f"`{self.program.name}`, group {len(self.param_groups)}"
-        for name, declared in self.program.hypers.items():
+        known = self.program.hypers if isinstance(param_group, dict) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
+        for name, declared in known.items():
             declared.check(param_group.get(name, self.defaults[name]), owner)
         super().add_param_group(param_group)
         self._roster = None
@@ -131,7 +133,8 @@ class Optimizer(torch.optim.Optimizer):
         roster = self._roster
         if roster is None or roster.plan is not kernels.plan or not roster.still_holds(self.param_groups, self.state):
             self._roster = None
-            roster = Roster(kernels, self.param_groups, self.state, self.backend)
+            with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
+                roster = Roster(kernels, self.param_groups, self.state, self.backend)
         roster.set_hypers(self.param_groups)
         self._roster = roster
         if roster.batches:
@@ -165,21 +168,37 @@ class Optimizer(torch.optim.Optimizer):
     def _ahead(self) -> list[tuple[dict[str, Any], torch.Tensor]]:
         return [(group, p) for group, p in self._stepped() if float(self.state[p].get(AHEAD, 0.0)) > 0]
 
+    def _hold(self, pairs: list[tuple[dict[str, Any], torch.Tensor]]) -> Callable[[], None]:
+        """Keep parameters and host slots as they are now; return a function that puts them back."""
+        names = [slot.name for slot in self.graph.slots if slot.rank is Rank.HOST]
+        with torch.no_grad():
+            values = [p.clone(memory_format=torch.preserve_format) for _, p in pairs]
+        numbers = [{name: float(self.state[p][name]) for name in names if name in self.state[p]} for _, p in pairs]
+
+        @torch.no_grad()
+        def put_back() -> None:
+            for (_, parameter), value, held in zip(pairs, values, numbers, strict=True):
+                parameter.copy_(value)
+                for name, number in held.items():
+                    self.state[parameter][name].fill_(number)
+
+        return put_back
+
     def _step_at_point(self, closure: Callable[[], Any]) -> Any:
         """Evaluate the closure at the look-ahead point, come back exactly, and update."""
         assert self._paths is not None
-        self._move(self._paths.to_iterate, self._ahead())
-        pairs = self._stepped()
-        saved = [parameter.detach().clone(memory_format=torch.preserve_format) for _, parameter in pairs]
+        pairs, ahead = self._stepped(), self._ahead()
+        put_back = self._hold(pairs)
         try:
+            self._move(self._paths.to_iterate, ahead)
+            to_iterate = self._hold(pairs)
             self._move(self._paths.to_point, pairs)
             with torch.enable_grad():
                 loss = closure()
-        finally:
-            with torch.no_grad():
-                for (_, parameter), before in zip(pairs, saved, strict=True):
-                    parameter.copy_(before)
-                    self.state[parameter][AHEAD].fill_(0.0)
+            to_iterate()
+        except BaseException:
+            put_back()
+            raise
         self._update(self._exact)
         return loss
 
@@ -198,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
         look-ahead point. Stepping inside the block is an error.
         """
         pairs = self._ahead() if self._paths is not None else []
-        saved = [parameter.detach().clone(memory_format=torch.preserve_format) for _, parameter in pairs]
+        put_back = self._hold(pairs)
         self._at_iterate = True
         try:
             if self._paths is not None:
@@ -206,10 +225,7 @@ class Optimizer(torch.optim.Optimizer):
             yield
         finally:
             self._at_iterate = False
-            with torch.no_grad():
-                for (_, parameter), before in zip(pairs, saved, strict=True):
-                    parameter.copy_(before)
-                    self.state[parameter][AHEAD].fill_(1.0)
+            put_back()
 
     # Checkpoints ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import gcd
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..graph.evaluate import evaluate_host
 from ..graph.node import Rank
 from ..plan.schedule import Plan
 from .state import HOST_DTYPE, STEP, ensure
-from .tensors import Entry, check, in_order_of, label, route
+from .tensors import Entry, check, extent, in_order_of, label, present, route
 from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
@@ -113,6 +114,7 @@ class Roster:
         graph = self.plan.graph
         self._columns = hyper_columns(self.plan)
         self._hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
+        self._dicts = list(self._state.values())
         counts = torch.zeros(len(entries), len(self._hosts), dtype=HOST_DTYPE, device="cpu")
         rows: dict[tuple[float, ...], int] = {}
         self.rows: list[int] = []
@@ -124,6 +126,8 @@ class Roster:
                 counts[index, column] = own[column]
                 state[name] = counts[index, column]  # a view: one addition counts for every parameter
         self._counts = counts.numpy()
+        self._counted = self._counts.copy()
+        self._host_slots = [[self._state[p][name] for p in self.parameters] for name in self._hosts]
         self._group_of_row = [int(key[0]) for key in rows]
         self._row_of = np.array(self.rows, dtype=np.int64)
         self.hyper = np.zeros((len(rows), len(self._columns)))
@@ -137,7 +141,7 @@ class Roster:
         hypers = self.plan.graph.hypers
         for index in dict.fromkeys(self._group_of_row):
             group = groups[index]
-            values = tuple([float(v) if isinstance(v := group.get(h.name), torch.Tensor) else v for h in hypers])
+            values = tuple([v if type(v := group.get(h.name)) is float else _plain(v) for h in hypers])
             if values != self._values.get(index):
                 owner = f"`{self.plan.graph.name}`, group {index}"
                 checked = [hyper.check(value, owner) for hyper, value in zip(hypers, values, strict=True)]
@@ -183,11 +187,13 @@ class Roster:
                     f"the parameter {tuple(parameter.shape)}",
                     fix="replacing a parameter's data by another size starts a new parameter: delete its state",
                 )
-            state[slot.name] = in_order_of_slot(parameter, state[slot.name])
+            if not present(state[slot.name]):
+                raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
+            state[slot.name] = in_order_of_slot(parameter, state[slot.name].resolve_neg())
 
     def still_holds(self, groups: Groups, state: Any) -> bool:
         """Whether this roster may be used again; if so, it points at this step's gradients."""
-        if state is not self._state or len(groups) != len(self._groups):
+        if state is not self._state or len(groups) != len(self._groups) or not self._state_holds():
             return False
         for group, before in zip(groups, self._groups, strict=True):
             now = group["params"]
@@ -204,6 +210,20 @@ class Roster:
                 return False
             batch.set_gradients(own, list(map(_address, own)))
         return True
+
+    def _state_holds(self) -> bool:
+        """Whether the state is the same dictionaries with the same counts, not cleared, replaced or edited."""
+        if len(self._state) != len(self._dicts) or not all(map(is_, self._state.values(), self._dicts)):
+            return False
+        try:
+            states = [self._state[parameter] for parameter in self.parameters] if self._hosts else []
+            same = all(
+                all(map(is_, map(itemgetter(name), states), slots))
+                for name, slots in zip(self._hosts, self._host_slots, strict=True)
+            )
+        except KeyError:
+            return False
+        return same and np.array_equal(self._counts, self._counted)
 
     # The step ------------------------------------------------------------------------------------
 
@@ -230,7 +250,17 @@ class Roster:
                 new = evaluate_host([node for _, node in self.plan.host_writes], numbers)
                 for (name, _), value in zip(self.plan.host_writes, new, strict=True):
                     self.hyper[row, self._columns.index(name)] = value
-        self._counts[:] = self.hyper[self._row_of, first:]
+        self._counts[:] = self._counted[:] = self.hyper[self._row_of, first:]
+
+
+def _plain(value: Any) -> Any:
+    """Return a hyperparameter as a plain value that can be compared; what is none is left to be refused."""
+    if isinstance(value, int | float | str | None):
+        return value
+    try:
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return repr(value)
 
 
 def in_order_of_slot(parameter: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
@@ -247,20 +277,35 @@ def _no_overlap(entries: list[Entry]) -> None:
     for entry in entries:
         tensor = entry.parameter
         if tensor.numel() and tensor.device.type == "cpu":
-            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            spans.append((tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size(), entry))
+            spans.append((tensor.data_ptr(), tensor.data_ptr() + extent(tensor), entry))
     spans.sort(key=itemgetter(0))
-    for (_, end, one), (start, _, other) in zip(spans, spans[1:], strict=False):
-        if start < end and one.parameter.untyped_storage().data_ptr() == other.parameter.untyped_storage().data_ptr():
-            interleaved = not (_whole(one) and _whole(other))
-            if interleaved and one.parameter.stride() == other.parameter.stride():
-                continue  # e.g. the even and the odd columns of one matrix
+    crowd: list[Entry] = []
+    reach = 0
+    for start, end, entry in spans:
+        if start >= reach:
+            _none_shared(crowd, reach)
+            crowd = []
+        crowd.append(entry)
+        reach = max(reach, end)
+    _none_shared(crowd, reach)
+
+
+def _none_shared(crowd: list[Entry], end: int) -> None:
+    """Mark the memory of every parameter of a crowd; refuse the first that steps on another's."""
+    if len(crowd) < 2:
+        return
+    tensors = [entry.parameter for entry in crowd]
+    first = tensors[0].data_ptr()
+    unit = gcd(*(t.element_size() for t in tensors), *(t.data_ptr() - first for t in tensors))
+    owner = np.zeros((end - first) // unit, dtype=np.int32)
+    for index, tensor in enumerate(tensors):
+        size = tensor.element_size()
+        strides = (*(stride * size // unit * owner.itemsize for stride in tensor.stride()), owner.itemsize)
+        begin = owner[(tensor.data_ptr() - first) // unit :]
+        cells = np.lib.stride_tricks.as_strided(begin, (*tensor.shape, size // unit), strides)
+        if cells.any():
             raise ParameterError(
-                f"{one.label} and {other.label} share memory",
+                f"{crowd[int(cells.max()) - 1].label} and {crowd[index].label} share memory",
                 fix="tie weights by using one Parameter in both places, and pass it once",
             )
-
-
-def _whole(entry: Entry) -> bool:
-    tensor = entry.parameter
-    return tensor.is_contiguous()
+        cells[...] = index + 1

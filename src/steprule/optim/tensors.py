@@ -53,6 +53,18 @@ def overlapping(tensor: torch.Tensor) -> bool:
     return False
 
 
+def extent(tensor: torch.Tensor) -> int:
+    """Return how many bytes lie from the first element to the end of the last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size() if tensor.numel() else 0
+
+
+def present(tensor: torch.Tensor) -> bool:
+    """Whether the storage still holds all elements."""
+    begin = tensor.storage_offset() * tensor.element_size()
+    return not tensor.numel() or tensor.untyped_storage().nbytes() >= begin + extent(tensor)
+
+
 def _refuse(entry: Entry, what: str, fix: str) -> ParameterError:
     parameter = entry.parameter
     where = f"  {entry.label}: shape {tuple(parameter.shape)}, {parameter.dtype}, on {parameter.device}"
@@ -81,9 +93,7 @@ def check(entry: Entry) -> None:
     if overlapping(parameter):
         raise _refuse(entry, "elements of the parameter share memory (an expanded view)", "clone() it first")
     for tensor in (parameter, gradient):
-        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        end = (tensor.storage_offset() + last + 1) * tensor.element_size()
-        if tensor.numel() and tensor.untyped_storage().nbytes() < end:
+        if not present(tensor):
             raise _refuse(entry, "memory of the parameter or its gradient was freed", "restore it before step()")
 
 
@@ -95,6 +105,8 @@ def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tu
         obstacle = f"parameters are on {parameter.device.type}, which has no kernel backend here"
     elif parameter.dtype not in DTYPES:
         obstacle = f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
+    elif parameter.is_neg():
+        obstacle = "a parameter is negated lazily"
     elif not dense(parameter):
         obstacle = "a parameter does not fill one stretch of memory"
     elif type(parameter.data) is not torch.Tensor:

@@ -16,8 +16,8 @@ def _call(op: str, *operands: Any) -> Any:
     if any(isinstance(x, Symbol) for x in operands):
         return apply(op, *operands)
     try:
-        numbers = [np.float64(x) for x in operands]
-    except (TypeError, ValueError):
+        numbers = [np.float64(float(x)) for x in operands]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise RuleError(
             f"`{op}` takes symbols and numbers, not {operands!r}",
             where=here() or "",

@@ -49,6 +49,9 @@ class Program:
             raise RuleError("the optimiser room is not loaded", fix="import steprule")
         return Program.facade(params, self, **options)
 
+    def __copy__(self) -> Self:
+        return self
+
     def __deepcopy__(self, _: Any) -> Self:
         return self
 
@@ -106,13 +109,20 @@ class _Single(Program):
         if self.part.signature.wants_step:
             keywords[STEP] = _step_symbol(symbols[0].recorder)
         keywords |= values
-        missing = [name for name, value in keywords.items() if value is None]
+        missing = [name for name in self.part.hypers if keywords[name] is None]
         if missing:
             raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
         return call(self.part.function, arrays, keywords)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {name: hyper.value for name, hyper in self.part.hypers.items() if hyper.value is not None}
+        found = _look_up(self.__module__, self.__qualname__)
+        if not isinstance(found, _Single) or found.part.function is not self.part.function:
+            raise RuleError(
+                f"`{self.name}` cannot be pickled: {self.__module__}.{self.__qualname__} is not (or no longer) this rule",
+                where=of_definition(self.part.function),
+                fix="define the rule at the top level of a module, under its own name",
+            )
         return _restore, (self.__module__, self.__qualname__, values | self.part.chosen)
 
 
@@ -122,11 +132,26 @@ def _step_symbol(recorder: Recorder) -> Symbol:
     return Symbol(step(), recorder)
 
 
-def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
+def _look_up(module: str, qualname: str) -> Any:
+    """Return what a module holds under a name now, None if nothing."""
     found: Any = importlib.import_module(module)
     for name in qualname.split("."):
-        found = getattr(found, name)
+        found = getattr(found, name, None)
+    return found
+
+
+def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
+    found = _look_up(module, qualname)
+    if not isinstance(found, _Single):
+        raise RuleError(
+            f"the rule {module}.{qualname} was saved, but is not there any more",
+            fix="import or define it under this name before loading",
+        )
     return found(**values)
+
+
+def _restore_chain(*links: _Single) -> Program:
+    return chain(*links)
 
 
 def _chosen(program: _Single, name: str, value: Any) -> Any:
@@ -158,6 +183,9 @@ class Chain(Program):
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
         self.name = "+".join(part.name for part in parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
 
 
 def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:

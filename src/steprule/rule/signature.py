@@ -14,6 +14,8 @@ from .origin import of_definition
 
 STEP = "t"
 RESERVED = {"step", "params", STEP}
+RESERVED_HYPERS = {"params", "param_names", "rule", "clip", "state", "backend"}
+"""Keys of a param group and keywords of `steprule.Optimizer`, which stand beside the hyperparameters."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
 
 def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper | Choice:
     default = parameter.default
+    if parameter.name in RESERVED_HYPERS:
+        raise RuleError(
+            f"`{parameter.name}` is reserved, so it cannot name a hyperparameter",
+            where=of_definition(function),
+            fix=f"optimisers and their groups use {', '.join(sorted(RESERVED_HYPERS))} themselves",
+        )
     if isinstance(default, Choice):
         return default
     if isinstance(default, Hyper):
@@ -68,6 +76,11 @@ def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper 
 
 def read_signature(function: Callable[..., Any]) -> Signature:
     """Return what a rule's or transform's signature declares, or say what is wrong with it."""
+    if not inspect.isfunction(function):
+        raise RuleError(
+            f"{function!r} is no Python function, so it cannot be read as a formula",
+            fix="decorate a function: @rule above def name(theta, g, *, lr=1e-3)",
+        )
     parameters = list(inspect.signature(function).parameters.values())
     stars = [p for p in parameters if p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
     arrays = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..errors import RuleError
+from ..errors import RuleError, StepruleError
 from ..graph.graph import Graph, Hyper, Slot
 from ..graph.node import Node, Rank, read
 from ..graph.node import hyper as hyper_node
@@ -35,27 +35,27 @@ class Part:
 
 @dataclass
 class _Names:
-    """Names of one trace; a part that finds its own name taken prefixes it with its own."""
+    """Names of one trace, no two alike; a part that finds its name taken prefixes it with its own."""
 
     slots: dict[str, Slot] = field(default_factory=dict[str, Slot])
     hypers: dict[str, Hyper] = field(default_factory=dict[str, Hyper])
 
-    def _free(self, name: str, part: str, taken: dict[str, Any]) -> str:
+    def _free(self, name: str, part: str) -> str:
         candidate, count = name, 1
-        while candidate in taken or candidate == STEP:
+        while candidate in self.slots or candidate in self.hypers or candidate == STEP:
             candidate = f"{part}_{name}" if count == 1 else f"{part}_{name}_{count}"
             count += 1
         return candidate
 
     def slot(self, slot: Slot, part: str) -> Slot:
-        own = replace(slot, name=self._free(slot.name, part, self.slots))
+        own = replace(slot, name=self._free(slot.name, part))
         self.slots[own.name] = own
         return own
 
     def hyper(self, hyper: Hyper, part: str) -> Hyper:
         if hyper.shared and hyper.name in self.hypers:
             return self.hypers[hyper.name]
-        own = replace(hyper, name=self._free(hyper.name, part, self.hypers))
+        own = replace(hyper, name=self._free(hyper.name, part))
         self.hypers[own.name] = own
         return own
 
@@ -88,7 +88,7 @@ def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[
     """Call an author's function on symbols; whatever goes wrong is told at the author's line."""
     try:
         return function(*arguments, **keywords)
-    except RuleError:
+    except StepruleError:
         raise
     except NameError as error:
         where = of_traceback(error.__traceback__, function)
@@ -155,13 +155,13 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
     parameter, gradient = last.signature.parameter, last.signature.gradient
     names.slots |= {parameter: Slot(parameter), gradient: Slot(gradient)}
     # The rule keeps its own names; transforms give way.
-    bounds = {id(part): _bind(part, names, recorder) for part in (last, *parts[:-1])}
+    ending = _bind(last, names, recorder)
+    bounds = [*(_bind(part, names, recorder) for part in parts[:-1]), ending]
     theta = Symbol(read(parameter), recorder)
     g = Symbol(read(gradient), recorder)
     new: dict[str, Node] = {}
     gradients: dict[Node, str] = {}
-    for part in parts:
-        bound = bounds[id(part)]
+    for part, bound in zip(parts, bounds, strict=True):
         nodes = _run(bound, theta, g, recorder)
         new |= {slot.name: node for slot, node in zip(bound.slots, nodes[1:], strict=True)}
         if part.moves == "gradient":
@@ -170,8 +170,8 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
                 gradients[nodes[0]] = part.name
         else:
             theta = Symbol(nodes[0], recorder)
-    slots = tuple(slot for bound in bounds.values() for slot in bound.slots)
-    point = _point(bounds[id(last)], Symbol(read(parameter), recorder), parameter)
+    slots = tuple(slot for bound in (ending, *bounds[:-1]) for slot in bound.slots)
+    point = _point(ending, Symbol(read(parameter), recorder), parameter)
     graph = Graph(
         name=name,
         parameter=parameter,

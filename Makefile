@@ -1,0 +1,82 @@
+# `make` alone lists the commands. Everything is installed into $(VENV), made from nothing when it is missing
+# and brought up to date when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= results
+JOBS   ?= auto
+ARGS   ?=
+
+python := $(VENV)/bin/python
+pip    := $(python) -m pip --disable-pip-version-check install -c constraints.txt
+wanted := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help compare test lint bench clean
+
+help:
+	@echo 'make compare   train and compare the methods of the board; writes $(OUT)/report.html'
+	@echo 'make test      run the tests'
+	@echo 'make lint      check style, format and types'
+	@echo 'make bench     time a step against torch'
+	@echo 'make clean     remove the environment and everything generated'
+	@echo
+	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
+	@echo 'PYTHON picks the interpreter (3.11 or newer):  make test PYTHON=python3.12'
+
+compare: $(VENV)/lab
+	@$(python) -m steprule compare --out '$(OUT)' $(ARGS)
+	@$(if $(findstring --out,$(ARGS)),,test ! -f '$(OUT)/report.html' || echo 'The report: $(abspath $(OUT))/report.html')
+
+# One thread a worker: with several, two workers on two cores wait for each other's threads.
+test: $(VENV)/test
+	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(VENV)/dev
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m pyright --pythonpath $(python)
+
+bench: $(VENV)/lab
+	@$(python) benchmarks/step.py $(ARGS)
+
+clean:
+	rm -rf '$(VENV)' '$(OUT)' build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Each file marks what has been installed in full; an interrupted installation leaves none and is done again.
+# An environment that was copied here with its checkout still runs the other checkout's code: make a new one.
+
+ifneq ($(shell cat '$(VENV)/made' 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/made
+endif
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  $(PYTHON) --version >&2; \
+	  echo 'steprule needs Python 3.11 or newer; "$(PYTHON)" is not. Name another: make PYTHON=python3.12 ...' >&2; \
+	  exit 1; }
+	@echo 'Making $(VENV) ...'
+	@$(PYTHON) -m venv --clear '$(VENV)'
+	@echo '$(CURDIR)' > $@
+
+$(VENV)/torch: $(VENV)/made $(wanted)
+	@echo 'Installing torch (by far the largest part) ...'
+	@$(pip) torch
+	@touch $@
+
+$(VENV)/lab: $(VENV)/torch
+	@echo 'Installing steprule and its lab ...'
+	@$(pip) --quiet -e '.[lab]'
+	@touch $@
+
+$(VENV)/test: $(VENV)/lab
+	@echo 'Installing the test tools ...'
+	@$(pip) --quiet -e '.[test]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/test
+	@echo 'Installing the linters ...'
+	@$(pip) --quiet -e '.[dev]'
+	@touch $@

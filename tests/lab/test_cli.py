@@ -1,0 +1,162 @@
+import json
+
+import pytest
+
+from steprule import __main__ as front
+from steprule.__main__ import main
+from steprule.lab.progress import Lines, about
+
+WRONG = [
+    ("compare --optimizers adamw", "gd, sgd, momentum, nesterov, adagrad, rmsprop, adam"),
+    ("compare --optimizer adam", "--optimizers"),
+    ("compare --lrs 0", "1<=x<=200"),
+    ("compare --lr-range 1 0.1", "LOW below HIGH"),
+    ("compare --lr-range 0 1", "greater than 0"),
+    ("compare --epochs 3 --iterations 5", "exclude each other"),
+    ("compare --hidden 64,0", "from 1 to 4096"),
+    ("compare --hidden x", "from 1 to 4096"),
+    ("compare --target-accuracy 90", "at most 1"),
+    ("compare --seeds many", "not a valid integer"),
+    ("compare --workers 0", "1<=x<=1024"),
+    ("compare --clip-norm=0", "greater than 0"),
+    ("compare --clip-value=nan", "greater than 0"),
+    ("compare --optimizers sgd,gd --beta 0.9", "none besides the learning rate"),
+    ("compare --optimizers rmsprop --beta1 0.9", "--beta, --eps"),
+    ("compare --beta 1.5", "at most 1"),
+    ("train --optimizer adam", "--lr"),
+    ("train --lr 0.1", "--optimizer"),
+    ("train --optimizer adam --lr inf", "greater than 0"),
+    ("train --optimizer lion --lr 1", "'adam'"),
+    ("train --optimizer adam --lr 1 --batch-size 5000", "at most 1077"),
+    ("explain lion", "'adam'"),
+    ("explain adam --format pdf", "'latex'"),
+    ("explain adam --beta 0.5", "--beta1"),
+    ("frobnicate", "frobnicate"),
+]
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(("command", "allowed"), WRONG, ids=[command for command, _ in WRONG])
+def test_a_wrong_argument_is_answered_in_one_line_with_what_is_allowed(
+    command, allowed, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("steprule: error:")
+    assert allowed in err
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("command", ["compare", "train --optimizer sgd --lr 0.1"])
+def test_an_unwritable_folder_is_told_before_any_training(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*command.split(), "--out", str(tmp_path / "file" / "below")]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "cannot write to" in err
+
+
+@pytest.mark.null
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setattr(front, "find_spec", lambda name: None if name == "rich" else object())
+    assert main(["compare"]) == 1
+    assert capsys.readouterr().err == 'steprule: error: the lab needs rich: pip install "steprule[lab]"\n'
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(
+    "command", ["", "--help", "--version", "compare --help", "train --help", "explain --help"]
+)
+def test_help_is_given_and_is_no_error(command, capsys):
+    assert main(command.split()) == 0
+    assert "steprule" in capsys.readouterr().out
+
+
+@pytest.mark.cpu
+def test_explain_speaks_text_latex_source_and_json(capsys):
+    said = {}
+    for form in ("text", "latex", "source", "json"):
+        assert main(["explain", "adam", "--format", form]) == 0
+        said[form] = capsys.readouterr().out
+    assert "θ" in said["text"]
+    assert "\\begin{align*}" in said["latex"]
+    assert "def " in said["source"]
+    account = json.loads(said["json"])
+    assert account.keys() == {
+        "formula",
+        "latex",
+        "passes",
+        "bytes_per_parameter",
+        "state_bytes_per_parameter",
+        "backend",
+        "reason",
+        "source",
+    }
+    assert account["state_bytes_per_parameter"] == 8
+
+
+@pytest.mark.cpu
+def test_clippings_act_in_the_order_in_which_they_are_written(capsys):
+    formulas = []
+    for flags in (["--clip-norm", "--clip-component=0.5"], ["--clip-component=0.5", "--clip-norm"]):
+        assert main(["explain", "sgd", *flags]) == 0
+        formulas.append(capsys.readouterr().out)
+    first, second = formulas
+    assert first.index("S_g") < first.index("L_g")
+    assert second.index("L_g") < second.index("S_g")
+
+
+@pytest.mark.cpu
+def test_train_prints_the_facts_of_one_run_and_writes_them_when_asked(tmp_path, capsys):
+    command = "train --optimizer momentum --lr 0.5 --beta 0.8 --iterations 20 --final-full-batch --hidden 8"
+    assert main([*command.split(), "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "momentum" in out
+    assert "21 iterations" in out
+    assert "validation accuracy" in out
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    (row,) = written["optimizers"]
+    assert (row["name"], row["lr"], row["hyperparameters"]) == ("momentum", 0.5, {"beta": 0.8})
+    assert row["iterations"] == 21
+    assert row["state_bytes_per_parameter"] == 4
+    assert "SGD with momentum" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.cpu
+def test_a_diverged_run_is_counted_as_such(capsys):
+    command = "train --optimizer sgd --lr 1e30 --iterations 20 --hidden 8 --json --no-progress"
+    assert main(command.split()) == 0
+    (row,) = json.loads(capsys.readouterr().out)["optimizers"]
+    assert row["diverged_runs"] == 1
+    assert row["validation_loss"] is None
+    assert row["runs"][0]["status"] == "diverged"
+
+
+@pytest.mark.null
+def test_durations_are_worded_as_roughly_as_they_are_known():
+    assert [about(0.2), about(12.3), about(600), about(9000)] == [
+        "less than a second",
+        "about 12 s",
+        "about 10 min",
+        "about 2.5 h",
+    ]
+
+
+@pytest.mark.null
+def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
+    said = []
+
+    class Listener:
+        def print(self, text, **_):
+            said.append(text)
+
+    monkeypatch.setattr("steprule.lab.progress.EVERY", 0.0)
+    lines = Lines(Listener(), "runs")
+    lines.phase("learning rates", 3)
+    for _ in range(3):
+        lines.advance()
+    assert said[0] == "learning rates: 0/3 runs"
+    assert said[-1] == "learning rates: 3/3 runs, done"

@@ -1,0 +1,139 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from steprule.__main__ import main
+
+pytestmark = pytest.mark.cpu
+
+TOP = {"task", "command", "versions", "optimizers"}
+ROW = {
+    "name",
+    "lr",
+    "validation_loss",
+    "test_accuracy",
+    "diverged_runs",
+    "optimizer_us_per_step",
+    "state_bytes_per_parameter",
+    "runs",
+}
+CURVE = {"iteration", "epoch", "training_loss", "validation_loss", "validation_accuracy"}
+
+
+def test_compare_leaves_results_with_the_promised_keys(small_study):
+    assert small_study.code == 0
+    results = small_study.results
+    assert results.keys() >= TOP
+    assert [row["name"] for row in results["optimizers"]] == ["gd", "sgd", "adam"]
+    for row in results["optimizers"]:
+        assert row.keys() >= ROW
+        assert row["test_accuracy"].keys() == {"median", "low", "high"}
+        assert all(run["curve"].keys() == CURVE for run in row["runs"])
+    assert [row["state_bytes_per_parameter"] for row in results["optimizers"]] == [0, 0, 8]
+    assert results["complete"]
+    assert not results["interrupted"]
+
+
+def test_compare_records_how_to_repeat_it(small_study):
+    results = small_study.results
+    assert results["command"] == f"steprule {small_study.command}"
+    assert results["versions"].keys() >= {"steprule", "torch", "python"}
+    assert results["hardware"]["threads_per_worker"] == 1
+    assert results["protocol"]["tuning_seeds"] == [0]
+    assert results["protocol"]["report_seeds"] == [100, 101, 102]
+
+
+def test_every_method_gets_the_same_trials(small_study):
+    trials = [
+        sorted((run["lr"], run["seed"]) for run in row["runs"] if run["phase"] == "tuning")
+        for row in small_study.results["optimizers"]
+    ]
+    assert trials[0] == trials[1] == trials[2]
+    assert len(trials[0]) == 4
+
+
+def test_only_the_kept_learning_rate_meets_the_test_set_and_once_a_seed(small_study):
+    for row in small_study.results["optimizers"]:
+        tuning = [run for run in row["runs"] if run["phase"] == "tuning"]
+        report = [run for run in row["runs"] if run["phase"] == "report"]
+        assert all(run["test_accuracy"] is None for run in tuning)
+        assert Counter(run["seed"] for run in report) == {100: 1, 101: 1, 102: 1}
+        assert {run["lr"] for run in report} == {row["lr"]}
+
+
+def test_the_kept_learning_rate_has_the_lowest_validation_loss(small_study):
+    for row in small_study.results["optimizers"]:
+        tuning = [run for run in row["runs"] if run["phase"] == "tuning" and run["status"] == "finished"]
+        best = min(tuning, key=lambda run: run["validation_loss"])
+        assert (row["lr"], row["tuning_validation_loss"]) == (best["lr"], best["validation_loss"])
+
+
+def test_the_same_seed_starts_every_method_from_the_same_loss(small_study):
+    starts = {
+        (run["seed"], run["initial_training_loss"])
+        for row in small_study.results["optimizers"]
+        for run in row["runs"]
+    }
+    assert len(starts) == len({seed for seed, _ in starts})
+
+
+def test_the_table_and_its_footnotes_are_printed(small_study):
+    for name in ("gd", "sgd", "adam"):
+        assert re.search(rf"^\s*{name}\s+0?\.?\d", small_study.said, re.MULTILINE)
+    assert "clip_value(5)" in small_study.said
+    assert "gd takes one full-batch iteration an epoch" in small_study.said
+    assert "A run has diverged when" in small_study.said
+
+
+def test_progress_goes_to_standard_error_with_an_estimate(small_study):
+    assert "21 runs on 2 workers" in small_study.noise
+    assert "about" in small_study.noise
+    assert "runs" not in small_study.said.splitlines()[0]
+
+
+def test_a_worker_gives_what_train_gives_in_its_own_process(small_study, capsys):
+    row = small_study.results["optimizers"][1]
+    run = next(run for run in row["runs"] if run["phase"] == "report" and run["seed"] == 101)
+    command = (
+        f"train --optimizer sgd --lr {row['lr']} --seed 101 --iterations 40 --hidden 16 --clip-value=5 --json"
+    )
+    assert main([*command.split(), "--no-progress"]) == 0
+    alone = json.loads(capsys.readouterr().out)["optimizers"][0]
+    assert alone["runs"][0]["curve"] == run["curve"]
+    assert alone["test_accuracy"]["median"] == run["test_accuracy"]
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    command = (
+        "compare --optimizers sgd --lrs 1 --lr-range 0.1 1 --tuning-seeds 1 --seeds 200 --iterations 400 "
+        f"--hidden 8 --workers 2 --out {tmp_path}"
+    )
+    study = subprocess.Popen(
+        [sys.executable, "-m", "steprule", *command.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    results = tmp_path / "results.json"
+    patience = time.monotonic() + 60
+    while not results.exists() and study.poll() is None and time.monotonic() < patience:
+        time.sleep(0.05)
+    # As a terminal does it: to the whole group, workers included.
+    os.killpg(study.pid, signal.SIGINT)
+    _, noise = study.communicate(timeout=60)
+    assert study.returncode == 130
+    assert "Traceback" not in noise
+    written = json.loads(results.read_text(encoding="utf-8"))
+    assert written["interrupted"]
+    assert not written["complete"]
+    assert 1 <= len(written["optimizers"][0]["runs"]) < 201
+    assert "Interrupted" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.json"]

@@ -1,0 +1,44 @@
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from steprule.lab.methods import Method
+from steprule.lab.tasks import TaskSpec
+from steprule.lab.training import Budget, RunSpec
+from steprule.lab.workers import Pool, attempt
+
+pytestmark = pytest.mark.cpu
+
+
+@dataclass(frozen=True)
+class Deadly(Method):
+    """Takes its process down, as a segmentation fault would."""
+
+    def optimizer(self, parameters, lr):
+        os._exit(9)
+
+
+@dataclass(frozen=True)
+class Broken(Method):
+    def optimizer(self, parameters, lr):
+        raise ValueError("no such thing")
+
+
+def spec(method, seed=0):
+    return RunSpec(TaskSpec(hidden=(4,)), method, 0.1, seed, Budget(None, 2))
+
+
+def test_an_exception_is_a_failed_run():
+    result = attempt(spec(Broken("sgd")))
+    assert (result.status, result.reason) == ("failed", "ValueError: no such thing")
+
+
+def test_a_dead_worker_is_one_failed_run_and_the_others_are_done():
+    specs = [spec(Deadly("sgd")), spec(Method("sgd"), 1), spec(Method("sgd"), 2)]
+    with Pool(1) as pool:
+        results = {result.spec: result for result in pool.run(specs)}
+        processes = [worker.process for worker in pool._workers]
+    assert [results[each].status for each in specs] == ["failed", "finished", "finished"]
+    assert "exit code 9" in results[specs[0]].reason
+    assert not any(process.is_alive() for process in processes)

@@ -1,0 +1,111 @@
+"""Random rules, drawn from the op table: every op with the input ranges its row declares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+
+import steprule as sr
+from steprule.graph.graph import Graph, Hyper, Slot
+from steprule.graph.node import Node, Rank, const, hyper, make, read, step
+from steprule.graph.ops import ANY, OPS, REDUCTIONS, Range
+from steprule.graph.verify import verify
+
+HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
+POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
+COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
+
+
+def _into(node: Node, wanted: Range) -> Node:
+    """Bend a value into the range an op's input is sampled from."""
+    if wanted == ANY:
+        return node if not node.inputs else make("minimum", make("maximum", node, const(-50.0)), const(50.0))
+    low, high = wanted
+    positive = make("add", make("abs", node), const(low)) if low > 0 else node
+    return make("minimum", make("maximum", positive, const(low)), const(high))
+
+
+@dataclass
+class _Drawer:
+    draw: st.DrawFn
+    reads: list[Node]
+    reductions: int = 0
+    used: set[str] = field(default_factory=set)
+
+    def leaf(self, rank: Rank) -> Node:
+        choices = [hyper(name) for name in HYPERS] + [step(), const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0])))]
+        arrays = [node for node in self.reads if node.rank <= rank]
+        return self.draw(st.sampled_from([*arrays, *arrays, *choices]))
+
+    def expression(self, depth: int, rank: Rank = Rank.ELEMENT) -> Node:
+        if depth == 0:
+            return self.leaf(rank)
+        kind = self.draw(st.integers(0, 9))
+        if kind == 0:
+            return self.leaf(rank)
+        if kind == 1 and self.reductions < 3 and rank is not Rank.HOST:
+            return self.reduction(depth)
+        name = self.draw(st.sampled_from(POINTWISE))
+        self.used.add(name)
+        inputs = [
+            self.comparison(depth - 1, rank) if name == "where" and place == 0
+            else _into(self.expression(depth - 1, rank), wanted)
+            for place, wanted in enumerate(OPS[name].sample)
+        ]  # fmt: skip
+        return make(name, *inputs)
+
+    def comparison(self, depth: int, rank: Rank) -> Node:
+        name = self.draw(st.sampled_from(COMPARE))
+        self.used.add(name)
+        return make(name, self.expression(min(depth, 1), rank), self.expression(min(depth, 1), rank))
+
+    def reduction(self, depth: int) -> Node:
+        inner = self.expression(depth - 1)
+        if inner.rank is not Rank.ELEMENT:
+            inner = make("add", inner, self.reads[1])
+        self.reductions += 1
+        name = self.draw(st.sampled_from(sorted(REDUCTIONS)))
+        self.used.add(name)
+        return make(name, _into(inner, ANY))
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """Draw a whole rule: two element slots, one tensor slot, one host slot, reductions of every kind."""
+    slots = (Slot("m"), Slot("s", init=0.25), Slot("k", Rank.TENSOR, 1.0), Slot("h", Rank.HOST, 2.0))
+    reads = [read("theta"), read("g"), *(read(slot.name, slot.rank) for slot in slots)]
+    drawer = _Drawer(draw, reads)
+    new = drawer.expression(draw(st.integers(1, 3)))
+    m = drawer.expression(draw(st.integers(0, 2)))
+    s = drawer.expression(1)
+    k = drawer.expression(1, Rank.TENSOR)
+    if k.rank is Rank.ELEMENT:
+        k = make("mean", k)
+    h = drawer.expression(1, Rank.HOST)
+    bounded = [_into(node, ANY) for node in (new, m, s, k, h)]
+    hypers = tuple(Hyper(name, value) for name, value in HYPERS.items())
+    return verify(Graph("drawn", "theta", "g", slots, hypers, bounded[0], tuple(bounded[1:])))
+
+
+@dataclass
+class Problem:
+    """Tensors for a drawn rule: their arrays by name, and their numbers."""
+
+    arrays: list[dict[str, np.ndarray]]
+    numbers: list[dict[str, float]]
+
+
+def problem(seed: int, shapes: list[tuple[int, ...]]) -> Problem:
+    """Make the arrays of a few tensors, in two groups with different hyperparameters."""
+    rng = np.random.default_rng(seed)
+    arrays, numbers = [], []
+    for index, shape in enumerate(shapes):
+        own = {name: rng.normal(size=shape) for name in ("theta", "g", "m", "s")}
+        arrays.append(own | {"k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)})
+        numbers.append({name: value * (1 + index % 2) for name, value in HYPERS.items()} | {"t": 3.0, "h": 1.5 + index % 2})
+    return Problem(arrays, numbers)
+
+
+__all__ = ["HYPERS", "Problem", "graphs", "problem", "sr"]

@@ -1,0 +1,100 @@
+"""The house: doors open one way, rooms stay small, and the public names are those that are listed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import steprule
+from steprule.backends.eager import spelling
+from steprule.backends.numba_source import _SPELLING
+from steprule.graph.ops import OPS, REDUCTIONS
+
+pytestmark = pytest.mark.null
+
+PACKAGE = Path(steprule.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+ORDER = ["errors", "version", "graph", "rule", "plan", "backends", "zoo", "optim", "steprule", "lab", "__main__"]
+"""Each room may import those before it; `steprule` is the public face, the only thing the lab may import."""
+LONGEST_FILE, LONGEST_FUNCTION = 400, 40
+
+
+def _room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "steprule" if parts == ("__init__",) else parts[0]
+
+
+def _imports(path: Path) -> list[str]:
+    """List the rooms a file imports from, wherever in the file the import stands."""
+    here = ["steprule", *path.relative_to(PACKAGE).with_suffix("").parts]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            found += [module] if len(module) > 1 else [[*module, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name.split(".") for alias in node.names]
+    own = [module for module in found if module and module[0] == "steprule"]
+    known = {_room(file) for file in FILES}
+    return [module[1] if len(module) > 1 and module[1] in known else "steprule" for module in own]
+
+
+def _functions(path: Path) -> list[tuple[str, int, int]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node, clean=False)
+            length = (node.end_lineno or 0) - node.lineno + 1 - (docstring.count("\n") + 1 if docstring else 0)
+            found.append((node.name, node.lineno, length))
+    return found
+
+
+def test_doors_open_one_way() -> None:
+    wrong = []
+    for path in FILES:
+        room = _room(path)
+        for target in _imports(path):
+            allowed = {"steprule", "lab"} if room == "lab" else set(ORDER[: ORDER.index(room) + 1])
+            if target not in allowed:
+                wrong.append(f"{path.relative_to(PACKAGE)} ({room}) imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_and_functions_stay_small(capsys: pytest.CaptureFixture[str]) -> None:
+    """Print the table, and fail for a file of more than 400 lines or a function of more than 40."""
+    rows, wrong = [], []
+    for path in FILES:
+        lines = path.read_text(encoding="utf-8").count("\n")
+        functions = _functions(path)
+        longest = max(functions, key=lambda item: item[2], default=("-", 0, 0))
+        rows.append(f"{path.relative_to(PACKAGE)!s:32} {lines:5} lines   longest: {longest[0]} ({longest[2]})")
+        wrong += [f"{path}: {lines} lines"] if lines > LONGEST_FILE else []
+        wrong += [f"{path}:{line} {name}: {n} lines" for name, line, n in functions if n > LONGEST_FUNCTION]
+    with capsys.disabled():
+        print("\n" + "\n".join(rows) + f"\n{len(FILES)} files, public names: {', '.join(steprule.__all__)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_public_names_are_the_ones_listed() -> None:
+    submodules = {_room(path) for path in FILES}
+    public = {name for name in vars(steprule) if not name.startswith("_")} - submodules | {"board", "errors", "__version__"}
+    assert sorted(public) == steprule.__all__
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_and_public_name_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), path
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
+
+
+def test_every_op_has_a_spelling_on_every_backend() -> None:
+    numbered = [name for name, row in OPS.items() if row.kind in {"pointwise", "compare"}]
+    assert all(name in _SPELLING for name in numbered)
+    assert all(callable(spelling(name)) for name in [*numbered, *REDUCTIONS])
+    assert set(_SPELLING) <= set(OPS)

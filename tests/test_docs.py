@@ -1,0 +1,259 @@
+"""The documentation is true: its code runs, prints what it says, and its links lead somewhere.
+
+A ```python block is run, in the namespace of the blocks above it on the same page; a ```text block right below it is
+what it prints. Lines of a ```console block that begin with `$ steprule` are run too.
+`python tests/test_docs.py` rewrites the tables of README.md that are generated from the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import io
+import linecache
+import pkgutil
+import re
+import runpy
+import shlex
+import tomllib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import steprule as sr
+from steprule.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(sr.__path__, "steprule.")
+    if not module.name.endswith("__main__")
+)
+EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+
+named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the line numbers of its two fences."""
+
+    language: str
+    text: str
+    first: int
+    last: int
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    opened, language = 0, ""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("```"):
+            if opened:
+                text = "\n".join(lines[opened : number - 1]) + "\n"
+                found.append(Block(language, text, opened, number))
+                opened = 0
+            else:
+                opened, language = number, line[3:].strip()
+    assert not opened, f"{page.name}: the block at line {opened} is never closed"
+    return found
+
+
+def tidy(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def run_python(block: Block, page: Path, namespace: dict[str, object]) -> str:
+    """Run a block under a name that `linecache` knows, since rules quote their own lines."""
+    name = f"<{page.name}, line {block.first}>"
+    linecache.cache[name] = (len(block.text), None, block.text.splitlines(keepends=True), name)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(block.text, name, "exec"), namespace)  # noqa: S102
+    return printed.getvalue()
+
+
+def run_console(block: Block) -> tuple[str, str]:
+    """Run a block's steprule commands; return what the page says they print, and what they print."""
+    said: list[str] = []
+    printed = io.StringIO()
+    for line in block.text.splitlines():
+        if not line.startswith("$ "):
+            said.append(line)
+        elif line.startswith("$ steprule "):
+            with contextlib.redirect_stdout(printed):
+                assert main(shlex.split(line.removeprefix("$ steprule "))) == 0, line
+    return "\n".join(said), printed.getvalue()
+
+
+@pytest.mark.cpu
+@named
+def test_code_blocks_run_and_print_what_the_page_says(page: Path) -> None:
+    namespace: dict[str, object] = {"__name__": page.stem}
+    printed, ended = "", 0
+    for block in blocks(page):
+        if block.language == "python":
+            printed, ended = run_python(block, page, namespace), block.last
+        elif block.language == "text" and block.first - ended in {1, 2}:
+            assert tidy(printed) == tidy(block.text), f"{page.name}, line {block.first}"
+        elif block.language == "console":
+            said, shown = run_console(block)
+            assert tidy(shown) == tidy(said), f"{page.name}, line {block.first}"
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_are_true(name: str) -> None:
+    module = importlib.import_module(name)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    told = io.StringIO()
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
+        runner.run(test, out=told.write)
+    assert runner.summarize(verbose=False).failed == 0, told.getvalue()
+
+
+def test_the_public_face_has_an_example_each() -> None:
+    """What one calls to write, run or see a rule is shown in use."""
+    for one in (sr.rule, sr.transform, sr.chain, sr.hyper, sr.slot, sr.choice, sr.Optimizer, sr.explain, sr.weight_decay):
+        assert ">>>" in (one.__doc__ or ""), one
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that a page's headings can be linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.null
+@named
+def test_relative_links_resolve(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    for target in targets:
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        linked = (page.parent / place).resolve() if place else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
+
+
+@pytest.mark.null
+def test_readme_begins_with_code_that_is_short() -> None:
+    first = next(block for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert first.last <= 25
+    assert len(first.text.splitlines()) <= 15
+
+
+@pytest.mark.null
+@named
+def test_make_commands_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    asked = re.findall(r"^\$? ?make ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    asked += re.findall(r"`make ([a-z]+)[^`]*`", page.read_text(encoding="utf-8"))
+    assert set(asked) <= targets
+
+
+@pytest.mark.cpu
+def test_readme_rule_is_adamw() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    page = ROOT / "README.md"
+    run_python(blocks(page)[0], page, namespace)
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((7, 3), (5,))]
+    theirs = [torch.nn.Parameter(tensor.detach().clone()) for tensor in ours]
+    adamw = namespace["adamw"].optimizer(ours, lr=1e-2)  # type: ignore[attr-defined]
+    reference = torch.optim.AdamW(theirs, lr=1e-2)
+    for _ in range(20):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        adamw.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+# Tables made from the code ------------------------------------------------------------------------------
+
+
+def board_table() -> str:
+    """Return the board's methods: name, formula as the printer writes it, defaults, what the docstring says."""
+    lines = ["| name | formula | defaults | |", "|---|---|---|---|"]
+    order = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "clip_norm", "clip_component"]
+    assert sorted(order) == sorted(sr.board.__all__)
+    for name in order:
+        program = getattr(sr.board, name)
+        equations = [line for line in sr.explain(program).formula.splitlines() if not line.endswith("= g*")]
+        formula = "<br>".join(f"`{line}`" for line in equations)
+        defaults = ", ".join(f"{hyper.name}={hyper.value:g}" for hyper in program.hypers.values())
+        about = program.__doc__.splitlines()[0].replace("|", "\\|")
+        lines.append(f"| `board.{name}` | {formula} | {defaults} | {about} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"board": board_table}
+
+
+def parts(text: str, name: str) -> tuple[str, str, str]:
+    """Split a page into what stands before, between and after a table's two marks."""
+    before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
+    table, end, after = rest.partition(f"<!-- {name}:end -->\n")
+    assert end, f"the marks of the table {name!r} are missing"
+    return before + begin, table, end + after
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("name", TABLES)
+def test_readme_tables_say_what_the_code_says(name: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert parts(text, name)[1] == TABLES[name](), "run: python tests/test_docs.py"
+
+
+# Around the package --------------------------------------------------------------------------------------
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runpy.run_path(str(path), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) >= 5
+
+
+@pytest.mark.null
+def test_citation_names_this_version() -> None:
+    assert f"\nversion: {sr.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.null
+def test_constraints_pin_every_requirement() -> None:
+    """What pyproject.toml asks for is pinned, exactly, on no platform's own build; the GPU's extra is not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(one for name, extra in project["optional-dependencies"].items()
+                                          if name != "gpu" for one in extra)]  # fmt: skip
+    names = {re.split(r"[\[<>=!~ ]", one)[0].lower() for one in asked} - {"steprule"}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9a-z.]+", pin) for pin in pins)
+    assert names <= {pin.split("==")[0].lower() for pin in pins}
+
+
+def rewrite() -> None:
+    """Write the generated tables into README.md."""
+    page = ROOT / "README.md"
+    text = page.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        before, _, after = parts(text, name)
+        text = before + table() + after
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite()

@@ -1,0 +1,128 @@
+"""Random rules mean the same everywhere: interpreter, eager backend, compiled and uncompiled kernel."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from strategies import HYPERS, Problem, graphs, problem
+
+from steprule.backends import cache
+from steprule.backends.base import Batch
+from steprule.backends.eager import EagerBatch
+from steprule.backends.numba_cpu import CpuBatch, CpuKernel
+from steprule.backends.numba_source import array_rows, hyper_columns
+from steprule.graph.evaluate import evaluate
+from steprule.graph.graph import Graph
+from steprule.graph.show import formula
+from steprule.graph.simplify import simplify
+from steprule.plan.schedule import Plan, schedule
+
+SHAPES = [(5,), (), (3, 4), (0,), (33,)]
+RULES, SHARDS = 300, 4
+
+def _differs(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]], tolerance: float) -> list[str]:
+    worst: list[str] = []
+    for index, (one, other) in enumerate(zip(a, b, strict=True)):
+        for name in one:
+            x, y = np.asarray(one[name], float), np.asarray(other[name], float)
+            if not np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True):
+                far = np.argmax(np.abs(x - y).ravel()) if x.size else 0
+                worst.append(f"tensor {index}, {name}[{far}]: {x.ravel()[far]} against {y.ravel()[far]}")
+    return worst
+
+
+def _well_conditioned(graph: Graph, data: Problem, truth: list[dict[str, np.ndarray]], noise: float) -> bool:
+    """Whether the truth barely moves when inputs do: only then does rounding not decide a comparison."""
+    for sign in (1, -1):
+        moved = [{name: value * (1 + sign * noise) + sign * noise / 7 for name, value in a.items()} for a in data.arrays]
+        numbers = [{name: value * (1 - sign * noise) for name, value in n.items()} for n in data.numbers]
+        if _differs(truth, evaluate(graph, moved, numbers), 1e3 * noise):
+            return False
+    return True
+
+
+def _run(plan: Plan, data: Problem, dtype: torch.dtype, kind: str) -> list[dict[str, np.ndarray]]:
+    """Run one step of a plan through a backend and return the parameter and slots in memory."""
+    names = array_rows(plan)
+    arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype) for a in data.arrays] for n in names}
+    rows = [index % 2 for index in range(len(data.arrays))]
+    hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
+    batch: Batch
+    if kind == "eager":
+        batch = EagerBatch(plan, arrays, rows)
+    else:
+        kernel = CpuKernel(plan, dtype)
+        if kind == "plain":
+            kernel._function = cache.plain(kernel.source)
+        batch = CpuBatch(kernel, arrays, rows)
+    with np.errstate(all="ignore"):
+        batch.step(hyper)
+    kept = [names[0], *names[2:]]
+    return [{name: arrays[name][i].double().numpy() for name in kept} for i in range(len(data.arrays))]
+
+
+def _without_host_slots(truth: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    return [{name: value for name, value in item.items() if name != "h"} for item in truth]
+
+
+def _agree(graph: Graph, seed: int) -> None:
+    data = problem(seed, SHAPES)
+    truth = evaluate(graph, data.arrays, data.numbers)
+    assume(_well_conditioned(graph, data, truth, 1e-11))
+    simple = evaluate(simplify(graph), data.arrays, data.numbers)
+    assert not _differs(truth, simple, 1e-8), f"simplification of\n{formula(graph)}"
+    plan, kept = schedule(graph), _without_host_slots(truth)
+    for kind in ("eager", "plain", "compiled"):
+        assert not _differs(kept, _run(plan, data, torch.float64, kind), 1e-8), f"{kind}\n{formula(graph)}"
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_backends_agree_with_the_interpreter_on_random_rules(shard: int) -> None:
+    """Four shards of 75 rules: the interpreter, eager, and the kernel's source run with and without a compiler."""
+
+    @hypothesis.seed(shard)
+    @settings(max_examples=RULES // SHARDS, derandomize=False, phases=[Phase.generate])  # shrinking would compile more
+    @given(graph=graphs(), seed=st.integers(0, 2**16))
+    def agree(graph: Graph, seed: int) -> None:
+        _agree(graph, seed)
+
+    agree()
+
+
+@pytest.mark.null
+def test_eager_and_uncompiled_source_agree_on_more_random_rules() -> None:
+    """The same without compiling, so three times as many."""
+
+    @settings(max_examples=1000, phases=[Phase.generate])
+    @given(graph=graphs(), seed=st.integers(0, 2**16))
+    def agree(graph: Graph, seed: int) -> None:
+        data = problem(seed, SHAPES)
+        truth = evaluate(graph, data.arrays, data.numbers)
+        assume(_well_conditioned(graph, data, truth, 1e-11))
+        plan, kept = schedule(graph), _without_host_slots(truth)
+        for kind in ("eager", "plain"):
+            assert not _differs(kept, _run(plan, data, torch.float64, kind), 1e-8), f"{kind}\n{formula(graph)}"
+
+    agree()
+
+
+@pytest.mark.null
+def test_random_rules_cover_the_op_table() -> None:
+    """What the strategy can draw is the whole table."""
+    from steprule.graph.ops import OPS
+
+    seen: set[str] = set()
+
+    @settings(max_examples=400)
+    @given(graph=graphs())
+    def collect(graph: Graph) -> None:
+        seen.update(node.op for node in graph.nodes)
+
+    collect()
+    assert seen == set(OPS)
+    assert set(HYPERS) == {"lr", "beta", "gamma"}
