@@ -1,8 +1,8 @@
 """The documentation is true: its code runs, prints what it says, and its links lead somewhere.
 
-A ```python block is run, in the namespace of the blocks above it on the same page; a ```text block right below it is
-what it prints. Lines of a ```console block that begin with `$ steprule` are run too.
-`python tests/test_docs.py` rewrites the tables of README.md that are generated from the code.
+A ```python block is run, in the namespace of the blocks above it on the same page; a ```text block right
+below it is what it prints. Lines of a ```console block that begin with `$ steprule` are run too.
+`python tests/test_docs.py` rewrites those outputs, and the tables of README.md that are made from the code.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import pkgutil
 import re
 import runpy
 import shlex
+import textwrap
 import tomllib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +56,13 @@ def blocks(page: Path) -> list[Block]:
     opened, language = 0, ""
     lines = page.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
-        if line.startswith("```"):
+        if line.lstrip().startswith("```"):
             if opened:
-                text = "\n".join(lines[opened : number - 1]) + "\n"
+                text = textwrap.dedent("\n".join(lines[opened : number - 1]) + "\n")
                 found.append(Block(language, text, opened, number))
                 opened = 0
             else:
-                opened, language = number, line[3:].strip()
+                opened, language = number, line.strip("` ")
     assert not opened, f"{page.name}: the block at line {opened} is never closed"
     return found
 
@@ -91,19 +93,24 @@ def run_console(block: Block) -> tuple[str, str]:
     return "\n".join(said), printed.getvalue()
 
 
-@pytest.mark.cpu
-@named
-def test_code_blocks_run_and_print_what_the_page_says(page: Path) -> None:
+def run_page(page: Path) -> Iterator[tuple[Block, str, str]]:
+    """Run a page; yield each block that shows an output, with what it says and what was printed."""
     namespace: dict[str, object] = {"__name__": page.stem}
     printed, ended = "", 0
     for block in blocks(page):
         if block.language == "python":
             printed, ended = run_python(block, page, namespace), block.last
         elif block.language == "text" and block.first - ended in {1, 2}:
-            assert tidy(printed) == tidy(block.text), f"{page.name}, line {block.first}"
+            yield block, block.text, printed
         elif block.language == "console":
-            said, shown = run_console(block)
-            assert tidy(shown) == tidy(said), f"{page.name}, line {block.first}"
+            yield block, *run_console(block)
+
+
+@pytest.mark.cpu
+@named
+def test_code_blocks_run_and_print_what_the_page_says(page: Path) -> None:
+    for block, said, printed in run_page(page):
+        assert tidy(said) == tidy(printed), f"{page.name}, line {block.first}: run python tests/test_docs.py"
 
 
 @pytest.mark.cpu
@@ -119,7 +126,17 @@ def test_docstring_examples_are_true(name: str) -> None:
 
 def test_the_public_face_has_an_example_each() -> None:
     """What one calls to write, run or see a rule is shown in use."""
-    for one in (sr.rule, sr.transform, sr.chain, sr.hyper, sr.slot, sr.choice, sr.Optimizer, sr.explain, sr.weight_decay):
+    for one in (
+        sr.rule,
+        sr.transform,
+        sr.chain,
+        sr.hyper,
+        sr.slot,
+        sr.choice,
+        sr.Optimizer,
+        sr.explain,
+        sr.weight_decay,
+    ):
         assert ">>>" in (one.__doc__ or ""), one
 
 
@@ -153,7 +170,9 @@ def test_readme_begins_with_code_that_is_short() -> None:
 @pytest.mark.null
 @named
 def test_make_commands_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
     asked = re.findall(r"^\$? ?make ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     asked += re.findall(r"`make ([a-z]+)[^`]*`", page.read_text(encoding="utf-8"))
     assert set(asked) <= targets
@@ -183,7 +202,7 @@ def test_readme_rule_is_adamw() -> None:
 
 
 def board_table() -> str:
-    """Return the board's methods: name, formula as the printer writes it, defaults, what the docstring says."""
+    """Return the board's methods: name, formula as the printer writes it, defaults, first docstring line."""
     lines = ["| name | formula | defaults | |", "|---|---|---|---|"]
     order = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "clip_norm", "clip_component"]
     assert sorted(order) == sorted(sr.board.__all__)
@@ -246,7 +265,13 @@ def test_constraints_pin_every_requirement() -> None:
 
 
 def rewrite() -> None:
-    """Write the generated tables into README.md."""
+    """Write what the code says now into the pages: printed outputs, and README's tables."""
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for block, _, printed in reversed(list(run_page(page))):
+            if block.language == "text":
+                lines[block.first : block.last - 1] = tidy(printed).splitlines()
+        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     page = ROOT / "README.md"
     text = page.read_text(encoding="utf-8")
     for name, table in TABLES.items():

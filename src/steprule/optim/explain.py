@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..backends.numba_cpu import DTYPES, CpuKernel
+from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
 from ..plan.schedule import Pass, Plan, schedule
@@ -94,6 +95,8 @@ def explain(program: Program | Optimizer) -> Explanation:
     if isinstance(program, Optimizer):
         dtype, backend, reason = _of_optimizer(program)
         program = program.program
+    if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RuleError(f"{program!r} is no rule, chain, transform or optimiser", fix="explain(board.adam)")
     graph = program.graph
     if isinstance(program, Transform):
         return Explanation(program.name, formula(graph), latex(graph), equations(graph), (), 0, 0, "none",

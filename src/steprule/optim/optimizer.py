@@ -19,7 +19,7 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
-from .roster import Kernels, Roster
+from .roster import Kernels, Roster, plain
 from .state import check_saved, ensure
 from .tensors import BACKENDS
 
@@ -106,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
         owner = f"`{self.program.name}`, group {len(self.param_groups)}"
         known = self.program.hypers if isinstance(param_group, dict) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
         for name, declared in known.items():
-            declared.check(param_group.get(name, self.defaults[name]), owner)
+            declared.check(plain(param_group.get(name, self.defaults[name])), owner)
         super().add_param_group(param_group)
         self._roster = None
 

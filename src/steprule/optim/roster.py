@@ -127,7 +127,8 @@ class Roster:
                 state[name] = counts[index, column]  # a view: one addition counts for every parameter
         self._counts = counts.numpy()
         self._counted = self._counts.copy()
-        self._host_slots = [[self._state[p][name] for p in self.parameters] for name in self._hosts]
+        self._own = [self._state[parameter] for parameter in self.parameters]
+        self._host_slots = [[state[name] for state in self._own] for name in self._hosts]
         self._group_of_row = [int(key[0]) for key in rows]
         self._row_of = np.array(self.rows, dtype=np.int64)
         self.hyper = np.zeros((len(rows), len(self._columns)))
@@ -141,7 +142,7 @@ class Roster:
         hypers = self.plan.graph.hypers
         for index in dict.fromkeys(self._group_of_row):
             group = groups[index]
-            values = tuple([v if type(v := group.get(h.name)) is float else _plain(v) for h in hypers])
+            values = tuple([v if type(v := group.get(h.name)) is float else plain(v) for h in hypers])
             if values != self._values.get(index):
                 owner = f"`{self.plan.graph.name}`, group {index}"
                 checked = [hyper.check(value, owner) for hyper, value in zip(hypers, values, strict=True)]
@@ -216,14 +217,12 @@ class Roster:
         if len(self._state) != len(self._dicts) or not all(map(is_, self._state.values(), self._dicts)):
             return False
         try:
-            states = [self._state[parameter] for parameter in self.parameters] if self._hosts else []
-            same = all(
-                all(map(is_, map(itemgetter(name), states), slots))
-                for name, slots in zip(self._hosts, self._host_slots, strict=True)
-            )
+            for name, slots in zip(self._hosts, self._host_slots, strict=True):
+                if not all(map(is_, map(itemgetter(name), self._own), slots)):
+                    return False
         except KeyError:
             return False
-        return same and np.array_equal(self._counts, self._counted)
+        return np.array_equal(self._counts, self._counted)
 
     # The step ------------------------------------------------------------------------------------
 
@@ -253,7 +252,7 @@ class Roster:
         self._counts[:] = self._counted[:] = self.hyper[self._row_of, first:]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a hyperparameter as a plain value that can be compared; what is none is left to be refused."""
     if isinstance(value, int | float | str | None):
         return value
