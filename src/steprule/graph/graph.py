@@ -73,7 +73,7 @@ def _no_origins() -> dict[Node, Origin]:
     return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A rule: what it reads, what it declares, and the node of every new value.
 

@@ -11,6 +11,14 @@ from .node import Node, Rank
 from .ops import OPS, REDUCTIONS
 
 
+def _declarations(graph: Graph) -> Iterator[tuple[Node, str]]:
+    names = [graph.parameter, graph.gradient, *(item.name for item in (*graph.slots, *graph.hypers))]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield graph.new_parameter, f"`{name}` is declared twice"
+    if len(graph.new_slots) != len(graph.slots):
+        yield graph.new_parameter, f"{len(graph.slots)} slots are declared, but {len(graph.new_slots)} have new values"
+
+
 def _ops_and_arity(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
         if node.op not in OPS:
@@ -56,6 +64,7 @@ def _ranks(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 
 LAWS: tuple[Callable[[Graph], Iterator[tuple[Node, str]]], ...] = (
+    _declarations,
     _ops_and_arity,
     _reductions,
     _comparisons,

@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..backends.eager import EagerBatch
 from ..backends.numba_source import array_rows, hyper_columns
 from ..errors import BackendError, HyperparameterError, ParameterError, RuleError
-from ..graph.evaluate import evaluate_host
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, look_ahead
-from ..graph.node import Rank
-from ..plan.schedule import schedule
+from ..plan.schedule import Plan, schedule
 from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
 from .roster import Kernels, Roster, plain
-from .state import check_saved, ensure
+from .state import STEP, check_saved
 from .tensors import BACKENDS
+
+Pair = tuple[dict[str, Any], torch.Tensor]
+"""A parameter with its group."""
 
 
 def _compose(rule: Program, clip: Program | float | None) -> Program:
@@ -84,6 +86,7 @@ class Optimizer(torch.optim.Optimizer):
         self._paths = look_ahead(graph)
         self._kernels = Kernels(schedule(self._paths.closure_free if self._paths else graph))
         self._exact = Kernels(schedule(self._paths.exact)) if self._paths else self._kernels
+        self._moves: dict[Graph, Plan] = {}
         self._roster: Roster | None = None
         self._busy = threading.RLock()
         self._at_iterate = False
@@ -142,63 +145,44 @@ class Optimizer(torch.optim.Optimizer):
 
     # Rules with a look-ahead ---------------------------------------------------------------------
 
-    def _stepped(self) -> list[tuple[dict[str, Any], torch.Tensor]]:
+    def _stepped(self) -> list[Pair]:
         """List the (group, parameter) pairs that have state."""
         pairs = [(group, p) for group in self.param_groups for p in group["params"]]
         return [(group, p) for group, p in pairs if self.state.get(p)]
 
     @torch.no_grad()
-    def _move(self, graph: Graph, pairs: list[tuple[dict[str, Any], torch.Tensor]]) -> None:
+    def _move(self, graph: Graph, pairs: list[Pair]) -> None:
         """Run a graph that only moves parameters between the iterate and the look-ahead point."""
-        self._roster = None
-        plan = schedule(graph)
+        if graph not in self._moves:
+            self._moves[graph] = schedule(graph)
+        plan = self._moves[graph]
         names, columns = array_rows(plan), hyper_columns(plan)
-        for group, parameter in pairs:
-            state = self.state[parameter]
-            ensure(graph, parameter, state)
-            numbers = {name: float(group[name] if name in group else state[name]) for name in columns if name != "t"}
-            numbers |= {"t": float(state.get("step", 0.0))} if "t" in columns else {}
-            arrays = {names[0]: [parameter], names[1]: [parameter]} | {name: [state[name]] for name in names[2:]}
-            batch = EagerBatch(plan, arrays, [0])
-            batch.step(_row(columns, numbers))
-            new = evaluate_host([node for _, node in plan.host_writes], numbers)
-            for (name, _), value in zip(plan.host_writes, new, strict=True):
-                state[name].fill_(float(value))
+        arrays = {names[0]: [p for _, p in pairs], names[1]: [p for _, p in pairs]}
+        arrays |= {name: [self.state[p][name] for _, p in pairs] for name in names[2:]}
+        numbers = [[_number(name, group, self.state[p]) for name in columns] for group, p in pairs]
+        if pairs:
+            EagerBatch(plan, arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
 
-    def _ahead(self) -> list[tuple[dict[str, Any], torch.Tensor]]:
+    def _ahead(self) -> list[Pair]:
         return [(group, p) for group, p in self._stepped() if float(self.state[p].get(AHEAD, 0.0)) > 0]
-
-    def _hold(self, pairs: list[tuple[dict[str, Any], torch.Tensor]]) -> Callable[[], None]:
-        """Keep parameters and host slots as they are now; return a function that puts them back."""
-        names = [slot.name for slot in self.graph.slots if slot.rank is Rank.HOST]
-        with torch.no_grad():
-            values = [p.clone(memory_format=torch.preserve_format) for _, p in pairs]
-        numbers = [{name: float(self.state[p][name]) for name in names if name in self.state[p]} for _, p in pairs]
-
-        @torch.no_grad()
-        def put_back() -> None:
-            for (_, parameter), value, held in zip(pairs, values, numbers, strict=True):
-                parameter.copy_(value)
-                for name, number in held.items():
-                    self.state[parameter][name].fill_(number)
-
-        return put_back
 
     def _step_at_point(self, closure: Callable[[], Any]) -> Any:
         """Evaluate the closure at the look-ahead point, come back exactly, and update."""
         assert self._paths is not None
         pairs, ahead = self._stepped(), self._ahead()
-        put_back = self._hold(pairs)
+        stored = _hold(pairs)
         try:
             self._move(self._paths.to_iterate, ahead)
-            to_iterate = self._hold(pairs)
+            iterate = _hold(pairs)
             self._move(self._paths.to_point, pairs)
             with torch.enable_grad():
                 loss = closure()
-            to_iterate()
+            iterate()
         except BaseException:
-            put_back()
+            stored()
             raise
+        for _, parameter in ahead:
+            self.state[parameter][AHEAD].fill_(0.0)
         self._update(self._exact)
         return loss
 
@@ -217,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         look-ahead point. Stepping inside the block is an error.
         """
         pairs = self._ahead() if self._paths is not None else []
-        put_back = self._hold(pairs)
+        put_back = _hold(pairs)
         self._at_iterate = True
         try:
             if self._paths is not None:
@@ -258,5 +242,19 @@ class Optimizer(torch.optim.Optimizer):
             self._roster = None
 
 
-def _row(columns: list[str], numbers: dict[str, float]) -> Any:
-    return torch.tensor([[numbers[name] for name in columns]], dtype=torch.float64, device="cpu").numpy()
+@torch.no_grad()
+def _hold(pairs: list[Pair]) -> Callable[[], None]:
+    """Keep parameters as they are now; return a function that puts them back."""
+    values = [parameter.clone(memory_format=torch.preserve_format) for _, parameter in pairs]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for (_, parameter), value in zip(pairs, values, strict=True):
+            parameter.copy_(value)
+
+    return put_back
+
+
+def _number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
+    """Read a column of the hyperparameter table for one parameter: from its group or its state."""
+    return float(group[name] if name in group else state[STEP if name == "t" else name])
