@@ -82,14 +82,11 @@ def test_threads_that_build_the_same_formula_get_the_same_node() -> None:
     assert len(set(found)) == 1
 
 
-def test_keys_are_equal_in_every_process() -> None:
+def test_keys_are_equal_in_another_process() -> None:
     """Orders are built on keys, and kernels on orders: the cache would miss if they differed."""
-    code = "import steprule as sr; print(sr.board.adam.graph.new_parameter.key, hash('a'))"
-    told = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()[0]
-        for _ in range(2)
-    }
-    assert told == {sr.board.adam.graph.new_parameter.key}
+    code = "import steprule as sr; print(sr.board.adam.graph.new_parameter.key)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert told.strip() == sr.board.adam.graph.new_parameter.key
 
 
 @pytest.mark.parametrize(
@@ -258,12 +255,18 @@ def test_one_division_stands_where_two_would_do() -> None:
     for program in (sr.board.rmsprop, sr.board.adam, decayed):
         nodes = [node for node in simplify(program.graph).nodes if node.rank is Rank.ELEMENT]
         assert sum(node.op == "div" for node in nodes) == 1
-    clipped = [n for n in simplify(sr.chain(sr.board.clip_norm, sr.board.sgd).graph).nodes if n.rank is Rank.ELEMENT]
+    clipped = [
+        n for n in simplify(sr.chain(sr.board.clip_norm, sr.board.sgd).graph).nodes if n.rank is Rank.ELEMENT
+    ]
     assert not any(node.op == "div" for node in clipped)
 
 
 def test_simplifying_twice_changes_nothing_more() -> None:
-    for program in (sr.board.adam, sr.board.nesterov(look_ahead="board"), sr.chain(sr.clip_norm, sr.board.rmsprop)):
+    for program in (
+        sr.board.adam,
+        sr.board.nesterov(look_ahead="board"),
+        sr.chain(sr.clip_norm, sr.board.rmsprop),
+    ):
         simple = simplify(program.graph)
         assert simplify(simple).roots == simple.roots
 

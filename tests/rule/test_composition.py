@@ -151,9 +151,9 @@ def test_a_choice_is_fixed_when_the_rule_is_traced() -> None:
     def either(theta, g, *, lr=0.1, kind=choice("plain", "signed", None)):
         return theta - lr * (sr.sign(g) if kind == "signed" else g if kind == "plain" else 1)
 
-    assert sr.explain(either).formula == "θ_t = θ_t₋₁ − η g"
-    assert sr.explain(either(kind="signed")).formula == "θ_t = θ_t₋₁ − η sign(g)"
-    assert sr.explain(either(kind=None)).formula == "θ_t = θ_t₋₁ − η 1"
+    assert sr.explain(either).formula == "θₜ = θₜ₋₁ − η g"
+    assert sr.explain(either(kind="signed")).formula == "θₜ = θₜ₋₁ − η sign(g)"
+    assert sr.explain(either(kind=None)).formula == "θₜ = θₜ₋₁ − η 1"
     assert "kind" not in either.hypers
 
 

@@ -126,7 +126,7 @@ class EagerBatch(Batch):
         return values
 
     def _write(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
-        # A value that is an array as it was (m_t = θ_t₋₁) must be kept before that array is overwritten.
+        # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
         new = [values[node].clone() if node.op == "read" else values[node] for _, node in item.writes]
         for (name, _), value in zip(item.writes, new, strict=True):
             self.arrays[name][tensor].detach().copy_(value)

@@ -87,7 +87,7 @@ _ROWS = (
     Op("sum", "tensor", (ANY,), np.sum, "sum", "sum({})", r"\mathrm{{sum}}\left({}\right)"),
     Op("mean", "tensor", (ANY,), _mean, "mean", "mean({})", r"\mathrm{{mean}}\left({}\right)"),
     Op("max", "tensor", (ANY,), _largest, "max", "largest({})", r"\mathrm{{largest}}\left({}\right)"),
-    Op("norm", "tensor", (ANY,), _norm, "norm", "‖{}‖ₜ", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}",
+    Op("norm", "tensor", (ANY,), _norm, "norm", "‖{}‖_tensor", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}",
        flops=2),
     Op("global_sum", "global", (ANY,), np.sum, "sum", "sum over all({})",
        r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)"),

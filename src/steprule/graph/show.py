@@ -59,10 +59,12 @@ class _Printer:
     latex: bool
     cases: bool
 
-    def dated(self, name: str, when: str) -> str:
+    def dated(self, name: str, *, before: bool) -> str:
+        """Spell an array at time t, or before it."""
         spelled = symbol(name, latex=self.latex)
-        subscript = f"{{{when}}}" if self.latex else when
-        return f"{{{spelled}}}_{subscript}" if self.latex and "_" in spelled else f"{spelled}_{subscript}"
+        if not self.latex:
+            return spelled + ("ₜ₋₁" if before else "ₜ")
+        return (f"{{{spelled}}}" if "_" in spelled else spelled) + ("_{t-1}" if before else "_{t}")
 
     def leaf(self, node: Node) -> str:
         if node.op == "const":
@@ -72,7 +74,7 @@ class _Printer:
         if node.op == "hyper":
             return symbol(str(node.attr), latex=self.latex)
         name = node.attr[0] if isinstance(node.attr, tuple) else ""
-        return symbol(name, latex=self.latex) if name == self.graph.gradient else self.dated(name, "t-1" if self.latex else "t₋₁")
+        return symbol(name, latex=self.latex) if name == self.graph.gradient else self.dated(name, before=True)
 
     def inner(self, node: Node, least: int) -> str:
         """Print a node, in brackets if it binds less tightly than its place needs."""
@@ -160,7 +162,7 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
         if name == graph.parameter and graph.gradients.get(node) == graph.name:
             continue  # a transform by itself, which gives a gradient and no parameter
         name_parts(node)
-        left = printer().dated(name, "t")
+        left = printer().dated(name, before=False)
         same = node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
         lines.append((left, printer().inner(node, 0) if not same else printer().leaf(node)))
         if node.op not in {"read", "const", "hyper", "step"}:
