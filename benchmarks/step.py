@@ -138,7 +138,9 @@ def machine() -> dict[str, str]:
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     features = torch.backends.cpu.get_cpu_capability()
     return {"cpu": model, "capability": features, "threads": str(torch.get_num_threads()), "python": platform.python_version(),
@@ -154,13 +156,19 @@ def main() -> None:
     check()
     record: dict[str, Any] = {"machine": machine(), "cases": {}}
     print(", ".join(f"{key} {value}" for key, value in record["machine"].items()))
-    print(f"{'tensors':16} " + " ".join(f"{name + ' µs':>22}" for name in ARMS) + f" {'torch / ours':>13} {'expected':>9}")
+    print(
+        f"{'tensors':16} " + " ".join(f"{name + ' µs':>22}" for name in ARMS) + f" {'torch / ours':>13} {'expected':>9}"
+    )
     for name, sizes in CASES.items():
         own = [size // 10 for size in sizes] if options.quick and sum(sizes) > 1e6 else sizes
         times = median_times(own, 5 if options.quick else (15 if sum(own) > 1e6 else 60))
         ratio = times["torch fused + clip"] / times["steprule"]
         record["cases"][name] = {"microseconds": times, "ratio": ratio, "expected": EXPECTED[name]}
-        print(f"{name:16} " + " ".join(f"{value:22.1f}" for value in times.values()) + f" {ratio:13.2f} {EXPECTED[name]:9.1f}")
+        print(
+            f"{name:16} "
+            + " ".join(f"{value:22.1f}" for value in times.values())
+            + f" {ratio:13.2f} {EXPECTED[name]:9.1f}"
+        )
     record["seconds"] = first_steps()
     for name, seconds in record["seconds"].items():
         print(f"{name}: {seconds:.3f} s")

@@ -35,7 +35,10 @@ class _Drawer:
     used: set[str] = field(default_factory=set)
 
     def leaf(self, rank: Rank) -> Node:
-        choices = [hyper(name) for name in HYPERS] + [step(), const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0])))]
+        choices = [hyper(name) for name in HYPERS] + [
+            step(),
+            const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0]))),
+        ]
         arrays = [node for node in self.reads if node.rank <= rank]
         return self.draw(st.sampled_from([*arrays, *arrays, *choices]))
 
@@ -104,7 +107,9 @@ def problem(seed: int, shapes: list[tuple[int, ...]]) -> Problem:
     for index, shape in enumerate(shapes):
         own = {name: rng.normal(size=shape) for name in ("theta", "g", "m", "s")}
         arrays.append(own | {"k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)})
-        numbers.append({name: value * (1 + index % 2) for name, value in HYPERS.items()} | {"t": 3.0, "h": 1.5 + index % 2})
+        numbers.append(
+            {name: value * (1 + index % 2) for name, value in HYPERS.items()} | {"t": 3.0, "h": 1.5 + index % 2}
+        )
     return Problem(arrays, numbers)
 
 

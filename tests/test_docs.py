@@ -32,9 +32,7 @@ from steprule.__main__ import main
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(sr.__path__, "steprule.")
-    if not module.name.endswith("__main__")
+    module.name for module in pkgutil.walk_packages(sr.__path__, "steprule.") if not module.name.endswith("__main__")
 )
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 
@@ -170,9 +168,7 @@ def test_readme_begins_with_code_that_is_short() -> None:
 @pytest.mark.null
 @named
 def test_make_commands_exist(page: Path) -> None:
-    targets = set(
-        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    )
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     asked = re.findall(r"^\$? ?make ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     asked += re.findall(r"`make ([a-z]+)[^`]*`", page.read_text(encoding="utf-8"))
     assert set(asked) <= targets

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from strategies import HYPERS, Problem, graphs, problem
 
 from steprule.backends import cache
 from steprule.backends.base import Batch
@@ -20,9 +19,11 @@ from steprule.graph.graph import Graph
 from steprule.graph.show import formula
 from steprule.graph.simplify import simplify
 from steprule.plan.schedule import Plan, schedule
+from strategies import HYPERS, Problem, graphs, problem
 
 SHAPES = [(5,), (), (3, 4), (0,), (33,)]
 RULES, SHARDS = 300, 4
+
 
 def _differs(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]], tolerance: float) -> list[str]:
     worst: list[str] = []
@@ -38,7 +39,9 @@ def _differs(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]], tol
 def _well_conditioned(graph: Graph, data: Problem, truth: list[dict[str, np.ndarray]], noise: float) -> bool:
     """Whether the truth barely moves when inputs do: only then does rounding not decide a comparison."""
     for sign in (1, -1):
-        moved = [{name: value * (1 + sign * noise) + sign * noise / 7 for name, value in a.items()} for a in data.arrays]
+        moved = [
+            {name: value * (1 + sign * noise) + sign * noise / 7 for name, value in a.items()} for a in data.arrays
+        ]
         numbers = [{name: value * (1 - sign * noise) for name, value in n.items()} for n in data.numbers]
         if _differs(truth, evaluate(graph, moved, numbers), 1e3 * noise):
             return False

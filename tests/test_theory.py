@@ -78,7 +78,7 @@ def test_momentum_contracts_by_the_spectral_radius(lr: float, beta: float) -> No
 
 
 def test_momentum_at_its_best_setting_reaches_the_heavy_ball_rate() -> None:
-    """The best β is ((√κ−1)/(√κ+1))²; there the two roots meet, where measuring is ill-conditioned, so go just beside."""
+    """The best β is ((√κ−1)/(√κ+1))²; there two roots meet, where measuring is ill-conditioned: go just beside."""
     best = (np.sqrt(KAPPA) - 1) / (np.sqrt(KAPPA) + 1)
     beta = best**2 * (1 + 1e-3)
     lr = 4 / (np.sqrt(L) + np.sqrt(MU)) ** 2 / (1 - beta)

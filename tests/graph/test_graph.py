@@ -252,12 +252,11 @@ def test_simplification_never_changes_an_outputs_rank() -> None:
 def test_one_division_stands_where_two_would_do() -> None:
     """Of what the board's rules do to every element, none divides twice."""
     decayed = sr.chain(sr.weight_decay(0.1), sr.clip_global_norm, sr.board.adam)
+    clipped = sr.chain(sr.board.clip_norm, sr.board.sgd)
     for program in (sr.board.rmsprop, sr.board.adam, decayed):
         nodes = [node for node in simplify(program.graph).nodes if node.rank is Rank.ELEMENT]
         assert sum(node.op == "div" for node in nodes) == 1
-    clipped = [
-        n for n in simplify(sr.chain(sr.board.clip_norm, sr.board.sgd).graph).nodes if n.rank is Rank.ELEMENT
-    ]
+    clipped = [n for n in simplify(sr.chain(sr.board.clip_norm, sr.board.sgd).graph).nodes if n.rank is Rank.ELEMENT]
     assert not any(node.op == "div" for node in clipped)
 
 

@@ -228,9 +228,7 @@ PROGRAMS = [
     board.adam(lr=0.5),
     board.nesterov(look_ahead="board"),
     sr.clip_value(limit=3),
-    chain(
-        sr.clip_global_norm(max_norm=2), sr.clip_global_norm, sr.weight_decay(0.2), board.momentum(beta=0.5)
-    ),
+    chain(sr.clip_global_norm(max_norm=2), sr.clip_global_norm, sr.weight_decay(0.2), board.momentum(beta=0.5)),
     heavy_ball(lr=2),
 ]
 
@@ -282,7 +280,7 @@ AWKWARD += ["integers", "match", "float32_at", "range", "total", "new_theta", "g
 
 TEXTS = {
     "hyper": "def awkward(theta, g, *, {defaults}):\n    return theta - ({sum}) * g / norm(g)",
-    "slot": "def awkward(theta, g, {names}, *, lr=1.0):\n    return theta - lr * ({sum} + norm(g)) * g, {steps}",
+    "slot": "def awkward(theta, g, {names}, *, lr=1.0):\n    return theta - ({sum} + norm(g)) * lr, {steps}",
     "parameter": "def awkward({names}, g, *, lr=1.0):\n    return {names} - lr * norm({names}) * g",
 }
 

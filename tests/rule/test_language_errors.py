@@ -166,9 +166,7 @@ def divides_by_zero_in_python(theta, g, *, lr=0.1):
         (divides_by_zero_in_python, "1 / 0", "ZeroDivisionError"),
     ],
 )
-def test_what_is_not_in_the_language_is_refused_at_its_columns(
-    function: Any, snippet: str, word: str
-) -> None:
+def test_what_is_not_in_the_language_is_refused_at_its_columns(function: Any, snippet: str, word: str) -> None:
     error = traced(function)
     assert word in error.what
     assert pointed(error) == snippet
@@ -230,9 +228,7 @@ def returns_a_none_for_a_slot(theta, g, m, *, lr=0.1):
         (returns_a_none_for_a_slot, "returns 2 value(s)", "return theta, m", "return"),
     ],
 )
-def test_a_return_that_does_not_match_the_signature_is_shown(
-    function: Any, told: str, fix: str, line: str
-) -> None:
+def test_a_return_that_does_not_match_the_signature_is_shown(function: Any, told: str, fix: str, line: str) -> None:
     error = traced(function)
     assert told in error.what
     assert error.fix == fix

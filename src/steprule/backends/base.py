@@ -38,6 +38,7 @@ class Batch(ABC):
     def sweep(self, index: int) -> None:
         """Walk over memory once: pass `index`."""
 
+    @abstractmethod
     def end(self, index: int) -> None:
         """Finish pass `index`, its totals now being those of all batches."""
 

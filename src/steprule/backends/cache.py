@@ -10,6 +10,7 @@ the kernel is compiled again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -31,8 +32,11 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 import numba
+from numba.core import config
 
 from . import memory
+
+numba_config: Any = config
 
 VARIABLE = "STEPRULE_CACHE"
 """The one environment variable: where kernels are kept."""
@@ -198,7 +202,7 @@ def load(source: str) -> Kernel:
 
 
 def _find(source: str, name: str) -> Kernel:
-    if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+    if numba_config.DISABLE_JIT:
         return plain(source)
     place = directory()
     stored = _read(place / name, source) if place is not None else None
@@ -207,10 +211,8 @@ def _find(source: str, name: str) -> Kernel:
         return linked
     kernel, symbol, code = _compile(source, name)
     if place is not None and code is not None:
-        try:
+        with contextlib.suppress(OSError):  # a full or read-only disk: memory is always there
             _write(place, name, source, symbol, code)
-        except OSError:  # a full or read-only disk: memory is always there
-            pass
     return kernel
 
 

@@ -15,14 +15,13 @@ from ..plan.schedule import Pass, Plan
 from .base import Arrays, Batch, Table
 from .numba_source import hyper_columns
 
-
 _SPELLING: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "neg": lambda a: -a,
-    "sign": lambda a: torch.where(a != a, a, torch.sgn(a)),  # noqa: PLR0124
+    "sign": lambda a: torch.where(a != a, a, torch.sgn(a)),
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
@@ -82,7 +81,10 @@ class EagerBatch(Batch):
             self._write(tensor, item, values)
         for node, share in shares.items():
             self.total[self.plan.reductions.index(node)] = share
-        if item is self.plan.passes[-1]:
+
+    def end(self, index: int) -> None:
+        """Write the slots of one number a tensor, after the last pass."""
+        if index == len(self.plan.passes) - 1:
             self._write_tensor_slots()
 
     def _elements(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:

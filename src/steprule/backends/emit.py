@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 
 from ..errors import Origin
@@ -43,7 +43,7 @@ class Source:
         self._lines.append("    " * self._depth + text if text else "")
 
     @contextmanager
-    def block(self, head: str) -> Iterator[None]:
+    def block(self, head: str) -> Generator[None]:
         """Add a line that opens a block, and indent what follows."""
         self.line(head)
         self._depth += 1

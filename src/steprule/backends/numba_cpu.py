@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from ..plan.schedule import Plan
 from ..version import __version__
 from . import cache

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from ..graph.node import Node, Rank, topological
 from ..graph.ops import OPS
 from ..graph.show import formula
-from ..plan.schedule import Pass, Plan
+from ..plan.schedule import Pass, Plan, summary
 from .emit import Names, Source
 
 TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total")
@@ -31,7 +31,8 @@ INTEGER_TABLES = {"addresses", "tensors", "chunks"}
 _ALL = ", ".join(TABLES)
 _RESERVED = {
     *TABLES, *COUNTS, "at", "add", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
-    "count", "kernel", "integers", "reals", "directory", "of", "i", "end", "largest", "value", "host_scalars", "abs", "range", "finish_tensors", "t",
+    "count", "kernel", "integers", "reals", "directory", "of", "i", "host_scalars",
+    "finish_tensors", "abs", "range", "t",
 }  # fmt: skip
 
 _SPELLING = {
@@ -69,8 +70,8 @@ class _Writer:
         self.source = Source(plan.graph.origins)
         self.columns = hyper_columns(plan)
         self.arrays = array_rows(plan)
-        self.width = {"addresses": len(self.arrays), "tensors": 2, "chunks": 3, "hyper": len(self.columns),
-                      "host": len(plan.host), "partial": len(plan.reductions), "reduced": len(plan.reductions)}  # fmt: skip
+        self.width = {"addresses": len(self.arrays), "tensors": 2, "chunks": 3, "hyper": len(self.columns)}
+        self.width |= {"host": len(plan.host), "partial": len(plan.reductions), "reduced": len(plan.reductions)}
         self.names: dict[Node, str] = {}
         self.fresh = Names(_RESERVED)
 
@@ -107,7 +108,7 @@ class _Writer:
     def host_function(self) -> None:
         self.begin()
         self.source.line("@inner")
-        with self.source.block("def host_scalars(row_count, hyper, host):"):
+        with self.source.block("def host_scalars(row_count, hyper, host):"):  # noqa: SIM117
             with self.source.block("for row in range(row_count):"):
                 for node in topological(self.plan.host):
                     if node.op == "const":
@@ -172,13 +173,9 @@ class _Writer:
 
     def pass_function(self, item: Pass) -> None:
         self.begin()
-        written = ", ".join(name for name, _ in item.writes)
-        verbs = [f"reads {', '.join(item.reads)}"] if item.reads else []
-        verbs += [f"writes {written}"] if written else []
-        verbs += [f"ends in {', '.join(node.op for node in item.reductions)}"] if item.reductions else []
         self.source.line("@inner")
         with self.source.block(f"def pass_{item.index}(lo, hi, {_ALL}):"):
-            self.source.line(f"# {'; '.join(verbs)}" if verbs else "# writes nothing")
+            self.source.line(f"# {summary(item, self.plan.graph)}")
             with self.source.block("for chunk in range(lo, hi):"):
                 for column, name in enumerate(("tensor", "start", "count")):
                     self.source.line(f"{name} = {self.cell('chunks', 'chunk', column)}")
@@ -235,7 +232,9 @@ class _Writer:
                 with self.source.block("for tensor in range(tensor_count):"):
                     for node in each:
                         start = "-np.inf" if node.op == "max" else "0.0"
-                        self.source.line(f"{self.cell('reduced', 'tensor', self.plan.reductions.index(node))} = {start}")
+                        self.source.line(
+                            f"{self.cell('reduced', 'tensor', self.plan.reductions.index(node))} = {start}"
+                        )
             with self.source.block("for chunk in range(chunk_count):"):
                 if each:
                     self.source.line(f"tensor = {self.cell('chunks', 'chunk', 0)}")
@@ -259,7 +258,7 @@ class _Writer:
         """Write the slots that hold one number a tensor, after every pass has read them."""
         self.begin()
         self.source.line("@inner")
-        with self.source.block(f"def finish_tensors(tensor_count, {_ALL}):"):
+        with self.source.block(f"def finish_tensors(tensor_count, {_ALL}):"):  # noqa: SIM117
             with self.source.block("for tensor in range(tensor_count):"):
                 self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
                 self.scalars([node for _, node in self.plan.tensor_writes])

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 _lock = threading.Lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
@@ -18,7 +19,7 @@ _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 
 def _forget_pool() -> None:
     """Leave the parent's threads behind in a forked child; its lock may have been held."""
-    global _lock
+    global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     _pools.clear()
 
@@ -52,7 +53,7 @@ def _finish(futures: list[Future[None]]) -> None:
 
 def parallel(work: Callable[[int, int], None], bounds: list[int]) -> None:
     """Call `work(lo, hi)` for every neighbouring pair of bounds, the first here, the others in threads."""
-    parts = list(zip(bounds[:-1], bounds[1:], strict=True))
+    parts = list(pairwise(bounds))
     futures: list[Future[None]] = []
     try:
         pool = _pool(len(parts) - 1)

@@ -57,7 +57,9 @@ def look_ahead(graph: Graph) -> LookAhead | None:
     shift = _shift(graph)
     used = [node for node in topological([shift]) if node.op == "hyper"]
     slots = {AHEAD: Slot(AHEAD, Rank.HOST), **{f"last_{n.attr}": Slot(f"last_{n.attr}", Rank.HOST) for n in used}}
-    taken = {slot.name for slot in graph.slots} | {item.name for item in graph.hypers} | {graph.parameter, graph.gradient}
+    taken = (
+        {slot.name for slot in graph.slots} | {item.name for item in graph.hypers} | {graph.parameter, graph.gradient}
+    )
     if taken & set(slots):
         name = sorted(taken & set(slots))[0]
         raise RuleError(
@@ -73,9 +75,7 @@ def look_ahead(graph: Graph) -> LookAhead | None:
 
     def variant(parameter: Node, new_slots: tuple[Node, ...], ahead_after: float, *, remember: bool) -> Graph:
         kept = tuple(hyper_node(str(n.attr)) if remember else last[n] for n in used)
-        return verify(
-            replace(everything, new_parameter=parameter, new_slots=(*new_slots, const(ahead_after), *kept))
-        )
+        return verify(replace(everything, new_parameter=parameter, new_slots=(*new_slots, const(ahead_after), *kept)))
 
     unchanged = tuple(read(slot.name, slot.rank) for slot in graph.slots)
     image = substitute([graph.new_parameter, *graph.new_slots], {read(graph.parameter): theta})

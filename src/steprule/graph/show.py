@@ -102,7 +102,11 @@ class _Printer:
         if node.op == "where" and self.cases:
             condition, yes, no = (self.inner(child, 0) for child in node.inputs)
             return rf"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & \text{{otherwise}} \end{{cases}}"
-        if node.op == "mul" and not self.latex and "div" in {child.op for child in node.inputs if child not in self.names}:
+        if (
+            node.op == "mul"
+            and not self.latex
+            and "div" in {child.op for child in node.inputs if child not in self.names}
+        ):
             template = "{} · {}"
         texts = [self.inner(x, self.least(node, i)) for i, x in enumerate(node.inputs)]
         if node.op in {"add", "sub", "mul"} and texts[1].startswith(("-", "−")):

@@ -35,7 +35,7 @@ def fold_constants(node: Node) -> Node | None:
 
 
 def drop_neutral(node: Node) -> Node | None:
-    """x + 0, x − 0, 1·x, x / 1, x¹ are x."""
+    """X + 0, x − 0, 1·x, x / 1, x¹ are x."""
     if len(node.inputs) != 2:
         return None
     a, b = node.inputs
@@ -76,7 +76,7 @@ def small_powers(node: Node) -> Node | None:
 
 
 def divide_scalars_once(node: Node) -> Node | None:
-    """x / s is x·(1/s) where s is no element: the division is done once, not once an element."""
+    """X / s is x·(1/s) where s is no element: the division is done once, not once an element."""
     if node.op == "div" and node.rank is Rank.ELEMENT and node.inputs[1].rank < Rank.ELEMENT:
         return make("mul", make("div", const(1), node.inputs[1]), node.inputs[0])
     return None

@@ -60,7 +60,10 @@ def _leaves(graph: Graph) -> Iterator[tuple[Node, str]]:
 def _ranks(graph: Graph) -> Iterator[tuple[Node, str]]:
     for slot, node in zip(graph.slots, graph.new_slots, strict=True):
         if node.rank > slot.rank:
-            yield node, f"the new `{slot.name}` varies over {node.rank.name.lower()}s, its slot over {slot.rank.name.lower()}s"
+            yield (
+                node,
+                f"the new `{slot.name}` varies over {node.rank.name.lower()}s, its slot over {slot.rank.name.lower()}s",
+            )
 
 
 LAWS: tuple[Callable[[Graph], Iterator[tuple[Node, str]]], ...] = (

@@ -60,9 +60,7 @@ def band(runs: Sequence[RunResult], view: View) -> Band:
     longest = max((run.curve for run in runs), key=len, default=())
     result = Band([float(getattr(point, view.x)) for point in longest], [], [], [])
     for place in range(len(longest)):
-        seen = [
-            float(getattr(run.curve[place], view.y)) if place < len(run.curve) else math.inf for run in runs
-        ]
+        seen = [float(getattr(run.curve[place], view.y)) if place < len(run.curve) else math.inf for run in runs]
         finite = [value for value in seen if math.isfinite(value)]
         middle = median([value if math.isfinite(value) else math.inf for value in seen])
         result.middle.append(middle if math.isfinite(middle) else math.nan)
@@ -104,9 +102,7 @@ def _line(axes: Any, method: Method, drawn: Band, place: int, width: float = 2.2
 def _scales(axes: Any, view: View) -> None:
     axes.set_xlabel(view.x_label)
     axes.set_ylabel(view.y_label)
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value % 1 == 0 else f"{value:g}")
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value % 1 == 0 else f"{value:g}"))
     if view.log:
         _logarithmic_losses(axes)
     else:
@@ -160,9 +156,7 @@ def _label_ends(axes: Any, bands: dict[Method, Band]) -> None:
     heights = spread([height for _, _, height in margin], 0.062)
     for (place, method, height), label in zip(margin, heights, strict=True):
         colour, mark = svg.METHOD_COLOURS[method.name], svg.series(method.name, place)
-        link = axes.plot(
-            [1, 1.015], [height, label], transform=axes.transAxes, color=colour, linewidth=0.9, gid=mark
-        )
+        link = axes.plot([1, 1.015], [height, label], transform=axes.transAxes, color=colour, linewidth=0.9, gid=mark)
         link[0].set_clip_on(False)
         _text(axes, method, place, (1.02, label), axes.transAxes)
 
@@ -220,9 +214,7 @@ def sensitivity(study: Study, name: str) -> str:
         return svg.render(figure, name, "Validation loss against learning rate", "; ".join(told) + ".")
 
 
-def _rate_line(
-    axes: Any, study: Study, method: Method, place: int, colour: str = "", width: float = 2.0
-) -> None:
+def _rate_line(axes: Any, study: Study, method: Method, place: int, colour: str = "", width: float = 2.0) -> None:
     """Draw the runs that finished, with a ring at the kept learning rate."""
     colour = colour or svg.METHOD_COLOURS[method.name]
     mark = svg.series(method.name, place)
@@ -299,12 +291,8 @@ def scores(study: Study, intervals: dict[Method, Interval | None], name: str) ->
             axes.plot(found, [-place] * len(found), "o", color=colour, alpha=0.75, markersize=7, gid=mark)
             score = intervals[method]
             if score is not None:
-                axes.plot(
-                    [score.low, score.high], [-place] * 2, color=colour, linewidth=9, alpha=0.25, gid=mark
-                )
-                axes.plot(
-                    [score.median], [-place], "|", color=colour, markersize=20, markeredgewidth=3, gid=mark
-                )
+                axes.plot([score.low, score.high], [-place] * 2, color=colour, linewidth=9, alpha=0.25, gid=mark)
+                axes.plot([score.median], [-place], "|", color=colour, markersize=20, markeredgewidth=3, gid=mark)
         axes.set_ylim(-len(methods) + 0.4, 0.6)
         axes.set_yticks([])
         axes.spines[["left"]].set_visible(False)
@@ -326,9 +314,7 @@ def own_curve(study: Study, method: Method, name: str) -> str:
                 axes.plot(drawn.x, drawn.middle, color=svg.GRID, linewidth=1.4)
         for run in study.report_runs(method):
             single = band([run], view)
-            axes.plot(
-                single.x, single.middle, color=svg.METHOD_COLOURS[method.name], linewidth=0.8, alpha=0.55
-            )
+            axes.plot(single.x, single.middle, color=svg.METHOD_COLOURS[method.name], linewidth=0.8, alpha=0.55)
         drawn = band(study.report_runs(method), view)
         axes.plot(drawn.x, drawn.middle, color=svg.METHOD_COLOURS[method.name], linewidth=2.4)
         _scales(axes, view)

@@ -48,15 +48,9 @@ def cli(ctx: click.Context) -> None:
     callback=options.set_quick,
     help="A first look: fewer learning rates, seeds and epochs.",
 )
-@click.option(
-    "--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help="Methods, by name."
-)
-@click.option(
-    "--lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates a method."
-)
-@click.option(
-    "--lr-range", type=Number(), nargs=2, default=(1e-3, 10.0), show_default=True, metavar="LOW HIGH"
-)
+@click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help="Methods, by name.")
+@click.option("--lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates a method.")
+@click.option("--lr-range", type=Number(), nargs=2, default=(1e-3, 10.0), show_default=True, metavar="LOW HIGH")
 @click.option(
     "--extend/--no-extend",
     default=True,
@@ -64,9 +58,7 @@ def cli(ctx: click.Context) -> None:
     help="Widen the grid, for every method alike, while some method's best lies at its end.",
 )
 @click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
-@click.option(
-    "--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method."
-)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method.")
 @TRAINING
 @HYPER
 @CLIPPING
@@ -110,9 +102,7 @@ def compare(ctx: click.Context, **values: Any) -> int:
 @TRAINING
 @HYPER
 @CLIPPING
-@click.option(
-    "--out", type=FOLDER, help="Folder for results.json and report.html; none are written without it."
-)
+@click.option("--out", type=FOLDER, help="Folder for results.json and report.html; none are written without it.")
 @OUTPUT
 @click.pass_context
 def train(ctx: click.Context, **values: Any) -> int:
@@ -191,9 +181,7 @@ def _announce(talk: Console, plan: Plan, workers: int, *, quiet: bool) -> None:
     tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"
     if len(plan.tuning_seeds) > 1:
         tuning += f" × {len(plan.tuning_seeds)} seeds"
-    told = (
-        f"{plan.runs} runs on {workers} workers: {tuning}, then {len(plan.report_seeds)} fresh seeds each; "
-    )
+    told = f"{plan.runs} runs on {workers} workers: {tuning}, then {len(plan.report_seeds)} fresh seeds each; "
     talk.print(told + about(estimate(plan, workers)), highlight=False)
 
 

@@ -45,9 +45,7 @@ def digits() -> Data:
 
     bunch: Any = load_digits()
     inputs, labels = np.asarray(bunch.data, dtype=np.float32) / 16, np.asarray(bunch.target)
-    rest, test = train_test_split(
-        np.arange(len(labels)), test_size=360, stratify=labels, random_state=SPLIT_SEED
-    )
+    rest, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=SPLIT_SEED)
     train, validation = train_test_split(rest, test_size=360, stratify=labels[rest], random_state=SPLIT_SEED)
 
     def pick(indices: Any) -> Split:

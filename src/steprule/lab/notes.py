@@ -90,9 +90,7 @@ def _lengths(study: Study, rows: Sequence[Row]) -> list[str]:
     trained = [row for row in rows if row.summary.iterations]
     full, mini = ([row for row in trained if row.method.full_batch is kind] for kind in (True, False))
     last = ", the last one on the full batch" if study.plan.budget.final_full_batch else ""
-    notes = (
-        [f"A run is {length(mini[0])} in batches of {study.plan.budget.batch_size}{last}."] if mini else []
-    )
+    notes = [f"A run is {length(mini[0])} in batches of {study.plan.budget.batch_size}{last}."] if mini else []
     for row in full:
         told = f"{row.method.name} takes one full-batch iteration an epoch: {length(row)}{last}."
         if mini and row.summary.iterations < mini[0].summary.iterations:
@@ -105,9 +103,7 @@ def _choices(study: Study, rows: Sequence[Row]) -> list[str]:
     """Say where a learning rate is doubtful."""
     tuned = study.fixed_lr is None
     edges = [row.method.name for row in rows if row.summary.edge]
-    lost = [
-        row.method.name for row in rows if tuned and row.summary.lr is None and row.summary.diverged_tuning
-    ]
+    lost = [row.method.name for row in rows if tuned and row.summary.lr is None and row.summary.diverged_tuning]
     notes: list[str] = []
     if edges:
         notes.append(
@@ -124,9 +120,7 @@ def _failures(study: Study, rows: Sequence[Row]) -> list[str]:
     reasons = {run.reason.splitlines()[0][:160] for run in study.runs if run.status == "failed"}
     failed = sum(row.summary.failed_runs for row in rows)
     told = "; ".join(sorted(reasons)[:3])
-    notes = (
-        [f"{plural(failed, 'run')} failed: {told} (results.json has the whole message)."] if failed else []
-    )
+    notes = [f"{plural(failed, 'run')} failed: {told} (results.json has the whole message)."] if failed else []
     if study.interrupted:
         notes.append("The study was interrupted: what was done by then is shown.")
     return notes

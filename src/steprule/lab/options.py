@@ -49,9 +49,7 @@ class Names(click.ParamType):
 
     name = "names"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the names once each, or say which are allowed."""
         names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
         for name in names:
@@ -65,9 +63,7 @@ class Sizes(click.ParamType):
 
     name = "sizes"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """Return the sizes, or say what is allowed."""
         parts = str(value).split(",")
         if not all(part.strip().isdecimal() and 1 <= int(part) <= 4096 for part in parts):
@@ -122,19 +118,11 @@ HYPER = together(
 )
 
 TRAINING = together(
-    click.option(
-        "--epochs", type=click.IntRange(1, 100_000), default=30, show_default=True, help="Budget of a run."
-    ),
-    click.option(
-        "--iterations", type=click.IntRange(1, 10_000_000), help="Budget of a run, instead of epochs."
-    ),
+    click.option("--epochs", type=click.IntRange(1, 100_000), default=30, show_default=True, help="Budget of a run."),
+    click.option("--iterations", type=click.IntRange(1, 10_000_000), help="Budget of a run, instead of epochs."),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
-    click.option(
-        "--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."
-    ),
-    click.option(
-        "--hidden", type=Sizes(), default="64", show_default=True, help="Hidden layers, such as 64,32."
-    ),
+    click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
+    click.option("--hidden", type=Sizes(), default="64", show_default=True, help="Hidden layers, such as 64,32."),
     click.option(
         "--target-accuracy",
         type=Number(0, 1),

@@ -79,9 +79,7 @@ def _environment() -> Environment:
     here = resources.files("steprule.lab")
     names = ("report.html.j2", "report.css")
     loader = DictLoader({name: (here / name).read_text(encoding="utf-8") for name in names})
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _heading(study: Study) -> str:
@@ -149,10 +147,7 @@ def _cells(row: Row) -> dict[str, str]:
 def _views(study: Study) -> list[tuple[str, str]]:
     """Return the loss charts, each with the words on its tab."""
     shown = enumerate(charts.VIEWS)
-    return [
-        (f"{view.y_label} / {view.x_label}", charts.losses(study, view, f"view{place}"))
-        for place, view in shown
-    ]
+    return [(f"{view.y_label} / {view.x_label}", charts.losses(study, view, f"view{place}")) for place, view in shown]
 
 
 def _digit_strip(study: Study, count: int = 26) -> str:

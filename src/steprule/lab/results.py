@@ -72,9 +72,7 @@ def hardware(workers: int) -> dict[str, Any]:
     """Return the machine as far as it decides the timings."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as table:
-        model = next(
-            (line.split(":", 1)[1].strip() for line in table if line.startswith("model name")), model
-        )
+        model = next((line.split(":", 1)[1].strip() for line in table if line.startswith("model name")), model)
     return {
         "processor": model,
         "system": platform.platform(terse=True),
@@ -190,9 +188,7 @@ def _run(run: RunResult) -> dict[str, Any]:
 def as_text(value: dict[str, Any]) -> str:
     """Return strict JSON: six digits a number, null for what is not finite, a list of numbers on one line."""
     text = json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False)
-    return re.sub(
-        r"\[[-+\d.,eE\s]*(?:null[-+\d.,eE\s]*)*\]", lambda found: re.sub(r"\s+", " ", found[0]), text
-    )
+    return re.sub(r"\[[-+\d.,eE\s]*(?:null[-+\d.,eE\s]*)*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
 
 
 def _plain(value: Any) -> Any:

@@ -55,9 +55,7 @@ class Session:
             self.meter.advance()
 
         with self.until_interrupted(), self.meter:
-            self.meter.phase(
-                spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train)))
-            )
+            self.meter.phase(spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train))))
             try:
                 self.study.add([attempt(spec, observe)])
             except KeyboardInterrupt:

@@ -83,9 +83,7 @@ def _inline(text: str, name: str, title: str, description: str) -> str:
     head, rest = body.split(">", 1)
     head = re.sub(r'\s(?:width|height|xmlns|xmlns:xlink|version)="[^"]*"', "", head).replace("xlink:", "")
     named = f' role="img" aria-labelledby="{name}-title {name}-desc">'
-    told = (
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
-    )
+    told = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
     return head + named + told + rest.replace("xlink:href", "href").strip()
 
 

@@ -11,7 +11,7 @@ from ..backends.numba_cpu import DTYPES, CpuKernel
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
-from ..plan.schedule import Pass, Plan, schedule
+from ..plan.schedule import Pass, Plan, schedule, summary
 from ..rule import Program, Transform
 from .optimizer import Optimizer
 
@@ -41,15 +41,12 @@ class Explanation:
     def __str__(self) -> str:
         lines = [self.name, "", *("    " + line for line in self.formula.splitlines()), ""]
         for item in self.passes:
-            done = [f"reads {', '.join(item['reads'])}"] if item["reads"] else []
-            done += [f"writes {', '.join(item['writes'])}"] if item["writes"] else []
-            done += [f"ends in {', '.join(item['reductions'])}"] if item["reductions"] else []
-            lines.append(f"pass {item['index']}: {'; '.join(done)} "
-                         f"({item['bytes_per_parameter']} bytes, {item['flops_per_parameter']} flops a parameter)")  # fmt: skip
-        count = len(self.passes)
-        state = self.state_bytes_per_parameter
-        lines.append(f"{count} pass{'es' * (count != 1)}, {self.bytes_per_parameter} bytes a parameter in {self.dtype}; "
-                     f"state: {state} bytes a parameter")  # fmt: skip
+            cost = f"{item['bytes_per_parameter']} bytes, {item['flops_per_parameter']} flops a parameter"
+            lines.append(f"pass {item['index']}: {item['summary']} ({cost})")
+        if self.passes:
+            count = f"{len(self.passes)} pass" + "es" * (len(self.passes) != 1)
+            lines.append(f"{count}, {self.bytes_per_parameter} bytes a parameter in {self.dtype}; "
+                         f"state: {self.state_bytes_per_parameter} bytes a parameter")  # fmt: skip
         lines.append(f"backend: {self.backend} ({self.reason})")
         return "\n".join(lines)
 
@@ -57,6 +54,7 @@ class Explanation:
 def _facts(plan: Plan, item: Pass, itemsize: int) -> dict[str, Any]:
     return {
         "index": item.index,
+        "summary": summary(item, plan.graph),
         "reads": list(item.reads),
         "writes": [name for name, _ in item.writes],
         "reductions": [one_line(node, plan.graph) for node in item.reductions],
@@ -91,7 +89,11 @@ def explain(program: Program | Optimizer) -> Explanation:
     `as_json()` for programs. For a rule with a look-ahead, passes and source are those of the
     closure-free form.
     """
-    dtype, backend, reason = torch.float32, "numba_cpu", "float32 and float64 parameters in main memory run one compiled kernel"
+    dtype, backend, reason = (
+        torch.float32,
+        "numba_cpu",
+        "float32 and float64 parameters in main memory run one compiled kernel",
+    )
     if isinstance(program, Optimizer):
         dtype, backend, reason = _of_optimizer(program)
         program = program.program

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -187,7 +187,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     @contextmanager
-    def at_iterate(self) -> Iterator[None]:
+    def at_iterate(self) -> Generator[None]:
         """Hold θ itself in the parameters inside a `with` block, e.g. for evaluation.
 
         >>> import torch, steprule as sr

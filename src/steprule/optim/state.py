@@ -43,7 +43,7 @@ def expected(graph: Graph) -> Iterator[tuple[str, Rank]]:
 
 def _checked(graph: Graph, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
-    copy: dict[str, Any] = {key: value for key, value in state.items()}
+    copy: dict[str, Any] = dict(state)
     for key, rank in expected(graph):
         shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
         where, value = f"  {who}, state key {key!r}", state.get(key)
@@ -69,7 +69,9 @@ def _checked(graph: Graph, parameter: torch.Tensor, state: Mapping[str, Any], wh
     return copy
 
 
-def check_saved(graph: Graph, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> dict[torch.Tensor, dict[str, Any]]:
+def check_saved(
+    graph: Graph, groups: list[dict[str, Any]], saved: Mapping[str, Any]
+) -> dict[torch.Tensor, dict[str, Any]]:
     """Return the saved state by parameter, each part checked and copied; the optimiser is not touched."""
     saved_groups = saved["param_groups"]
     if [len(group["params"]) for group in saved_groups] != [len(group["params"]) for group in groups]:

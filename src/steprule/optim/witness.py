@@ -38,11 +38,9 @@ def witness(tensors: Sequence[torch.Tensor]) -> Witness:
     try:
         from torch._C._dynamo.guards import TensorGuards  # pyright: ignore[reportMissingModuleSource]
 
-        guard: Any = TensorGuards(
-            *tensors,
-            dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
-            dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],
-        )
+        sizes: Any = [list(tensor.shape) for tensor in tensors]
+        strides: Any = [list(tensor.stride()) for tensor in tensors]
+        guard = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
     except (ImportError, AttributeError, TypeError, RuntimeError):
         return _slow(tensors)
     check = guard.check

@@ -15,6 +15,7 @@ from ..errors import GraphError
 from ..graph.graph import Graph
 from ..graph.node import Node, Rank, topological
 from ..graph.ops import OPS, REDUCTIONS
+from ..graph.show import one_line
 from ..graph.simplify import simplify
 
 
@@ -46,6 +47,14 @@ class Pass:
     def bytes_per_parameter(self, itemsize: int = 4) -> int:
         """Bytes moved a parameter: every array once a read and once a write."""
         return self.streams * itemsize
+
+
+def summary(item: Pass, graph: Graph) -> str:
+    """Say in words what a pass does."""
+    done = [f"reads {', '.join(item.reads)}"] if item.reads else []
+    done += [f"writes {', '.join(name for name, _ in item.writes)}"] if item.writes else []
+    done += [f"ends in {', '.join(one_line(node, graph) for node in item.reductions)}"] if item.reductions else []
+    return "; ".join(done) or "moves nothing"
 
 
 @dataclass(frozen=True)

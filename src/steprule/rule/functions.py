@@ -33,7 +33,7 @@ def sqrt(x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """e to the power of every element."""
+    """E to the power of every element."""
     return _call("exp", x)
 
 

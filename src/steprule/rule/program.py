@@ -119,7 +119,7 @@ class _Single(Program):
         found = _look_up(self.__module__, self.__qualname__)
         if not isinstance(found, _Single) or found.part.function is not self.part.function:
             raise RuleError(
-                f"`{self.name}` cannot be pickled: {self.__module__}.{self.__qualname__} is not (or no longer) this rule",
+                f"`{self.name}` cannot be pickled: {self.__module__}.{self.__qualname__} is not this rule",
                 where=of_definition(self.part.function),
                 fix="define the rule at the top level of a module, under its own name",
             )

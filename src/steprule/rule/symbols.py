@@ -91,10 +91,10 @@ class Symbol:
     def __ge__(self, other: Any) -> Symbol:
         return apply("ge", self, other)
 
-    def __eq__(self, other: Any) -> Symbol:  # type: ignore[override]
+    def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
         return apply("eq", self, other)
 
-    def __ne__(self, other: Any) -> Symbol:  # type: ignore[override]
+    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
         return apply("ne", self, other)
 
     def __bool__(self) -> NoReturn:
