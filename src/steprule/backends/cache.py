@@ -32,6 +32,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 import numba
+import numpy as np
 from numba.core import config
 
 from . import memory
@@ -107,6 +108,11 @@ def digest(source: str) -> str:
 # In and out -------------------------------------------------------------------------------------------
 
 
+def _seal(symbol: str, code: bytes) -> str:
+    """Return the digest of what is linked: the object code, and which of its functions is called."""
+    return hashlib.sha256(symbol.encode() + b"\0" + code).hexdigest()
+
+
 def _read(entry: Path, source: str) -> tuple[str, bytes] | None:
     """Return the symbol and object code of a sound entry, None for any other."""
     try:
@@ -114,9 +120,9 @@ def _read(entry: Path, source: str) -> tuple[str, bytes] | None:
             return None
         manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
         code = (entry / _OBJECT).read_bytes()
+        symbol = str(manifest["symbol"])
         same_source = (entry / _SOURCE).read_text(encoding="utf-8") == source
-        sound = same_source and manifest["sha256"] == hashlib.sha256(code).hexdigest()
-        return (str(manifest["symbol"]), code) if sound else None
+        return (symbol, code) if same_source and manifest["sha256"] == _seal(symbol, code) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -127,7 +133,7 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
     try:
         (workshop / _SOURCE).write_text(source, encoding="utf-8")
         (workshop / _OBJECT).write_bytes(code)
-        manifest = {"symbol": symbol, "sha256": hashlib.sha256(code).hexdigest()}
+        manifest = {"symbol": symbol, "sha256": _seal(symbol, code)}
         (workshop / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         entry = place / name
         if entry.exists() and _read(entry, source) is None:
@@ -227,4 +233,4 @@ def plain(source: str) -> Kernel:
             namespace[name] = helpers[id(value)]
         elif isinstance(function, FunctionType):
             namespace[name] = FunctionType(function.__code__, namespace, name)
-    return namespace["kernel"]
+    return np.errstate(all="ignore")(namespace["kernel"])  # machine code does not warn either

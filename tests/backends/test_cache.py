@@ -1,0 +1,308 @@
+"""The kernel cache: private, checked, shared between processes, and never needed for a right result."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import steprule as sr
+from steprule import board, chain
+from steprule.backends import cache
+
+pytestmark = pytest.mark.cpu
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test a cache of its own, and a process that has loaded nothing."""
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_loaded", {})
+    return tmp_path / "cache" / "kernels"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold one sound entry, compiled once for all tests that damage it."""
+    with pytest.MonkeyPatch.context() as patch:
+        base = tmp_path_factory.mktemp("pristine")
+        patch.setenv(cache.VARIABLE, str(base))
+        patch.setattr(cache, "_loaded", {})
+        step()
+    return next((base / "kernels").iterdir())
+
+
+def step() -> tuple[int, int]:
+    """Take one step as a fresh process would; return how many kernels were compiled and loaded for it."""
+    cache._loaded.clear()
+    before = (cache.counts.compiled, cache.counts.loaded)
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    parameter.grad = torch.tensor([2.0, 4.0])
+    board.sgd.optimizer([parameter], lr=0.5).step()
+    assert parameter.tolist() == [0.0, 0.0]
+    return cache.counts.compiled - before[0], cache.counts.loaded - before[1]
+
+
+def entries(place: Path) -> list[Path]:
+    return sorted(place.iterdir())
+
+
+def run(command: str, **environment: str) -> str:
+    """Run a Python command in a process of its own; return what it printed last."""
+    env = {**os.environ, **environment}
+    arguments = [sys.executable, "-W", "error", "-c", command]
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+STEP = """
+import torch, steprule as sr
+from steprule.backends import cache
+parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+parameter.grad = torch.tensor([2.0, 4.0])
+sr.board.sgd.optimizer([parameter], lr=0.5).step()
+assert parameter.tolist() == [0.0, 0.0], parameter
+clipped = sr.Optimizer([parameter], sr.board.momentum(beta=0), lr=1.0, clip=sr.board.clip_norm)
+if not cache.numba.config.DISABLE_JIT:
+    print(cache.counts.compiled, cache.counts.loaded)
+    raise SystemExit
+for gradient, moved in (([0.0, 0.0], [0.0, 0.0]), ([3.0, 4.0], [-0.6, -0.8])):
+    parameter.grad = torch.tensor(gradient)
+    clipped.step()
+    assert torch.allclose(parameter, torch.tensor(moved)), parameter
+print(cache.counts.compiled, cache.counts.loaded)
+"""
+
+
+# Where -------------------------------------------------------------------------------------------------
+
+
+def test_the_variable_moves_the_cache_and_nobody_else_may_enter(place: Path) -> None:
+    assert step() == (1, 0)
+    assert step() == (0, 1)
+    (entry,) = entries(place)
+    for directory in (place, entry):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in entry.iterdir()) == ["MANIFEST.json", "kernel.o", "kernel.py"]
+    assert "theta - lr * g" in (entry / "kernel.py").read_text(encoding="utf-8")
+
+
+def test_a_world_writable_cache_is_not_used_and_says_so(place: Path, pristine: Path) -> None:
+    place.mkdir(parents=True)
+    shutil.copytree(pristine, place / pristine.name)
+    place.chmod(0o777)
+    with pytest.warns(UserWarning, match="not private to this user, so kernels stay in memory"):
+        assert step() == (1, 0)
+    assert entries(place) == [place / pristine.name]
+
+
+def test_a_cache_of_somebody_else_is_not_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(os, "getuid", lambda: place.stat().st_uid + 1)
+    with pytest.warns(UserWarning, match="not private"):
+        assert step() == (1, 0)
+    assert entries(place) == []
+
+
+def test_a_linked_cache_directory_is_not_used(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    place.parent.mkdir()
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="not private"):
+        assert step() == (1, 0)
+    assert entries(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("obstacle", ["file", "parent file", "no home", "read-only"])
+def test_without_a_directory_kernels_stay_in_memory(
+    obstacle: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if obstacle == "file":
+        place.parent.mkdir()
+        place.write_text("in the way")
+    elif obstacle == "parent file":
+        place.parent.write_text("in the way")
+    elif obstacle == "no home":
+        monkeypatch.delenv(cache.VARIABLE)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.delenv("HOME", raising=False)
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", homeless)
+    else:
+        place.mkdir(parents=True, mode=0o700)
+        monkeypatch.setattr(cache.tempfile, "mkdtemp", read_only)
+    assert step() == (1, 0)
+    assert step() == (1, 0)
+    assert not place.is_dir() or entries(place) == []
+
+
+def read_only(*_: Any, **__: Any) -> str:
+    raise OSError(30, "Read-only file system")
+
+
+def test_without_home_the_cache_is_where_the_system_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(cache.VARIABLE)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert step() == (1, 0)
+    assert len(entries(tmp_path / "steprule" / "kernels")) == 1
+
+
+# Damage ------------------------------------------------------------------------------------------------
+
+
+def in_file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def damage(entry: Path) -> None:
+        (entry / name).write_bytes(change((entry / name).read_bytes()))
+
+    return damage
+
+
+def in_manifest(**values: Any) -> Callable[[Path], None]:
+    return in_file("MANIFEST.json", lambda data: json.dumps({**json.loads(data), **values}).encode())
+
+
+class _Bomb:
+    """A pickle that leaves a file behind when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("bomb-went-off",)
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "object truncated": in_file("kernel.o", lambda data: data[: len(data) // 2]),
+    "object empty": in_file("kernel.o", lambda data: b""),
+    "object garbled": in_file("kernel.o", lambda data: data[:500] + bytes(b ^ 0x5A for b in data[500:])),
+    "one bit flipped": in_file("kernel.o", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]),
+    "source changed": in_file("kernel.py", lambda data: data.replace(b"lr", b"lR")),
+    "source not text": in_file("kernel.py", lambda data: b"\xff\xfe" + data),
+    "manifest a pickle": in_file("MANIFEST.json", lambda data: pickle.dumps(_Bomb())),
+    "manifest truncated": in_file("MANIFEST.json", lambda data: data[:20]),
+    "manifest a list": in_file("MANIFEST.json", lambda data: b"[1, 2]"),
+    "manifest deep": in_file("MANIFEST.json", lambda data: b"[" * 100_000),
+    "another symbol": in_manifest(symbol="malloc"),
+    "empty symbol": in_manifest(symbol=""),
+    "no symbol": in_manifest(symbol=None),
+    "a digest of another object": in_manifest(sha256="0" * 64),
+    "object missing": lambda entry: (entry / "kernel.o").unlink(),
+    "everything missing": lambda entry: (shutil.rmtree(entry), entry.mkdir(mode=0o700)),
+    "open to all": lambda entry: entry.chmod(0o755),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_entry_is_never_linked_and_is_replaced(
+    kind: str, place: Path, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place.mkdir(parents=True, mode=0o700)
+    shutil.copytree(pristine, place / pristine.name)
+    DAMAGE[kind](place / pristine.name)
+    assert step() == (1, 0)
+    assert step() == (0, 1)
+    assert [path.name for path in entries(place)] == [pristine.name]
+    assert not Path("bomb-went-off").exists()
+
+
+@pytest.mark.parametrize("what", ["entry", "kernel.o", "MANIFEST.json", "dangling"])
+def test_a_symbolic_link_is_not_followed(what: str, place: Path, pristine: Path, tmp_path: Path) -> None:
+    """What is linked to belongs to whoever made the link, so it is neither read nor removed."""
+    place.mkdir(parents=True, mode=0o700)
+    target, entry = tmp_path / "target", place / pristine.name
+    shutil.copytree(pristine, target)
+    if what == "entry":
+        entry.symlink_to(target)
+    elif what == "dangling":
+        entry.symlink_to(tmp_path / "nowhere")
+    else:
+        shutil.copytree(pristine, entry)
+        (entry / what).unlink()
+        (entry / what).symlink_to(target / what)
+    assert step() == (1, 0)
+    assert sorted(path.name for path in target.iterdir()) == ["MANIFEST.json", "kernel.o", "kernel.py"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_entry_of_another_kernel_is_refused(place: Path, pristine: Path) -> None:
+    place.mkdir(parents=True, mode=0o700)
+    parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    parameter.grad = torch.ones(2, dtype=torch.float64)
+    board.gd.optimizer([parameter]).step()
+    (other,) = entries(place)
+    other.rename(place / pristine.name)
+    assert step() == (1, 0)
+    assert step() == (0, 1)
+
+
+# Processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_processes_that_compile_at_once_leave_one_entry_that_the_next_one_loads(place: Path) -> None:
+    torch.set_num_threads(1)
+    ready, gate = os.pipe()
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            os.close(gate)
+            os.read(ready, 1)  # until the parent lets all of them go at once
+            os._exit(0 if step() in {(1, 0), (0, 1)} else 1)
+        children.append(child)
+    os.close(gate)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    os.close(ready)
+    (entry,) = entries(place)
+    assert cache._read(entry, (entry / "kernel.py").read_text(encoding="utf-8")) is not None
+    assert run(STEP) == "0 1"
+
+
+def test_without_a_compiler_kernels_run_as_python(place: Path) -> None:
+    """Numba's own switch; a zero gradient divides by zero on the way, which is no warning."""
+    assert run(STEP, NUMBA_DISABLE_JIT="1") == "0 0"
+    assert not place.exists()
+
+
+# What compiles nothing ---------------------------------------------------------------------------------
+
+
+def test_no_value_shape_count_or_group_compiles_anything() -> None:
+    def parameters(*shapes: tuple[int, ...]) -> list[torch.nn.Parameter]:
+        made = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+        for parameter in made:
+            parameter.grad = torch.randn_like(parameter)
+        return made
+
+    def total() -> int:
+        return cache.counts.compiled + cache.counts.loaded
+
+    program = chain(sr.clip_global_norm, board.adam)
+    first = sr.Optimizer(parameters((3,)), program, lr=1e-3)
+    before = total()
+    first.step()
+    assert total() == before + 1
+    groups = [{"params": parameters((2, 3), ()), "lr": 0.5}, {"params": parameters((0,), (300_000,)), "beta1": 0.0}]
+    again = chain(sr.clip_global_norm(max_norm=0.1), board.adam(eps=0))
+    second = sr.Optimizer(groups, again, lr=torch.tensor(1e-2))
+    for round_ in range(3):
+        second.param_groups[0]["lr"] = 0.1 * round_
+        second.param_groups[1].update(beta2=0.5 + 0.1 * round_, eps=1e-3, max_norm=float(round_))
+        second.step()
+        second.add_param_group({"params": parameters((4, 1, round_ + 1))})
+        second.param_groups[0]["params"][0].grad = None
+    torch.set_num_threads(1)
+    second.step()
+    assert total() == before + 1
