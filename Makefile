@@ -13,7 +13,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test lint bench clean
+.PHONY: help compare test lint lint-style lint-format lint-types bench clean
 
 help:
 	@echo 'make compare   train and compare the methods of the board; writes $(OUT)/report.html'
@@ -33,9 +33,15 @@ compare: $(VENV)/lab
 test: $(VENV)/test
 	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) $(ARGS)
 
-lint: $(VENV)/dev
+lint: lint-style lint-format lint-types
+
+lint-style: $(VENV)/dev
 	$(python) -m ruff check .
+
+lint-format: $(VENV)/dev
 	$(python) -m ruff format --check .
+
+lint-types: $(VENV)/dev
 	$(python) -m pyright --pythonpath $(python)
 
 bench: $(VENV)/lab

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -98,7 +99,7 @@ def median_times(sizes: list[int], rounds: int) -> dict[str, float]:
     """Return microseconds a step for every arm, rounds interleaved."""
     steps = {name: make(sizes) for name, make in ARMS.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    inner = max(1, min(50, 200_000 // sum(sizes)))
+    inner = max(1, min(50, 2_000_000 // sum(sizes)))  # steps a round: long enough to time
     for turn in range(rounds + 2):
         for name, step in steps.items():
             start = time.perf_counter()
@@ -125,7 +126,7 @@ def first_steps() -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("first step from nothing", "first step from cache"):
-            env = {**__import__("os").environ, "STEPRULE_CACHE": cache}
+            env = {**os.environ, "STEPRULE_CACHE": cache}
             out = subprocess.run([sys.executable, "-c", _FIRST], env=env, capture_output=True, text=True, check=True)
             seconds, compiled, loaded = out.stdout.split()
             assert (compiled, loaded) == (("1", "0") if name.endswith("nothing") else ("0", "1")), out.stdout
@@ -143,8 +144,9 @@ def machine() -> dict[str, str]:
         ]
         model = names[0] if names else model
     features = torch.backends.cpu.get_cpu_capability()
-    return {"cpu": model, "capability": features, "threads": str(torch.get_num_threads()), "python": platform.python_version(),
-            "torch": torch.__version__, "numba": numba.__version__, "steprule": sr.__version__}  # fmt: skip
+    versions = {"torch": torch.__version__, "numba": numba.__version__, "steprule": sr.__version__}
+    threads, python = str(torch.get_num_threads()), platform.python_version()
+    return {"cpu": model, "capability": features, "threads": threads, "python": python, **versions}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import steprule as sr
+from steprule import board, chain
 from steprule.graph.evaluate import evaluate
 from steprule.graph.node import Rank
 
@@ -22,6 +23,12 @@ def corrected_adam(theta, g, m, s, *, lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, t
     m = beta1 * m + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * g**2
     return theta - lr / (1 - beta1**t) * m / (sr.sqrt(s / (1 - beta2**t)) + eps), m, s
+
+
+CLIPPED = chain(sr.clip_global_norm(max_norm=0.5), board.momentum)
+BOARD = [board.gd, board.sgd, board.momentum, board.nesterov, board.nesterov(look_ahead="board"), board.adagrad]
+BOARD += [board.rmsprop, board.adam]
+WITH_CLIPPING = [*BOARD, CLIPPED, chain(board.clip_norm, board.adam), chain(board.clip_component, board.sgd)]
 
 
 class Truth:

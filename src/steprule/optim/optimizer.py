@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks as _GLOBAL_POST  # noqa: N812  # pyright: ignore[reportPrivateUsage]
+from torch.optim.optimizer import _global_optimizer_pre_hooks as _GLOBAL_PRE  # noqa: N812  # pyright: ignore[reportPrivateUsage]
 
 from ..backends.eager import EagerBatch
 from ..backends.numba_source import array_rows, hyper_columns
@@ -36,6 +38,12 @@ def _compose(rule: Program, clip: Program | float | None) -> Program:
         clipping = clip if isinstance(clip, Program) else clip_global_norm(max_norm=clip)
         return chain(clipping, rule)
     return chain(rule) if isinstance(rule, Transform) else rule  # chain words the error
+
+
+def _observed(self: Optimizer, closure: Callable[[], Any] | None) -> Any:
+    """Take a step inside torch's own wrapper: profiler record, pre and post hooks."""
+    step = torch.optim.Optimizer.profile_hook_step(type(self)._step)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return step(self) if closure is None else step(self, closure)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -119,6 +127,15 @@ class Optimizer(torch.optim.Optimizer):
         A rule with a look-ahead evaluates the closure at the look-ahead point. Without a closure the
         gradients are taken to be those at the stored parameters, which then are that point: see `at_iterate`.
         """
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _GLOBAL_PRE or _GLOBAL_POST
+        if hooks or torch.autograd._profiler_enabled():  # noqa: SLF001
+            return _observed(self, closure)
+        return self._step(closure)
+
+    # torch wraps `step` in a profiler's record and the calls of hooks, about 8 µs; here only when there are any.
+    step.hooked = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         with self._busy:
             if self._at_iterate:
                 raise ParameterError("step() inside at_iterate()", fix="leave the `with` block first")
@@ -131,7 +148,6 @@ class Optimizer(torch.optim.Optimizer):
             self._update(self._kernels)
             return loss
 
-    @torch.no_grad()
     def _update(self, kernels: Kernels) -> None:
         roster = self._roster
         if roster is None or roster.plan is not kernels.plan or not roster.still_holds(self.param_groups, self.state):
@@ -166,6 +182,10 @@ class Optimizer(torch.optim.Optimizer):
     def _ahead(self) -> list[Pair]:
         return [(group, p) for group, p in self._stepped() if float(self.state[p].get(AHEAD, 0.0)) > 0]
 
+    def _mark(self, pairs: list[Pair], *, ahead: float) -> None:
+        for _, parameter in pairs:
+            self.state[parameter][AHEAD].fill_(ahead)
+
     def _step_at_point(self, closure: Callable[[], Any]) -> Any:
         """Evaluate the closure at the look-ahead point, come back exactly, and update."""
         assert self._paths is not None
@@ -181,8 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         except BaseException:
             stored()
             raise
-        for _, parameter in ahead:
-            self.state[parameter][AHEAD].fill_(0.0)
+        self._mark(ahead, ahead=0.0)
         self._update(self._exact)
         return loss
 
@@ -206,10 +225,12 @@ class Optimizer(torch.optim.Optimizer):
         try:
             if self._paths is not None:
                 self._move(self._paths.to_iterate, pairs)
+            self._mark(pairs, ahead=0.0)  # a checkpoint made inside the block says what it holds
             yield
         finally:
             self._at_iterate = False
             put_back()
+            self._mark(pairs, ahead=1.0)
 
     # Checkpoints ---------------------------------------------------------------------------------
 
@@ -223,6 +244,10 @@ class Optimizer(torch.optim.Optimizer):
 
         def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
             checked.update(check_saved(self.graph, self.param_groups, saved))
+            for index, group in enumerate(saved["param_groups"]):
+                for name, declared in self.program.hypers.items():
+                    if name in group:
+                        declared.check(plain(group[name]), f"`{self.program.name}`, saved group {index}")
 
         def restore(_: torch.optim.Optimizer) -> None:
             # torch has cast floating-point state to the parameter's dtype; ours comes back as it was.

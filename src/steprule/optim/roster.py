@@ -222,7 +222,7 @@ class Roster:
                     return False
         except KeyError:
             return False
-        return np.array_equal(self._counts, self._counted)
+        return not self._hosts or bool((self._counts == self._counted).all())
 
     # The step ------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def _checked(graph: Graph, parameter: torch.Tensor, state: Mapping[str, Any], wh
                 fix="the parameters must be given in the order in which they were saved",
             )
         if rank is Rank.ELEMENT:
-            copy[key] = like(parameter.detach(), value.to(parameter.device), value.dtype)
+            copy[key] = like(parameter.detach(), value.detach().to(parameter.device), value.dtype)
         else:
             device = "cpu" if rank is Rank.HOST else parameter.device
             dtype = HOST_DTYPE if rank is Rank.HOST else value.dtype
@@ -73,17 +73,20 @@ def check_saved(
     graph: Graph, groups: list[dict[str, Any]], saved: Mapping[str, Any]
 ) -> dict[torch.Tensor, dict[str, Any]]:
     """Return the saved state by parameter, each part checked and copied; the optimiser is not touched."""
-    saved_groups = saved["param_groups"]
-    if [len(group["params"]) for group in saved_groups] != [len(group["params"]) for group in groups]:
+    try:
+        saved_groups, states = list(saved["param_groups"]), dict(saved["state"])
+        sizes = [len(group["params"]) for group in saved_groups]
+    except (KeyError, TypeError, ValueError):
+        raise StateError("this is no state of an optimiser", fix="load what state_dict() returned") from None
+    if sizes != [len(group["params"]) for group in groups]:
         raise StateError(
-            f"the saved groups hold {[len(g['params']) for g in saved_groups]} parameters, "
-            f"this optimiser's hold {[len(g['params']) for g in groups]}",
+            f"the saved groups hold {sizes} parameters, this optimiser's hold {[len(g['params']) for g in groups]}",
             fix="make the optimiser with the same groups before loading",
         )
     answer: dict[torch.Tensor, dict[str, Any]] = {}
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
-            state = saved["state"].get(key)
+            state = states.get(key)
             if state:
                 answer[parameter] = _checked(graph, parameter, state, label(group, group_index, index))
     return answer
