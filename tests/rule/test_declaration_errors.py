@@ -100,7 +100,7 @@ BAD = [-0.5, math.nan, math.inf, "0.1", None, [0.1], 10**400, torch.ones(2), 1j]
 def test_a_bad_hyperparameter_is_refused_wherever_it_is_given(bad: Any) -> None:
     """At construction, when configuring, in a new group, and when a group is edited before a step."""
     parameter = a_parameter()
-    optimizer = board.sgd.optimizer([parameter])
+    optimizer = board.sgd.optimizer([parameter], backend="eager")
 
     def edit() -> None:
         optimizer.param_groups[0]["lr"] = bad
@@ -123,7 +123,8 @@ def test_a_bad_hyperparameter_is_refused_wherever_it_is_given(bad: Any) -> None:
 
 
 def test_the_owner_of_a_bad_hyperparameter_is_named() -> None:
-    optimizer = board.adam.optimizer([{"params": [a_parameter()]}, {"params": [a_parameter()]}])
+    groups = [{"params": [a_parameter()]}, {"params": [a_parameter()]}]
+    optimizer = board.adam.optimizer(groups, backend="eager")
     optimizer.param_groups[1]["beta2"] = 1.5
     assert "`beta2` of `adam`, group 1 is 1.5" in refused(optimizer.step, HyperparameterError).what
 

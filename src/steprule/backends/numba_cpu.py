@@ -88,13 +88,13 @@ class CpuBatch(Batch):
     def _take(self, hyper: Table) -> None:
         """List where every table is; nothing to do while they stay where they are."""
         if self._hyper is not hyper:
-            self._hyper = hyper
             self._host = np.zeros((len(hyper), len(self.plan.host)))
             tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial, self._reduced,
                       self.total)  # fmt: skip
             counts = (len(self._tensors), len(self._chunks), len(hyper))
             self._directory = np.array([*(table.ctypes.data for table in tables), *counts], dtype=np.int64)
             self._where = self._directory.ctypes.data
+            self._hyper = hyper  # last: an interrupt before it must find the tables made again
 
     def _share(self) -> list[int]:
         """Cut the chunks into as many runs of about equal cost as torch has threads."""
