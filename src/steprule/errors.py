@@ -60,6 +60,10 @@ class ParameterError(StepruleError, ValueError):
     """A parameter or its gradient cannot be updated as it is; nothing was written."""
 
 
+class NonFiniteError(StepruleError, ArithmeticError):
+    """A gradient holds NaN or infinity, and the optimiser was told to raise; nothing was written."""
+
+
 class StateError(StepruleError, ValueError):
     """Optimiser state does not fit the parameters; nothing was loaded."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..graph.node import Node
 from ..graph.ops import OPS
 from ..plan.schedule import Plan
 
@@ -42,32 +43,55 @@ class Batch(ABC):
     def end(self, index: int) -> None:
         """Finish pass `index`, its totals now being those of all batches."""
 
-    def step(self, hyper: Table) -> None:
-        """Run every pass."""
+    def step(self, hyper: Table) -> bool:
+        """Run every pass; return whether anything was written (a guarded plan stops at a bad gradient)."""
         self.begin(hyper)
         for item in self.plan.passes:
             self.sweep(item.index)
+            if self.refuses(item.index):
+                return False
             self.end(item.index)
+        return True
+
+    def refuses(self, index: int) -> bool:
+        """Whether the plan's guard, which ends in pass `index`, found what is not finite."""
+        guard = self.plan.guard
+        if guard is None or guard not in self.plan.passes[index].reductions:
+            return False
+        return not np.isfinite(self.total[self.plan.reductions.index(guard)])
 
 
-def run(batches: Sequence[Batch], hyper: Table) -> None:
-    """Run one step of a plan on all batches, sharing what is global."""
-    if len(batches) == 1:
-        batches[0].step(hyper)
-        return
-    for batch in batches:
+def run(work: Sequence[tuple[Batch, Table]]) -> bool:
+    """Run one step of every batch's plan, sharing what is global; return whether anything was written."""
+    if len(work) == 1:
+        batch, hyper = work[0]
+        return batch.step(hyper)
+    for batch, hyper in work:
         batch.begin(hyper)
-    for item in batches[0].plan.passes if batches else ():
-        for batch in batches:
-            batch.sweep(item.index)
-        for node in item.reductions:
+    batches = [batch for batch, _ in work]
+    for index in range(max((len(batch.plan.passes) for batch in batches), default=0)):
+        walking = [batch for batch in batches if index < len(batch.plan.passes)]
+        for batch in walking:
+            batch.sweep(index)
+        _share_totals(walking, index)
+        if any(batch.refuses(index) for batch in walking):
+            return False
+        for batch in walking:
+            batch.end(index)
+    return True
+
+
+def _share_totals(batches: Sequence[Batch], index: int) -> None:
+    """Replace each batch's share of a global reduction by the whole; equal formulas are one node in all plans."""
+    whole: dict[Node, float] = {}
+    for batch in batches:
+        for node in batch.plan.passes[index].reductions:
             if OPS[node.op].kind == "global":
-                place = batches[0].plan.reductions.index(node)
-                whole = sum(float(batch.total[place]) for batch in batches)
-                for batch in batches:
-                    batch.total[place] = whole
-        for batch in batches:
-            batch.end(item.index)
+                whole[node] = whole.get(node, 0.0) + float(batch.total[batch.plan.reductions.index(node)])
+    for batch in batches:
+        for node in batch.plan.passes[index].reductions:
+            if node in whole:
+                batch.total[batch.plan.reductions.index(node)] = whole[node]
 
 
 Arrays = Mapping[str, Sequence[torch.Tensor]]

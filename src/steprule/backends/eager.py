@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..graph.evaluate import evaluate_host
-from ..graph.node import Node, Rank
+from ..graph.node import Node, Rank, read
 from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan
 from .base import Arrays, Batch, Table
@@ -88,11 +88,10 @@ class EagerBatch(Batch):
             self._write_tensor_slots()
 
     def _elements(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
-        for node in self.plan.graph.nodes:
-            if node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] in item.reads:
-                stored = self.arrays[node.attr[0]][tensor].detach()
-                half = stored.is_floating_point() and stored.element_size() < 4
-                values[node] = stored.float() if half else stored
+        for name in item.reads:
+            stored = self.arrays[name][tensor].detach()
+            half = stored.is_floating_point() and stored.element_size() < 4
+            values[read(name)] = stored.float() if half else stored
         parameter = self.arrays[self.plan.graph.parameter][tensor]
         working = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         for node in item.scalars:  # as a kernel does: computed in float64, given to elements in their own type

@@ -17,14 +17,17 @@ class Names:
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
+        self._last: dict[str, int] = {}
 
     def fresh(self, wanted: str) -> str:
         """Return the wanted name, or the nearest one that is free and plain ASCII."""
         base = wanted[:LONGEST_NAME] if wanted.isascii() and wanted.isidentifier() else "value"
-        name, count = base, 1
-        while name in self._taken or keyword.iskeyword(name):
+        count = self._last.get(base, 0)
+        name = ""
+        while not name or name in self._taken or keyword.iskeyword(name):
             count += 1
-            name = f"{base}_{count}"
+            name = base if count == 1 else f"{base}_{count}"
+        self._last[base] = count
         self._taken.add(name)
         return name
 

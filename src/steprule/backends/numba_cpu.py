@@ -126,10 +126,10 @@ class CpuBatch(Batch):
         if self.plan.tensor_writes and index == len(self.plan.passes) - 1 and not self.plan.passes[index].reductions:
             self._function(2 * index + 2, 0, 0, self._where)
 
-    def step(self, hyper: Table) -> None:
+    def step(self, hyper: Table) -> bool:
         """Run every pass: in one call when one thread will do."""
-        if self._serial():
-            self._take(hyper)
-            self._function(-1, 0, len(self._chunks), self._where)
-        else:
-            super().step(hyper)
+        if not self._serial():
+            return super().step(hyper)
+        self._take(hyper)
+        self._function(-1, 0, len(self._chunks), self._where)
+        return not self.refuses(0)

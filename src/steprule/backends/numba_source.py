@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph.node import Node, Rank, topological
+from ..graph.node import Node, Rank, read, topological
 from ..graph.ops import OPS
 from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
@@ -203,8 +203,7 @@ class _Writer:
     def body(self, item: Pass, views: dict[str, str], sums: list[str]) -> None:
         results = {node: f"new_{name}" for name, node in item.writes}
         for name in item.reads:
-            node = next(n for n in self.plan.graph.nodes if n.op == "read" and n.attr == (name, Rank.ELEMENT))
-            self.assign(node, name, f"{views[name]}[i]")
+            self.assign(read(name), name, f"{views[name]}[i]")
         for node in item.elements:
             self.assign(node, results.get(node, "x"), self.spell(node, "real"))
         for name, node in zip(sums, item.reductions, strict=True):
@@ -267,6 +266,13 @@ class _Writer:
         self.source.line()
         self.source.line()
 
+    def guard(self, item: Pass) -> None:
+        """Stop before anything is written when a guarded plan has met what is not finite."""
+        if self.plan.guard is not None and self.plan.guard in item.reductions:
+            value = f"total[{self.plan.reductions.index(self.plan.guard)}]"
+            with self.source.block(f"if stage == -1 and {value} != {value}:"):
+                self.source.line("return")
+
     def entry(self) -> None:
         with self.source.block("def kernel(stage, lo, hi, directory):"):
             self.source.line("of = integers(directory)")
@@ -283,6 +289,7 @@ class _Writer:
                     if item.reductions:
                         counts = "tensor_count, chunk_count"
                         self.source.line(f"end_{item.index}({counts}, chunks, partial, reduced, total)")
+                        self.guard(item)
                     elif self.plan.tensor_writes and item is self.plan.passes[-1]:
                         self.source.line(f"finish_tensors(tensor_count, {_ALL})")
                     else:

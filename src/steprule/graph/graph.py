@@ -91,6 +91,7 @@ class Graph:
     new_slots: tuple[Node, ...]
     gradients: Mapping[Node, str] = field(default_factory=_no_names)
     evaluate_at: Node | None = None
+    counts_steps: bool = False
     origins: Mapping[Node, Origin] = field(default_factory=_no_origins)
 
     @cached_property
@@ -112,8 +113,8 @@ class Graph:
 
     @cached_property
     def uses_step(self) -> bool:
-        """Whether t, the step count, appears."""
-        return any(node.op == "step" for node in self.nodes)
+        """Whether steps are counted: t appears, or the rule asked for it."""
+        return self.counts_steps or any(node.op == "step" for node in self.nodes)
 
     @property
     def element_slots(self) -> tuple[Slot, ...]:

@@ -6,9 +6,25 @@ Next door: `backends` (who updates), `zoo` (the rules).
 """
 
 from ..rule import Program
+from .classes import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .explain import Explanation, explain
 from .optimizer import Optimizer
 
 Program.facade = Optimizer
 
-__all__ = ["Explanation", "Optimizer", "explain"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Explanation",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "explain",
+]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.optimizer import _global_optimizer_post_hooks as _GLOBAL_POST  # noqa: N812  # pyright: ignore[reportPrivateUsage]
-from torch.optim.optimizer import _global_optimizer_pre_hooks as _GLOBAL_PRE  # noqa: N812  # pyright: ignore[reportPrivateUsage]
+import torch.optim.optimizer as torch_optimizer
 
 from ..backends.eager import EagerBatch
 from ..backends.numba_source import array_rows, hyper_columns
@@ -20,9 +19,16 @@ from ..graph.look_ahead import AHEAD, look_ahead
 from ..plan.schedule import Plan, schedule
 from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
-from .roster import Kernels, Roster, plain
+from .roster import Roster
+from .squad import Kernels, Reader, plain
 from .state import STEP, check_saved
 from .tensors import BACKENDS
+
+_torch: Any = torch_optimizer
+_GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
+_profiling: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lambda: True)
+
+NONFINITE = ("propagate", "skip", "raise")
 
 Pair = tuple[dict[str, Any], torch.Tensor]
 """A parameter with its group."""
@@ -58,9 +64,11 @@ class Optimizer(torch.optim.Optimizer):
     ['beta1', 'beta2', 'eps', 'lr', 'max_norm', 'params']
 
     `params` are tensors, groups (dicts) or named parameters, as for any torch optimiser. `clip` is a number
-    (the greatest global norm) or any transform. `backend` forces `"numba_cpu"` or `"eager"`. Other
-    keywords are hyperparameters, the defaults of every group; they may be numbers or tensors of one
-    element, are read from the group at every step, and never compile anything. Raises
+    (the greatest global norm) or any transform. `nonfinite` says what a gradient with NaN or infinity does:
+    `"propagate"` as in torch, `"skip"` leaves the whole step out (no parameter, state or count changes),
+    `"raise"` names the parameter. `backend` forces `"numba_cpu"` or `"eager"`. Other keywords are
+    hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are read
+    from the group at every step, and never compile anything. Raises
     `HyperparameterError` for a value outside its range, `ParameterError` for a tensor that cannot be
     updated, each before anything is written.
     """
@@ -71,13 +79,12 @@ class Optimizer(torch.optim.Optimizer):
         rule: Program,
         *,
         clip: Program | float | None = None,
+        nonfinite: str = "propagate",
         backend: str | None = None,
         **hyper: Any,
     ) -> None:
-        if backend is not None and backend not in BACKENDS:
-            raise BackendError(f"there is no backend {backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None")
+        self._configure(nonfinite, backend)
         self.program = _compose(rule, clip)
-        self.backend = backend
         known = self.program.hypers
         unknown = [name for name in hyper if name not in known]
         if unknown:
@@ -88,12 +95,37 @@ class Optimizer(torch.optim.Optimizer):
         self._prepare()
         super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
 
+    def _configure(self, nonfinite: str, backend: str | None) -> None:
+        if backend is not None and backend not in BACKENDS:
+            raise BackendError(f"there is no backend {backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None")
+        if nonfinite not in NONFINITE:
+            raise HyperparameterError(
+                f"nonfinite is {nonfinite!r}", fix=f"use one of {', '.join(map(repr, NONFINITE))}"
+            )
+        self.nonfinite = nonfinite
+        self.backend = backend
+
     def _prepare(self) -> None:
         """Make what is derived from the program and is neither copied nor saved."""
         graph = self.program.graph
         self._paths = look_ahead(graph)
-        self._kernels = Kernels(schedule(self._paths.closure_free if self._paths else graph))
-        self._exact = Kernels(schedule(self._paths.exact)) if self._paths else self._kernels
+        self._kernels = self._compile(self._paths.closure_free if self._paths else graph)
+        self._exact = self._compile(self._paths.exact) if self._paths else self._kernels
+        self._start()
+
+    def _compile(self, graph: Graph) -> Kernels:
+        readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
+        return Kernels(schedule(graph, guarded=self.nonfinite != "propagate"), readers)
+
+    def _reader(self, name: str) -> Reader:
+        """Return how a hyperparameter is found in a group; by its name."""
+        return lambda group: group.get(name)
+
+    def _choose(self, group: dict[str, Any]) -> Kernels:  # noqa: ARG002
+        """Return the kernels for a group; one for all of them here."""
+        return self._kernels
+
+    def _start(self) -> None:
         self._moves: dict[Graph, Plan] = {}
         self._roster: Roster | None = None
         self._busy = threading.RLock()
@@ -105,11 +137,12 @@ class Optimizer(torch.optim.Optimizer):
         return self._kernels.plan.graph
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "program": self.program, "backend": self.backend}
+        own = {name: self.__dict__[name] for name in ("program", "backend", "nonfinite")}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_kernels" not in self.__dict__:
+        if "_busy" not in self.__dict__:
             self._prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -128,7 +161,7 @@ class Optimizer(torch.optim.Optimizer):
         gradients are taken to be those at the stored parameters, which then are that point: see `at_iterate`.
         """
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _GLOBAL_PRE or _GLOBAL_POST
-        if hooks or torch.autograd._profiler_enabled():  # noqa: SLF001
+        if hooks or _profiling():
             return _observed(self, closure)
         return self._step(closure)
 
@@ -145,19 +178,21 @@ class Optimizer(torch.optim.Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            self._update(self._kernels)
+            self._update(self._choose)
             return loss
 
-    def _update(self, kernels: Kernels) -> None:
+    def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
         roster = self._roster
-        if roster is None or roster.plan is not kernels.plan or not roster.still_holds(self.param_groups, self.state):
+        if roster is None or not roster.still_holds(choose, self.param_groups, self.state):
             self._roster = None
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
-                roster = Roster(kernels, self.param_groups, self.state, self.backend)
+                roster = Roster(choose, self.param_groups, self.state, self.backend)
         roster.set_hypers(self.param_groups)
+        self._roster = None  # an interrupted roster is not used again
+        stepped = not roster.squads or roster.step()
         self._roster = roster
-        if roster.batches:
-            roster.step()
+        if not stepped and self.nonfinite == "raise":
+            raise roster.blame()
 
     # Rules with a look-ahead ---------------------------------------------------------------------
 
@@ -202,7 +237,7 @@ class Optimizer(torch.optim.Optimizer):
             stored()
             raise
         self._mark(ahead, ahead=0.0)
-        self._update(self._exact)
+        self._update(lambda _: self._exact)
         return loss
 
     @contextmanager
@@ -234,6 +269,10 @@ class Optimizer(torch.optim.Optimizer):
 
     # Checkpoints ---------------------------------------------------------------------------------
 
+    def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
+        """Add to one parameter's saved state what its writer does not keep; nothing here."""
+        return state
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; all of it is checked first, and nothing is shared with it.
 
@@ -243,7 +282,7 @@ class Optimizer(torch.optim.Optimizer):
         checked: dict[torch.Tensor, dict[str, Any]] = {}
 
         def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-            checked.update(check_saved(self.graph, self.param_groups, saved))
+            checked.update(check_saved(self._choose, self._complete, self.param_groups, saved))
             for index, group in enumerate(saved["param_groups"]):
                 for name, declared in self.program.hypers.items():
                     if name in group:

@@ -141,3 +141,11 @@ def in_order_of(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor
 def _same_walk(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether strides agree wherever a dimension is longer than one."""
     return all(x == y for x, y, size in zip(a.stride(), b.stride(), a.shape, strict=True) if size > 1)
+
+
+def in_order_of_slot(parameter: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """Return a slot that is walked in the parameter's order, copying it only if it is not."""
+    if slot.stride() == parameter.stride():
+        return slot
+    ordered = torch.empty_like(parameter, dtype=slot.dtype, memory_format=torch.preserve_format)
+    return slot if ordered.stride() == slot.stride() else ordered.detach().copy_(slot)

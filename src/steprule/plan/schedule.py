@@ -13,7 +13,7 @@ from functools import cached_property
 
 from ..errors import GraphError
 from ..graph.graph import Graph
-from ..graph.node import Node, Rank, topological
+from ..graph.node import Node, Rank, const, make, read, topological
 from ..graph.ops import OPS, REDUCTIONS
 from ..graph.show import one_line
 from ..graph.simplify import simplify
@@ -66,6 +66,8 @@ class Plan:
     host: tuple[Node, ...]
     tensor_writes: tuple[tuple[str, Node], ...]
     host_writes: tuple[tuple[str, Node], ...]
+    guard: Node | None = None
+    """The sum that is NaN when a gradient is not finite; it ends in the first pass, before anything is written."""
 
     @cached_property
     def reductions(self) -> tuple[Node, ...]:
@@ -135,23 +137,29 @@ def _host_values(passes: tuple[Pass, ...], tensor_writes: list[tuple[str, Node]]
     return list(wanted)
 
 
-def schedule(graph: Graph) -> Plan:
-    """Return the plan of a graph: simplified, cut into the fewest passes, and checked."""
+def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
+    """Return the plan of a graph: simplified, cut into the fewest passes, and checked.
+
+    A guarded plan also finds out, in its first pass, whether every gradient is finite.
+    """
     graph = simplify(graph)
+    guard = make("global_sum", make("mul", const(0), read(graph.gradient))) if guarded else None
     level = _levels(graph)
     ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
     changed = [(name, node) for name, node in graph.outputs if not _unchanged(name, node)]
     writes = [(name, node) for name, node in changed if ranks[name] is Rank.ELEMENT]
     tensor_writes = [(name, node) for name, node in changed if ranks[name] is Rank.TENSOR]
     host_writes = [(name, node) for name, node in changed if ranks[name] is Rank.HOST]
-    last = max((level[node] for _, node in (*writes, *tensor_writes)), default=0)
-    needed = topological(node for _, node in graph.outputs)
+    if guard is not None:
+        level |= {node: int(node is guard) for node in topological([guard]) if node not in level}
+    last = max([int(guarded), *(level[node] for _, node in (*writes, *tensor_writes))])
+    needed = topological([*(node for _, node in graph.outputs), *([guard] if guard is not None else [])])
     passes: list[Pass] = []
     for index in range(last + 1):
         ending = [node for node in needed if node.op in REDUCTIONS and level[node] == index + 1]
         passes.append(_make_pass(index, ending, writes if index == last else []))
     host = _host_values(tuple(passes), tensor_writes)
-    return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes)))
+    return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard))
 
 
 def verify(plan: Plan) -> Plan:

@@ -182,6 +182,7 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
         new_slots=tuple(new[slot.name] for slot in slots),
         gradients=gradients,
         evaluate_at=point,
+        counts_steps=any(part.signature.wants_step for part in parts),
         origins=recorder.origins,
     )
     return verify(graph)

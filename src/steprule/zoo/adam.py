@@ -125,4 +125,3 @@ def radam(
 
 
 __all__ = ["adam", "adamax", "amsgrad", "nadam", "radam"]
-

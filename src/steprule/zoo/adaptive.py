@@ -36,7 +36,16 @@ def _mean_square(v: Any, g: Any, alpha: Any) -> Any:
 
 
 @rule
-def rmsprop(theta: Any, g: Any, square_avg: Any, *, lr: Any = hyper(1e-2, low=0), alpha: Any = _ALPHA, eps: Any = _EPS) -> Any:
+def rmsprop(
+    theta: Any,
+    g: Any,
+    square_avg: Any,
+    *,
+    lr: Any = hyper(1e-2, low=0),
+    alpha: Any = _ALPHA,
+    eps: Any = _EPS,
+    t: Any,  # noqa: ARG001  # torch counts the steps of this rule, though its formula does not
+) -> Any:
     """RMSprop (Tieleman & Hinton, 2012), as in torch.optim."""
     v = _mean_square(square_avg, g, alpha)
     return theta - lr * g / (sqrt(v) + eps), v
@@ -53,6 +62,7 @@ def rmsprop_momentum(
     alpha: Any = _ALPHA,
     eps: Any = _EPS,
     momentum: Any = _MOMENTUM,
+    t: Any,  # noqa: ARG001  # torch counts the steps of this rule, though its formula does not
 ) -> Any:
     """RMSprop with momentum on the scaled gradient."""
     v = _mean_square(square_avg, g, alpha)
@@ -74,6 +84,7 @@ def rmsprop_centered(
     lr: Any = hyper(1e-2, low=0),
     alpha: Any = _ALPHA,
     eps: Any = _EPS,
+    t: Any,  # noqa: ARG001  # torch counts the steps of this rule, though its formula does not
 ) -> Any:
     """RMSprop scaled by the standard deviation of the gradient (Graves, 2013)."""
     v = _mean_square(square_avg, g, alpha)
@@ -93,6 +104,7 @@ def rmsprop_centered_momentum(
     alpha: Any = _ALPHA,
     eps: Any = _EPS,
     momentum: Any = _MOMENTUM,
+    t: Any,  # noqa: ARG001  # torch counts the steps of this rule, though its formula does not
 ) -> Any:
     """Centred RMSprop with momentum on the scaled gradient."""
     v = _mean_square(square_avg, g, alpha)
@@ -111,6 +123,7 @@ def adadelta(
     lr: Any = hyper(1.0, low=0),
     rho: Any = hyper(0.9, low=0, high=1),
     eps: Any = hyper(1e-6, low=0),
+    t: Any,  # noqa: ARG001  # torch counts the steps of this rule, though its formula does not
 ) -> Any:
     """Adadelta (Zeiler, 2012), ε inside both roots."""
     v = rho * square_avg + (1 - rho) * g**2

@@ -59,3 +59,15 @@ def weight_decay(weight_decay: float = 1e-2, *, decoupled: bool = True) -> Trans
     a clipping it is not clipped.
     """
     return (decoupled_weight_decay if decoupled else coupled_weight_decay)(weight_decay=weight_decay)
+
+
+@transform
+def maximize(theta: Any, g: Any) -> Any:  # noqa: ARG001
+    """Climb instead of descending."""
+    return -g
+
+
+@transform
+def unscale(theta: Any, g: Any, *, inverse_scale: Any = hyper(1.0)) -> Any:  # noqa: ARG001
+    """Undo the loss scale of mixed precision."""
+    return inverse_scale * g

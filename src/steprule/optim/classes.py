@@ -1,0 +1,277 @@
+"""torch.optim's classes by name: the same arguments, numbers and checkpoints, each one kernel.
+
+Every class also takes `clip` (a number: the greatest global norm; or any transform), `nonfinite`
+("propagate", "skip" or "raise") and `backend`. `foreach` is accepted and changes nothing; `fused=True` switches on
+GradScaler's protocol (gradients are unscaled inside the kernel, an overflowing step is left out);
+`capturable` and `differentiable` are refused. Formulas and their sources stand in `steprule.zoo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from ..errors import HyperparameterError
+from ..graph.graph import Hyper
+from ..rule import Program, Rule
+from ..zoo import adam as adams
+from ..zoo import adaptive, descent
+from .shell import Shell
+from .state import ensure
+
+Clip = Program | float | None
+Betas = tuple[Any, Any]
+
+
+class SGD(Shell):
+    """Run torch.optim.SGD's update: plain, with heavy-ball momentum, or with Nesterov's.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1, momentum=0.9, nesterov=True, clip=1.0)
+    """
+
+    hidden: ClassVar[Mapping[str, float]] = {"started": 1.0}
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, momentum: Any = 0, dampening: Any = 0,
+                 weight_decay: Any = 0, nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None,
+                 differentiable: bool = False, fused: bool | None = None, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        Hyper("momentum", low=0).check(momentum, "SGD")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise HyperparameterError("Nesterov momentum needs a momentum above 0 and no dampening",
+                                      fix="SGD(params, momentum=0.9, nesterov=True)")  # fmt: skip
+        defaults = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+                    "nesterov": nesterov, "maximize": maximize, "foreach": foreach, "differentiable": differentiable,
+                    "fused": fused}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """Return plain descent without momentum, else the kind of momentum asked for."""
+        if not group["momentum"]:
+            return descent.sgd
+        return descent.nesterov if group["nesterov"] else descent.heavy_ball
+
+
+class Adagrad(Shell):
+    """Run torch.optim.Adagrad's update; its accumulators exist from the start.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.Adagrad(torch.nn.Linear(2, 1).parameters(), initial_accumulator_value=0.1)
+    """
+
+    inits: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, lr_decay: Any = 0, weight_decay: Any = 0,
+                 initial_accumulator_value: Any = 0, eps: Any = 1e-10, foreach: bool | None = None, *,
+                 maximize: bool = False, differentiable: bool = False, fused: bool | None = None, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        Hyper("initial_accumulator_value", low=0).check(initial_accumulator_value, "Adagrad")
+        defaults = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
+                    "initial_accumulator_value": initial_accumulator_value, "foreach": foreach, "maximize": maximize,
+                    "differentiable": differentiable, "fused": fused}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with its accumulators."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for parameter in group["params"]:
+            if parameter.is_floating_point():
+                ensure(self._choose(group), group, parameter, self.state[parameter])
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return Adagrad."""
+        return adaptive.adagrad
+
+
+class RMSprop(Shell):
+    """Run torch.optim.RMSprop's update: plain, centred, with momentum, or both.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.RMSprop(torch.nn.Linear(2, 1).parameters(), centered=True, momentum=0.9)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8, weight_decay: Any = 0,
+                 momentum: Any = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
+                 maximize: bool = False, differentiable: bool = False, *, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        Hyper("momentum", low=0).check(momentum, "RMSprop")
+        defaults = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
+                    "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach, "maximize": maximize,
+                    "differentiable": differentiable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """Return the one of four that the group's flags name."""
+        if group["momentum"]:
+            return adaptive.rmsprop_centered_momentum if group["centered"] else adaptive.rmsprop_momentum
+        return adaptive.rmsprop_centered if group["centered"] else adaptive.rmsprop
+
+
+class Adam(Shell):
+    """Run torch.optim.Adam's update, or AMSGrad's.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.Adam(torch.nn.Linear(2, 1).parameters(), lr=1e-3, betas=(0.9, 0.99), clip=1.0)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
+                 weight_decay: Any = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
+                 capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
+                 decoupled_weight_decay: bool = False, clip: Clip = None, nonfinite: str = "propagate",
+                 backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+                    "maximize": maximize, "foreach": foreach, "capturable": capturable,
+                    "differentiable": differentiable, "fused": fused,
+                    "decoupled_weight_decay": decoupled_weight_decay}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """Return Adam or AMSGrad."""
+        return adams.amsgrad if group["amsgrad"] else adams.adam
+
+
+class AdamW(Adam):
+    """Run torch.optim.AdamW's update: Adam with decoupled weight decay.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.AdamW(torch.nn.Linear(2, 1).parameters(), lr=1e-3, weight_decay=0.1, clip=1.0)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
+                 weight_decay: Any = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
+                 foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
+                 fused: bool | None = None, clip: Clip = None, nonfinite: str = "propagate",
+                 backend: str | None = None) -> None:  # fmt: skip
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
+                         capturable=capturable, differentiable=differentiable, fused=fused,
+                         decoupled_weight_decay=True, clip=clip, nonfinite=nonfinite, backend=backend)  # fmt: skip
+
+
+class NAdam(Shell):
+    """Run torch.optim.NAdam's update.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.NAdam(torch.nn.Linear(2, 1).parameters(), lr=2e-3)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 2e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
+                 weight_decay: Any = 0, momentum_decay: Any = 4e-3, decoupled_weight_decay: bool = False, *,
+                 foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+                 differentiable: bool = False, clip: Clip = None, nonfinite: str = "propagate",
+                 backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+                    "momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay,
+                    "maximize": maximize, "foreach": foreach, "capturable": capturable,
+                    "differentiable": differentiable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return NAdam."""
+        return adams.nadam
+
+
+class RAdam(Shell):
+    """Run torch.optim.RAdam's update.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.RAdam(torch.nn.Linear(2, 1).parameters(), lr=1e-3)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
+                 weight_decay: Any = 0, decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
+                 maximize: bool = False, capturable: bool = False, differentiable: bool = False, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+                    "foreach": foreach, "capturable": capturable, "decoupled_weight_decay": decoupled_weight_decay,
+                    "differentiable": differentiable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return RAdam."""
+        return adams.radam
+
+
+class Adamax(Shell):
+    """Run torch.optim.Adamax's update.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.Adamax(torch.nn.Linear(2, 1).parameters(), lr=2e-3)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 2e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
+                 weight_decay: Any = 0, foreach: bool | None = None, *, maximize: bool = False,
+                 differentiable: bool = False, capturable: bool = False, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "foreach": foreach,
+                    "maximize": maximize, "differentiable": differentiable, "capturable": capturable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return Adamax."""
+        return adams.adamax
+
+
+class Adadelta(Shell):
+    """Run torch.optim.Adadelta's update.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.Adadelta(torch.nn.Linear(2, 1).parameters(), lr=1.0, rho=0.9)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1.0, rho: Any = 0.9, eps: Any = 1e-6, weight_decay: Any = 0,
+                 foreach: bool | None = None, *, capturable: bool = False, maximize: bool = False,
+                 differentiable: bool = False, clip: Clip = None, nonfinite: str = "propagate",
+                 backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+                    "capturable": capturable, "foreach": foreach, "differentiable": differentiable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return Adadelta."""
+        return adaptive.adadelta
+
+
+class ASGD(Shell):
+    """Run torch.optim.ASGD's update; the averaged parameters are in the state, under `ax`.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.ASGD(torch.nn.Linear(2, 1).parameters(), lr=1e-2, t0=100)
+    """
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, lambd: Any = 1e-4, alpha: Any = 0.75, t0: Any = 1e6,
+                 weight_decay: Any = 0, foreach: bool | None = None, maximize: bool = False,
+                 differentiable: bool = False, capturable: bool = False, *, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay,
+                    "foreach": foreach, "maximize": maximize, "differentiable": differentiable,
+                    "capturable": capturable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return averaged SGD."""
+        return descent.asgd
+
+
+class Rprop(Shell):
+    """Run torch.optim.Rprop's update.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.Rprop(torch.nn.Linear(2, 1).parameters(), lr=1e-2)
+    """
+
+    parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "eta_minus": ("etas", 0), "eta_plus": ("etas", 1), "smallest": ("step_sizes", 0), "largest": ("step_sizes", 1),
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, etas: Betas = (0.5, 1.2),
+                 step_sizes: Betas = (1e-6, 50), *, capturable: bool = False, foreach: bool | None = None,
+                 maximize: bool = False, differentiable: bool = False, clip: Clip = None,
+                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+        defaults = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "foreach": foreach, "maximize": maximize,
+                    "differentiable": differentiable, "capturable": capturable}  # fmt: skip
+        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return Rprop."""
+        return adaptive.rprop

@@ -1,0 +1,146 @@
+"""The shell of torch.optim's classes: their arguments, groups and state keys around a rule of the zoo.
+
+A shell chooses, for each param group, which rule its flags ask for, and puts the transforms before it in
+torch's order: unscale (mixed precision), clip, maximise, weight decay. Groups whose flags agree share one
+kernel; what the flags do not decide is a number, read at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from ..errors import HyperparameterError
+from ..graph.node import Rank
+from ..plan.schedule import schedule
+from ..rule import Program, Rule, chain
+from ..zoo.transforms import clip_global_norm, coupled_weight_decay, decoupled_weight_decay, maximize, unscale
+from .optimizer import Optimizer
+from .squad import Kernels, Reader, plain
+
+Flags = tuple[Any, ...]
+
+
+class Shell(Optimizer):
+    """An optimiser with torch.optim's face; a class gives `rule_of` and says where its numbers stand."""
+
+    parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
+    """Hyperparameters that are one part of a tuple in the group."""
+    inits: ClassVar[Mapping[str, str]] = {}
+    """Slots that start from a hyperparameter of the group."""
+    hidden: ClassVar[Mapping[str, float]] = {}
+    """Slots that torch does not keep; what they are for a parameter that has been stepped."""
+    decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        defaults: dict[str, Any],
+        *,
+        clip: Program | float | None,
+        nonfinite: str,
+        backend: str | None,
+    ) -> None:
+        self._configure(nonfinite, backend)
+        self.clip = clip_global_norm(max_norm=clip) if isinstance(clip, int | float) else clip
+        self._prepare()
+        self._refuse_options(defaults)
+        torch.optim.Optimizer.__init__(self, params, defaults)
+        self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule that a group's flags ask for."""
+        raise TypeError(f"{type(self).__name__} names no rule for {sorted(group)}")
+
+    def _refuse_options(self, defaults: Mapping[str, Any]) -> None:
+        for name in ("differentiable", "capturable"):
+            if defaults.get(name):
+                raise HyperparameterError(
+                    f"{name}=True asks for what a compiled step cannot give",
+                    fix=f"leave {name}=False, or use torch.optim",
+                )
+
+    # Programs ------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._paths = None
+        self._by_flags: dict[Flags, Kernels] = {}
+        self._start()
+
+    def _flags(self, group: Mapping[str, Any]) -> Flags:
+        """Return what decides a group's formula: its rule, and which transforms stand before it."""
+        scaled = getattr(self, "grad_scale", None) is not None
+        decays = "weight_decay" in group
+        decoupled = bool(group.get("decoupled_weight_decay", self.decoupled))
+        return self.rule_of(group), bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
+
+    def _choose(self, group: dict[str, Any]) -> Kernels:
+        flags = self._flags(group)
+        if flags not in self._by_flags:
+            self._by_flags[flags] = self._kernels_for(flags)
+        return self._by_flags[flags]
+
+    def _kernels_for(self, flags: Flags) -> Kernels:
+        rule, maximise, decays, decoupled, scaled, default = flags
+        before = [unscale] if scaled else []
+        before += [self.clip] if self.clip is not None else []
+        before += [maximize] if maximise else []
+        before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
+        graph = chain(*before, rule).graph
+        # torch keeps step counts and the like in float32, unless everything is float64.
+        host = torch.float64 if default == torch.float64 else torch.float32
+        readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
+        inits = {slot: self._reader(name) for slot, name in self.inits.items()}
+        return Kernels(schedule(graph, guarded=self.nonfinite != "propagate"), readers, host, inits)
+
+    def _reader(self, name: str) -> Reader:
+        if name in self.parts_of:
+            key, place = self.parts_of[name]
+            return lambda group: group[key][place]
+        if name == "inverse_scale":
+            return lambda _: 1.0 / float(self.grad_scale)  # type: ignore[attr-defined]
+        clip = self.clip.hypers if self.clip is not None else {}
+        own = clip.get(name)
+        return lambda group: group.get(name, None if own is None else own.value)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its hyperparameters are checked before it is added."""
+        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            whole = {**self.defaults, **param_group}
+            kernels, owner = self._choose(whole), f"{type(self).__name__}, group {len(self.param_groups)}"
+            for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
+                hyper.check(plain(read(whole)), owner)
+        torch.optim.Optimizer.add_param_group(self, param_group)
+        self._roster = None
+
+    # The step ------------------------------------------------------------------------------------
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        found = getattr(self, "found_inf", None)
+        if found is not None and float(found) > 0:  # GradScaler's protocol: this step's gradients overflowed
+            return None
+        return super()._step(closure)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: self.__dict__[name] for name in ("clip", "nonfinite", "backend", "_step_supports_amp_scaling")}
+        return {**torch.optim.Optimizer.__getstate__(self), **own}
+
+    # Checkpoints ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state under torch's own keys; a `torch.optim` optimiser of the same class loads it."""
+        saved = super().state_dict()
+        if self.hidden:
+            state = {key: {k: v for k, v in own.items() if k not in self.hidden} for key, own in saved["state"].items()}
+            saved = {**saved, "state": {key: own for key, own in state.items() if own}}
+        return saved
+
+    def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add to one parameter's saved state what torch does not keep."""
+        known = {slot.name for slot in kernels.plan.graph.slots if slot.rank is Rank.HOST}
+        return {**{name: value for name, value in self.hidden.items() if name in known}, **state}
+
+
+__all__ = ["Shell"]

@@ -1,0 +1,230 @@
+"""A squad: the tensors of a step that one plan updates, with their hyperparameters, counts and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter, is_, itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backends.base import Batch, Table
+from ..backends.eager import EagerBatch
+from ..backends.numba_cpu import CpuBatch, CpuKernel
+from ..backends.numba_source import array_rows, hyper_columns
+from ..errors import ParameterError
+from ..graph.evaluate import evaluate_host
+from ..graph.node import Rank
+from ..plan.schedule import Plan
+from .state import HOST_DTYPE, STEP
+from .tensors import Entry, in_order_of, in_order_of_slot, present, route
+from .witness import witness
+
+Groups = Sequence[dict[str, Any]]
+Reader = Callable[[dict[str, Any]], Any]
+"""Reads one hyperparameter of a param group."""
+
+_gradient = attrgetter("grad")
+_address = torch.Tensor.data_ptr
+
+
+@dataclass
+class Kernels:
+    """The kernels of one plan, one a dtype, compiled when first needed; `readers` find its hyperparameters."""
+
+    plan: Plan
+    readers: tuple[Reader, ...]
+    host_dtype: torch.dtype = HOST_DTYPE
+    inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
+    """Slots that start from a hyperparameter, and how it is read."""
+    _kernels: dict[torch.dtype, CpuKernel] = field(default_factory=dict[torch.dtype, CpuKernel])
+
+    def get(self, dtype: torch.dtype) -> CpuKernel:
+        """Return the kernel of a dtype."""
+        if dtype not in self._kernels:
+            self._kernels[dtype] = CpuKernel(self.plan, dtype)
+        return self._kernels[dtype]
+
+
+class Crew:
+    """The tensors that one batch updates, and what must stay true of them."""
+
+    def __init__(self, entries: list[Entry], states: list[Mapping[str, Any]], slots: list[str]) -> None:
+        self.parameters = [entry.parameter for entry in entries]
+        self.gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
+        # A gradient that had to be copied must be copied again next time.
+        self._given = all(map(is_, self.gradients, map(_gradient, self.parameters)))
+        self._states = states
+        self._slots = [itemgetter(name) for name in slots]
+        self._same_parameters = witness(self.parameters)
+        self._same_gradients = witness(self.gradients)
+        self._addresses = self._look()
+
+    def _look(self) -> list[list[int]]:
+        slots = [list(map(_address, map(slot, self._states))) for slot in self._slots]
+        return [list(map(_address, self.parameters)), *slots]
+
+    def still_holds(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether all that pointers rely on is as it was."""
+        try:
+            return (
+                self._given
+                and self._same_gradients(gradients)
+                and self._same_parameters(self.parameters)
+                and self._look() == self._addresses
+            )
+        except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
+            return False
+
+
+class Squad:
+    """Tensors under one plan."""
+
+    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, backend: str | None) -> None:
+        self.kernels = kernels
+        self.plan = kernels.plan
+        self.parameters = [entry.parameter for entry in entries]
+        self._state = state
+        self._make_rows(entries)
+        self._make_batches(entries, kernels, backend)
+
+    # Hyperparameters -----------------------------------------------------------------------------
+
+    def _make_rows(self, entries: list[Entry]) -> None:
+        """Give every distinct (group, step count, host slots) a row of the hyperparameter table."""
+        graph = self.plan.graph
+        self._columns = hyper_columns(self.plan)
+        self._hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
+        counts = torch.zeros(len(entries), len(self._hosts), dtype=self.kernels.host_dtype, device="cpu")
+        rows: dict[tuple[float, ...], int] = {}
+        self.rows: list[int] = []
+        for index, entry in enumerate(entries):
+            state = self._state[entry.parameter]
+            own = tuple(float(state[name]) for name in self._hosts)
+            self.rows.append(rows.setdefault((entry.group, *own), len(rows)))
+            for column, name in enumerate(self._hosts):
+                counts[index, column] = own[column]
+                state[name] = counts[index, column]  # a view: one addition counts for every parameter
+        self._counts = counts.numpy()
+        self._counted = self._counts.copy()
+        self._own = [self._state[parameter] for parameter in self.parameters]
+        self._host_slots = [[state[name] for state in self._own] for name in self._hosts]
+        self._group_of_row = [int(key[0]) for key in rows]
+        self._row_of = np.array(self.rows, dtype=np.int64)
+        self.hyper = np.zeros((len(rows), len(self._columns)))
+        first = len(graph.hypers)
+        for key, row in rows.items():
+            self.hyper[row, first:] = key[1:]
+        self._values: dict[int, tuple[Any, ...]] = {}
+
+    def set_hypers(self, groups: Groups) -> None:
+        """Read every group's hyperparameters; check and store those that changed."""
+        hypers = self.plan.graph.hypers
+        for index in dict.fromkeys(self._group_of_row):
+            group = groups[index]
+            values = tuple([v if type(v := read(group)) is float else plain(v) for read in self.kernels.readers])
+            if values != self._values.get(index):
+                owner = f"`{self.plan.graph.name}`, group {index}"
+                checked = [hyper.check(value, owner) for hyper, value in zip(hypers, values, strict=True)]
+                for row, owner_group in enumerate(self._group_of_row):
+                    if owner_group == index:
+                        self.hyper[row, : len(hypers)] = checked
+                self._values[index] = values
+
+    # Tensors -------------------------------------------------------------------------------------
+
+    def _make_batches(self, entries: list[Entry], kernels: Kernels, backend: str | None) -> None:
+        names = array_rows(self.plan)
+        slots = names[2:]
+        sorted_in: dict[tuple[str, Any, Any], list[int]] = {}
+        self.routes: dict[str, str] = {}
+        for index, entry in enumerate(entries):
+            parameter, state = entry.parameter, self._state[entry.parameter]
+            self._lay_out(parameter, state)
+            name, reason = route(entry, [state[slot] for slot in slots], backend)
+            self.routes.setdefault(name, reason)
+            sorted_in.setdefault((name, parameter.dtype, parameter.device), []).append(index)
+        self._crews: list[Crew] = []
+        self.batches: list[Batch] = []
+        self._order = list(sorted_in.values())
+        for (name, dtype, _), members in sorted_in.items():
+            own = [entries[i] for i in members]
+            states = [self._state[entry.parameter] for entry in own]
+            crew = Crew(own, states, slots)
+            arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
+            arrays |= {slot: [state[slot] for state in states] for slot in slots}
+            rows = [self.rows[i] for i in members]
+            kernel_batch = name == "numba_cpu"
+            batch = CpuBatch(kernels.get(dtype), arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
+            self._crews.append(crew)
+            self.batches.append(batch)
+
+    def _lay_out(self, parameter: torch.Tensor, state: dict[str, Any]) -> None:
+        """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout."""
+        for slot in self.plan.graph.element_slots:
+            if state[slot.name].shape != parameter.shape:
+                raise ParameterError(
+                    f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
+                    f"the parameter {tuple(parameter.shape)}",
+                    fix="replacing a parameter's data by another size starts a new parameter: delete its state",
+                )
+            if not present(state[slot.name]):
+                raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
+            state[slot.name] = in_order_of_slot(parameter, state[slot.name].resolve_neg())
+
+    def still_holds(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether this squad may be used again; if so, it points at this step's gradients."""
+        if not self._counts_hold():
+            return False
+        for crew, batch, members in zip(self._crews, self.batches, self._order, strict=True):
+            own = gradients if len(self._order) == 1 else [gradients[i] for i in members]
+            if not crew.still_holds(own):
+                return False
+            batch.set_gradients(own, list(map(_address, own)))
+        return True
+
+    def _counts_hold(self) -> bool:
+        """Whether step counts and host slots are the ones this squad wrote: not replaced, not edited."""
+        try:
+            for name, slots in zip(self._hosts, self._host_slots, strict=True):
+                if not all(map(is_, map(itemgetter(name), self._own), slots)):
+                    return False
+        except KeyError:
+            return False
+        return not self._hosts or bool((self._counts == self._counted).all())
+
+    # The step ------------------------------------------------------------------------------------
+
+    def advance(self, by: int) -> None:
+        """Count a step in the hyperparameter table, or take it back."""
+        if self.plan.graph.uses_step:
+            self.hyper[:, len(self.plan.graph.hypers)] += by
+
+    def commit(self) -> None:
+        """Write step counts and new host slots into the state."""
+        if not self._hosts:
+            return
+        if self.plan.host_writes:
+            for row in range(len(self.hyper)):
+                numbers = dict(zip(self._columns, self.hyper[row].tolist(), strict=True))
+                new = evaluate_host([node for _, node in self.plan.host_writes], numbers)
+                for (name, _), value in zip(self.plan.host_writes, new, strict=True):
+                    self.hyper[row, self._columns.index(name)] = value
+        self._counts[:] = self.hyper[self._row_of, len(self.plan.graph.hypers) :]
+        self._counted[:] = self._counts
+
+    def work(self) -> list[tuple[Batch, Table]]:
+        """List the batches with the table that they share."""
+        return [(batch, self.hyper) for batch in self.batches]
+
+
+def plain(value: Any) -> Any:
+    """Return a hyperparameter as a plain value that can be compared; what is none is left to be refused."""
+    if isinstance(value, int | float | str | None):
+        return value
+    try:
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return repr(value)
