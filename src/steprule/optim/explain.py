@@ -96,7 +96,7 @@ def explain(program: Program | Optimizer) -> Explanation:
     )
     if isinstance(program, Optimizer):
         dtype, backend, reason = _of_optimizer(program)
-        program = program.program
+        program = program.program_of(program.param_groups[0])
     if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RuleError(f"{program!r} is no rule, chain, transform or optimiser", fix="explain(board.adam)")
     graph = program.graph

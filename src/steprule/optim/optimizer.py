@@ -121,6 +121,10 @@ class Optimizer(torch.optim.Optimizer):
         """Return how a hyperparameter is found in a group; by its name."""
         return lambda group: group.get(name)
 
+    def program_of(self, group: Mapping[str, Any]) -> Program:  # noqa: ARG002
+        """Return the formula that runs on a param group: one for all of them here."""
+        return self.program
+
     def _choose(self, group: dict[str, Any]) -> Kernels:  # noqa: ARG002
         """Return the kernels for a group; one for all of them here."""
         return self._kernels

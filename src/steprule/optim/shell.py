@@ -82,13 +82,20 @@ class Shell(Optimizer):
             self._by_flags[flags] = self._kernels_for(flags)
         return self._by_flags[flags]
 
-    def _kernels_for(self, flags: Flags) -> Kernels:
-        rule, maximise, decays, decoupled, scaled, default = flags
+    def program_of(self, group: Mapping[str, Any]) -> Program:
+        """Return the whole formula of a group: what stands before its rule, and the rule."""
+        return self._chain(self._flags(group))
+
+    def _chain(self, flags: Flags) -> Program:
+        rule, maximise, decays, decoupled, scaled, _ = flags
         before = [unscale] if scaled else []
         before += [self.clip] if self.clip is not None else []
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
-        graph = chain(*before, rule).graph
+        return chain(*before, rule)
+
+    def _kernels_for(self, flags: Flags) -> Kernels:
+        graph, default = self._chain(flags).graph, flags[-1]
         # torch keeps step counts and the like in float32, unless everything is float64.
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
