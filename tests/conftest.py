@@ -33,3 +33,19 @@ def fixed_seeds():
     np.random.seed(0)  # noqa: NPY002
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print how far our classes and torch's were apart, if that was asked for: `pytest -m parity`."""
+    if "parity" not in (config.getoption("markexpr") or ""):
+        return
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    found = [value for report in reports for key, value in report.user_properties if key == "parity"]
+    worst: dict[tuple[str, str], dict[str, float]] = {}
+    for optimiser, option, dtype, deviation in found:
+        worst.setdefault((optimiser, option), {})[dtype] = deviation
+    if worst:
+        terminalreporter.section("largest deviation from torch.optim: |a − b| / (|b| + 0.1), in float32 and float64")
+        for (optimiser, option), by in sorted(worst.items()):
+            seen = "  ".join(f"{by[dtype]:8.1e}" if dtype in by else " " * 8 for dtype in ("float32", "float64"))
+            terminalreporter.write_line(f"{optimiser:<9} {seen}  {option}")

@@ -10,7 +10,7 @@ import torch
 from truth import bits, make, raw
 
 import steprule as sr
-from steprule import board, rule
+from steprule import board, rule, slot
 
 pytestmark = pytest.mark.cpu
 
@@ -193,4 +193,26 @@ def test_parameters_without_gradients_are_not_moved_to_a_point() -> None:
         optimizer.step()
         optimizer.step(lambda: None)
     assert torch.equal(without, torch.ones(2, dtype=torch.float64))
-    assert without not in optimizer.state
+    assert not optimizer.state.get(without, {}).get("m", torch.zeros(1)).any()
+    assert (with_one < 1).all()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_first_closure_is_at_the_point_too(steps: int) -> None:
+    """A slot that does not start from zero looks ahead from the start."""
+
+    @rule(evaluate_at=lambda theta, m: theta - m)
+    def looking(theta, g, m=slot(init=2.0), *, lr=1.0):
+        return theta - lr * g, m / 2
+
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = looking.optimizer([parameter])
+    seen: list[float] = []
+
+    def closure() -> None:
+        seen.append(parameter.item())
+        parameter.grad = torch.ones_like(parameter)
+
+    for _ in range(steps):
+        optimizer.step(closure)
+    assert seen == [-2.0, -2.0, -2.5][:steps]

@@ -49,7 +49,10 @@ def test_signatures_that_cannot_be_read_are_refused_at_once() -> None:
         assert refused(lambda function=function: transform(function)).what == error.what
 
 
-@pytest.mark.parametrize("thing", [5, "adam", None, print, board.adam, board.adam.part], ids=repr)
+NO_FUNCTIONS = [5, "adam", None, print, board.adam, board.adam.part]
+
+
+@pytest.mark.parametrize("thing", NO_FUNCTIONS, ids=lambda thing: type(thing).__name__)
 def test_only_a_python_function_becomes_a_rule(thing: Any) -> None:
     error = refused(lambda: rule(thing) if thing is not None else transform(moves="gradient")(thing))
     assert "no Python function" in error.what

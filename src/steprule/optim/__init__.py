@@ -9,22 +9,31 @@ from ..rule import Program
 from .classes import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .explain import Explanation, explain
 from .optimizer import Optimizer
+from .papers import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, Yogi
 
 Program.facade = Optimizer
 
 __all__ = [
+    "ADOPT",
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
+    "AdEMAMix",
+    "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "Explanation",
+    "Lion",
     "NAdam",
     "Optimizer",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Yogi",
     "explain",
 ]

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 
-from ..backends.numba_cpu import DTYPES, CpuKernel
+from ..backends.numba_cpu import CpuKernel
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
 from ..plan.schedule import Pass, Plan, schedule, summary
 from ..rule import Program, Transform
 from .optimizer import Optimizer
+from .tensors import KERNEL_REASON, Entry, label, route
 
+_DEFAULT = (torch.float32, "numba_cpu", KERNEL_REASON)
 KEYS = ("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "backend", "reason", "source")
 
 
@@ -64,17 +66,16 @@ def _facts(plan: Plan, item: Pass, itemsize: int) -> dict[str, Any]:
 
 
 def _of_optimizer(optimizer: Optimizer) -> tuple[torch.dtype, str, str]:
-    """Return the dtype, backend and reason of what an optimiser would run now."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    dtype = parameters[0].dtype if parameters else torch.float32
-    if optimizer.backend == "eager":
-        return dtype, "eager", "asked for"
-    elsewhere = [p for p in parameters if p.device.type != "cpu"]
-    if elsewhere:
-        return dtype, "eager", f"parameters are on {elsewhere[0].device.type}, which has no kernel backend here"
-    if dtype not in DTYPES:
-        return dtype, "eager", f"parameters are {dtype}; CPU kernels are float32 and float64"
-    return dtype, "numba_cpu", "float32 and float64 parameters in main memory run one compiled kernel"
+    """Return the dtype, backend and reason of what an optimiser would run now; eager if that is so anywhere."""
+    found: list[tuple[torch.dtype, str, str]] = []
+    for i, group in enumerate(optimizer.param_groups):
+        names = [slot.name for slot in optimizer.program_of(group).graph.element_slots]
+        for j, parameter in enumerate(group["params"]):
+            state = optimizer.state.get(parameter, {})
+            slots = [state[name] for name in names if name in state]
+            backend, reason = route(Entry(label(group, i, j), i, parameter, parameter), slots, optimizer.backend)
+            found.append((parameter.dtype, backend, reason))
+    return next((item for item in found if item[1] == "eager"), found[0] if found else _DEFAULT)
 
 
 def explain(program: Program | Optimizer) -> Explanation:
@@ -89,11 +90,7 @@ def explain(program: Program | Optimizer) -> Explanation:
     `as_json()` for programs. For a rule with a look-ahead, passes and source are those of the
     closure-free form.
     """
-    dtype, backend, reason = (
-        torch.float32,
-        "numba_cpu",
-        "float32 and float64 parameters in main memory run one compiled kernel",
-    )
+    dtype, backend, reason = _DEFAULT
     if isinstance(program, Optimizer):
         dtype, backend, reason = _of_optimizer(program)
         program = program.program_of(program.param_groups[0])

@@ -21,7 +21,7 @@ from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
 from .roster import Roster
 from .squad import Kernels, Reader, plain
-from .state import STEP, check_saved
+from .state import STEP, check_saved, ensure
 from .tensors import BACKENDS
 
 _torch: Any = torch_optimizer
@@ -151,12 +151,19 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked before it is added."""
-        owner = f"`{self.program.name}`, group {len(self.param_groups)}"
-        known = self.program.hypers if isinstance(param_group, dict) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
-        for name, declared in known.items():
-            declared.check(plain(param_group.get(name, self.defaults[name])), owner)
+        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            self._check_group({**self.defaults, **param_group}, f"group {len(self.param_groups)}")
         super().add_param_group(param_group)
         self._roster = None
+
+    def _check_group(self, group: dict[str, Any], which: str) -> None:
+        """Refuse a group with a hyperparameter that is missing or out of its range."""
+        kernels = self._choose(group)
+        for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
+            hyper.check(plain(read(group)), f"{self._title()}, {which}")
+
+    def _title(self) -> str:
+        return f"`{self.program.name}`"
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; return the closure's value, if one is given.
@@ -200,6 +207,14 @@ class Optimizer(torch.optim.Optimizer):
 
     # Rules with a look-ahead ---------------------------------------------------------------------
 
+    @torch.no_grad()
+    def _ready(self) -> None:
+        """Give every trainable parameter its slots: a point may lie ahead before the first step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad and parameter.is_floating_point():
+                    ensure(self._kernels, group, parameter, self.state[parameter])
+
     def _stepped(self) -> list[Pair]:
         """List the (group, parameter) pairs that have state."""
         pairs = [(group, p) for group in self.param_groups for p in group["params"]]
@@ -228,6 +243,7 @@ class Optimizer(torch.optim.Optimizer):
     def _step_at_point(self, closure: Callable[[], Any]) -> Any:
         """Evaluate the closure at the look-ahead point, come back exactly, and update."""
         assert self._paths is not None
+        self._ready()
         pairs, ahead = self._stepped(), self._ahead()
         stored = _hold(pairs)
         try:
@@ -288,9 +304,7 @@ class Optimizer(torch.optim.Optimizer):
         def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
             checked.update(check_saved(self._choose, self._complete, self.param_groups, saved))
             for index, group in enumerate(saved["param_groups"]):
-                for name, declared in self.program.hypers.items():
-                    if name in group:
-                        declared.check(plain(group[name]), f"`{self.program.name}`, saved group {index}")
+                self._check_group({**self.defaults, **group}, f"saved group {index}")
 
         def restore(_: torch.optim.Optimizer) -> None:
             # torch has cast floating-point state to the parameter's dtype; ours comes back as it was.

@@ -18,7 +18,7 @@ from ..plan.schedule import schedule
 from ..rule import Program, Rule, chain
 from ..zoo.transforms import clip_global_norm, coupled_weight_decay, decoupled_weight_decay, maximize, unscale
 from .optimizer import Optimizer
-from .squad import Kernels, Reader, plain
+from .squad import Kernels, Reader
 
 Flags = tuple[Any, ...]
 
@@ -72,9 +72,10 @@ class Shell(Optimizer):
     def _flags(self, group: Mapping[str, Any]) -> Flags:
         """Return what decides a group's formula: its rule, and which transforms stand before it."""
         scaled = getattr(self, "grad_scale", None) is not None
-        decays = "weight_decay" in group
+        rule = self.rule_of(group)
+        decays = "weight_decay" in group and "weight_decay" not in rule.hypers  # a rule may have a decay of its own
         decoupled = bool(group.get("decoupled_weight_decay", self.decoupled))
-        return self.rule_of(group), bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
+        return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
     def _choose(self, group: dict[str, Any]) -> Kernels:
         flags = self._flags(group)
@@ -112,15 +113,8 @@ class Shell(Optimizer):
         own = clip.get(name)
         return lambda group: group.get(name, None if own is None else own.value)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its hyperparameters are checked before it is added."""
-        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
-            whole = {**self.defaults, **param_group}
-            kernels, owner = self._choose(whole), f"{type(self).__name__}, group {len(self.param_groups)}"
-            for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
-                hyper.check(plain(read(whole)), owner)
-        torch.optim.Optimizer.add_param_group(self, param_group)
-        self._roster = None
+    def _title(self) -> str:
+        return type(self).__name__
 
     # The step ------------------------------------------------------------------------------------
 

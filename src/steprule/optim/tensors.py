@@ -12,6 +12,7 @@ from ..backends.numba_cpu import DTYPES
 from ..errors import BackendError, ParameterError
 
 BACKENDS = ("numba_cpu", "eager")
+KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tu
         return "eager", "asked for"
     if obstacle and forced:
         raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix="leave backend=None")
-    return ("eager", obstacle) if obstacle else ("numba_cpu", "dense float tensors in main memory")
+    return ("eager", obstacle) if obstacle else ("numba_cpu", KERNEL_REASON)
 
 
 def like(parameter: torch.Tensor, value: torch.Tensor | float, dtype: torch.dtype | None = None) -> torch.Tensor:

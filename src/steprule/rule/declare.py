@@ -73,7 +73,7 @@ def choice(*options: Any) -> Any:
     ... def sgd(theta, g, *, lr=0.1, normalised=sr.choice(False, True)):
     ...     return theta - lr * (g / sr.norm(g) if normalised else g)
     >>> sr.explain(sgd(normalised=True)).formula
-    'θₜ = θₜ₋₁ − η g / ‖g‖_tensor'
+    'θₜ = θₜ₋₁ − η · g / ‖g‖_tensor'
 
     Unlike a hyperparameter it is an ordinary Python value in the rule, fixed when the rule is traced.
     """

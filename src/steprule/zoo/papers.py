@@ -1,0 +1,223 @@
+"""Rules as their papers write them: Lion, AdaBelief, Yogi, ADOPT, AdEMAMix, Adan, and LAMB and LARS by layers.
+
+β weighs the past, as in Adam; ε stands outside the root; counts of steps are each parameter's own. Where weight
+decay is part of the formula it is a hyperparameter of the rule, elsewhere a transform before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..rule import choice, clamp, exp, hyper, log, maximum, minimum, norm, rule, sign, slot, sqrt, where
+
+__all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "yogi"]
+
+_LR = hyper(1e-3, low=0)
+_BETA1 = hyper(0.9, low=0, below=1)
+_BETA2 = hyper(0.999, low=0, below=1)
+_EPS = hyper(1e-8, low=0)
+_DECAY = hyper(0.0, low=0)
+
+
+@rule
+def lion(
+    theta: Any,
+    g: Any,
+    exp_avg: Any,
+    *,
+    lr: Any = hyper(1e-4, low=0),
+    beta1: Any = hyper(0.9, low=0, high=1),
+    beta2: Any = hyper(0.99, low=0, high=1),
+) -> Any:
+    """Lion (Chen et al., 2023), without its weight decay: chain `weight_decay` before it."""
+    update = sign(beta1 * exp_avg + (1 - beta1) * g)
+    return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
+
+
+@rule
+def adabelief(
+    theta: Any,
+    g: Any,
+    exp_avg: Any,
+    exp_avg_var: Any,
+    *,
+    lr: Any = _LR,
+    beta1: Any = _BETA1,
+    beta2: Any = _BETA2,
+    eps: Any = hyper(1e-16, low=0),
+    t: Any,
+) -> Any:
+    """AdaBelief (Zhuang et al., 2020): how far g is from its average; ε is added to s each step, and to its root.
+
+    Departures: the default ε is that of the authors' later code, whose rectification is left out.
+    """
+    m = beta1 * exp_avg + (1 - beta1) * g
+    s = beta2 * exp_avg_var + (1 - beta2) * (g - m) ** 2 + eps
+    return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s
+
+
+@rule
+def yogi(
+    theta: Any,
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any = slot(init=1e-6),
+    *,
+    lr: Any = hyper(1e-2, low=0),
+    beta1: Any = _BETA1,
+    beta2: Any = _BETA2,
+    eps: Any = hyper(1e-3, low=0),
+) -> Any:
+    """Yogi (Zaheer et al., 2018): the second moment moves by at most (1−β₂)g²; nothing is bias-corrected.
+
+    Departure: the second moment starts from a small number, not from an average over a mini-batch.
+    """
+    m = beta1 * exp_avg + (1 - beta1) * g
+    v = exp_avg_sq - (1 - beta2) * sign(exp_avg_sq - g**2) * g**2
+    return theta - lr * m / (sqrt(v) + eps), m, v
+
+
+@rule
+def adopt(
+    theta: Any,
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    *,
+    lr: Any = _LR,
+    beta1: Any = _BETA1,
+    beta2: Any = hyper(0.9999, low=0, below=1),
+    eps: Any = hyper(1e-6, above=0),
+    weight_decay: Any = _DECAY,
+    decouple: Any = choice(False, True),
+    clipped: Any = choice(True, False),
+    t: Any,
+) -> Any:
+    """ADOPT (Taniguchi et al., 2024): g is divided by the root of the v before it, and clipped to ±(t−1)^¼.
+
+    The first step only measures: v₁ = g², and neither θ nor m moves.
+    """
+    if not decouple:
+        g = g + weight_decay * theta
+    shrunk = theta * (1 - lr * weight_decay) if decouple else theta
+    normed = g / maximum(sqrt(exp_avg_sq), eps)
+    if clipped:
+        bound = (t - 1) ** 0.25
+        normed = clamp(normed, -bound, bound)
+    m = where(t == 1, exp_avg, beta1 * exp_avg + (1 - beta1) * normed)
+    v = where(t == 1, g**2, beta2 * exp_avg_sq + (1 - beta2) * g**2)
+    return where(t == 1, theta, shrunk - lr * m), m, v
+
+
+def _slower(beta1: Any, beta3: Any, done: Any) -> Any:
+    """Return β on its way from β₁ to β₃: the half-life, ∝ 1/log β, grows linearly."""
+    return minimum(exp(1 / ((1 - done) / log(beta1) + done / log(beta3))), beta3)
+
+
+@rule
+def ademamix(
+    theta: Any,
+    g: Any,
+    exp_avg_fast: Any,
+    exp_avg_slow: Any,
+    exp_avg_sq: Any,
+    *,
+    lr: Any = _LR,
+    beta1: Any = _BETA1,
+    beta2: Any = _BETA2,
+    beta3: Any = hyper(0.9999, low=0, below=1),
+    alpha: Any = hyper(2.0, low=0),
+    beta3_warmup: Any = hyper(0.0, low=0),
+    alpha_warmup: Any = hyper(0.0, low=0),
+    eps: Any = _EPS,
+    t: Any,
+) -> Any:
+    """AdEMAMix (Pagliardini, Ablin & Grangier, 2024): AdamW with a second, slow average of g, weighed by α.
+
+    α and β₃ are reached after their warm-ups, counted in steps; 0 is none. Weight decay is a transform before it.
+    """
+    weight = where(t < alpha_warmup, t / alpha_warmup * alpha, alpha)
+    slow = where(t < beta3_warmup, _slower(beta1, beta3, t / beta3_warmup), beta3)
+    m1 = beta1 * exp_avg_fast + (1 - beta1) * g
+    m2 = slow * exp_avg_slow + (1 - slow) * g
+    v = beta2 * exp_avg_sq + (1 - beta2) * g**2
+    return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
+
+
+@rule
+def adan(
+    theta: Any,
+    g: Any,
+    exp_avg: Any,
+    exp_avg_diff: Any,
+    exp_avg_sq: Any,
+    neg_pre_grad: Any,
+    *,
+    lr: Any = _LR,
+    beta1: Any = hyper(0.98, low=0, below=1),
+    beta2: Any = hyper(0.92, low=0, below=1),
+    beta3: Any = hyper(0.99, low=0, below=1),
+    eps: Any = _EPS,
+    weight_decay: Any = _DECAY,
+    t: Any,
+) -> Any:
+    """Adan (Xie et al., 2022): Nesterov momentum from differences of gradients; the decay is a proximal step.
+
+    Departures, those of the authors' code: β is the paper's 1−β, and the averages start from zero and are
+    bias-corrected. The first difference is zero; `neg_pre_grad` keeps −g.
+    """
+    difference = where(t == 1, 0, g + neg_pre_grad)
+    m = beta1 * exp_avg + (1 - beta1) * g
+    v = beta2 * exp_avg_diff + (1 - beta2) * difference
+    n = beta3 * exp_avg_sq + (1 - beta3) * (g + beta2 * difference) ** 2
+    ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
+    moved = theta - lr * ahead / (sqrt(n) / sqrt(1 - beta3**t) + eps)
+    return moved / (1 + lr * weight_decay), m, v, n, -g
+
+
+def _ratio(a: Any, b: Any) -> Any:
+    """Return a / b for two norms; 1 if either is zero."""
+    return where(a > 0, where(b > 0, a / b, 1), 1)
+
+
+@rule
+def lamb(
+    theta: Any,
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    *,
+    lr: Any = _LR,
+    beta1: Any = _BETA1,
+    beta2: Any = _BETA2,
+    eps: Any = hyper(1e-6, low=0),
+    weight_decay: Any = hyper(1e-2, low=0),
+    t: Any,
+) -> Any:
+    """LAMB (You et al., 2020): Adam's direction with its decay, as long as the tensor it moves; φ is the identity."""
+    m = beta1 * exp_avg + (1 - beta1) * g
+    v = beta2 * exp_avg_sq + (1 - beta2) * g**2
+    direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
+    return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
+
+
+@rule
+def lars(
+    theta: Any,
+    g: Any,
+    momentum_buffer: Any,
+    *,
+    lr: Any = hyper(1.0, low=0),
+    momentum: Any = hyper(0.9, low=0),
+    trust_coefficient: Any = hyper(1e-3, low=0),
+    weight_decay: Any = _DECAY,
+) -> Any:
+    """LARS (You, Gitman & Ginsburg, 2017): a rate for every tensor; the learning rate stands inside the buffer.
+
+    The local rate is 1 where θ or g is zero, which the paper leaves open.
+    """
+    size, length = norm(theta), norm(g)
+    trusted = trust_coefficient * size / (length + weight_decay * size)
+    local = where(size > 0, where(length > 0, trusted, 1), 1)
+    b = momentum * momentum_buffer + lr * local * (g + weight_decay * theta)
+    return theta - b, b
