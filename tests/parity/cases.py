@@ -71,7 +71,9 @@ CASES = [
     Case("RMSprop", {"alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1}, {"momentum": 0.9}, EXPONENTIAL),
     Case("RMSprop", {"centered": True, "weight_decay": 0.1}, {"centered": False, "alpha": 0.9}, WARM_UP),
     # α = 0.9, because at 0.99 the first steps are ten times as long, and float32 as much less exact
-    Case("RMSprop", {"momentum": 0.9, "alpha": 0.9, "weight_decay": 0.1}, {"momentum": 0.5, "centered": True}, ONE_CYCLE),
+    Case(
+        "RMSprop", {"momentum": 0.9, "alpha": 0.9, "weight_decay": 0.1}, {"momentum": 0.5, "centered": True}, ONE_CYCLE
+    ),
     Case("RMSprop", {"centered": True, "momentum": 0.9, "alpha": 0.9}, {"momentum": 0, "weight_decay": 0.1}, RESTARTS),
     Case("RMSprop", {"maximize": True, "weight_decay": 0.1}, {"maximize": False, "eps": 1e-2}, PLATEAU),
     Case("RMSprop", {"lr": _tensor_lr(), "momentum": 0.9, "alpha": 0.9}, {"lr": _tensor_lr()}, COSINE),

@@ -46,7 +46,8 @@ def walk(case: Case, own: tuple[Any, Any], twin: tuple[Any, Any], steps: int = 5
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_fifty_steps_give_the_numbers_of_torch(case: Case, default_dtype: torch.dtype, deviations: Any) -> None:
     """Two groups, a scheduler, parameters of all forms, some whose gradients come late, seldom or never."""
-    own, twin = make(case, default_dtype), make_twin(case, default_dtype)
+    climbing = case.options.get("maximize") and default_dtype == torch.float32  # compiled in float64, to save time
+    own, twin = make(case, default_dtype, backend="eager" if climbing else None), make_twin(case, default_dtype)
     start = [p.detach().clone() for p in own[0]]
     deviations(case.name, case.told, default_dtype, walk(case, own, twin))
     moved = [not torch.equal(p, before) for p, before in zip(own[0], start, strict=True)]
@@ -56,14 +57,12 @@ def test_fifty_steps_give_the_numbers_of_torch(case: Case, default_dtype: torch.
 
 @both
 @pytest.mark.parametrize("case", RULES, ids=named)
-def test_the_eager_backend_gives_the_numbers_of_torch(
-    case: Case, default_dtype: torch.dtype, deviations: Any
-) -> None:
+def test_the_eager_backend_gives_the_numbers_of_torch(case: Case, default_dtype: torch.dtype, deviations: Any) -> None:
     own, twin = make(case, default_dtype, backend="eager"), make_twin(case, default_dtype)
     deviations(case.name, f"backend=eager, {case.told}", default_dtype, walk(case, own, twin, steps=12))
 
 
-@both
+@pytest.mark.parametrize("default_dtype", [torch.float64], ids=str, indirect=True)
 @pytest.mark.parametrize("name", CLASSES)
 def test_numbers_edited_in_the_groups_are_followed(name: str, default_dtype: torch.dtype, deviations: Any) -> None:
     """Edits between steps, among them flags that change the rule itself."""
@@ -141,16 +140,16 @@ def test_clipping_inside_the_step_equals_clipping_before_it(
 
 
 def mean_errors(case: Case, dtype: torch.dtype, lr: float) -> tuple[float, float]:
-    """Return our and torch's mean distance from the float64 truth after 30 steps."""
+    """Return our and torch's mean distance from the float64 truth after 20 steps."""
     options = {**case.options, **case.other, "lr": lr}
     if dtype == torch.float16 and "eps" in inspect.signature(getattr(torch.optim, case.name)).parameters:
         options["eps"] = 1e-4  # torch's own 1e-8 is 0 in float16, and its loop then divides 0 by 0
-    start = torch.randn(8192).to(dtype)
+    start = torch.randn(4096).to(dtype)
     found = [torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.double())]
     optimizers = [getattr(sr.optim, case.name)(found[:1], **options)]
     optimizers += [getattr(torch.optim, case.name)([p], foreach=False, **options) for p in found[1:]]
-    for _ in range(30):
-        gradient = torch.randn(8192).to(dtype)
+    for _ in range(20):
+        gradient = torch.randn(4096).to(dtype)
         for p, optimizer in zip(found, optimizers, strict=True):
             p.grad = gradient.to(p.dtype)
             optimizer.step()

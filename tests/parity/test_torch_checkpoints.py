@@ -41,9 +41,7 @@ def values(side: tuple[Any, Any]) -> list[torch.Tensor]:
 
 
 def identical(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    return len(a) == len(b) and all(
-        x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def forms(saved: dict[str, Any]) -> Any:
@@ -58,16 +56,13 @@ def forms(saved: dict[str, Any]) -> Any:
 def test_a_checkpoint_of_torch_goes_on_in_ours(case: Case, default_dtype: torch.dtype, deviations: Any) -> None:
     twin = make_twin(case, default_dtype)
     steps(twin, 0, 10)
-    own = copy.deepcopy(twin[0]), None
-    optimizer = make(Case(case.name), default_dtype)[1].__class__(
-        [{"params": own[0][:5]}, {"params": own[0][5:]}]
-    )
-    optimizer.load_state_dict(through_a_file(twin[1].state_dict()))
-    assert optimizer.param_groups[0]["lr"] == twin[1].param_groups[0]["lr"]
-    own = own[0], optimizer
-    steps(own, 10, 20)
+    found = copy.deepcopy(twin[0])
+    own = getattr(ours, case.name)([{"params": found[:5]}, {"params": found[5:]}])
+    own.load_state_dict(through_a_file(twin[1].state_dict()))
+    assert own.param_groups[0]["lr"] == twin[1].param_groups[0]["lr"]
+    steps((found, own), 10, 20)
     steps(twin, 10, 20)
-    deviations(case.name, f"from a torch checkpoint, {case.told}", default_dtype, apart(own[1], twin[1]))
+    deviations(case.name, f"from a torch checkpoint, {case.told}", default_dtype, apart(own, twin[1]))
 
 
 @both
@@ -175,6 +170,8 @@ def extra_group(saved: dict[str, Any]) -> None:
     [(wrong_shape, "`second`"), (swapped, "`first`"), (missing_key, "`second`"), (extra_group, r"\[2, 1, 1\]")],
 )
 def test_state_that_does_not_fit_is_refused_by_name_and_changes_nothing(name: str, spoil: Any, told: str) -> None:
+    if name == "SGD" and spoil is missing_key:
+        return  # a momentum buffer is all the state there is: without it, the parameter was never stepped
     side = model(name)
     saved = copy.deepcopy(side[1].state_dict())
     spoil(saved)
