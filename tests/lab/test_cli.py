@@ -37,9 +37,7 @@ WRONG = [
 
 @pytest.mark.null
 @pytest.mark.parametrize(("command", "allowed"), WRONG, ids=[command for command, _ in WRONG])
-def test_a_wrong_argument_is_answered_in_one_line_with_what_is_allowed(
-    command, allowed, capsys, tmp_path, monkeypatch
-):
+def test_a_wrong_argument_is_answered_in_one_line_with_what_is_allowed(command, allowed, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(command.split()) == 2
     out, err = capsys.readouterr()
@@ -67,9 +65,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch,
 
 
 @pytest.mark.null
-@pytest.mark.parametrize(
-    "command", ["", "--help", "--version", "compare --help", "train --help", "explain --help"]
-)
+@pytest.mark.parametrize("command", ["", "--help", "--version", "compare --help", "train --help", "explain --help"])
 def test_help_is_given_and_is_no_error(command, capsys):
     assert main(command.split()) == 0
     assert "steprule" in capsys.readouterr().out

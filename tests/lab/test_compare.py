@@ -77,9 +77,7 @@ def test_the_kept_learning_rate_has_the_lowest_validation_loss(small_study):
 
 def test_the_same_seed_starts_every_method_from_the_same_loss(small_study):
     starts = {
-        (run["seed"], run["initial_training_loss"])
-        for row in small_study.results["optimizers"]
-        for run in row["runs"]
+        (run["seed"], run["initial_training_loss"]) for row in small_study.results["optimizers"] for run in row["runs"]
     }
     assert len(starts) == len({seed for seed, _ in starts})
 
@@ -101,9 +99,7 @@ def test_progress_goes_to_standard_error_with_an_estimate(small_study):
 def test_a_worker_gives_what_train_gives_in_its_own_process(small_study, capsys):
     row = small_study.results["optimizers"][1]
     run = next(run for run in row["runs"] if run["phase"] == "report" and run["seed"] == 101)
-    command = (
-        f"train --optimizer sgd --lr {row['lr']} --seed 101 --iterations 40 --hidden 16 --clip-value=5 --json"
-    )
+    command = f"train --optimizer sgd --lr {row['lr']} --seed 101 --iterations 40 --hidden 16 --clip-value=5 --json"
     assert main([*command.split(), "--no-progress"]) == 0
     alone = json.loads(capsys.readouterr().out)["optimizers"][0]
     assert alone["runs"][0]["curve"] == run["curve"]

@@ -80,9 +80,7 @@ def test_an_sgd_run_is_a_plain_pytorch_loop():
     curve = result.curve[1:]
     assert [point.iteration for point in curve] == list(range(1, 31))
     assert [point.training_loss for point in curve] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
-    assert [point.validation_loss for point in curve] == pytest.approx(
-        [seen for _, seen in expected], rel=1e-5
-    )
+    assert [point.validation_loss for point in curve] == pytest.approx([seen for _, seen in expected], rel=1e-5)
 
 
 @pytest.mark.null

@@ -18,7 +18,7 @@ from ..plan.schedule import schedule
 from ..rule import Program, Rule, chain
 from ..zoo.transforms import clip_global_norm, coupled_weight_decay, decoupled_weight_decay, maximize, unscale
 from .optimizer import Optimizer
-from .squad import Kernels, Reader
+from .squad import Kernels, Reader, plain
 
 Flags = tuple[Any, ...]
 
@@ -73,7 +73,8 @@ class Shell(Optimizer):
         """Return what decides a group's formula: its rule, and which transforms stand before it."""
         scaled = getattr(self, "grad_scale", None) is not None
         rule = self.rule_of(group)
-        decays = "weight_decay" in group and "weight_decay" not in rule.hypers  # a rule may have a decay of its own
+        # Like torch, no decay is no operation: 0·θ would spread what is not finite. A rule may have a decay of its own.
+        decays = plain(group.get("weight_decay", 0)) != 0 and "weight_decay" not in rule.hypers
         decoupled = bool(group.get("decoupled_weight_decay", self.decoupled))
         return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
