@@ -83,7 +83,7 @@ def divide_scalars_once(node: Node) -> Node | None:
 
 
 def common_denominator(node: Node) -> Node | None:
-    """a/d ± b/d is (a ± b)/d: one division where two would do."""
+    """a/d ± b/d is (a ± b)/d: one division where two would do (and ∞ for NaN where d is 0)."""
     if node.op in {"add", "sub"} and all(child.op == "div" for child in node.inputs):
         (a, d), (b, e) = (child.inputs for child in node.inputs)
         if d is e:

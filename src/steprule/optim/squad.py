@@ -111,7 +111,9 @@ class Squad:
         self._counted = self._counts.copy()
         self._own = [self._state[parameter] for parameter in self.parameters]
         self._host_slots = [[state[name] for state in self._own] for name in self._hosts]
-        self._group_of_row = [int(key[0]) for key in rows]
+        self._rows_of_group: dict[int, list[int]] = {}
+        for key, row in rows.items():
+            self._rows_of_group.setdefault(int(key[0]), []).append(row)
         self._row_of = np.array(self.rows, dtype=np.int64)
         self.hyper = np.zeros((len(rows), len(self._columns)))
         first = len(graph.hypers)
@@ -122,15 +124,13 @@ class Squad:
     def set_hypers(self, groups: Groups) -> None:
         """Read every group's hyperparameters; check and store those that changed."""
         hypers = self.plan.graph.hypers
-        for index in dict.fromkeys(self._group_of_row):
+        for index, rows in self._rows_of_group.items():
             group = groups[index]
             values = tuple([v if type(v := read(group)) is float else plain(v) for read in self.kernels.readers])
             if values != self._values.get(index):
                 owner = f"`{self.plan.graph.name}`, group {index}"
                 checked = [hyper.check(value, owner) for hyper, value in zip(hypers, values, strict=True)]
-                for row, owner_group in enumerate(self._group_of_row):
-                    if owner_group == index:
-                        self.hyper[row, : len(hypers)] = checked
+                self.hyper[rows, : len(hypers)] = checked
                 self._values[index] = values
 
     # Tensors -------------------------------------------------------------------------------------
