@@ -13,12 +13,12 @@ from steprule.backends import cache
 from steprule.backends.base import Batch
 from steprule.backends.eager import EagerBatch
 from steprule.backends.numba_cpu import CpuBatch, CpuKernel
-from steprule.backends.numba_source import array_rows, hyper_columns
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph
 from steprule.graph.show import formula
 from steprule.graph.simplify import simplify
 from steprule.plan.schedule import Plan, schedule
+from steprule.plan.tables import array_rows, hyper_columns
 from strategies import HYPERS, Problem, graphs, problem
 
 SHAPES = [(5,), (), (3, 4), (0,), (33,)]

@@ -12,8 +12,8 @@ from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank, read
 from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan
+from ..plan.tables import hyper_columns
 from .base import Arrays, Batch, Table
-from .numba_source import hyper_columns
 
 _SPELLING: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from ..plan.schedule import Plan
+from ..plan.tables import array_rows
 from ..version import __version__
 from . import cache
 from .base import Arrays, Batch, Table
-from .numba_source import array_rows, cpu_source
+from .numba_source import cpu_source
 from .threads import parallel
 
 CHUNK = 32_768

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph.node import Node, Rank, read, topological
+from ..graph.node import Node, read, topological
 from ..graph.ops import OPS
 from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
+from ..plan.tables import array_rows, hyper_columns
 from .emit import Names, Source
 
 TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total")
@@ -46,19 +47,6 @@ _SPELLING = {
 }  # fmt: skip
 
 ITEMSIZE = {"float32": 4, "float64": 8}
-
-
-def hyper_columns(plan: Plan) -> list[str]:
-    """List the columns of the hyperparameter table: hyperparameters, t if used, host slots."""
-    graph = plan.graph
-    step = ["t"] if graph.uses_step else []
-    return [item.name for item in graph.hypers] + step + [s.name for s in graph.slots if s.rank is Rank.HOST]
-
-
-def array_rows(plan: Plan) -> list[str]:
-    """List the rows of the address table: parameter, gradient, then every slot that lives in memory."""
-    graph = plan.graph
-    return [graph.parameter, graph.gradient] + [s.name for s in graph.slots if s.rank is not Rank.HOST]
 
 
 class _Writer:

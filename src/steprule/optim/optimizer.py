@@ -12,11 +12,11 @@ import torch
 import torch.optim.optimizer as torch_optimizer
 
 from ..backends.eager import EagerBatch
-from ..backends.numba_source import array_rows, hyper_columns
 from ..errors import BackendError, HyperparameterError, ParameterError, RuleError
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, look_ahead
 from ..plan.schedule import Plan, schedule
+from ..plan.tables import array_rows, hyper_columns
 from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
 from .roster import Roster
@@ -137,8 +137,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def graph(self) -> Graph:
-        """The graph whose slots the state holds."""
-        return self._kernels.plan.graph
+        """The graph whose slots the state of the first group holds."""
+        return self._choose(self.param_groups[0]).plan.graph
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: self.__dict__[name] for name in ("program", "backend", "nonfinite")}

@@ -13,11 +13,11 @@ import torch
 from ..backends.base import Batch, Table
 from ..backends.eager import EagerBatch
 from ..backends.numba_cpu import CpuBatch, CpuKernel
-from ..backends.numba_source import array_rows, hyper_columns
 from ..errors import ParameterError
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Rank
 from ..plan.schedule import Plan
+from ..plan.tables import array_rows, hyper_columns
 from .state import HOST_DTYPE, STEP
 from .tensors import Entry, in_order_of, in_order_of_slot, present, route
 from .witness import witness
@@ -139,12 +139,10 @@ class Squad:
         names = array_rows(self.plan)
         slots = names[2:]
         sorted_in: dict[tuple[str, Any, Any], list[int]] = {}
-        self.routes: dict[str, str] = {}
         for index, entry in enumerate(entries):
             parameter, state = entry.parameter, self._state[entry.parameter]
             self._lay_out(parameter, state)
-            name, reason = route(entry, [state[slot] for slot in slots], backend)
-            self.routes.setdefault(name, reason)
+            name, _ = route(entry, [state[slot] for slot in slots], backend)
             sorted_in.setdefault((name, parameter.dtype, parameter.device), []).append(index)
         self._crews: list[Crew] = []
         self.batches: list[Batch] = []
