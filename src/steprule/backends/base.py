@@ -19,8 +19,10 @@ Table = NDArray[np.float64]
 class Batch(ABC):
     """Tensors of one dtype and device, bound to a plan.
 
-    The caller runs `begin`, then for every pass `sweep` and `end`; between the two it may replace the
-    totals of global reductions by those of all batches. `step` does all of it for a batch that is alone.
+    The caller runs `begin`, then for every pass but the last `sweep` and `end`, between which it may replace the
+    totals of global reductions by those of all batches; then `write`. `step` does all of it for a batch that
+    is alone. After an interrupt `begun` tells whether anything was written, and `finish` writes the rest; `clear`
+    forgets a step that has been counted.
     """
 
     plan: Plan
@@ -43,15 +45,33 @@ class Batch(ABC):
     def end(self, index: int) -> None:
         """Finish pass `index`, its totals now being those of all batches."""
 
+    @abstractmethod
+    def begun(self) -> bool:
+        """Whether this step has begun to write."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what an interrupted last pass has not written."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget how far this step has come: it is over."""
+
     def step(self, hyper: Table) -> bool:
         """Run every pass; return whether anything was written (a guarded plan stops at a bad gradient)."""
         self.begin(hyper)
-        for item in self.plan.passes:
+        for item in self.plan.passes[:-1]:
             self.sweep(item.index)
             if self.refuses(item.index):
                 return False
             self.end(item.index)
+        self.write()
         return True
+
+    def write(self) -> None:
+        """Run the last pass, the only one that writes."""
+        self.sweep(len(self.plan.passes) - 1)
+        self.end(len(self.plan.passes) - 1)
 
     def refuses(self, index: int) -> bool:
         """Whether the plan's guard, which ends in pass `index`, found what is not finite."""
@@ -69,8 +89,8 @@ def run(work: Sequence[tuple[Batch, Table]]) -> bool:
     for batch, hyper in work:
         batch.begin(hyper)
     batches = [batch for batch, _ in work]
-    for index in range(max((len(batch.plan.passes) for batch in batches), default=0)):
-        walking = [batch for batch in batches if index < len(batch.plan.passes)]
+    for index in range(max((len(batch.plan.passes) for batch in batches), default=1) - 1):
+        walking = [batch for batch in batches if index < len(batch.plan.passes) - 1]
         for batch in walking:
             batch.sweep(index)
         _share_totals(walking, index)
@@ -78,7 +98,18 @@ def run(work: Sequence[tuple[Batch, Table]]) -> bool:
             return False
         for batch in walking:
             batch.end(index)
+    for batch in batches:
+        batch.write()
     return True
+
+
+def settle(work: Sequence[tuple[Batch, Table]]) -> bool:
+    """Finish a step that was interrupted while it wrote; return False if it had not come so far."""
+    written = any(batch.begun() for batch, _ in work)
+    if written:
+        for batch, _ in work:
+            batch.finish()
+    return written
 
 
 def _share_totals(batches: Sequence[Batch], index: int) -> None:

@@ -52,6 +52,7 @@ class EagerBatch(Batch):
         self._columns = hyper_columns(plan)
         self._numbers: list[dict[str, float]] = []
         self._reduced: list[dict[Node, Any]] = []
+        self._writing: tuple[int, list[tuple[torch.Tensor, torch.Tensor]]] | None = None
 
     def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
         """Point at this step's gradients."""
@@ -67,9 +68,11 @@ class EagerBatch(Batch):
     @torch.no_grad()
     def sweep(self, index: int) -> None:
         """Compute one pass, tensor by tensor."""
-        item = self.plan.passes[index]
+        self._sweep(self.plan.passes[index], range(len(self.rows)))
+
+    def _sweep(self, item: Pass, tensors: range) -> None:
         shares = dict.fromkeys((n for n in item.reductions if OPS[n.op].kind == "global"), 0.0)
-        for tensor in range(len(self.rows)):
+        for tensor in tensors:
             values = self._scalars(tensor, [*item.scalars])
             self._elements(tensor, item, values)
             for node in item.reductions:
@@ -86,6 +89,23 @@ class EagerBatch(Batch):
         """Write the slots of one number a tensor, after the last pass."""
         if index == len(self.plan.passes) - 1:
             self._write_tensor_slots()
+
+    def begun(self) -> bool:
+        """Whether this step has begun to write."""
+        return self._writing is not None
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Write again what was being written, then what follows."""
+        reached, pairs = self._writing or (-1, [])
+        self._copy(reached, pairs)
+        self._sweep(self.plan.passes[-1], range(reached + 1, len(self.rows)))
+        if reached < len(self.rows):
+            self._write_tensor_slots()
+
+    def clear(self) -> None:
+        """Forget how far this step has come."""
+        self._writing = None
 
     def _elements(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
         for name in item.reads:
@@ -129,14 +149,22 @@ class EagerBatch(Batch):
     def _write(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
         # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
         new = [values[node].clone() if node.op == "read" else values[node] for _, node in item.writes]
-        for (name, _), value in zip(item.writes, new, strict=True):
-            self.arrays[name][tensor].detach().copy_(value)
+        targets = [self.arrays[name][tensor].detach() for name, _ in item.writes]
+        self._copy(tensor, list(zip(targets, new, strict=True)))
+
+    def _copy(self, reached: int, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        if pairs:
+            self._writing = (reached, pairs)  # known before the first is written
+            for target, value in pairs:
+                target.copy_(value)
 
     def _write_tensor_slots(self) -> None:
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         for tensor in range(len(self.rows)):
             values = self._scalars(tensor, [node for _, node in self.plan.tensor_writes])
             for name, node in self.plan.tensor_writes:
-                self.arrays[name][tensor].detach().fill_(values[node])
+                pairs.append((self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)))
+        self._copy(len(self.rows), pairs)
 
 
 def _reduce(node: Node, value: torch.Tensor) -> torch.Tensor:

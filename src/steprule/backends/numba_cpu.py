@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..version import __version__
 from . import cache
 from .base import Arrays, Batch, Table
 from .numba_source import cpu_source
-from .threads import parallel
+from .threads import Part, parallel
 
 CHUNK = 32_768
 """Elements a chunk: small enough to share out evenly, large enough that a chunk's own cost vanishes."""
@@ -71,7 +72,9 @@ class CpuBatch(Batch):
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
         self.total = np.zeros(len(plan.reductions))
         self._elements = sum(sizes)
-        self._bounds: dict[int, list[int]] = {}
+        self._done = np.zeros(len(self._chunks) + 2, dtype=np.int64)
+        self._parts: Sequence[Part] = ()
+        self._parts_for: dict[int, list[Part]] = {}
         self._hyper: Table | None = None
         self._directory = np.zeros(0, dtype=np.int64)
         self._where = 0
@@ -91,20 +94,21 @@ class CpuBatch(Batch):
         if self._hyper is not hyper:
             self._host = np.zeros((len(hyper), len(self.plan.host)))
             tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial, self._reduced,
-                      self.total)  # fmt: skip
+                      self.total, self._done)  # fmt: skip
             counts = (len(self._tensors), len(self._chunks), len(hyper))
             self._directory = np.array([*(table.ctypes.data for table in tables), *counts], dtype=np.int64)
             self._where = self._directory.ctypes.data
             self._hyper = hyper  # last: an interrupt before it must find the tables made again
 
-    def _share(self) -> list[int]:
+    def _share(self) -> list[Part]:
         """Cut the chunks into as many runs of about equal cost as torch has threads."""
-        threads = min(torch.get_num_threads(), max(1, self._elements // (PARALLEL_FROM // 2)))
-        if threads not in self._bounds:
+        threads = 1 if self._serial() else min(torch.get_num_threads(), self._elements // (PARALLEL_FROM // 2))
+        if threads not in self._parts_for:
             done = np.cumsum(self._chunks[:, 2])
             inner = np.searchsorted(done, np.arange(1, threads) * (self._elements / threads)) + 1
-            self._bounds[threads] = [0, *np.minimum(inner, len(self._chunks)).tolist(), len(self._chunks)]
-        return self._bounds[threads]
+            bounds = [0, *np.minimum(inner, len(self._chunks)).tolist(), len(self._chunks)]
+            self._parts_for[threads] = [part for part in pairwise(bounds) if threads == 1 or part[0] < part[1]]
+        return self._parts_for[threads]
 
     def _serial(self) -> bool:
         return self._elements < PARALLEL_FROM or torch.get_num_threads() == 1
@@ -112,19 +116,37 @@ class CpuBatch(Batch):
     def sweep(self, index: int) -> None:
         """Walk over memory once, in as many threads as torch uses."""
         stage = 2 * index + 1
-        if self._serial():
-            self._function(stage, 0, len(self._chunks), self._where)
+        parts = self._parts = self._share()
+        if len(parts) == 1:
+            self._function(stage, *parts[0], self._where)
         else:
-            parallel(partial(self._part, stage), self._share())
+            parallel(partial(self._part, stage), parts)
         if self.plan.passes[index].reductions:
             self._function(stage + 1, 0, 0, self._where)
 
     def _part(self, stage: int, lo: int, hi: int) -> None:
         self._function(stage, lo, hi, self._where)
 
+    def begun(self) -> bool:
+        """Whether this step has begun to write: a kernel says so before it returns."""
+        return bool(self._done.any())
+
+    def finish(self) -> None:
+        """Write the parts that an interrupted last pass has not written."""
+        last = len(self.plan.passes) - 1
+        for lo, hi in self._parts if self._done.any() else self._share():
+            if not self._done[lo]:
+                self._function(2 * last + 1, lo, hi, self._where)
+        if not self._done[-1]:
+            self.end(last)
+
+    def clear(self) -> None:
+        """Forget how far this step has come."""
+        self._done.fill(0)
+
     def end(self, index: int) -> None:
         """Write the slots of one number a tensor, after the last pass."""
-        if self.plan.tensor_writes and index == len(self.plan.passes) - 1 and not self.plan.passes[index].reductions:
+        if self.plan.tensor_writes and index == len(self.plan.passes) - 1:
             self._function(2 * index + 2, 0, 0, self._where)
 
     def step(self, hyper: Table) -> bool:
@@ -132,5 +154,6 @@ class CpuBatch(Batch):
         if not self._serial():
             return super().step(hyper)
         self._take(hyper)
+        self._parts = self._share()
         self._function(-1, 0, len(self._chunks), self._where)
         return not self.refuses(0)

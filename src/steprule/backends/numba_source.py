@@ -11,6 +11,7 @@ walks the chunks lo..hi and 2k + 2 combines what they reduced. The tables it is 
     partial    [chunk, reduction]
     reduced    [tensor, reduction]
     total      [reduction]
+    done       [chunk + 2]       set where the last pass has ended: an interrupted step is finished from there
 
 The kernel is given the address of a directory: where each table begins, then how many tensors, chunks and rows.
 """
@@ -26,10 +27,10 @@ from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, hyper_columns
 from .emit import Names, Source
 
-TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total")
+TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total", "done")
 COUNTS = ("tensor_count", "chunk_count", "row_count")
-INTEGER_TABLES = {"addresses", "tensors", "chunks"}
-_ALL = ", ".join(TABLES)
+INTEGER_TABLES = {"addresses", "tensors", "chunks", "done"}
+_ALL = ", ".join(TABLES[:-1])
 _RESERVED = {
     *TABLES, *COUNTS, "at", "add", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
     "count", "kernel", "integers", "reals", "directory", "of", "i", "host_scalars",
@@ -273,6 +274,8 @@ class _Writer:
             for item in self.plan.passes:
                 with self.source.block(f"if stage == {2 * item.index + 1} or stage == -1:"):
                     self.source.line(f"pass_{item.index}(lo, hi, {_ALL})")
+                    if item is self.plan.passes[-1]:
+                        self.source.line("done[lo] = 1")
                 with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
                     if item.reductions:
                         counts = "tensor_count, chunk_count"
@@ -280,6 +283,7 @@ class _Writer:
                         self.guard(item)
                     elif self.plan.tensor_writes and item is self.plan.passes[-1]:
                         self.source.line(f"finish_tensors(tensor_count, {_ALL})")
+                        self.source.line("done[chunk_count + 1] = 1")
                     else:
                         self.source.line("pass")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+Part = tuple[int, int]
 
 _lock = threading.Lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
@@ -37,31 +39,53 @@ def _pool(helpers: int) -> ThreadPoolExecutor:
         return pool
 
 
-def _finish(futures: list[Future[None]]) -> None:
-    """Wait for every part, even when interrupted: a kernel that has begun must be let end."""
-    interrupt: KeyboardInterrupt | None = None
-    for future in futures:
+class _Job:
+    """Parts of one sweep, each run by the one thread that claims it.
+
+    Only the calling thread can be interrupted, at any moment; a claim is one operation that can be repeated, so
+    after an interrupt it is still known which parts the others have and when they have ended.
+    """
+
+    def __init__(self, work: Callable[[int, int], None], parts: Sequence[Part]) -> None:
+        self._work = work
+        self._parts = parts
+        self._owner: dict[Part, int] = {}
+        self._ended: set[Part] = set()
+
+    def help(self) -> None:
+        """Run the parts that nobody has claimed."""
+        me = threading.get_ident()
+        for part in self._parts:
+            if part not in self._owner and self._owner.setdefault(part, me) == me:
+                self._work(*part)
+                self._ended.add(part)
+
+    def stop(self) -> None:
+        """Let no part begin, and wait for those that have: their memory is in use."""
+        me = threading.get_ident()
+        for part in self._parts:
+            while self._owner.setdefault(part, me) != me and part not in self._ended:
+                time.sleep(1e-5)
+
+
+def parallel(work: Callable[[int, int], None], parts: Sequence[Part]) -> None:
+    """Call `work(lo, hi)` once for every part, in as many threads; interrupted, leave no thread at work."""
+    job = _Job(work, parts)
+    try:
+        futures = []
+        try:
+            pool = _pool(len(parts) - 1)
+            futures = [pool.submit(job.help) for _ in parts[1:]]
+        except RuntimeError:  # the interpreter is shutting down: no new threads, so do it all here
+            pass
+        job.help()
+        for future in futures:
+            future.result()
+    except BaseException:
         while True:
             try:
-                future.result()
+                job.stop()
                 break
-            except KeyboardInterrupt as error:
-                interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-def parallel(work: Callable[[int, int], None], bounds: list[int]) -> None:
-    """Call `work(lo, hi)` for every neighbouring pair of bounds, the first here, the others in threads."""
-    parts = list(pairwise(bounds))
-    futures: list[Future[None]] = []
-    try:
-        pool = _pool(len(parts) - 1)
-        futures = [pool.submit(work, lo, hi) for lo, hi in parts[1:]]
-    except RuntimeError:  # the interpreter is shutting down: no new threads, so do the rest here
-        for lo, hi in parts[1 + len(futures) :]:
-            work(lo, hi)
-    try:
-        work(*parts[0])
-    finally:
-        _finish(futures)
+            except KeyboardInterrupt:
+                continue
+        raise

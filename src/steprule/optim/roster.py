@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backends.base import run
+from ..backends.base import run, settle
 from ..errors import NonFiniteError, ParameterError
 from .squad import Groups, Kernels, Squad
 from .state import ensure
@@ -66,6 +66,7 @@ class Roster:
             entries = [self._entries[i] for i in indices]
             self.squads.append(Squad(self._chosen[entries[0].group], entries, self._state, backend))
         self._work = [pair for squad in self.squads for pair in squad.work()]
+        self._counted = True
 
     def set_hypers(self, groups: Groups) -> None:
         """Read every group's hyperparameters; check and store those that changed."""
@@ -98,18 +99,37 @@ class Roster:
         """Run the plans on every batch, then count the step; return False if a guard stopped it."""
         for squad in self.squads:
             squad.advance(1)
-        written = False
+        self._counted = False
         try:
             written = run(self._work)
-        finally:
-            if not written:
-                for squad in self.squads:
-                    squad.advance(-1)
-        if written:
+            if written:
+                self._count()
+        except BaseException:
+            self._settle()
+            raise
+        for batch, _ in self._work:
+            batch.clear()
+        if not written:
             for squad in self.squads:
-                squad.commit()
-            torch.autograd.graph.increment_version(self.parameters)
+                squad.advance(-1)
         return written
+
+    def _count(self) -> None:
+        """Write step counts and the like, once all parameters are written; doing it again changes nothing."""
+        for squad in self.squads:
+            squad.commit()
+        torch.autograd.graph.increment_version(self.parameters)
+        self._counted = True
+
+    def _settle(self) -> None:
+        """After an interrupt, however many follow: finish a step that had begun to write, and count it."""
+        while not self._counted:
+            try:
+                if not settle(self._work):
+                    return
+                self._count()
+            except KeyboardInterrupt:
+                continue
 
     def blame(self) -> NonFiniteError:
         """Return the error that names the first parameter whose gradient is not finite."""

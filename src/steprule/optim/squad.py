@@ -120,6 +120,7 @@ class Squad:
         for key, row in rows.items():
             self.hyper[row, first:] = key[1:]
         self._values: dict[int, tuple[Any, ...]] = {}
+        self._new_hosts: Table | None = None
 
     def set_hypers(self, groups: Groups) -> None:
         """Read every group's hyperparameters; check and store those that changed."""
@@ -197,21 +198,30 @@ class Squad:
 
     def advance(self, by: int) -> None:
         """Count a step in the hyperparameter table, or take it back."""
+        self._new_hosts = None
         if self.plan.graph.uses_step:
             self.hyper[:, len(self.plan.graph.hypers)] += by
 
     def commit(self) -> None:
-        """Write step counts and new host slots into the state."""
+        """Write step counts and new host slots into the state; a second call in the same step changes nothing."""
         if not self._hosts:
             return
         if self.plan.host_writes:
-            for row in range(len(self.hyper)):
-                numbers = dict(zip(self._columns, self.hyper[row].tolist(), strict=True))
-                new = evaluate_host([node for _, node in self.plan.host_writes], numbers)
-                for (name, _), value in zip(self.plan.host_writes, new, strict=True):
-                    self.hyper[row, self._columns.index(name)] = value
+            if self._new_hosts is None:
+                self._new_hosts = self._next_hosts()
+            self.hyper[:, len(self.plan.graph.hypers) :] = self._new_hosts
         self._counts[:] = self.hyper[self._row_of, len(self.plan.graph.hypers) :]
         self._counted[:] = self._counts
+
+    def _next_hosts(self) -> Table:
+        """Compute the columns of host slots for the step after this one."""
+        new = self.hyper.copy()
+        for row in range(len(new)):
+            numbers = dict(zip(self._columns, self.hyper[row].tolist(), strict=True))
+            values = evaluate_host([node for _, node in self.plan.host_writes], numbers)
+            for (name, _), value in zip(self.plan.host_writes, values, strict=True):
+                new[row, self._columns.index(name)] = value
+        return new[:, len(self.plan.graph.hypers) :]
 
     def work(self) -> list[tuple[Batch, Table]]:
         """List the batches with the table that they share."""
