@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= results
+MINUTES ?= 5
 JOBS   ?= auto
 ARGS   ?=
 
@@ -13,14 +14,16 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test lint lint-style lint-format lint-types bench clean
+.PHONY: help compare test test-hosts lint lint-style lint-format lint-types fuzz bench clean
 
 help:
-	@echo 'make compare   train and compare the methods of the board; writes $(OUT)/report.html'
-	@echo 'make test      run the tests'
-	@echo 'make lint      check style, format and types'
-	@echo 'make bench     time a step against torch'
-	@echo 'make clean     remove the environment and everything generated'
+	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
+	@echo 'make test         run the tests'
+	@echo 'make test-hosts   train under Hugging Face, Lightning, timm, skorch and Stable-Baselines3'
+	@echo 'make lint         check style, format and types'
+	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
+	@echo 'make bench        time a step against torch'
+	@echo 'make clean        remove the environment and everything generated'
 	@echo
 	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
 	@echo 'PYTHON picks the interpreter (3.11 or newer):  make test PYTHON=python3.12'
@@ -33,6 +36,9 @@ compare: $(VENV)/lab
 test: $(VENV)/test
 	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) $(ARGS)
 
+test-hosts: $(VENV)/hosts
+	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) tests/hosts $(ARGS)
+
 lint: lint-style lint-format lint-types
 
 lint-style: $(VENV)/dev
@@ -43,6 +49,9 @@ lint-format: $(VENV)/dev
 
 lint-types: $(VENV)/dev
 	$(python) -m pyright --pythonpath $(python)
+
+fuzz: $(VENV)/test
+	@OMP_NUM_THREADS=2 $(python) tests/fuzz --minutes $(MINUTES) $(ARGS)
 
 bench: $(VENV)/lab
 	@$(python) benchmarks/step.py $(ARGS)
@@ -80,6 +89,11 @@ $(VENV)/lab: $(VENV)/torch
 $(VENV)/test: $(VENV)/lab
 	@echo 'Installing the test tools ...'
 	@$(pip) --quiet -e '.[test]'
+	@touch $@
+
+$(VENV)/hosts: $(VENV)/test
+	@echo 'Installing libraries that train models ...'
+	@$(pip) --quiet -e '.[hosts]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/test

@@ -74,6 +74,18 @@ def test_resuming_from_a_file_is_bitwise(program: Any, dtype: torch.dtype) -> No
     assert go_on(again, other) == go_on(parameters, optimizer)
 
 
+@pytest.mark.parametrize("name", ["ASGD", "NAdam"])
+def test_numbers_kept_in_float32_beside_float64_parameters_resume_bitwise(name: str) -> None:
+    """A running product or rate is read as exactly in the run that goes on as in the one that is resumed."""
+    parameters = make((3,), dtype=torch.float64)
+    optimizer = getattr(sr.optim, name)(parameters, lr=0.1)
+    go_on(parameters, optimizer)
+    again = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    other = getattr(sr.optim, name)(again, lr=0.1)
+    other.load_state_dict(optimizer.state_dict())
+    assert go_on(again, other) == go_on(parameters, optimizer)
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: repr(program)[:45])
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_of_model_and_optimiser_goes_on_alike_and_apart(program: Any, how: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from truth import CLIPPED, WITH_CLIPPING, Truth, bits, corrected_adam, fill_grad
 
 import steprule as sr
 from steprule import board, chain
-from steprule.errors import ParameterError, RuleError
+from steprule.errors import HyperparameterError, ParameterError, RuleError, StepruleError
 
 pytestmark = pytest.mark.cpu
 
@@ -220,3 +221,30 @@ def test_backward_through_a_stepped_parameter_is_an_error() -> None:
         assert parameter._version > version
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+
+@pytest.mark.parametrize("make", [lambda g: sr.optim.Rprop(g), lambda g: board.adam.optimizer(g)])
+def test_a_weight_decay_that_nothing_would_apply_is_refused(make: Callable[[Any], Any]) -> None:
+    """Trainers put the key into every group: 0 is no decay, anything else would be lost without a word."""
+    make([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": 0.0}])
+    with pytest.raises(HyperparameterError, match="has no weight decay, but group 0 asks for 0.1"):
+        make([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": 0.1}])
+
+
+@pytest.mark.parametrize("trouble", ["a NaN left out", "a NaN refused", "an lr that is none", "no such backend here"])
+def test_a_first_step_that_does_not_happen_leaves_no_state(trouble: str) -> None:
+    """State with count 0 would be read by torch as that of a parameter in mid-training."""
+    parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.float16 if trouble.startswith("no") else torch.float32))
+    forced = "numba_cpu" if trouble.startswith("no") else None
+    nonfinite = "raise" if trouble.endswith("refused") else "skip"
+    optimizer = sr.optim.Rprop([parameter], nonfinite=nonfinite, backend=forced)
+    parameter.grad = torch.full_like(parameter, math.nan if "NaN" in trouble else 1.0)
+    if trouble.startswith("an lr"):
+        optimizer.param_groups[0]["lr"] = "fast"
+    if nonfinite == "skip" and "NaN" in trouble:
+        optimizer.step()
+    else:
+        with pytest.raises(StepruleError):
+            optimizer.step()
+    assert optimizer.state_dict()["state"] == {}
+    assert parameter.tolist() == [1.0] * 3

@@ -89,7 +89,7 @@ def slots(parameters: list[torch.nn.Parameter], optimizer: sr.Optimizer) -> set[
 @pytest.mark.hostile("P9")
 @pytest.mark.parametrize(
     ("stepped", "every", "kind"),
-    [(False, 211, "one"), (True, 1, "one"), (True, 3, "two kernels"), (True, 13, "eager"), (True, 101, "threads")],
+    [(False, 211, "one"), (True, 1, "one"), (True, 3, "two kernels"), (True, 13, "eager"), (True, 67, "threads")],
 )
 def test_an_interrupt_at_any_bytecode_leaves_parameters_slots_and_counts_at_the_same_step(
     stepped: bool, every: int, kind: str
@@ -109,7 +109,7 @@ def test_an_interrupt_at_any_bytecode_leaves_parameters_slots_and_counts_at_the_
         optimizer.step()
         assert places(parameters) == slots(parameters, optimizer) == counts(parameters, optimizer)
         assert places(parameters) == {walked.pop() + 1}
-    assert moments > 20
+    assert moments > 10
 
 
 def test_steps_after_an_interrupt_give_the_right_numbers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ..zoo.transforms import clip_global_norm
 from .roster import Roster
 from .squad import Kernels, Reader, plain
 from .state import STEP, check_saved, ensure
-from .tensors import BACKENDS
+from .tensors import BACKENDS, check_shards
 
 _torch: Any = torch_optimizer
 _GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
@@ -32,6 +32,7 @@ NONFINITE = ("propagate", "skip", "raise")
 
 Pair = tuple[dict[str, Any], torch.Tensor]
 """A parameter with its group."""
+Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def _compose(rule: Program, clip: Program | float | None) -> Program:
@@ -50,6 +51,26 @@ def _observed(self: Optimizer, closure: Callable[[], Any] | None) -> Any:
     """Take a step inside torch's own wrapper: profiler record, pre and post hooks."""
     step = torch.optim.Optimizer.profile_hook_step(type(self)._step)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return step(self) if closure is None else step(self, closure)
+
+
+def _uncompiled(step: Step) -> Step:
+    """Keep `torch.compile` out of a function and of all that it calls; a graph ends before it and begins after it.
+
+    `torch.compiler.disable` says the same with a wrapper, about 2 µs a call. Marking the function and its code costs
+    nothing where nothing is compiled; without this call (torch before 2.7), the wrapper it is.
+    """
+    wrap: Any = torch.compiler.disable
+    try:
+        from torch._C._dynamo import eval_frame  # pyright: ignore[reportMissingModuleSource]
+
+        dynamo: Any = eval_frame
+        skip = dynamo._FrameAction.SKIP  # noqa: SLF001
+        dynamo.set_code_exec_strategy(step.__code__, dynamo._FrameExecStrategy(skip, skip))  # noqa: SLF001
+    except (ImportError, AttributeError, TypeError):
+        return wrap(step)
+    told = "a step is one compiled kernel already"
+    vars(step).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=told)
+    return step
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -157,7 +178,12 @@ class Optimizer(torch.optim.Optimizer):
         self._roster = None
 
     def _check_group(self, group: dict[str, Any], which: str) -> None:
-        """Refuse a group with a hyperparameter that is missing or out of its range."""
+        """Refuse a group with a hyperparameter that is missing or out of its range, or a decay that nothing applies."""
+        if "weight_decay" not in self.defaults and plain(group.get("weight_decay", 0)):
+            raise HyperparameterError(
+                f"{self._title()} has no weight decay, but {which} asks for {group['weight_decay']}",
+                fix="put sr.weight_decay(...) in front of the rule with sr.chain, or leave it 0",
+            )
         kernels = self._choose(group)
         for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
             hyper.check(plain(read(group)), f"{self._title()}, {which}")
@@ -165,6 +191,7 @@ class Optimizer(torch.optim.Optimizer):
     def _title(self) -> str:
         return f"`{self.program.name}`"
 
+    @_uncompiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; return the closure's value, if one is given.
 
@@ -196,11 +223,12 @@ class Optimizer(torch.optim.Optimizer):
         roster = self._roster
         if roster is None or not roster.still_holds(choose, self.param_groups, self.state):
             self._roster = None
+            for index, group in enumerate(self.param_groups):
+                check_shards(group, index, choose(group).plan)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
                 roster = Roster(choose, self.param_groups, self.state, self.backend)
-        roster.set_hypers(self.param_groups)
         self._roster = None  # an interrupted roster is not used again
-        stepped = not roster.squads or roster.step()
+        stepped = not roster.squads or roster.step(self.param_groups)
         self._roster = roster
         if not stepped and self.nonfinite == "raise":
             raise roster.blame()

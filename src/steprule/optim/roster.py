@@ -40,13 +40,18 @@ class Roster:
         for entry in self._entries:
             check(entry)
         _no_overlap(self._entries)
+        self._new = [entry.parameter for entry in self._entries if not state.get(entry.parameter)]
         for entry in self._entries:
             ensure(self._chosen[entry.group], groups[entry.group], entry.parameter, state[entry.parameter])
         self._present = [gradient is not None for gradient in map(_gradient, self._all)]
         self._complete = all(self._present)
         self._dicts = list(state.values())
         self.parameters = [entry.parameter for entry in self._entries]
-        self._muster(backend)
+        try:
+            self._muster(backend)
+        except BaseException:
+            self._forget_new()
+            raise
 
     def _gather(self, groups: Groups) -> list[Entry]:
         return [
@@ -67,11 +72,6 @@ class Roster:
             self.squads.append(Squad(self._chosen[entries[0].group], entries, self._state, backend))
         self._work = [pair for squad in self.squads for pair in squad.work()]
         self._counted = True
-
-    def set_hypers(self, groups: Groups) -> None:
-        """Read every group's hyperparameters; check and store those that changed."""
-        for squad in self.squads:
-            squad.set_hypers(groups)
 
     def still_holds(self, choose: Callable[[dict[str, Any]], Kernels], groups: Groups, state: Any) -> bool:
         """Whether this roster may be used again; if so, it points at this step's gradients."""
@@ -95,18 +95,22 @@ class Roster:
             for squad, members in zip(self.squads, self._members, strict=True)
         )
 
-    def step(self) -> bool:
-        """Run the plans on every batch, then count the step; return False if a guard stopped it."""
-        for squad in self.squads:
-            squad.advance(1)
+    def step(self, groups: Groups) -> bool:
+        """Read the hyperparameters, run the plans on every batch, count the step; return False if a guard stopped it."""
         self._counted = False
         try:
+            for squad in self.squads:
+                squad.set_hypers(groups)
+                squad.advance(1)
             written = run(self._work)
             if written:
                 self._count()
         except BaseException:
             self._settle()
             raise
+        finally:
+            if not self._counted:
+                self._forget_new()
         for batch, _ in self._work:
             batch.clear()
         if not written:
@@ -114,11 +118,17 @@ class Roster:
                 squad.advance(-1)
         return written
 
+    def _forget_new(self) -> None:
+        """Take state back that was made for a step which did not happen: only what has been stepped has state."""
+        for parameter in self._new:
+            self._state.pop(parameter, None)
+
     def _count(self) -> None:
         """Write step counts and the like, once all parameters are written; doing it again changes nothing."""
         for squad in self.squads:
             squad.commit()
         torch.autograd.graph.increment_version(self.parameters)
+        self._new = []
         self._counted = True
 
     def _settle(self) -> None:

@@ -74,7 +74,8 @@ class Shell(Optimizer):
         scaled = getattr(self, "grad_scale", None) is not None
         rule = self.rule_of(group)
         # Like torch, no decay is no operation: 0·θ would spread what is not finite. A rule may have a decay of its own.
-        decays = plain(group.get("weight_decay", 0)) != 0 and "weight_decay" not in rule.hypers
+        asked = "weight_decay" in self.defaults and plain(group.get("weight_decay", 0)) != 0
+        decays = asked and "weight_decay" not in rule.hypers
         decoupled = bool(group.get("decoupled_weight_decay", self.decoupled))
         return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
@@ -107,7 +108,7 @@ class Shell(Optimizer):
     def _reader(self, name: str) -> Reader:
         if name in self.parts_of:
             key, place = self.parts_of[name]
-            return lambda group: group[key][place]
+            return lambda group: _part(group, key, place)
         if name == "inverse_scale":
             return lambda _: 1.0 / float(self.grad_scale)  # type: ignore[attr-defined]
         clip = self.clip.hypers if self.clip is not None else {}
@@ -143,6 +144,14 @@ class Shell(Optimizer):
         """Add to one parameter's saved state what torch does not keep."""
         known = {slot.name for slot in kernels.plan.graph.slots if slot.rank is Rank.HOST}
         return {**{name: value for name, value in self.hidden.items() if name in known}, **state}
+
+
+def _part(group: Mapping[str, Any], key: str, place: int) -> Any:
+    """Return one number of a tuple in a group; for what is none, text, so that it is refused by name."""
+    try:
+        return group[key][place]
+    except (KeyError, IndexError, TypeError):
+        return f"{key}={group.get(key)!r}"
 
 
 __all__ = ["Shell"]

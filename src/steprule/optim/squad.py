@@ -214,13 +214,16 @@ class Squad:
         self._counted[:] = self._counts
 
     def _next_hosts(self) -> Table:
-        """Compute the columns of host slots for the step after this one."""
+        """Compute the columns of host slots for the step after this one, as exact as the state keeps them.
+
+        A run that goes on and one that is resumed from its checkpoint then read the same numbers.
+        """
         new = self.hyper.copy()
         for row in range(len(new)):
             numbers = dict(zip(self._columns, self.hyper[row].tolist(), strict=True))
             values = evaluate_host([node for _, node in self.plan.host_writes], numbers)
             for (name, _), value in zip(self.plan.host_writes, values, strict=True):
-                new[row, self._columns.index(name)] = value
+                new[row, self._columns.index(name)] = self._counts.dtype.type(value)
         return new[:, len(self.plan.graph.hypers) :]
 
     def work(self) -> list[tuple[Batch, Table]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +12,14 @@ import torch
 from ..errors import StateError
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
-from .tensors import label, like
+from .tensors import label, like, present
 
 if TYPE_CHECKING:
     from .squad import Kernels
 
 STEP = "step"
 HOST_DTYPE = torch.float64
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def _fresh(slot: Slot, init: float, parameter: torch.Tensor, host_dtype: torch.dtype) -> torch.Tensor:
@@ -46,33 +49,79 @@ def expected(graph: Graph) -> Iterator[tuple[str, Rank]]:
         yield slot.name, slot.rank
 
 
+def _flaw(value: Any) -> str:
+    """Say why a saved value cannot be taken for floating-point numbers in memory; nothing if it can."""
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or not value.is_floating_point():
+        return "is no floating-point tensor"
+    if value.is_nested:
+        return "is a nested tensor"
+    if value.is_meta:
+        return "is on the meta device, without values"
+    return "" if type(value) not in PLAIN or present(value) else "points at memory that was freed"
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of what a rule does not know, a key of another variant for instance."""
+    return value.detach().clone() if isinstance(value, torch.Tensor) and not _flaw(value) else deepcopy(value)
+
+
+def _slot(kernels: Kernels, parameter: torch.Tensor, rank: Rank, value: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a saved slot, laid out as the parameter and where its rank belongs."""
+    if rank is Rank.ELEMENT:
+        return like(parameter.detach(), value.detach().to(parameter.device), value.dtype)
+    device = "cpu" if rank is Rank.HOST else parameter.device
+    dtype = kernels.host_dtype if rank is Rank.HOST else value.dtype
+    return value.detach().reshape(()).to(device, dtype, copy=True)
+
+
+def _checked_slot(kernels: Kernels, parameter: torch.Tensor, key: str, rank: Rank, value: Any) -> torch.Tensor:
+    """Return a copy of one saved value of a parameter, or raise an error that does not yet say whose it is."""
+    shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
+    if isinstance(value, int | float) and not isinstance(value, bool) and rank is Rank.HOST:
+        value = torch.tensor(float(value), dtype=torch.float64)
+    if value is None:
+        raise StateError(f"the saved state has no {key!r}", fix=f"it was saved by another rule than "
+                         f"`{kernels.plan.graph.name}`; load a checkpoint of the same one")  # fmt: skip
+    if flaw := _flaw(value):
+        raise StateError(f"the saved {key!r} {flaw}", fix="save it again")
+    assert isinstance(value, torch.Tensor)
+    if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
+        raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
+                         fix="the parameters must be given in the order in which they were saved")  # fmt: skip
+    slot = _slot(kernels, parameter, rank, value)
+    if key == STEP and not 0 <= float(slot) < math.inf:
+        raise StateError(f"the saved {key!r} is {float(slot)}, which counts nothing", fix="save it again")
+    return slot
+
+
 def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
-    graph, host_dtype = kernels.plan.graph, kernels.host_dtype
-    copy: dict[str, Any] = dict(state)
-    for key, rank in expected(graph):
-        shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
-        where, value = f"  {who}, state key {key!r}", state.get(key)
-        if isinstance(value, int | float) and rank is Rank.HOST:
-            value = torch.tensor(float(value), dtype=host_dtype)
-        if value is None:
-            raise StateError(f"the saved state has no {key!r}", where=where, fix=f"it was saved by another rule than "
-                             f"`{graph.name}`; load a checkpoint of the same one")  # fmt: skip
-        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or not value.is_floating_point():
-            raise StateError(f"the saved {key!r} is no floating-point tensor", where=where, fix="save it again")
-        if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
-            raise StateError(
-                f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
-                where=where,
-                fix="the parameters must be given in the order in which they were saved",
-            )
-        if rank is Rank.ELEMENT:
-            copy[key] = like(parameter.detach(), value.detach().to(parameter.device), value.dtype)
-        else:
-            device = "cpu" if rank is Rank.HOST else parameter.device
-            dtype = host_dtype if rank is Rank.HOST else value.dtype
-            copy[key] = value.detach().reshape(()).to(device, dtype, copy=True)
+    known = dict(expected(kernels.plan.graph))
+    copy: dict[str, Any] = {}
+    for key in dict.fromkeys((*state, *known)):
+        where = f"  {who}, state key {key!r}"
+        try:
+            value = state.get(key)
+            copy[key] = _checked_slot(kernels, parameter, key, known[key], value) if key in known else _copied(value)
+        except StateError as error:
+            raise StateError(error.what, where=where, fix=error.fix) from None
+        except (RuntimeError, TypeError, ValueError, AssertionError, OverflowError) as error:
+            what = f"the saved {key!r} cannot be copied: {type(error).__name__}"
+            raise StateError(what, where=where, fix="save plain tensors and numbers") from error
     return copy
+
+
+def _opened(saved: Mapping[str, Any]) -> tuple[list[Any], dict[Any, Any]]:
+    """Return the groups and the states of a saved state, if it has the form of one."""
+    try:
+        groups, states = deepcopy(list(saved["param_groups"])), dict(saved["state"])
+        ids = [key for group in groups for key in group["params"]]
+        sound = len(set(ids)) == len(ids) and all(isinstance(group, Mapping) for group in groups)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        sound, groups, states, ids = False, [], {}, []
+    if not sound or not all(isinstance(state, Mapping) for state in states.values()):
+        raise StateError("this is no state of an optimiser", fix="load what state_dict() returned")
+    return groups, states
 
 
 def check_saved(
@@ -82,16 +131,18 @@ def check_saved(
     saved: Mapping[str, Any],
 ) -> dict[torch.Tensor, dict[str, Any]]:
     """Return the saved state by parameter, each part checked and copied; the optimiser is not touched."""
-    try:
-        saved_groups, states = list(saved["param_groups"]), dict(saved["state"])
-        sizes = [len(group["params"]) for group in saved_groups]
-    except (KeyError, TypeError, ValueError):
-        raise StateError("this is no state of an optimiser", fix="load what state_dict() returned") from None
+    saved_groups, states = _opened(saved)
+    sizes = [len(group["params"]) for group in saved_groups]
     if sizes != [len(group["params"]) for group in groups]:
         raise StateError(
             f"the saved groups hold {sizes} parameters, this optimiser's hold {[len(g['params']) for g in groups]}",
             fix="make the optimiser with the same groups before loading",
         )
+    known = {key for group in saved_groups for key in group["params"]}
+    for key in states:
+        if key not in known:
+            raise StateError(f"the saved state has an entry {key!r}, which is no parameter of its groups",
+                             fix="load what state_dict() returned; JSON makes strings of its keys")  # fmt: skip
     answer: dict[torch.Tensor, dict[str, Any]] = {}
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
         kernels = choose({**group, **saved_group})

@@ -10,8 +10,10 @@ import torch
 
 from ..backends.numba_cpu import DTYPES
 from ..errors import BackendError, ParameterError
+from ..plan.schedule import Plan
 
 BACKENDS = ("numba_cpu", "eager")
+_functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
 KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
 
 
@@ -55,7 +57,9 @@ def overlapping(tensor: torch.Tensor) -> bool:
 
 
 def extent(tensor: torch.Tensor) -> int:
-    """Return how many bytes lie from the first element to the end of the last."""
+    """Return how many bytes lie from the first element to the end of the last; none, if they are other tensors'."""
+    if hasattr(tensor, "__tensor_flatten__"):  # a wrapper, e.g. a DTensor: it has no address of its own
+        return 0
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size() if tensor.numel() else 0
 
@@ -72,8 +76,22 @@ def _refuse(entry: Entry, what: str, fix: str) -> ParameterError:
     return ParameterError(what, where=where, fix=fix)
 
 
+def _check_real(entry: Entry) -> None:
+    """Refuse what only stands for a tensor, and a shard of one beside what is whole."""
+    parameter, gradient = entry.parameter, entry.gradient
+    for name, tensor in (("parameter", parameter), ("gradient", gradient)):
+        if _functorch.is_functorch_wrapped_tensor(tensor):
+            raise _refuse(entry, f"the {name} exists only inside torch.func (vmap or grad)", "step outside of it")
+        if type(tensor).__name__ == "FakeTensor":
+            raise _refuse(entry, f"the {name} is a FakeTensor, which holds no numbers", "step outside FakeTensorMode")
+    if hasattr(parameter, "full_tensor") is not hasattr(gradient, "full_tensor"):
+        kinds = f"a {type(parameter.data).__name__} and the gradient a {type(gradient).__name__}"
+        raise _refuse(entry, f"the parameter is {kinds}", "distribute both, or neither")
+
+
 def check(entry: Entry) -> None:
     """Raise `ParameterError` for a parameter or gradient that no backend can use."""
+    _check_real(entry)
     parameter, gradient = entry.parameter, entry.gradient
     for name, tensor in (("parameter", parameter), ("gradient", gradient)):
         if tensor.layout is not torch.strided:
@@ -96,6 +114,16 @@ def check(entry: Entry) -> None:
     for tensor in (parameter, gradient):
         if not present(tensor):
             raise _refuse(entry, "memory of the parameter or its gradient was freed", "restore it before step()")
+
+
+def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None:
+    """Raise `ParameterError` if a plan reduces over DTensors: here, every process would reduce its own shards."""
+    for index, parameter in enumerate(group["params"] if plan.reductions else ()):
+        if parameter.grad is not None and hasattr(parameter, "full_tensor"):
+            entry = Entry(label(group, group_index, index), group_index, parameter, parameter.grad)
+            raise _refuse(entry, f"the parameter is a DTensor, and `{plan.graph.name}` needs a norm, sum, mean or max",
+                          "clip with torch.nn.utils.clip_grad_norm_ instead of clip=, leave nonfinite=\"propagate\", "
+                          "and choose a rule without reductions")  # fmt: skip
 
 
 def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tuple[str, str]:
