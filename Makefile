@@ -36,8 +36,9 @@ compare: $(VENV)/lab
 test: $(VENV)/test
 	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) $(ARGS)
 
+# What needs nothing but torch is in `make test`.
 test-hosts: $(VENV)/hosts
-	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) tests/hosts $(ARGS)
+	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) tests/hosts --ignore-glob='*/test_torch_*' $(ARGS)
 
 lint: lint-style lint-format lint-types
 

@@ -118,7 +118,9 @@ class EagerBatch(Batch):
             dtype = torch.bool if isinstance(values[node], bool) else working
             values[node] = torch.tensor(values[node], dtype=dtype, device=parameter.device)
         for node in item.elements:
-            values[node] = spelling(node.op)(*(values[child] for child in node.inputs)).expand(parameter.shape)
+            value = spelling(node.op)(*(values[child] for child in node.inputs))
+            value = value.to(parameter.dtype).to(working) if node.op == "stored" else value
+            values[node] = value.expand(parameter.shape)
 
     def _scalars(self, tensor: int, roots: list[Node]) -> dict[Node, Any]:
         """Compute what is below element rank: host values in NumPy, the rest in Python floats."""

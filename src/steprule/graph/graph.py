@@ -13,11 +13,15 @@ from .node import Node, Rank, topological
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A state array kept from step to step: where it varies and what it starts from."""
+    """A state array kept from step to step: where it varies and what it starts from.
+
+    A checkpoint may lack an `optional` one, which then starts afresh.
+    """
 
     name: str
     rank: Rank = Rank.ELEMENT
     init: float = 0.0
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

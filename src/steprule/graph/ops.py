@@ -74,6 +74,9 @@ _ROWS = (
     Op("log", "pointwise", (POSITIVE,), np.log, "log", "log({})", r"\log\left({}\right)", 9, 20),
     Op("abs", "pointwise", (ANY,), np.abs, "abs", "|{}|", r"\left| {} \right|"),
     Op("sign", "pointwise", (ANY,), np.sign, "sgn", "sign({})", r"\mathrm{{sign}}\left({}\right)"),
+    # What a value is once it lies in the parameter's memory; float64 and the kernels' own types lose nothing.
+    Op("stored", "pointwise", (ANY,), np.positive, "positive", "stored({})",
+       r"\mathrm{{stored}}\left({}\right)", flops=0),
     Op("minimum", "pointwise", (ANY, ANY), np.minimum, "minimum", "min({}, {})", r"\min\left({},\, {}\right)"),
     Op("maximum", "pointwise", (ANY, ANY), np.maximum, "maximum", "max({}, {})", r"\max\left({},\, {}\right)"),
     Op("where", "pointwise", ((0.0, 1.0), ANY, ANY), np.where, "where",

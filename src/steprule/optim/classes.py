@@ -1,25 +1,24 @@
 """torch.optim's classes by name: the same arguments, numbers and checkpoints, each one kernel.
 
 Every class also takes `clip` (a number: the greatest global norm; or any transform), `nonfinite`
-("propagate", "skip" or "raise") and `backend`. `foreach` is accepted and changes nothing; `fused=True` switches on
-GradScaler's protocol (gradients are unscaled inside the kernel, an overflowing step is left out);
+("propagate", "skip" or "raise"), `backend` and `compensated`, as `steprule.Optimizer` does. `foreach` is accepted
+and changes nothing; `fused=True` switches on GradScaler's protocol (gradients are unscaled inside the kernel, an overflowing step is left out);
 `capturable` and `differentiable` are refused. Formulas and their sources stand in `steprule.zoo`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from ..errors import HyperparameterError
 from ..graph.graph import Hyper
-from ..rule import Program, Rule
+from ..rule import Rule
 from ..zoo import adam as adams
 from ..zoo import adaptive, descent
-from .shell import Shell
+from .shell import Own, Shell
 from .state import ensure
 
-Clip = Program | float | None
 Betas = tuple[Any, Any]
 
 
@@ -34,8 +33,7 @@ class SGD(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, momentum: Any = 0, dampening: Any = 0,
                  weight_decay: Any = 0, nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None,
-                 differentiable: bool = False, fused: bool | None = None, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 differentiable: bool = False, fused: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         Hyper("momentum", low=0).check(momentum, "SGD")
         if nesterov and (momentum <= 0 or dampening != 0):
             raise HyperparameterError("Nesterov momentum needs a momentum above 0 and no dampening",
@@ -43,7 +41,7 @@ class SGD(Shell):
         defaults = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
                     "nesterov": nesterov, "maximize": maximize, "foreach": foreach, "differentiable": differentiable,
                     "fused": fused}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return plain descent without momentum, else the kind of momentum asked for."""
@@ -63,13 +61,13 @@ class Adagrad(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, lr_decay: Any = 0, weight_decay: Any = 0,
                  initial_accumulator_value: Any = 0, eps: Any = 1e-10, foreach: bool | None = None, *,
-                 maximize: bool = False, differentiable: bool = False, fused: bool | None = None, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 maximize: bool = False, differentiable: bool = False, fused: bool | None = None,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         Hyper("initial_accumulator_value", low=0).check(initial_accumulator_value, "Adagrad")
         defaults = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
                     "initial_accumulator_value": initial_accumulator_value, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable, "fused": fused}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, with its accumulators."""
@@ -93,13 +91,12 @@ class RMSprop(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8, weight_decay: Any = 0,
                  momentum: Any = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
-                 maximize: bool = False, differentiable: bool = False, *, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 maximize: bool = False, differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         Hyper("momentum", low=0).check(momentum, "RMSprop")
         defaults = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
                     "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the one of four that the group's flags name."""
@@ -118,13 +115,12 @@ class Adam(Shell):
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
                  weight_decay: Any = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
                  capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
-                 decoupled_weight_decay: bool = False, clip: Clip = None, nonfinite: str = "propagate",
-                 backend: str | None = None) -> None:  # fmt: skip
+                 decoupled_weight_decay: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
                     "maximize": maximize, "foreach": foreach, "capturable": capturable,
                     "differentiable": differentiable, "fused": fused,
                     "decoupled_weight_decay": decoupled_weight_decay}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return Adam or AMSGrad."""
@@ -141,11 +137,10 @@ class AdamW(Adam):
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
                  weight_decay: Any = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
                  foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
-                 fused: bool | None = None, clip: Clip = None, nonfinite: str = "propagate",
-                 backend: str | None = None) -> None:  # fmt: skip
+                 fused: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
                          capturable=capturable, differentiable=differentiable, fused=fused,
-                         decoupled_weight_decay=True, clip=clip, nonfinite=nonfinite, backend=backend)  # fmt: skip
+                         decoupled_weight_decay=True, **own)  # fmt: skip
 
 
 class NAdam(Shell):
@@ -158,13 +153,12 @@ class NAdam(Shell):
     def __init__(self, params: Iterable[Any], lr: Any = 2e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
                  weight_decay: Any = 0, momentum_decay: Any = 4e-3, decoupled_weight_decay: bool = False, *,
                  foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
-                 differentiable: bool = False, clip: Clip = None, nonfinite: str = "propagate",
-                 backend: str | None = None) -> None:  # fmt: skip
+                 differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
                     "momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay,
                     "maximize": maximize, "foreach": foreach, "capturable": capturable,
                     "differentiable": differentiable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return NAdam."""
@@ -180,12 +174,12 @@ class RAdam(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
                  weight_decay: Any = 0, decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
-                 maximize: bool = False, capturable: bool = False, differentiable: bool = False, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 maximize: bool = False, capturable: bool = False, differentiable: bool = False,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach, "capturable": capturable, "decoupled_weight_decay": decoupled_weight_decay,
                     "differentiable": differentiable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return RAdam."""
@@ -201,11 +195,10 @@ class Adamax(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 2e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
                  weight_decay: Any = 0, foreach: bool | None = None, *, maximize: bool = False,
-                 differentiable: bool = False, capturable: bool = False, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 differentiable: bool = False, capturable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "foreach": foreach,
                     "maximize": maximize, "differentiable": differentiable, "capturable": capturable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Adamax."""
@@ -221,11 +214,10 @@ class Adadelta(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1.0, rho: Any = 0.9, eps: Any = 1e-6, weight_decay: Any = 0,
                  foreach: bool | None = None, *, capturable: bool = False, maximize: bool = False,
-                 differentiable: bool = False, clip: Clip = None, nonfinite: str = "propagate",
-                 backend: str | None = None) -> None:  # fmt: skip
+                 differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "capturable": capturable, "foreach": foreach, "differentiable": differentiable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Adadelta."""
@@ -241,12 +233,11 @@ class ASGD(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, lambd: Any = 1e-4, alpha: Any = 0.75, t0: Any = 1e6,
                  weight_decay: Any = 0, foreach: bool | None = None, maximize: bool = False,
-                 differentiable: bool = False, capturable: bool = False, *, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 differentiable: bool = False, capturable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay,
                     "foreach": foreach, "maximize": maximize, "differentiable": differentiable,
                     "capturable": capturable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return averaged SGD."""
@@ -266,11 +257,10 @@ class Rprop(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, etas: Betas = (0.5, 1.2),
                  step_sizes: Betas = (1e-6, 50), *, capturable: bool = False, foreach: bool | None = None,
-                 maximize: bool = False, differentiable: bool = False, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 maximize: bool = False, differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable, "capturable": capturable}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Rprop."""

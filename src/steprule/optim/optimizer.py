@@ -87,7 +87,9 @@ class Optimizer(torch.optim.Optimizer):
     `params` are tensors, groups (dicts) or named parameters, as for any torch optimiser. `clip` is a number
     (the greatest global norm) or any transform. `nonfinite` says what a gradient with NaN or infinity does:
     `"propagate"` as in torch, `"skip"` leaves the whole step out (no parameter, state or count changes),
-    `"raise"` names the parameter. `backend` forces `"numba_cpu"` or `"eager"`. Other keywords are
+    `"raise"` names the parameter. `backend` forces `"numba_cpu"` or `"eager"`. `compensated=True` keeps what
+    storing bfloat16 and float16 parameters loses in a slot `remainder` and adds it back at the next step (Kahan,
+    1965), so that small steps are not rounded away; wider parameters gain nothing by it. Other keywords are
     hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are read
     from the group at every step, and never compile anything. Raises
     `HyperparameterError` for a value outside its range, `ParameterError` for a tensor that cannot be
@@ -102,10 +104,12 @@ class Optimizer(torch.optim.Optimizer):
         clip: Program | float | None = None,
         nonfinite: str = "propagate",
         backend: str | None = None,
+        compensated: bool = False,
         **hyper: Any,
     ) -> None:
         self._configure(nonfinite, backend)
-        self.program = _compose(rule, clip)
+        program = _compose(rule, clip)
+        self.program = program.compensated() if compensated else program
         known = self.program.hypers
         unknown = [name for name in hyper if name not in known]
         if unknown:
@@ -226,6 +230,9 @@ class Optimizer(torch.optim.Optimizer):
             for index, group in enumerate(self.param_groups):
                 check_shards(group, index, choose(group).plan)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
+                for group in self.param_groups:
+                    for state in filter(None, map(self.state.get, group["params"])):
+                        state.update(self._complete(choose(group), state))  # others may have put it there
                 roster = Roster(choose, self.param_groups, self.state, self.backend)
         self._roster = None  # an interrupted roster is not used again
         stepped = not roster.squads or roster.step(self.param_groups)

@@ -7,15 +7,14 @@ sources and departures stand in `steprule.zoo.papers`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from ..graph.graph import Hyper
-from ..rule import Program, Rule
+from ..rule import Rule
 from ..zoo import papers
-from .shell import Shell
+from .shell import Own, Shell
 from .squad import Reader
 
-Clip = Program | float | None
 Betas = tuple[Any, Any]
 ThreeBetas = tuple[Any, Any, Any]
 
@@ -43,10 +42,9 @@ class Lion(_OfOneRule):
     decoupled: ClassVar[bool] = True
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: Any = 0, *,
-                 maximize: bool = False, foreach: bool | None = None, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
 
 class AdaBelief(_OfOneRule):
@@ -60,11 +58,11 @@ class AdaBelief(_OfOneRule):
     decoupled: ClassVar[bool] = True
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-16,
-                 weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
 
 class Yogi(_OfOneRule):
@@ -79,12 +77,11 @@ class Yogi(_OfOneRule):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, betas: Betas = (0.9, 0.999), eps: Any = 1e-3,
                  initial_accumulator: Any = 1e-6, weight_decay: Any = 0, *, maximize: bool = False,
-                 foreach: bool | None = None, clip: Clip = None, nonfinite: str = "propagate",
-                 backend: str | None = None) -> None:  # fmt: skip
+                 foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         Hyper("initial_accumulator", low=0).check(initial_accumulator, "Yogi")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "initial_accumulator": initial_accumulator,
                     "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
 
 class ADOPT(Shell):
@@ -104,11 +101,10 @@ class ADOPT(Shell):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.9999), eps: Any = 1e-6,
                  weight_decay: Any = 0, decouple: bool = False, clipped: bool = True, *, maximize: bool = False,
-                 foreach: bool | None = None, clip: Clip = None, nonfinite: str = "propagate",
-                 backend: str | None = None) -> None:  # fmt: skip
+                 foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decouple": decouple,
                     "clipped": clipped, "maximize": maximize, "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the one of four that the group's flags name."""
@@ -130,12 +126,12 @@ class AdEMAMix(_OfOneRule):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: ThreeBetas = (0.9, 0.999, 0.9999),
                  alpha: Any = 2.0, beta3_warmup: Any = None, alpha_warmup: Any = None, eps: Any = 1e-8,
-                 weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "alpha": alpha, "beta3_warmup": beta3_warmup,
                     "alpha_warmup": alpha_warmup, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
     def _reader(self, name: str) -> Reader:
         """Read a warm-up that is None as 0."""
@@ -155,10 +151,10 @@ class Adan(_OfOneRule):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: ThreeBetas = (0.98, 0.92, 0.99),
                  eps: Any = 1e-8, weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None,
-                 clip: Clip = None, nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
 
 class LAMB(_OfOneRule):
@@ -171,11 +167,11 @@ class LAMB(_OfOneRule):
     rule = papers.lamb
 
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-6,
-                 weight_decay: Any = 1e-2, *, maximize: bool = False, foreach: bool | None = None, clip: Clip = None,
-                 nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 weight_decay: Any = 1e-2, *, maximize: bool = False, foreach: bool | None = None,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
 
 class LARS(_OfOneRule):
@@ -189,10 +185,10 @@ class LARS(_OfOneRule):
 
     def __init__(self, params: Iterable[Any], lr: Any = 1.0, momentum: Any = 0.9, weight_decay: Any = 0,
                  trust_coefficient: Any = 1e-3, *, maximize: bool = False, foreach: bool | None = None,
-                 clip: Clip = None, nonfinite: str = "propagate", backend: str | None = None) -> None:  # fmt: skip
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay,
                     "trust_coefficient": trust_coefficient, "maximize": maximize, "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, clip=clip, nonfinite=nonfinite, backend=backend)
+        super().__init__(params, defaults, **own)
 
 
 __all__ = ["ADOPT", "LAMB", "LARS", "AdEMAMix", "AdaBelief", "Adan", "Lion", "Yogi"]

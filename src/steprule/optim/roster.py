@@ -96,7 +96,7 @@ class Roster:
         )
 
     def step(self, groups: Groups) -> bool:
-        """Read the hyperparameters, run the plans on every batch, count the step; return False if a guard stopped it."""
+        """Read hyperparameters, run the plans on every batch, count the step; return False if a guard stopped it."""
         self._counted = False
         try:
             for squad in self.squads:

@@ -8,7 +8,7 @@ kernel; what the flags do not decide is a number, read at every step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 
@@ -21,6 +21,17 @@ from .optimizer import Optimizer
 from .squad import Kernels, Reader, plain
 
 Flags = tuple[Any, ...]
+KEPT = ("clip", "nonfinite", "backend", "compensated", "_step_supports_amp_scaling")
+"""What copies and pickles of a shell keep besides torch's own."""
+
+
+class Own(TypedDict, total=False):
+    """What our classes take besides torch's arguments; `steprule.Optimizer` says what each means."""
+
+    clip: Program | float | None
+    nonfinite: str
+    backend: str | None
+    compensated: bool
 
 
 class Shell(Optimizer):
@@ -39,11 +50,13 @@ class Shell(Optimizer):
         params: Iterable[Any],
         defaults: dict[str, Any],
         *,
-        clip: Program | float | None,
-        nonfinite: str,
-        backend: str | None,
+        clip: Program | float | None = None,
+        nonfinite: str = "propagate",
+        backend: str | None = None,
+        compensated: bool = False,
     ) -> None:
         self._configure(nonfinite, backend)
+        self.compensated = compensated
         self.clip = clip_global_norm(max_norm=clip) if isinstance(clip, int | float) else clip
         self._prepare()
         self._refuse_options(defaults)
@@ -95,7 +108,8 @@ class Shell(Optimizer):
         before += [self.clip] if self.clip is not None else []
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
-        return chain(*before, rule)
+        program = chain(*before, rule)
+        return program.compensated() if self.compensated else program
 
     def _kernels_for(self, flags: Flags) -> Kernels:
         graph, default = self._chain(flags).graph, flags[-1]
@@ -127,7 +141,7 @@ class Shell(Optimizer):
         return super()._step(closure)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in ("clip", "nonfinite", "backend", "_step_supports_amp_scaling")}
+        own = {name: self.__dict__[name] for name in KEPT}
         return {**torch.optim.Optimizer.__getstate__(self), **own}
 
     # Checkpoints ---------------------------------------------------------------------------------
@@ -141,9 +155,15 @@ class Shell(Optimizer):
         return saved
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add to one parameter's saved state what torch does not keep."""
+        """Add to one parameter's saved state what torch does not keep; some tools write {} where they find nothing."""
         known = {slot.name for slot in kernels.plan.graph.slots if slot.rank is Rank.HOST}
-        return {**{name: value for name, value in self.hidden.items() if name in known}, **state}
+        missing = [name for name in self.hidden if name in known and not _number(state.get(name))]
+        return {**state, **{name: torch.tensor(self.hidden[name], dtype=kernels.host_dtype, device="cpu")
+                            for name in missing}}  # fmt: skip
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | int | float)
 
 
 def _part(group: Mapping[str, Any], key: str, place: int) -> Any:
@@ -154,4 +174,4 @@ def _part(group: Mapping[str, Any], key: str, place: int) -> Any:
         return f"{key}={group.get(key)!r}"
 
 
-__all__ = ["Shell"]
+__all__ = ["Own", "Shell"]

@@ -98,7 +98,8 @@ def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any]
     """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
     known = dict(expected(kernels.plan.graph))
     copy: dict[str, Any] = {}
-    for key in dict.fromkeys((*state, *known)):
+    optional = {slot.name for slot in kernels.plan.graph.slots if slot.optional}
+    for key in dict.fromkeys((*state, *(key for key in known if key not in optional))):
         where = f"  {who}, state key {key!r}"
         try:
             value = state.get(key)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 from ..errors import HyperparameterError, RuleError
+from ..graph.compensate import compensated
 from ..graph.graph import Graph, Hyper
 from .origin import of_definition
 from .signature import STEP, read_signature
@@ -48,6 +49,10 @@ class Program:
         if Program.facade is None:
             raise RuleError("the optimiser room is not loaded", fix="import steprule")
         return Program.facade(params, self, **options)
+
+    def compensated(self) -> Program:
+        """Return this program keeping what storing half-precision parameters loses: see `steprule.Optimizer`."""
+        return Compensated(self)
 
     def __copy__(self) -> Self:
         return self
@@ -188,6 +193,27 @@ class Chain(Program):
         return _restore_chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
 
 
+class Compensated(Program):
+    """A program that keeps, in a slot, what rounding to the parameter's dtype loses."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.parts = program.parts
+        self.name = f"{program.name}, compensated"
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The program's formula, from θ + r to θ and r."""
+        return replace(compensated(self.program.graph), name=self.name)
+
+    def compensated(self) -> Program:
+        """Return itself: nothing is lost any more."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Compensated, (self.program,)
+
+
 def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:
     signature = read_signature(function)
     chosen = {name: declared.options[0] for name, declared in signature.choices.items()}
@@ -251,6 +277,8 @@ def chain(*programs: Program) -> Program:
             raise RuleError(
                 f"{program!r} is neither a rule nor a transform", fix="decorate the function with @rule or @transform"
             )
+    if programs and isinstance(programs[-1], Compensated):
+        return chain(*programs[:-1], programs[-1].program).compensated()
     parts = tuple(part for program in programs for part in program.parts)
     for index, part in enumerate(parts):
         last = index == len(parts) - 1
