@@ -1,10 +1,13 @@
-"""What runs where: every method of the board in every dtype, checked, and written into README's matrix.
+"""What runs where: every method of the board in every dtype, and every host with tests, as README's tables say.
 
-`python tests/test_support.py` writes the matrix; the test fails when README says something else.
+`python tests/test_support.py` writes the tables; a test fails when README says something else.
 """
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,8 @@ import torch
 import steprule as sr
 from steprule.graph.evaluate import evaluate
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 METHODS = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 CLIPS = {"clip_norm": sr.board.clip_norm, "clip_component": sr.board.clip_component,
          "clip_global_norm": sr.clip_global_norm, "clip_value": sr.clip_value}  # fmt: skip
@@ -58,13 +61,39 @@ def matrix() -> str:
     return "\n".join([head, "|---" * (len(dtypes) + 1) + "|", *rows])
 
 
+def hosts() -> str:
+    """Return README's table of hosts: what each module of tests/hosts says it shows, and with which version."""
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
+    rows: list[str] = []
+    for path in sorted((ROOT / "tests" / "hosts").glob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        (name,) = re.findall(r'pytest\.mark\.host\("(.+?)"\)', text)
+        needs = re.findall(r'importorskip\("([\w-]+)', text)
+        package = needs[0] if needs else "torch"
+        told = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0].partition(": ")[2]
+        rows.append(f"| {name} | {package} {pins[package]} | {told.rstrip('.')} |")
+    return "\n".join(["| in | tested with | what is shown |", "|---|---|---|", *sorted(rows, key=str.lower)])
+
+
+TABLES: dict[str, Callable[[], str]] = {"support": matrix, "hosts": hosts}
+
+
+def _around(text: str, name: str) -> tuple[str, str, str]:
+    """Cut a document before and after the table of a name."""
+    before, begin, rest = text.partition(f"<!-- {name}:begin -->")
+    table, end, after = rest.partition(f"<!-- {name}:end -->")
+    return before + begin, table, end + after
+
+
 @pytest.mark.cpu
-def test_readme_shows_the_support_matrix_that_was_just_tried() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip() == matrix()
+@pytest.mark.parametrize("name", TABLES)
+def test_readme_shows_what_was_just_tried(name: str) -> None:
+    assert _around(README.read_text(encoding="utf-8"), name)[1].strip() == TABLES[name]()
 
 
 if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    README.write_text(f"{before}\n\n{matrix()}\n\n{after}", encoding="utf-8")
+    for name, table in TABLES.items():
+        before, _, after = _around(text, name)
+        text = f"{before}\n\n{table()}\n\n{after}"
+    README.write_text(text, encoding="utf-8")
