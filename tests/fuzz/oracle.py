@@ -101,7 +101,8 @@ def by_interpreter(optimizer: sr.Optimizer, given: Gradients) -> Expected:
             for slot in graph.slots:
                 shape = parameter.shape if slot.rank is Rank.ELEMENT else ()
                 init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init
-                own[slot.name] = _wide(state[slot.name]).numpy() if slot.name in state else np.full(shape, init)
+                fresh = torch.full(shape, init, dtype=parameter.dtype)  # as it can be stored: 1e-6 in float16 is not
+                own[slot.name] = _wide(state.get(slot.name, fresh)).numpy()
             hosts = {slot.name: float(own[slot.name]) for slot in graph.slots if slot.rank is Rank.HOST}
             count = float(state["step"]) + 1 if "step" in state else 1.0
             arrays.append(own)
