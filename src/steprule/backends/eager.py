@@ -104,8 +104,9 @@ class EagerBatch(Batch):
             self._write_tensor_slots()
 
     def clear(self) -> None:
-        """Forget how far this step has come."""
+        """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._writing = None
+        self.arrays[self.plan.graph.gradient] = []
 
     def _elements(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
         for name in item.reads:

@@ -141,8 +141,9 @@ class CpuBatch(Batch):
             self.end(last)
 
     def clear(self) -> None:
-        """Forget how far this step has come."""
+        """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._done.fill(0)
+        self._held[1] = ()
 
     def end(self, index: int) -> None:
         """Write the slots of one number a tensor, after the last pass."""

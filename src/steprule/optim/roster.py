@@ -52,6 +52,8 @@ class Roster:
         except BaseException:
             self._forget_new()
             raise
+        self._named = [(entry.label, entry.parameter) for entry in self._entries]
+        del self._entries  # they hold gradients, which zero_grad is to free
 
     def _gather(self, groups: Groups) -> list[Entry]:
         return [
@@ -143,12 +145,12 @@ class Roster:
 
     def blame(self) -> NonFiniteError:
         """Return the error that names the first parameter whose gradient is not finite."""
-        now = [(entry, entry.parameter.grad) for entry in self._entries]
-        culprits = [entry for entry, g in now if g is not None and not bool(torch.isfinite(g).all())]
+        now = [(label, parameter, parameter.grad) for label, parameter in self._named]
+        culprits = [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(g).all())]
         more = f" (and of {len(culprits) - 1} more)" if len(culprits) > 1 else ""
         return NonFiniteError(
-            f"the gradient of {culprits[0].label}{more} is not finite; nothing was updated",
-            where=f"  shape {tuple(culprits[0].parameter.shape)}",
+            f"the gradient of {culprits[0][0]}{more} is not finite; nothing was updated",
+            where=f"  shape {tuple(culprits[0][1].shape)}",
             fix='lower the learning rate, clip, or pass nonfinite="skip" to leave such steps out',
         )
 

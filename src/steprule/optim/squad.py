@@ -53,14 +53,16 @@ class Crew:
 
     def __init__(self, entries: list[Entry], states: list[Mapping[str, Any]], slots: list[str]) -> None:
         self.parameters = [entry.parameter for entry in entries]
-        self.gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
+        gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         # A gradient that had to be copied must be copied again next time.
-        self._given = all(map(is_, self.gradients, map(_gradient, self.parameters)))
+        self._given = all(map(is_, gradients, map(_gradient, self.parameters)))
         self._states = states
         self._slots = [itemgetter(name) for name in slots]
         self._same_parameters = witness(self.parameters)
-        self._same_gradients = witness(self.gradients)
+        self._same_gradients = witness(gradients)
         self._addresses = self._look()
+        self.gradients: Sequence[torch.Tensor] = gradients
+        """Those of the first step, until its batch has them."""
 
     def _look(self) -> list[list[int]]:
         slots = [list(map(_address, map(slot, self._states))) for slot in self._slots]
@@ -106,7 +108,11 @@ class Squad:
             self.rows.append(rows.setdefault((entry.group, *own), len(rows)))
             for column, name in enumerate(self._hosts):
                 counts[index, column] = own[column]
-                state[name] = counts[index, column]  # a view: one addition counts for every parameter
+                # A view: one addition counts for every parameter. The tensor stays the one that others may hold.
+                if type(state[name]) is torch.Tensor and state[name].dtype == counts.dtype:
+                    state[name].data = counts[index, column]
+                else:
+                    state[name] = counts[index, column]
         self._counts = counts.numpy()
         self._counted = self._counts.copy()
         self._own = [self._state[parameter] for parameter in self.parameters]
@@ -157,6 +163,7 @@ class Squad:
             rows = [self.rows[i] for i in members]
             kernel_batch = name == "numba_cpu"
             batch = CpuBatch(kernels.get(dtype), arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
+            crew.gradients = ()
             self._crews.append(crew)
             self.batches.append(batch)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STEP = "step"
 HOST_DTYPE = torch.float64
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+_FREED = "points at memory that was freed"
 
 
 def _fresh(slot: Slot, init: float, parameter: torch.Tensor, host_dtype: torch.dtype) -> torch.Tensor:
@@ -57,12 +58,15 @@ def _flaw(value: Any) -> str:
         return "is a nested tensor"
     if value.is_meta:
         return "is on the meta device, without values"
-    return "" if type(value) not in PLAIN or present(value) else "points at memory that was freed"
+    return "" if type(value) not in PLAIN or present(value) else _FREED
 
 
-def _copied(value: Any) -> Any:
+def _copied(key: str, value: Any) -> Any:
     """Return a copy of what a rule does not know, a key of another variant for instance."""
-    return value.detach().clone() if isinstance(value, torch.Tensor) and not _flaw(value) else deepcopy(value)
+    flaw = _flaw(value)
+    if flaw == _FREED:
+        raise StateError(f"the saved {key!r} {flaw}", fix="save it again")
+    return deepcopy(value) if flaw else value.detach().clone()
 
 
 def _slot(kernels: Kernels, parameter: torch.Tensor, rank: Rank, value: torch.Tensor) -> torch.Tensor:
@@ -103,7 +107,9 @@ def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any]
         where = f"  {who}, state key {key!r}"
         try:
             value = state.get(key)
-            copy[key] = _checked_slot(kernels, parameter, key, known[key], value) if key in known else _copied(value)
+            copy[key] = (
+                _checked_slot(kernels, parameter, key, known[key], value) if key in known else _copied(key, value)
+            )
         except StateError as error:
             raise StateError(error.what, where=where, fix=error.fix) from None
         except (RuntimeError, TypeError, ValueError, AssertionError, OverflowError) as error:

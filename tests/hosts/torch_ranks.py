@@ -1,0 +1,277 @@
+"""What two processes do together: each scenario runs in both, and gives back numbers that a test compares."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch_loop import PAIRS, batch, identical
+
+import steprule as sr
+from steprule import board
+from steprule.errors import StepruleError
+
+WORLD = 2
+STEPS = 6
+HALF = STEPS // 2
+
+TORCHS_OWN = (
+    ("`torch.jit", DeprecationWarning),  # importing torch.distributed.optim
+    ("TypedStorage is deprecated", UserWarning),
+    ("The .grad attribute of a Tensor that is not a leaf", UserWarning),
+)
+
+
+def network() -> torch.nn.Module:
+    """Make a model whose last layer is one row: sharded, the second process has nothing of it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+
+
+def train(
+    model: torch.nn.Module, optimizer: Any, steps: Iterable[int], part: slice = slice(None), clip: float | None = None
+) -> None:
+    """Train on a part of every batch."""
+    for step in steps:
+        inputs, targets = batch(step)
+        optimizer.zero_grad()
+        (model(inputs[part]) - targets[part, :1]).square().mean().backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+
+
+def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def mine() -> slice:
+    """Return this process's half of a batch of 16."""
+    return slice(8 * dist.get_rank(), 8 * dist.get_rank() + 8)
+
+
+# DistributedDataParallel -------------------------------------------------------------------------------------
+
+
+def ddp(pair: str, view: bool, clip: float | None) -> dict[str, Any]:
+    from torch.nn.parallel import DistributedDataParallel
+
+    ours, torchs, options = PAIRS[pair]
+
+    def wrapped() -> torch.nn.Module:
+        return DistributedDataParallel(network(), gradient_as_bucket_view=view)
+
+    found = {}
+    clipped = {} if clip is None else {"clip": clip, "nonfinite": "skip"}
+    for name, make, extra in (("own", ours, clipped), ("twin", torchs, {})):
+        model = wrapped()
+        optimizer = make(model.parameters(), **options, **extra)
+        train(model, optimizer, range(HALF), mine(), None if extra else clip)
+        saved = deepcopy([model.state_dict(), optimizer.state_dict()])
+        train(model, optimizer, range(HALF, STEPS), mine(), None if extra else clip)
+        found[name] = copies(model.parameters())
+        if name == "own":
+            again = wrapped()
+            other = make(again.parameters(), **options, **extra)
+            again.load_state_dict(saved[0])
+            other.load_state_dict(saved[1])
+            train(again, other, range(HALF, STEPS), mine())
+            found["resumed"] = copies(again.parameters())
+    alone = network()
+    train(alone, ours(alone.parameters(), **options, **clipped), range(STEPS))
+    return {**found, "alone": copies(alone.parameters())}
+
+
+# ZeroRedundancyOptimizer -------------------------------------------------------------------------------------
+
+
+def zero(pair: str, view: bool) -> dict[str, Any]:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    ours, torchs, options = PAIRS[pair]
+    found: dict[str, Any] = {}
+    for name, make in (("own", ours), ("twin", torchs)):
+        model = network()
+        optimizer = ZeroRedundancyOptimizer(
+            model.parameters(), optimizer_class=make, parameters_as_bucket_view=view, **options
+        )
+        train(model, optimizer, range(HALF))
+        optimizer.consolidate_state_dict(to=0)
+        weights = copies(model.parameters())
+        state = deepcopy(optimizer.state_dict()) if dist.get_rank() == 0 else None
+        everyones = [state]
+        dist.broadcast_object_list(everyones, src=0)
+        train(model, optimizer, range(HALF, STEPS))
+        found[name] = copies(model.parameters())
+        if name == "own":
+            found["resumed alone"] = _continued(weights, lambda p: ours(p, **options), deepcopy(everyones[0]))
+            found["resumed"] = _continued(weights, lambda p: ZeroRedundancyOptimizer(p, ours, **options), everyones[0])
+    return found
+
+
+def _continued(weights: list[torch.Tensor], make: Any, state: Any) -> list[torch.Tensor]:
+    """Go on from half-way: with half of the state in each process, or with all of it in one."""
+    model = network()
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(value)
+    optimizer = make(model.parameters())
+    optimizer.load_state_dict(state)
+    train(model, optimizer, range(HALF, STEPS))
+    return copies(model.parameters())
+
+
+# FSDP2 -------------------------------------------------------------------------------------------------------
+
+
+def sharded() -> torch.nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, mesh = network(), init_device_mesh("cpu", (WORLD,))
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=mesh)
+    return model
+
+
+def locals_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    return copies(parameter.to_local() for parameter in model.parameters())
+
+
+def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        get_state_dict,
+        set_optimizer_state_dict,
+        set_state_dict,
+    )
+
+    ours, torchs, options = PAIRS[pair]
+    model, again, twin = sharded(), sharded(), sharded()
+    optimizer = ours(model.parameters(), **options)
+    train(model, optimizer, range(HALF), clip=clip)
+
+    shared = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0)
+    weights, state = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=shared[0])
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    everything = deepcopy(get_optimizer_state_dict(model, optimizer, options=whole))
+    at_half = copies(parameter.full_tensor() for parameter in model.parameters())
+    train(model, optimizer, range(HALF, STEPS), clip=clip)
+
+    other = ours(again.parameters(), **options)
+    weights, state = get_state_dict(again, other)  # takes a step of its own, with rate and gradients zero
+    target = {"model": weights, "optimizer": state}
+    dcp.load(target, checkpoint_id=shared[0])
+    set_state_dict(again, other, model_state_dict=target["model"], optim_state_dict=target["optimizer"])
+    train(again, other, range(HALF, STEPS), clip=clip)
+
+    train(twin, torchs(twin.parameters(), **options), range(STEPS), clip=clip)
+    found = {
+        "own": copies(parameter.full_tensor() for parameter in model.parameters()),
+        "twin": copies(parameter.full_tensor() for parameter in twin.parameters()),
+        "same bits": identical(locals_of(model), locals_of(again)),
+        "rows": [len(part) for part in locals_of(model)],
+        "state": {type(value).__name__ for value in optimizer.state[next(model.parameters())].values()},
+    }
+    if dist.get_rank() == 0:  # all of the state, in a process that shards nothing
+        alone = network()
+        with torch.no_grad():
+            for parameter, value in zip(alone.parameters(), at_half, strict=True):
+                parameter.copy_(value)
+        single = ours(alone.parameters(), **options)
+        set_optimizer_state_dict(alone, single, everything, options=whole)
+        train(alone, single, range(HALF, STEPS), clip=clip)
+        found["alone"] = copies(alone.parameters())
+    return found
+
+
+REFUSED: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "clip": lambda params: sr.optim.AdamW(params, lr=0.1, clip=0.01),
+    "clip each tensor": lambda params: sr.optim.SGD(params, lr=0.1, clip=sr.clip_norm),
+    "skip": lambda params: sr.optim.AdamW(params, lr=0.1, nonfinite="skip"),
+    "LAMB": lambda params: sr.optim.LAMB(params, lr=0.1),
+    "a rule": lambda params: board.adam.optimizer(params, lr=0.1, clip=0.01),
+}
+
+
+def fsdp_refused(kind: str) -> dict[str, Any]:
+    model = sharded()
+    optimizer = REFUSED[kind](model.parameters())
+    before = locals_of(model)
+    try:
+        train(model, optimizer, [0])
+        told = None
+    except StepruleError as error:
+        told = str(error)
+    return {"told": told, "untouched": identical(before, locals_of(model)), "state": len(optimizer.state)}
+
+
+def fsdp_look_ahead() -> dict[str, Any]:
+    """With closures and without, and back to the iterate."""
+    ends = []
+    for model in (sharded(), network()):
+        optimizer = board.nesterov.optimizer(model.parameters(), lr=0.05)
+        for step in range(STEPS):
+
+            def closure(model: Any = model, optimizer: Any = optimizer, step: int = step) -> torch.Tensor:
+                optimizer.zero_grad()
+                inputs, targets = batch(step)
+                loss = (model(inputs) - targets[:, :1]).square().mean()
+                loss.backward()
+                return loss
+
+            if step < HALF:
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+        with optimizer.at_iterate():
+            whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+            ends.append(copies(whole))
+    return {"own": ends[0], "alone": ends[1]}
+
+
+# Both processes ----------------------------------------------------------------------------------------------
+
+SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
+    **{f"DDP {pair}": lambda pair=pair: ddp(pair, view=False, clip=None) for pair in PAIRS},
+    "DDP with bucket views": lambda: ddp("AdamW", view=True, clip=None),
+    "DDP with clipping": lambda: ddp("AdamW", view=True, clip=0.05),
+    **{f"ZeRO {pair}": lambda pair=pair: zero(pair, view=False) for pair in PAIRS},
+    "ZeRO with bucket views": lambda: zero("AdamW", view=True),
+    **{f"FSDP2 {pair}": lambda pair=pair: fsdp(pair, clip=None) for pair in PAIRS},
+    "FSDP2 with clipping": lambda: fsdp("AdamW", clip=0.05),
+    **{f"FSDP2 refuses {kind}": lambda kind=kind: fsdp_refused(kind) for kind in REFUSED},
+    "FSDP2 with a look-ahead": fsdp_look_ahead,
+}
+
+
+def process(rank: int, folder: str, names: list[str]) -> None:
+    """Run scenarios as one of two processes; what each gives, or the error, is a file."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    for message, category in TORCHS_OWN:
+        warnings.filterwarnings("ignore", message=message, category=category)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD, timeout=timedelta(seconds=30)
+    )
+    for index, name in enumerate(names):
+        try:
+            found: Any = SCENARIOS[name]()
+        except Exception:  # noqa: BLE001
+            found = traceback.format_exc()
+        torch.save(found, Path(folder) / f"{index}.{rank}")
+    dist.destroy_process_group()
