@@ -23,6 +23,7 @@ from .roster import Roster
 from .squad import Kernels, Reader, plain
 from .state import STEP, check_saved, ensure
 from .tensors import BACKENDS, check_shards
+from .watch import Watch
 
 _torch: Any = torch_optimizer
 _GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
@@ -157,6 +158,7 @@ class Optimizer(torch.optim.Optimizer):
     def _start(self) -> None:
         self._moves: dict[Graph, Plan] = {}
         self._roster: Roster | None = None
+        self._watch = Watch()
         self._busy = threading.RLock()
         self._at_iterate = False
 
@@ -233,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
                 for group in self.param_groups:
                     for state in filter(None, map(self.state.get, group["params"])):
                         state.update(self._complete(choose(group), state))  # others may have put it there
-                roster = Roster(choose, self.param_groups, self.state, self.backend)
+                roster = Roster(choose, self.param_groups, self.state, self.backend, self._watch)
         self._roster = None  # an interrupted roster is not used again
         stepped = not roster.squads or roster.step(self.param_groups)
         self._roster = roster

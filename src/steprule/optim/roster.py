@@ -10,7 +10,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import gcd
+from math import gcd, isfinite
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..errors import NonFiniteError, ParameterError
 from .squad import Groups, Kernels, Squad
 from .state import ensure
 from .tensors import Entry, check, extent, label
+from .watch import Watch
 
 _gradient = attrgetter("grad")
 
@@ -30,9 +31,15 @@ class Roster:
     """All tensors of a step, sorted into one squad a plan."""
 
     def __init__(
-        self, choose: Callable[[dict[str, Any]], Kernels], groups: Groups, state: Any, backend: str | None
+        self,
+        choose: Callable[[dict[str, Any]], Kernels],
+        groups: Groups,
+        state: Any,
+        backend: str | None,
+        watch: Watch,
     ) -> None:
         self._state = state
+        self._watch = watch
         self._chosen = [choose(group) for group in groups]
         self._groups = [list(group["params"]) for group in groups]
         self._all = [parameter for group in self._groups for parameter in group]
@@ -73,6 +80,8 @@ class Roster:
             entries = [self._entries[i] for i in indices]
             self.squads.append(Squad(self._chosen[entries[0].group], entries, self._state, backend))
         self._work = [pair for squad in self.squads for pair in squad.work()]
+        self._given = [squad for squad in self.squads if squad.plan.given]
+        self._watch.follow(self._all if self._given else [])
         self._counted = True
 
     def still_holds(self, choose: Callable[[dict[str, Any]], Kernels], groups: Groups, state: Any) -> bool:
@@ -104,7 +113,7 @@ class Roster:
             for squad in self.squads:
                 squad.set_hypers(groups)
                 squad.advance(1)
-            written = run(self._work)
+            written = (not self._given or self._norms_given()) and run(self._work)
             if written:
                 self._count()
         except BaseException:
@@ -124,6 +133,15 @@ class Roster:
         """Take state back that was made for a step which did not happen: only what has been stepped has state."""
         for parameter in self._new:
             self._state.pop(parameter, None)
+
+    def _norms_given(self) -> bool:
+        """Hand the norm that was taken during backward to the plans; return False if a guard stops at it."""
+        total = self._watch.sum_of_squares([parameter for squad in self._given for parameter in squad.parameters])
+        for squad in self._given:
+            for batch in squad.batches:
+                batch.total[len(squad.plan.reductions) - len(squad.plan.given) :] = total
+        guarded = any(squad.plan.guard is not None for squad in self._given)
+        return not guarded or isfinite(total) or not self._culprits()
 
     def _count(self) -> None:
         """Write step counts and the like, once all parameters are written; doing it again changes nothing."""
@@ -145,14 +163,17 @@ class Roster:
 
     def blame(self) -> NonFiniteError:
         """Return the error that names the first parameter whose gradient is not finite."""
-        now = [(label, parameter, parameter.grad) for label, parameter in self._named]
-        culprits = [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(g).all())]
+        culprits = self._culprits()
         more = f" (and of {len(culprits) - 1} more)" if len(culprits) > 1 else ""
         return NonFiniteError(
             f"the gradient of {culprits[0][0]}{more} is not finite; nothing was updated",
             where=f"  shape {tuple(culprits[0][1].shape)}",
             fix='lower the learning rate, clip, or pass nonfinite="skip" to leave such steps out',
         )
+
+    def _culprits(self) -> list[tuple[str, torch.Tensor]]:
+        now = [(label, parameter, parameter.grad) for label, parameter in self._named]
+        return [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(g).all())]
 
 
 def _no_overlap(entries: list[Entry]) -> None:
