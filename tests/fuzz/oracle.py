@@ -124,7 +124,7 @@ SMALLEST = {torch.float64: 1e-30, torch.float32: 1e-30, torch.float16: 1e-6, tor
 NUDGE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 1e-6}
 
 
-def deviates(got: torch.Tensor, expected: np.ndarray, nudged: np.ndarray, before: Any, dtype: torch.dtype) -> str:
+def deviates(got: torch.Tensor, expected: np.ndarray, nudged: list[np.ndarray], before: Any, dtype: torch.dtype) -> str:
     """Say how a result differs from the truth by more than rounding.
 
     Rounding is measured on what a number was made from: itself, what it was before, a hundredth of the tensor's
@@ -139,7 +139,7 @@ def deviates(got: torch.Tensor, expected: np.ndarray, nudged: np.ndarray, before
         old = np.where(np.isfinite(before), before, 0.0)
         overall = np.abs(want[np.isfinite(want)]).max(initial=0.0)
         scale = np.maximum(np.maximum(np.abs(want), np.abs(old)), overall / 100)
-        slack = 3 * np.abs(np.where(np.isfinite(nudged), nudged, want) - want)
+        slack = 3 * sum(np.abs(np.where(np.isfinite(other), other, want) - want) for other in nudged)
         wrong = ~(np.abs(have - want) <= PRECISION[dtype] * scale + slack + SMALLEST[dtype])
         wrong &= ~(~np.isfinite(have) & ~np.isfinite(want))
         wrong &= ~(np.isinf(have) & (np.abs(want) > 0.99 * largest))
