@@ -83,6 +83,7 @@ def _agree(graph: Graph, seed: int) -> None:
         assert not _differs(kept, _run(plan, data, torch.float64, kind), 1e-8), f"{kind}\n{formula(graph)}"
 
 
+@pytest.mark.hostile("R7")
 @pytest.mark.cpu
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_backends_agree_with_the_interpreter_on_random_rules(shard: int) -> None:
@@ -97,6 +98,7 @@ def test_backends_agree_with_the_interpreter_on_random_rules(shard: int) -> None
     agree()
 
 
+@pytest.mark.hostile("R7")
 @pytest.mark.null
 def test_eager_and_uncompiled_source_agree_on_more_random_rules() -> None:
     """The same without compiling, so three times as many."""

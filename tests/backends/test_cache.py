@@ -97,6 +97,7 @@ def test_the_variable_moves_the_cache_and_nobody_else_may_enter(place: Path) -> 
     assert "theta - lr * g" in (entry / "kernel.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.hostile("C3")
 def test_a_world_writable_cache_is_not_used_and_says_so(place: Path, pristine: Path) -> None:
     place.mkdir(parents=True)
     shutil.copytree(pristine, place / pristine.name)
@@ -106,6 +107,7 @@ def test_a_world_writable_cache_is_not_used_and_says_so(place: Path, pristine: P
     assert entries(place) == [place / pristine.name]
 
 
+@pytest.mark.hostile("C3")
 def test_a_cache_of_somebody_else_is_not_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.mkdir(parents=True, mode=0o700)
     monkeypatch.setattr(os, "getuid", lambda: place.stat().st_uid + 1)
@@ -114,6 +116,7 @@ def test_a_cache_of_somebody_else_is_not_used(place: Path, monkeypatch: pytest.M
     assert entries(place) == []
 
 
+@pytest.mark.hostile("C3")
 def test_a_linked_cache_directory_is_not_used(place: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     place.parent.mkdir()
@@ -123,6 +126,7 @@ def test_a_linked_cache_directory_is_not_used(place: Path, tmp_path: Path) -> No
     assert entries(tmp_path / "elsewhere") == []
 
 
+@pytest.mark.hostile("C3")
 @pytest.mark.parametrize("obstacle", ["file", "parent file", "no home", "read-only"])
 def test_without_a_directory_kernels_stay_in_memory(
     obstacle: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -203,6 +207,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.hostile("C2")
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_entry_is_never_linked_and_is_replaced(
     kind: str, place: Path, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +222,7 @@ def test_a_damaged_entry_is_never_linked_and_is_replaced(
     assert not Path("bomb-went-off").exists()
 
 
+@pytest.mark.hostile("C2")
 @pytest.mark.parametrize("what", ["entry", "kernel.o", "MANIFEST.json", "dangling"])
 def test_a_symbolic_link_is_not_followed(what: str, place: Path, pristine: Path, tmp_path: Path) -> None:
     """What is linked to belongs to whoever made the link, so it is neither read nor removed."""
@@ -236,6 +242,7 @@ def test_a_symbolic_link_is_not_followed(what: str, place: Path, pristine: Path,
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.hostile("C2")
 def test_an_entry_of_another_kernel_is_refused(place: Path, pristine: Path) -> None:
     place.mkdir(parents=True, mode=0o700)
     parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
@@ -250,6 +257,7 @@ def test_an_entry_of_another_kernel_is_refused(place: Path, pristine: Path) -> N
 # Processes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hostile("C1")
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_processes_that_compile_at_once_leave_one_entry_that_the_next_one_loads(place: Path) -> None:
     torch.set_num_threads(1)
@@ -270,6 +278,7 @@ def test_processes_that_compile_at_once_leave_one_entry_that_the_next_one_loads(
     assert run(STEP) == "0 1"
 
 
+@pytest.mark.hostile("C8")
 def test_without_a_compiler_kernels_run_as_python(place: Path) -> None:
     """Numba's own switch; a zero gradient divides by zero on the way, which is no warning."""
     assert run(STEP, NUMBA_DISABLE_JIT="1") == "0 0"

@@ -32,10 +32,24 @@ WRONG = [
     ("explain adam --format pdf", "'latex'"),
     ("explain adam --beta 0.5", "--beta1"),
     ("frobnicate", "frobnicate"),
+    ("--frobnicate", "--frobnicate"),
+    ("train --optimizer sgd --lr 1 --frobnicate", "--frobnicate"),
+    ("train --optimizer sgd --lr nan", "greater than 0"),
+    ("train --optimizer sgd --lr=-1", "greater than 0"),
+    ("train --optimizer sgd --lr 1 --iterations -1", "1<=x<=10000000"),
+    ("train --optimizer sgd --lr 1 --iterations 1e9", "not a valid integer"),
+    ("train --optimizer sgd --lr 1 --iterations 1000000000", "1<=x<=10000000"),
+    ("train --optimizer sgd --lr 1 --epochs 99999999999999999999", "1<=x<=100000"),
+    ("train --optimizer sgd --lr 1 --out /dev/null", "cannot write to"),
+    ("train --optimizer sgd --lr 1 --out /dev/null/below", "cannot write to"),
+    ("train --optimizer sgd --lr 1 extra", "extra"),
+    ("explain", "Missing argument"),
+    ("explain adam --lr \x00", "greater than 0"),
 ]
 
 
 @pytest.mark.null
+@pytest.mark.hostile("L1")
 @pytest.mark.parametrize(("command", "allowed"), WRONG, ids=[command for command, _ in WRONG])
 def test_a_wrong_argument_is_answered_in_one_line_with_what_is_allowed(command, allowed, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -45,6 +59,19 @@ def test_a_wrong_argument_is_answered_in_one_line_with_what_is_allowed(command, 
     assert len(err.splitlines()) == 1
     assert err.startswith("steprule: error:")
     assert allowed in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.cpu
+@pytest.mark.hostile("L1")
+def test_of_an_option_given_twice_the_last_counts(capsys):
+    """So that a command can be completed by what is put behind it."""
+    assert (
+        main(["train", "--optimizer", "adam", "--lr", "9", "--lr=0.5", "--optimizer=sgd", "--iterations=2", "--json"])
+        == 0
+    )
+    (row,) = json.loads(capsys.readouterr().out)["optimizers"]
+    assert (row["name"], row["lr"]) == ("sgd", 0.5)
 
 
 @pytest.mark.null

@@ -106,6 +106,7 @@ def test_a_worker_gives_what_train_gives_in_its_own_process(small_study, capsys)
     assert alone["test_accuracy"]["median"] == run["test_accuracy"]
 
 
+@pytest.mark.hostile("L3")
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     command = (
         "compare --optimizers sgd --lrs 1 --lr-range 0.1 1 --tuning-seeds 1 --seeds 200 --iterations 400 "

@@ -98,6 +98,7 @@ def test_the_report_shows_each_methods_formula_and_numbers(small_study):
     assert "A run has diverged when" in small_study.report
 
 
+@pytest.mark.hostile("L4")
 def test_foreign_text_is_escaped():
     text = report(pretend("failed", "Boom: <script>alert(1)</script>"), command="steprule <b>&")
     assert "<script" not in text

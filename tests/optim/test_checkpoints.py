@@ -86,6 +86,7 @@ def test_numbers_kept_in_float32_beside_float64_parameters_resume_bitwise(name: 
     assert go_on(again, other) == go_on(parameters, optimizer)
 
 
+@pytest.mark.hostile("P5")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: repr(program)[:45])
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_of_model_and_optimiser_goes_on_alike_and_apart(program: Any, how: str) -> None:
@@ -105,6 +106,7 @@ def test_a_copy_of_an_optimiser_that_never_stepped_can_step() -> None:
     assert go_on(again, other) == go_on(parameters, optimizer)
 
 
+@pytest.mark.hostile("S2")
 def test_loading_shares_nothing_with_what_was_loaded() -> None:
     parameters, optimizer = trained(of_every_rank)
     again, other = trained(of_every_rank, steps=1)
@@ -210,6 +212,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
 }
 
 
+@pytest.mark.hostile("S1")
 @pytest.mark.parametrize("kind", SPOILED)
 def test_state_that_does_not_fit_is_refused_and_nothing_is_loaded(kind: str) -> None:
     """The spoiled parameter is not the first: nothing before it may have been taken over either."""
@@ -242,6 +245,7 @@ def test_a_refusal_names_the_parameter_and_the_key() -> None:
     assert caught.value.where == "  `bias`, state key 's'"
 
 
+@pytest.mark.hostile("S9")
 def test_state_of_another_rule_is_refused() -> None:
     parameters, optimizer = trained(board.momentum)
     before = [raw(parameter) for parameter in parameters]

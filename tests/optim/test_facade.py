@@ -46,6 +46,7 @@ def test_a_global_norm_spans_groups() -> None:
         step_both(optimizer, truth)
 
 
+@pytest.mark.hostile("P2")
 def test_a_group_added_after_steps_counts_from_one() -> None:
     first, late = make((3,)), make((2, 2), (5,))
     optimizer = corrected_adam.optimizer(first)
@@ -60,6 +61,7 @@ def test_a_group_added_after_steps_counts_from_one() -> None:
     assert [float(optimizer.state[p]["step"]) for p in (*first, *late)] == [5, 2, 2]
 
 
+@pytest.mark.hostile("P2")
 def test_a_parameter_replaced_in_its_group_is_followed() -> None:
     (old,), (new,) = make((3,)), make((3,))
     optimizer = corrected_adam.optimizer([old])
@@ -72,6 +74,7 @@ def test_a_parameter_replaced_in_its_group_is_followed() -> None:
     assert raw(old) == kept
 
 
+@pytest.mark.hostile("P4", "P6")
 def test_params_are_taken_and_refused_as_torch_does() -> None:
     a, b = make((2,), (3,))
     for params, kind in (
@@ -131,6 +134,7 @@ def test_a_number_a_transform_and_a_chain_clip_alike() -> None:
 # Gradients -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hostile("P1")
 def test_gradients_may_be_missing_sometimes_at_first_or_always() -> None:
     always, sometimes, late, never = make((3,), (2, 2), (4,), (5,), dtype=torch.float64)
     optimizer = corrected_adam.optimizer([always, sometimes, late, never])
@@ -145,6 +149,7 @@ def test_gradients_may_be_missing_sometimes_at_first_or_always() -> None:
     assert never not in optimizer.state
 
 
+@pytest.mark.hostile("M9", "P7")
 def test_a_step_without_any_gradient_changes_nothing() -> None:
     parameters = make((3,), (0,))
     optimizer = sr.Optimizer(parameters, CLIPPED)
@@ -166,6 +171,7 @@ def test_zeroed_gradients_are_followed_or_skipped(none: bool) -> None:
     assert float(optimizer.state[parameter]["step"]) == 1 + (not none)
 
 
+@pytest.mark.hostile("M9")
 def test_a_thousand_empty_tensors_and_one_that_is_not() -> None:
     for place in (0, 500, 1000):
         parameters = make(*[(0,), (3, 0)] * 500)
@@ -210,6 +216,7 @@ def test_a_zero_step_with_a_zero_gradient_changes_no_parameter(program: Any, dty
     assert all(torch.isfinite(v).all() for p in parameters for v in optimizer.state[p].values())
 
 
+@pytest.mark.hostile("M22")
 def test_backward_through_a_stepped_parameter_is_an_error() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         (parameter,) = make((3,), dtype=dtype)
@@ -227,7 +234,7 @@ def test_backward_through_a_stepped_parameter_is_an_error() -> None:
 def test_a_weight_decay_that_nothing_would_apply_is_refused(make: Callable[[Any], Any]) -> None:
     """Trainers put the key into every group: 0 is no decay, anything else would be lost without a word."""
     make([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": 0.0}])
-    with pytest.raises(HyperparameterError, match="has no weight decay, but group 0 asks for 0.1"):
+    with pytest.raises(HyperparameterError, match=r"has no weight decay, but group 0 asks for 0\.1"):
         make([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": 0.1}])
 
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.cpu
 # Closures and hooks --------------------------------------------------------------------------------------
 
 
+@pytest.mark.hostile("P7")
 @pytest.mark.parametrize("program", [board.adam, board.nesterov, CLIPPED], ids=lambda program: program.name)
 def test_a_closure_runs_once_with_gradients_on_and_its_value_comes_back(program: Any) -> None:
     parameters = make((3,))
@@ -42,6 +43,7 @@ def test_a_closure_runs_once_with_gradients_on_and_its_value_comes_back(program:
     assert calls[1] < calls[0]
 
 
+@pytest.mark.hostile("P7")
 @pytest.mark.parametrize("mode", ["with closures", "without", "both"])
 @pytest.mark.parametrize("program", [board.adam, *BOARD[3:5], CLIPPED], ids=lambda program: repr(program)[:40])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -69,6 +71,7 @@ def test_a_closure_that_raises_leaves_everything_as_it_was(program: Any, error: 
     assert bits(optimizer) == before
 
 
+@pytest.mark.hostile("P8")
 def test_hooks_run_around_the_step_in_order_and_may_change_gradients() -> None:
     (parameter,) = make((3,))
     optimizer = board.sgd.optimizer([parameter], lr=1.0)
@@ -93,6 +96,7 @@ def test_hooks_run_around_the_step_in_order_and_may_change_gradients() -> None:
     assert len(told) == 2
 
 
+@pytest.mark.hostile("P8")
 def test_a_hook_that_raises_leaves_everything_as_it_was() -> None:
     parameters = make((3,))
     optimizer = corrected_adam.optimizer(parameters)
@@ -134,6 +138,7 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
 }
 
 
+@pytest.mark.hostile("P3")
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_of_torch_drives_the_rate(name: str) -> None:
     ours = make((3,), (2, 2), dtype=torch.float64)
@@ -161,6 +166,7 @@ def test_cycling_the_momentum_needs_a_rule_that_names_it() -> None:
         lr_scheduler.OneCycleLR(board.momentum.optimizer(make((2,))), 0.2, total_steps=5)
 
 
+@pytest.mark.hostile("P3")
 def test_a_rate_that_is_a_tensor_is_read_at_every_step() -> None:
     (parameter,) = make((3,), dtype=torch.float64)
     rate = torch.tensor(0.5)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.cpu
 # Dtypes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hostile("M20")
 def test_a_global_norm_spans_dtypes_and_layouts_of_one_group() -> None:
     """The largest gradient is in half precision, so every other tensor shows whether it was counted."""
     parameters = [
@@ -43,6 +44,7 @@ def test_a_global_norm_spans_dtypes_and_layouts_of_one_group() -> None:
     assert optimizer.state[parameters[3]]["m"].dtype is torch.bfloat16
 
 
+@pytest.mark.hostile("P11")
 def test_a_norm_of_large_half_precision_gradients_does_not_overflow() -> None:
     for dtype in (torch.float16, torch.float32):
         (parameter,) = make((4,), dtype=dtype)
@@ -94,11 +96,13 @@ MODES: dict[str, Callable[[], Any]] = {
     "inference_mode": torch.inference_mode,
     "default float64": lambda: default_dtype(torch.float64),
     "default bfloat16": lambda: default_dtype(torch.bfloat16),
+    "default float16": lambda: default_dtype(torch.float16),
     "default device": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
 }
 
 
+@pytest.mark.hostile("P13")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("program", [corrected_adam, board.nesterov, CLIPPED], ids=lambda program: program.name)
 def test_a_mode_around_the_step_changes_nothing(program: Any, mode: str) -> None:
@@ -136,6 +140,7 @@ def train(seed: int, steps: int = 30) -> list[tuple[str, bytes]]:
     return bits(optimizer)
 
 
+@pytest.mark.hostile("C6")
 def test_threads_with_their_own_optimisers_do_not_disturb_each_other() -> None:
     alone = [train(seed) for seed in range(4)]
     found: dict[int, Any] = {}
@@ -147,6 +152,7 @@ def test_threads_with_their_own_optimisers_do_not_disturb_each_other() -> None:
     assert [found[seed] for seed in range(4)] == alone
 
 
+@pytest.mark.hostile("C6")
 def test_threads_with_one_optimiser_take_turns() -> None:
     (parameter,) = make((1000,), dtype=torch.float64)
     optimizer = board.sgd.optimizer([parameter], lr=1.0)
@@ -176,11 +182,13 @@ def large(threads: list[int], program: Any = CLIPPED) -> list[tuple[str, bytes]]
     return bits(optimizer)
 
 
+@pytest.mark.hostile("C7")
 def test_the_number_of_threads_never_changes_a_bit() -> None:
     program = chain(sr.clip_norm, sr.clip_global_norm(max_norm=0.1), corrected_adam)
     assert large([1, 1, 1], program) == large([4, 2, 64], program) == large([2, 1, 3], program)
 
 
+@pytest.mark.hostile("C5")
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_a_forked_child_goes_on_stepping() -> None:
     """After the parent's pool of threads has run; a hang would be a child that never ends."""

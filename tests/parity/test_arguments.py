@@ -96,6 +96,7 @@ def test_what_torch_refuses_we_refuse(name: str, options: dict[str, Any]) -> Non
     assert own.value.fix
 
 
+@pytest.mark.hostile("P3")
 @every_class
 @pytest.mark.parametrize("lr", [float("nan"), float("inf"), "fast", None], ids=str)
 def test_a_learning_rate_that_is_no_finite_number_is_refused(name: str, lr: Any) -> None:

@@ -172,6 +172,7 @@ def everything(found: list[torch.nn.Parameter], optimizer: Any) -> list[torch.Te
     return [tensor.detach().clone() for tensor in [*found, *state]]
 
 
+@pytest.mark.hostile("P10")
 @BAD
 @pytest.mark.parametrize("name", CLASSES)
 def test_skip_leaves_the_whole_step_out_and_raise_names_the_parameter(name: str, bad: float) -> None:
@@ -209,6 +210,7 @@ def test_raise_counts_the_others_and_gives_a_place_where_there_are_no_names(name
     assert all(torch.equal(p, q) for p, q in zip(found, ones(6, 4), strict=True))
 
 
+@pytest.mark.hostile("P10")
 @BAD
 @pytest.mark.parametrize("name", CLASSES)
 def test_propagate_spoils_exactly_what_torch_spoils(name: str, bad: float) -> None:
@@ -257,6 +259,7 @@ def scaled_run(optimizer: Any, found: list[torch.nn.Parameter], overflows: tuple
     return scales
 
 
+@pytest.mark.hostile("P10")
 @pytest.mark.parametrize("overflows", [(), (2, 3, 7)], ids=str)
 @pytest.mark.parametrize(("name", "fused"), [(name, False) for name in CLASSES] + [(name, True) for name in FUSED])
 def test_grad_scaler_works_as_with_torch(name: str, fused: bool, overflows: tuple[int, ...]) -> None:

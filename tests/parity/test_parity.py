@@ -62,6 +62,7 @@ def test_the_eager_backend_gives_the_numbers_of_torch(case: Case, default_dtype:
     deviations(case.name, f"backend=eager, {case.told}", default_dtype, walk(case, own, twin, steps=12))
 
 
+@pytest.mark.hostile("P3")
 @pytest.mark.parametrize("default_dtype", [torch.float64], ids=str, indirect=True)
 @pytest.mark.parametrize("name", CLASSES)
 def test_numbers_edited_in_the_groups_are_followed(name: str, default_dtype: torch.dtype, deviations: Any) -> None:

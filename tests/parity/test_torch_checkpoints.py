@@ -51,6 +51,7 @@ def forms(saved: dict[str, Any]) -> Any:
     }
 
 
+@pytest.mark.hostile("S3")
 @both
 @every_rule
 def test_a_checkpoint_of_torch_goes_on_in_ours(case: Case, default_dtype: torch.dtype, deviations: Any) -> None:
@@ -65,6 +66,7 @@ def test_a_checkpoint_of_torch_goes_on_in_ours(case: Case, default_dtype: torch.
     deviations(case.name, f"from a torch checkpoint, {case.told}", default_dtype, apart(own, twin[1]))
 
 
+@pytest.mark.hostile("S3")
 @both
 @every_rule
 def test_a_checkpoint_of_ours_goes_on_in_torch(case: Case, default_dtype: torch.dtype, deviations: Any) -> None:
@@ -86,6 +88,7 @@ def test_a_checkpoint_of_ours_goes_on_in_torch(case: Case, default_dtype: torch.
     deviations(case.name, f"a checkpoint to torch, {case.told}", default_dtype, apart(own[1], twin))
 
 
+@pytest.mark.hostile("P5")
 @every_rule
 @pytest.mark.parametrize("how", ["pickle", "deepcopy", "torch.save", "state_dict"])
 def test_a_copy_goes_on_bit_for_bit(case: Case, how: str) -> None:
@@ -164,6 +167,7 @@ def extra_group(saved: dict[str, Any]) -> None:
     saved["param_groups"].append({**saved["param_groups"][1], "params": [3]})
 
 
+@pytest.mark.hostile("S1", "S3")
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize(
     ("spoil", "told"),

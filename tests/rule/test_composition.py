@@ -285,6 +285,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.hostile("R5")
 @pytest.mark.cpu
 @pytest.mark.parametrize(
     ("kind", "names"),

@@ -52,6 +52,7 @@ def test_signatures_that_cannot_be_read_are_refused_at_once() -> None:
 NO_FUNCTIONS = [5, "adam", None, print, board.adam, board.adam.part]
 
 
+@pytest.mark.hostile("R1")
 @pytest.mark.parametrize("thing", NO_FUNCTIONS, ids=lambda thing: type(thing).__name__)
 def test_only_a_python_function_becomes_a_rule(thing: Any) -> None:
     error = refused(lambda: rule(thing) if thing is not None else transform(moves="gradient")(thing))
@@ -99,6 +100,7 @@ def test_names_of_the_look_ahead_itself_are_reserved_in_such_a_rule() -> None:
 BAD = [-0.5, math.nan, math.inf, "0.1", None, [0.1], 10**400, torch.ones(2), 1j]
 
 
+@pytest.mark.hostile("P3")
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad)[:12])
 def test_a_bad_hyperparameter_is_refused_wherever_it_is_given(bad: Any) -> None:
     """At construction, when configuring, in a new group, and when a group is edited before a step."""

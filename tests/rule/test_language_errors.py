@@ -61,6 +61,7 @@ def asks_for_membership(theta, g, *, lr=0.1):
     return theta if g in [theta] else g
 
 
+@pytest.mark.hostile("R6")
 @pytest.mark.parametrize(
     ("function", "snippet"),
     [
@@ -145,6 +146,7 @@ def divides_by_zero_in_python(theta, g, *, lr=0.1):
     return theta - lr * g * (1 / 0)
 
 
+@pytest.mark.hostile("R1", "R4")
 @pytest.mark.parametrize(
     ("function", "snippet", "word"),
     [
@@ -219,6 +221,7 @@ def returns_a_none_for_a_slot(theta, g, m, *, lr=0.1):
     return theta - lr * g, None
 
 
+@pytest.mark.hostile("R4")
 @pytest.mark.parametrize(
     ("function", "told", "fix", "line"),
     [
@@ -235,6 +238,7 @@ def test_a_return_that_does_not_match_the_signature_is_shown(function: Any, told
     assert pointed(error).startswith(line)
 
 
+@pytest.mark.hostile("R4")
 def test_a_slot_smaller_than_its_new_value_is_refused() -> None:
     @rule
     def greedy(theta, g, k=slot(rank="tensor"), *, lr=0.1):

@@ -22,6 +22,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ Kernel = Callable[[int, int, int, int], None]
 
 _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _SOURCE, _OBJECT, _MANIFEST = "kernel.py", "kernel.o", "MANIFEST.json"
+_WORKSHOP = ".build-"
+ABANDONED = 3600.0
+"""Seconds after which an unfinished entry has nobody who will finish it: writing one takes milliseconds."""
 _lock = threading.RLock()
 _loaded: dict[str, Kernel] = {}
 _kept: list[object] = []  # machine code lives as long as the process: a kernel may be running at its end
@@ -127,9 +131,18 @@ def _read(entry: Path, source: str) -> tuple[str, bytes] | None:
         return None
 
 
+def _sweep(place: Path) -> None:
+    """Remove what processes that were killed have left behind."""
+    for workshop in place.glob(f"{_WORKSHOP}*"):
+        with contextlib.suppress(OSError):  # another process may be removing it too
+            if time.time() - workshop.lstat().st_mtime > ABANDONED:
+                shutil.rmtree(workshop, ignore_errors=True)
+
+
 def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> None:
     """Put an entry beside its place, then rename it there whole; whoever is second leaves the first's."""
-    workshop = Path(tempfile.mkdtemp(prefix=".build-", dir=place))
+    _sweep(place)
+    workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=place))
     try:
         (workshop / _SOURCE).write_text(source, encoding="utf-8")
         (workshop / _OBJECT).write_bytes(code)

@@ -215,10 +215,28 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder and prove that it can be written to, before an hour of work depends on it."""
+    """Make the folder and prove that it can be written to, before an hour of work depends on it.
+
+    What a process that was killed while it wrote has left behind is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.tmp"):
+        owner = re.fullmatch(r"\.(?:results\.json|report\.html|steprule)\.(\d+)\.tmp", left.name)
+        if owner and not _alive(int(owner[1])):
+            left.unlink(missing_ok=True)
     probe = folder / f".steprule.{os.getpid()}.tmp"
     try:
         probe.write_text("")
     finally:
         probe.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs; where that cannot be asked, or not about this one, it may."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -70,6 +70,20 @@ class Session:
         write_atomically(self.out / "results.json", as_text(document(self.study, self.setting)))
         self._saved = time.monotonic()
 
+    def save_if_possible(self) -> None:
+        """Save on the way: a disk that is full now may have room later, and at the end somebody is told."""
+        with suppress(OSError):
+            self.save()
+
+    def finish(self) -> OSError | None:
+        """Write both files; return what prevented it, so that the results can be printed before it is told."""
+        try:
+            self.save()
+            self.write_report()
+        except OSError as error:
+            return error
+        return None
+
     def write_report(self) -> None:
         """Write report.html beside the results."""
         # Imported here: matplotlib is slow to load, and the runs need not wait for it.
@@ -88,7 +102,7 @@ class Session:
             self.study.complete = True
         except KeyboardInterrupt:
             self.study.interrupted = True
-        self.save()
+        self.save_if_possible()
 
     def _watched(self, pool: Pool, specs: Iterable[RunSpec]) -> Iterator[RunResult]:
         """Pass results on; move the meter and save now and then."""
@@ -102,8 +116,8 @@ class Session:
             yield result
             self.meter.advance()
             if time.monotonic() - self._saved > SAVE_EVERY:
-                self.save()
-        self.save()
+                self.save_if_possible()
+        self.save_if_possible()
 
 
 def now() -> str:

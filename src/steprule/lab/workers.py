@@ -40,15 +40,12 @@ def attempt(spec: RunSpec, observe: Callable[[Point], None] | None = None) -> Ru
 
 
 def serve(connection: Connection) -> None:
-    """Do the runs that come through the connection until it closes."""
+    """Do the runs that come through the connection until it closes, or whoever wants them is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    while True:
-        try:
-            spec = connection.recv()
-        except EOFError:
-            return
-        connection.send(attempt(spec))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(attempt(connection.recv()))
 
 
 @dataclass

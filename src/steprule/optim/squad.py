@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, is_, itemgetter
+from itertools import chain
+from operator import attrgetter, is_, itemgetter, le
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..graph.node import Rank
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows, hyper_columns
 from .state import HOST_DTYPE, STEP
-from .tensors import Entry, in_order_of, in_order_of_slot, present, route
+from .tensors import Entry, extent, in_order_of, in_order_of_slot, present, route
 from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
@@ -28,6 +29,8 @@ Reader = Callable[[dict[str, Any]], Any]
 
 _gradient = attrgetter("grad")
 _address = torch.Tensor.data_ptr
+_offset = torch.Tensor.storage_offset
+_storage, _size = torch.Tensor.untyped_storage, torch.UntypedStorage.nbytes
 
 
 @dataclass
@@ -51,7 +54,9 @@ class Kernels:
 class Crew:
     """The tensors that one batch updates, and what must stay true of them."""
 
-    def __init__(self, entries: list[Entry], states: list[Mapping[str, Any]], slots: list[str]) -> None:
+    def __init__(
+        self, entries: list[Entry], states: list[Mapping[str, Any]], slots: list[str], *, pointed: bool
+    ) -> None:
         self.parameters = [entry.parameter for entry in entries]
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         # A gradient that had to be copied must be copied again next time.
@@ -60,13 +65,30 @@ class Crew:
         self._slots = [itemgetter(name) for name in slots]
         self._same_parameters = witness(self.parameters)
         self._same_gradients = witness(gradients)
+        self._held = [[slot(state) for state in states] for slot in self._slots]
         self._addresses = self._look()
+        # Storages are held, so that memory outlives a parameter whose data another thread replaces under a kernel;
+        # and their sizes are compared, since one that was made smaller may have come back to its address.
+        pointers = [*self.parameters, *chain.from_iterable(self._held)] if pointed else []
+        self._storages = list(map(_storage, pointers))
+        self._sizes = list(map(_size, self._storages))
+        self._needed = [_offset(g) * g.element_size() + extent(g) for g in gradients] if pointed else []
+        self._offsets = list(map(_offset, gradients)) if pointed else []
         self.gradients: Sequence[torch.Tensor] = gradients
         """Those of the first step, until its batch has them."""
 
     def _look(self) -> list[list[int]]:
-        slots = [list(map(_address, map(slot, self._states))) for slot in self._slots]
-        return [list(map(_address, self.parameters)), *slots]
+        return [list(map(_address, tensors)) for tensors in (self.parameters, *self._held)]
+
+    def _same_slots(self) -> bool:
+        """Whether the state holds the very tensors it held; another view of their memory is another slot."""
+        pairs = zip(self._slots, self._held, strict=True)
+        return all(all(map(is_, map(slot, self._states), held)) for slot, held in pairs)
+
+    def _gradients_in_bounds(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether each gradient begins where in its storage it began before, and the storage holds all of it."""
+        sizes = map(_size, map(_storage, gradients))
+        return list(map(_offset, gradients)) == self._offsets and all(map(le, self._needed, sizes))
 
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether all that pointers rely on is as it was."""
@@ -75,7 +97,10 @@ class Crew:
                 self._given
                 and self._same_gradients(gradients)
                 and self._same_parameters(self.parameters)
+                and self._same_slots()
                 and self._look() == self._addresses
+                and list(map(_size, self._storages)) == self._sizes
+                and (not self._needed or self._gradients_in_bounds(gradients))
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return False
@@ -157,11 +182,11 @@ class Squad:
         for (name, dtype, _), members in sorted_in.items():
             own = [entries[i] for i in members]
             states = [self._state[entry.parameter] for entry in own]
-            crew = Crew(own, states, slots)
+            kernel_batch = name == "numba_cpu"
+            crew = Crew(own, states, slots, pointed=kernel_batch)
             arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
             arrays |= {slot: [state[slot] for state in states] for slot in slots}
             rows = [self.rows[i] for i in members]
-            kernel_batch = name == "numba_cpu"
             batch = CpuBatch(kernels.get(dtype), arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
             crew.gradients = ()
             self._crews.append(crew)

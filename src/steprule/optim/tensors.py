@@ -1,4 +1,8 @@
-"""What a tensor must be to be updated, and which backend may do it."""
+"""What a tensor must be to be updated, and which backend may do it.
+
+One thing no tensor tells: that its memory may only be read, as that of a file which was mapped so. Writing to it ends
+the process, as it does in torch's own operations.
+"""
 
 from __future__ import annotations
 

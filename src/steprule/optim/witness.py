@@ -6,8 +6,8 @@ address, and answers it for a whole list in one call of C++ (`TensorGuards`); th
 version of torch has it. The address is read separately, for every tensor, at every step.
 
 Why that is enough for memory safety: a tensor's bytes are reachable from its address, sizes and strides alone, and
-these are compared with values that were checked against the storage's size. A storage that is freed or
-resized is reallocated, so its address changes (to zero, if freed); the tensors themselves are held.
+these are compared with values that were checked against the storage's size. A storage that is freed or resized
+changes its size, which is compared too: its address may be the old one again. Tensors and storages are held.
 """
 
 from __future__ import annotations

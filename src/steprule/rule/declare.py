@@ -40,7 +40,13 @@ def hyper(
     `low` and `high` belong to the range, `above` and `below` do not. Without `value` it must be given
     before the rule runs. `shared=True` in a transform means the rule's own hyperparameter of that name.
     """
-    declared = Hyper("", value, low, high, above, below, shared)
+    for name, bound in {"low": low, "high": high, "above": above, "below": below}.items():
+        _checked(Hyper(name), bound)
+    return _checked(Hyper("", value, low, high, above, below, shared), value)
+
+
+def _checked(declared: Hyper, value: float | None) -> Hyper:
+    """Return a declaration whose value, if it has one, is a number in its range."""
     if value is not None:
         try:
             declared.check(value, "this declaration")
@@ -60,8 +66,9 @@ def slot(*, init: float = 0.0, rank: Literal["element", "tensor", "host"] = "ele
 
     `rank="tensor"` keeps one number a tensor, `rank="host"` one float64 number on the host.
     """
-    if rank not in RANKS:
+    if rank not in tuple(RANKS):
         raise RuleError(f"a slot cannot have rank {rank!r}", fix=f"use one of {', '.join(RANKS)}")
+    _checked(Hyper("init"), init)
     return Slot("", RANKS[rank], float(init))
 
 

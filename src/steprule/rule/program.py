@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -216,6 +217,12 @@ class Compensated(Program):
 
 def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:
     signature = read_signature(function)
+    if evaluate_at is not None and not inspect.isfunction(evaluate_at):
+        raise RuleError(
+            f"evaluate_at is {evaluate_at!r}, which is no Python function",
+            where=of_definition(function),
+            fix="give the point as one: @rule(evaluate_at=lambda theta, m, *, lr: theta - lr * m)",
+        )
     chosen = {name: declared.options[0] for name, declared in signature.choices.items()}
     return Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at)
 
@@ -235,7 +242,7 @@ def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..
     Keyword-only arguments are hyperparameters; `t` is the step count, from 1. It returns the new
     parameter, then the new slots. `evaluate_at` gives the point where the gradient is taken, from any of
     the rule's arguments by name (Nesterov's look-ahead). Raises `RuleError` for a bad signature at once,
-    and for a bad formula when it is first traced.
+    and for a bad formula, or one of more than 1000 operations, when it is first traced.
     """
     if function is None:
         return lambda real: Rule(_part(real, None, evaluate_at))

@@ -10,6 +10,9 @@ from ..graph.node import Node, Rank, const, make
 from ..graph.ops import OPS, REDUCTIONS
 from .origin import here
 
+LONGEST = 1000
+"""Operations and numbers of a rule: so many compile in about 20 s, and the time grows faster than they do."""
+
 USE_WHERE = "write where(condition, a, b), which chooses for every element; see also minimum, maximum, clamp"
 
 
@@ -22,6 +25,12 @@ class Recorder:
     def remember(self, node: Node) -> None:
         """Keep the author's current line as this node's origin, unless it has one."""
         if node not in self.origins and (origin := here()) is not None:
+            if len(self.origins) == LONGEST:
+                raise RuleError(
+                    f"a rule has room for {LONGEST} operations, and this one goes on",
+                    where=origin,
+                    fix="a Python loop is written out in full: make it shorter, or spread it over steps with a slot",
+                )
             self.origins[node] = origin
 
 

@@ -105,6 +105,14 @@ def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[
         ) from error
 
 
+def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> Node:
+    """Return the node of what a function returned; by then, its own lines are over."""
+    try:
+        return lift(value, recorder)
+    except RuleError as error:
+        raise RuleError(error.what, where=of_return(function), fix=error.fix) from None
+
+
 def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[Node]:
     part = bound.part
     result = call(part.function, [theta, g, *bound.arrays.values()], bound.keywords)
@@ -118,7 +126,7 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
             where=of_return(part.function),
             fix=f"return {', '.join([first, *(slot.name for slot in part.signature.slots)])}",
         )
-    nodes = [lift(value, recorder) for value in values]
+    nodes = [_returned(value, recorder, part.function) for value in values]
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
         if node.rank > slot.rank:
             raise RuleError(
