@@ -73,6 +73,8 @@ class CpuBatch(Batch):
         self.total = np.zeros(len(plan.reductions))
         self._elements = sum(sizes)
         self._done = np.zeros(len(self._chunks) + 2, dtype=np.int64)
+        self._count = len(self._chunks)
+        self._whole: Sequence[Part] = ((0, self._count),)
         self._parts: Sequence[Part] = ()
         self._parts_for: dict[int, list[Part]] = {}
         self._hyper: Table | None = None
@@ -154,10 +156,11 @@ class CpuBatch(Batch):
         """Run every pass: in one call when one thread will do."""
         if not self._serial():
             return super().step(hyper)
-        self._take(hyper)
-        self._parts = self._share()
-        self._function(-1, 0, len(self._chunks), self._where)
-        return not self.refuses(0)
+        if self._hyper is not hyper:
+            self._take(hyper)
+        self._parts = self._whole
+        self._function(-1, 0, self._count, self._where)
+        return self.plan.guard is None or not self.refuses(0)
 
 
 class FirstPass(CpuBatch):

@@ -155,6 +155,10 @@ class Optimizer(torch.optim.Optimizer):
         """Return the kernels for a group; one for all of them here."""
         return self._kernels
 
+    def _mood(self) -> object:
+        """Return what, besides the groups, decides how they are updated; nothing here."""
+        return None
+
     def _start(self) -> None:
         self._moves: dict[Graph, Plan] = {}
         self._roster: Roster | None = None
@@ -227,7 +231,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
         roster = self._roster
-        if roster is None or not roster.still_holds(choose, self.param_groups, self.state):
+        mood = self._mood()
+        if roster is None or not roster.still_holds(choose, mood, self.param_groups, self.state):
             self._roster = None
             for index, group in enumerate(self.param_groups):
                 check_shards(group, index, choose(group).plan)
@@ -235,7 +240,7 @@ class Optimizer(torch.optim.Optimizer):
                 for group in self.param_groups:
                     for state in filter(None, map(self.state.get, group["params"])):
                         state.update(self._complete(choose(group), state))  # others may have put it there
-                roster = Roster(choose, self.param_groups, self.state, self.backend, self._watch)
+                roster = Roster(choose, mood, self.param_groups, self.state, self.backend, self._watch)
         self._roster = None  # an interrupted roster is not used again
         stepped = not roster.squads or roster.step(self.param_groups)
         self._roster = roster

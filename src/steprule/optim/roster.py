@@ -25,6 +25,29 @@ from .tensors import Entry, check, extent, label
 from .watch import Watch
 
 _gradient = attrgetter("grad")
+_torch: Any = torch
+_bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
+
+
+class Settings:
+    """What stood in a param group besides its parameters, to be compared by identity."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        names = [name for name in group if name != "params"]
+        self._count = len(group)
+        self._get = itemgetter(*names, "params") if names else None  # with two names or more, the answer is a tuple
+        self._values = self._get(group) if self._get is not None else ()
+        # A tensor's value may change while it stays the same tensor.
+        self._readable = not any(isinstance(value, torch.Tensor) for value in self._values)
+
+    def still_hold(self, group: dict[str, Any]) -> bool:
+        """Whether every entry is the very object it was."""
+        if len(group) != self._count or not self._readable or self._get is None:
+            return False
+        try:
+            return all(map(is_, self._get(group), self._values))
+        except KeyError:
+            return False
 
 
 class Roster:
@@ -33,6 +56,7 @@ class Roster:
     def __init__(
         self,
         choose: Callable[[dict[str, Any]], Kernels],
+        mood: object,
         groups: Groups,
         state: Any,
         backend: str | None,
@@ -41,6 +65,10 @@ class Roster:
         self._state = state
         self._watch = watch
         self._chosen = [choose(group) for group in groups]
+        self._choose = choose
+        self._mood = mood
+        self._settings = [Settings(group) for group in groups]
+        self._changed = True
         self._groups = [list(group["params"]) for group in groups]
         self._all = [parameter for group in self._groups for parameter in group]
         self._entries = self._gather(groups)
@@ -84,16 +112,28 @@ class Roster:
         self._watch.follow(self._all if self._given else [])
         self._counted = True
 
-    def still_holds(self, choose: Callable[[dict[str, Any]], Kernels], groups: Groups, state: Any) -> bool:
-        """Whether this roster may be used again; if so, it points at this step's gradients."""
+    def still_holds(
+        self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups, state: Any
+    ) -> bool:
+        """Whether this roster may be used again; if so, it points at this step's gradients.
+
+        While a group's entries and the optimiser's mood are what they were, so are its kernels and hyperparameters.
+        """
         if state is not self._state or len(groups) != len(self._groups):
             return False
         if len(state) != len(self._dicts) or not all(map(is_, state.values(), self._dicts)):
             return False
-        for group, before, kernels in zip(groups, self._groups, self._chosen, strict=True):
+        same = mood == self._mood and choose == self._choose
+        for index, (group, before) in enumerate(zip(groups, self._groups)):  # noqa: B905  # as long as each other
             now = group["params"]
-            if len(now) != len(before) or not all(map(is_, now, before)) or choose(group) is not kernels:
+            if len(now) != len(before) or not all(map(is_, now, before)):
                 return False
+            if not (same and self._settings[index].still_hold(group)):
+                if choose(group) is not self._chosen[index]:
+                    return False
+                self._settings[index] = Settings(group)
+                self._changed = True
+        self._mood, self._choose = mood, choose
         gradients = list(map(_gradient, self._all))
         if not self._complete:
             if [gradient is not None for gradient in gradients] != self._present:
@@ -111,8 +151,10 @@ class Roster:
         self._counted = False
         try:
             for squad in self.squads:
-                squad.set_hypers(groups)
+                if self._changed:
+                    squad.set_hypers(groups)
                 squad.advance(1)
+            self._changed = False
             written = (not self._given or self._norms_given()) and run(self._work)
             if written:
                 self._count()
@@ -147,7 +189,7 @@ class Roster:
         """Write step counts and the like, once all parameters are written; doing it again changes nothing."""
         for squad in self.squads:
             squad.commit()
-        torch.autograd.graph.increment_version(self.parameters)
+        _bump(self.parameters)
         self._new = []
         self._counted = True
 

@@ -92,6 +92,10 @@ class Shell(Optimizer):
         decoupled = bool(group.get("decoupled_weight_decay", self.decoupled))
         return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
+    def _mood(self) -> object:
+        """Return what decides about all groups: a pending loss scale is another one at every step."""
+        return torch.get_default_dtype() if getattr(self, "grad_scale", None) is None else object()
+
     def _choose(self, group: dict[str, Any]) -> Kernels:
         flags = self._flags(group)
         if flags not in self._by_flags:

@@ -66,41 +66,37 @@ class Crew:
         self._same_parameters = witness(self.parameters)
         self._same_gradients = witness(gradients)
         self._held = [[slot(state) for state in states] for slot in self._slots]
-        self._addresses = self._look()
+        self._all = [*self.parameters, *chain.from_iterable(self._held)]
+        self._addresses = list(map(_address, self._all))
         # Storages are held, so that memory outlives a parameter whose data another thread replaces under a kernel;
         # and their sizes are compared, since one that was made smaller may have come back to its address.
-        pointers = [*self.parameters, *chain.from_iterable(self._held)] if pointed else []
-        self._storages = list(map(_storage, pointers))
+        self._storages = list(map(_storage, self._all)) if pointed else []
         self._sizes = list(map(_size, self._storages))
         self._needed = [_offset(g) * g.element_size() + extent(g) for g in gradients] if pointed else []
         self._offsets = list(map(_offset, gradients)) if pointed else []
         self.gradients: Sequence[torch.Tensor] = gradients
         """Those of the first step, until its batch has them."""
 
-    def _look(self) -> list[list[int]]:
-        return [list(map(_address, tensors)) for tensors in (self.parameters, *self._held)]
-
-    def _same_slots(self) -> bool:
-        """Whether the state holds the very tensors it held; another view of their memory is another slot."""
-        pairs = zip(self._slots, self._held, strict=True)
-        return all(all(map(is_, map(slot, self._states), held)) for slot, held in pairs)
-
-    def _gradients_in_bounds(self, gradients: list[torch.Tensor]) -> bool:
-        """Whether each gradient begins where in its storage it began before, and the storage holds all of it."""
-        sizes = map(_size, map(_storage, gradients))
-        return list(map(_offset, gradients)) == self._offsets and all(map(le, self._needed, sizes))
-
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
-        """Whether all that pointers rely on is as it was."""
+        """Whether all that pointers rely on is as it was.
+
+        The state holds the very tensors it held: another view of their memory is another slot. Parameters and slots
+        are where they were, in storages of the size they had; a gradient begins where in its storage it began, and
+        the storage holds all of it.
+        """
+        states = self._states
         try:
+            for slot, held in zip(self._slots, self._held):  # noqa: B905  # as long as each other
+                if not all(map(is_, map(slot, states), held)):
+                    return False
             return (
                 self._given
-                and self._same_gradients(gradients)
-                and self._same_parameters(self.parameters)
-                and self._same_slots()
-                and self._look() == self._addresses
+                and self._same_gradients(*gradients)
+                and self._same_parameters(*self.parameters)
+                and list(map(_address, self._all)) == self._addresses
                 and list(map(_size, self._storages)) == self._sizes
-                and (not self._needed or self._gradients_in_bounds(gradients))
+                and (not self._needed or list(map(_offset, gradients)) == self._offsets)
+                and all(map(le, self._needed, map(_size, map(_storage, gradients))))
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return False
@@ -139,7 +135,8 @@ class Squad:
                 else:
                     state[name] = counts[index, column]
         self._counts = counts.numpy()
-        self._counted = self._counts.copy()
+        self._counted = self._counts.tobytes()
+        self._get_hosts = [itemgetter(name) for name in self._hosts]
         self._own = [self._state[parameter] for parameter in self.parameters]
         self._host_slots = [[state[name] for state in self._own] for name in self._hosts]
         self._rows_of_group: dict[int, list[int]] = {}
@@ -209,8 +206,9 @@ class Squad:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
         if not self._counts_hold():
             return False
-        for crew, batch, members in zip(self._crews, self.batches, self._order, strict=True):
-            own = gradients if len(self._order) == 1 else [gradients[i] for i in members]
+        alone = len(self._order) == 1
+        for crew, batch, members in zip(self._crews, self.batches, self._order):  # noqa: B905  # as long as each other
+            own = gradients if alone else [gradients[i] for i in members]
             if not crew.still_holds(own):
                 return False
             batch.set_gradients(own, list(map(_address, own)))
@@ -218,13 +216,15 @@ class Squad:
 
     def _counts_hold(self) -> bool:
         """Whether step counts and host slots are the ones this squad wrote: not replaced, not edited."""
+        if not self._hosts:
+            return True
         try:
-            for name, slots in zip(self._hosts, self._host_slots, strict=True):
-                if not all(map(is_, map(itemgetter(name), self._own), slots)):
+            for host, slots in zip(self._get_hosts, self._host_slots):  # noqa: B905  # as long as each other
+                if not all(map(is_, map(host, self._own), slots)):
                     return False
         except KeyError:
             return False
-        return not self._hosts or bool((self._counts == self._counted).all())
+        return self._counts.tobytes() == self._counted
 
     # The step ------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Squad:
                 self._new_hosts = self._next_hosts()
             self.hyper[:, len(self.plan.graph.hypers) :] = self._new_hosts
         self._counts[:] = self.hyper[self._row_of, len(self.plan.graph.hypers) :]
-        self._counted[:] = self._counts
+        self._counted = self._counts.tobytes()
 
     def _next_hosts(self) -> Table:
         """Compute the columns of host slots for the step after this one, as exact as the state keeps them.

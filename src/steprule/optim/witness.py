@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-Witness = Callable[[Sequence[torch.Tensor]], bool]
+Witness = Callable[..., bool]
+"""Called with the tensors of now, one an argument."""
 
 
 def _described(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -28,13 +29,13 @@ def _described(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def _slow(tensors: Sequence[torch.Tensor]) -> Witness:
     seen = [_described(tensor) for tensor in tensors]
-    return lambda now: [_described(tensor) for tensor in now] == seen
+    return lambda *now: [_described(tensor) for tensor in now] == seen
 
 
 def witness(tensors: Sequence[torch.Tensor]) -> Witness:
     """Return a function that tells whether tensors look exactly as these do now, address apart."""
     if not tensors:
-        return lambda now: not now
+        return lambda *now: not now
     try:
         from torch._C._dynamo.guards import TensorGuards  # pyright: ignore[reportMissingModuleSource]
 
@@ -43,5 +44,4 @@ def witness(tensors: Sequence[torch.Tensor]) -> Witness:
         guard = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
     except (ImportError, AttributeError, TypeError, RuntimeError):
         return _slow(tensors)
-    check = guard.check
-    return lambda now: check(*now)
+    return guard.check
