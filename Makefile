@@ -22,7 +22,7 @@ help:
 	@echo 'make test-hosts   train under Hugging Face, Lightning, timm, skorch and Stable-Baselines3'
 	@echo 'make lint         check style, format and types'
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
-	@echo 'make bench        time a step against torch'
+	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
 	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
@@ -34,11 +34,11 @@ compare: $(VENV)/lab
 
 # One thread a worker: with several, two workers on two cores wait for each other's threads.
 test: $(VENV)/test
-	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) $(ARGS)
+	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # What needs nothing but torch is in `make test`.
 test-hosts: $(VENV)/hosts
-	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) tests/hosts --ignore-glob='*/test_torch_*' $(ARGS)
+	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) --dist worksteal tests/hosts --ignore-glob='*/test_torch_*' $(ARGS)
 
 lint: lint-style lint-format lint-types
 
@@ -55,7 +55,7 @@ fuzz: $(VENV)/test
 	@OMP_NUM_THREADS=2 $(python) tests/fuzz --minutes $(MINUTES) $(ARGS)
 
 bench: $(VENV)/lab
-	@$(python) benchmarks/step.py $(ARGS)
+	@$(python) -m steprule bench --out '$(OUT)' $(ARGS)
 
 clean:
 	rm -rf '$(VENV)' '$(OUT)' build dist .pytest_cache .ruff_cache .hypothesis

@@ -11,10 +11,11 @@ from cases import CLASSES, FUSED
 
 import steprule.optim as ours
 from steprule.errors import StepruleError
+from steprule.optim.shell import Own, Shell
 
 pytestmark = [pytest.mark.cpu, pytest.mark.parity]
 
-ADDED = {"clip": None, "nonfinite": "propagate", "backend": None}
+ADDED = {"clip": None, "nonfinite": "propagate", "backend": None, "compensated": False}
 BETAS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 every_class = pytest.mark.parametrize("name", CLASSES)
 
@@ -30,11 +31,15 @@ def face(cls: type) -> list[tuple[str, Any, Any]]:
 @every_class
 def test_the_signature_is_that_of_torch_plus_ours(name: str) -> None:
     """Names, order, kinds and defaults; what we add can only be given by name."""
-    own, wanted = face(getattr(ours, name)), face(getattr(torch.optim, name))
-    assert [item for item in own if item[0] not in ADDED] == wanted
-    assert [item for item in own if item[0] in ADDED] == [
+    (*own, added), wanted = face(getattr(ours, name)), face(getattr(torch.optim, name))
+    assert own == wanted
+    assert added == ("own", inspect.Parameter.VAR_KEYWORD, inspect.Parameter.empty)
+    assert set(Own.__annotations__) == set(ADDED)
+    assert [item for item in face(Shell) if item[0] in ADDED] == [
         (key, inspect.Parameter.KEYWORD_ONLY, default) for key, default in ADDED.items()
     ]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'clipp'"):
+        getattr(ours, name)(parameters(), clipp=1.0)
 
 
 @every_class

@@ -1,11 +1,13 @@
-"""The commands: compare, train, explain."""
+"""The commands: compare, train, explain; bench has a file of its own."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +16,7 @@ from rich.console import Console
 
 import steprule as sr
 from steprule.lab import options, table
+from steprule.lab.cli_bench import bench
 from steprule.lab.methods import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
 from steprule.lab.progress import about, meter
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INTERRUPTED = 130
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What writing to standard output can end in."""
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -150,6 +155,9 @@ def explain(ctx: click.Context, name: str, lr: float | None, form: str, **values
     click.echo(told[form]())
 
 
+cli.add_command(bench)
+
+
 def _budget(ctx: click.Context, values: dict[str, Any]) -> Budget:
     """Return the budget; epochs and iterations exclude each other."""
     iterations, source = values["iterations"], ctx.get_parameter_source("epochs")
@@ -196,16 +204,28 @@ def _finish(session: Session, *, as_json: bool) -> int:
         click.echo("Interrupted before the first run was done: nothing was written.", err=True)
         return INTERRUPTED
     # Before anything is printed: whoever reads the output may stop reading.
-    session.write_report()
+    unwritten = session.finish()
     if as_json:
         click.echo(as_text(document(study, session.setting)))
     else:
         table.show(Console(), study, rows(study))
+    if unwritten is not None:
+        print(f"steprule: error: cannot write to {out}: {unwritten.strerror or unwritten}.", file=sys.stderr)
+        return 1
     if out is not None:
         click.echo(f"Written: {out / 'results.json'} and {out / 'report.html'}", err=as_json)
     if study.interrupted:
         return INTERRUPTED
     return 0 if any(run.status != "failed" for run in study.runs) else 1
+
+
+def _unprinted(error: OSError | None) -> int:
+    """Answer output that cannot be written; that nobody reads it any more is no error."""
+    if error is not None:
+        print(f"steprule: error: cannot write the output: {error.strerror}.", file=sys.stderr)
+    with suppress(OSError, ValueError):  # Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if error is None else 1
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -216,10 +236,12 @@ def run(arguments: Sequence[str]) -> int:
         code = cli.main(list(arguments), prog_name="steprule", standalone_mode=False, obj=list(arguments))
     except click.exceptions.Abort:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit:  # so end click and rich when the reader of our output has gone, as `| head` does
+        return _unprinted(None)
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        return _unprinted(error)
     except click.ClickException as error:
         print("steprule: error:", " ".join(error.format_message().split()), file=sys.stderr)
         return 2

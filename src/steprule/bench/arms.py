@@ -1,0 +1,264 @@
+"""The arms: one step of a rule, by us, by torch in each of its ways, and by the roofline kernel."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import steprule as sr
+from steprule.bench.roofline import roofline
+from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, Rule
+from steprule.bench.workloads import Workload
+
+Gradients = list[torch.Tensor]
+Values = list[NDArray[np.float64]]
+
+OURS, LOOP, FOREACH, FUSED, SCALED = "steprule", "torch loop", "torch foreach", "torch fused", "torch grad_scale"
+COMPILED, OPTAX, ROOFLINE, WATCHED = "torch.compile", "optax", "roofline", "norm in backward"
+PEERS = (LOOP, FOREACH, FUSED, SCALED, COMPILED, OPTAX)
+ARMS = (OURS, *PEERS, ROOFLINE)
+MOST_COMPILED = 60
+"""Tensors up to which `torch.compile` is tried: half a minute; its time grows with their number."""
+
+
+class Tensors:
+    """Parameters, and sets of gradients for them: the same numbers whenever they are made."""
+
+    def __init__(self, workload: Workload, start: float, sets: int) -> None:
+        dice = torch.Generator().manual_seed(0)
+        self.parameters = [
+            torch.nn.Parameter(torch.empty(shape).normal_(0, start, generator=dice)) for shape in workload.shapes
+        ]
+        self.gradients = [
+            [torch.empty(shape).normal_(generator=dice) for shape in workload.shapes] for _ in range(sets)
+        ]
+
+    def everything(self) -> Sequence[Sequence[torch.Tensor]]:
+        """Return the parameters and every set of gradients."""
+        return [self.parameters, *self.gradients]
+
+
+class Unit:
+    """One working set of an arm: a step on some tensors, and how it is given gradients."""
+
+    def __init__(self, step: Callable[[], object], parameters: Sequence[torch.Tensor]) -> None:
+        self.step = step
+        self._parameters = parameters
+        self._standing: Gradients = []
+
+    def prepare(self, gradients: Gradients) -> Any:
+        """Return gradients in the form that `place` takes at no cost."""
+        return gradients
+
+    def place(self, prepared: Any) -> None:
+        """Make these the gradients: new tensors at other addresses, as after a backward pass."""
+        for parameter, gradient in zip(self._parameters, prepared, strict=True):
+            parameter.grad = gradient
+
+    def refill(self, prepared: Any) -> None:
+        """Copy these values into gradients that stay the same tensors."""
+        if not self._standing:
+            self._standing = [torch.empty_like(gradient) for gradient in prepared]
+            self.place(self._standing)
+        for mine, gradient in zip(self._standing, prepared, strict=True):
+            mine.copy_(gradient)
+
+    def values(self) -> Values:
+        """Return the parameters as they are now, in float64."""
+        return [parameter.detach().double().numpy() for parameter in self._parameters]
+
+
+# Ours -------------------------------------------------------------------------------------------------
+
+
+def ours(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return the step of our class, clipping and update in one kernel."""
+    return Unit(rule.make(list(tensors.parameters), clip).step, tensors.parameters)
+
+
+def watched(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
+    """Return the step of our class when the norm is taken while a backward pass makes the gradients."""
+    clipping = sr.clip_global_norm(max_norm=BOUND, during="backward")
+    optimizer = rule.ours_class(tensors.parameters, lr=rule.lr, clip=clipping, **rule.options)
+    return Unit(optimizer.step, tensors.parameters)
+
+
+@lru_cache(maxsize=64)
+def passes(rule: Rule, clip: str) -> Sequence[dict[str, Any]]:
+    """Return the walks over memory that our kernel makes for a rule behind a clipping."""
+    return sr.explain(rule.make([torch.nn.Parameter(torch.zeros(1))], clip)).passes
+
+
+def same_bytes(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return a step that moves the bytes of ours and computes nothing."""
+    return Unit(roofline(passes(rule, clip)).optimizer(tensors.parameters).step, tensors.parameters)
+
+
+# torch ------------------------------------------------------------------------------------------------
+
+
+def clipping(clip: str, parameters: list[torch.nn.Parameter], *, loop: bool = False) -> Callable[[], object]:
+    """Return torch's clipping in its quickest way; a `loop` over tensors is how one clips each by its own norm."""
+    utils = torch.nn.utils
+    if clip == GLOBAL_NORM:
+        return lambda: utils.clip_grad_norm_(parameters, BOUND)
+    if clip == VALUE:
+        return lambda: utils.clip_grad_value_(parameters, BOUND)
+    if clip == TENSOR_NORM:
+        one_by_one = lambda: [utils.clip_grad_norm_([parameter], BOUND) for parameter in parameters]  # noqa: E731
+        return one_by_one if loop else lambda: _clip_each(parameters)
+    return lambda: None
+
+
+def _clip_each(parameters: list[torch.nn.Parameter]) -> None:
+    """Shorten each gradient to the greatest norm, with torch's operations on lists of tensors."""
+    several: Any = torch
+    gradients = [parameter.grad for parameter in parameters]
+    norms = torch.stack(several._foreach_norm(gradients))  # noqa: SLF001
+    several._foreach_mul_(gradients, (BOUND / (norms + 1e-6)).clamp_(max=1.0).unbind())
+
+
+def _torch(rule: Rule, parameters: list[torch.nn.Parameter], **how: Any) -> torch.optim.Optimizer:
+    assert rule.torch_class is not None
+    return rule.torch_class(parameters, **{"lr": rule.lr, **rule.options, **how})
+
+
+def _clip_then_step(rule: Rule, clip: str, tensors: Tensors, **how: Any) -> Unit:
+    optimizer = _torch(rule, tensors.parameters, **how)
+    if clip == NO_CLIP:
+        return Unit(optimizer.step, tensors.parameters)
+    shorten = clipping(clip, tensors.parameters, loop="foreach" in how and not how["foreach"])
+
+    def step() -> None:
+        shorten()
+        optimizer.step()
+
+    return Unit(step, tensors.parameters)
+
+
+def loop(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return what torch does on a CPU unless told otherwise: a Python loop over the tensors."""
+    return _clip_then_step(rule, clip, tensors, foreach=False)
+
+
+def foreach(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return torch's operations on lists of tensors."""
+    return _clip_then_step(rule, clip, tensors, foreach=True)
+
+
+def fused(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return torch's fused kernels, one a tensor."""
+    return _clip_then_step(rule, clip, tensors, fused=True)
+
+
+def grad_scale(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
+    """Return torch's fused kernels that divide by a scale, which here is how far the norm is too long.
+
+    The attribute is GradScaler's. `found_inf`, its companion, costs time and is not needed without one.
+    """
+    own: Any = _torch(rule, tensors.parameters, fused=True)
+    utils: Any = torch.nn.utils
+
+    def step() -> None:
+        norm = utils.get_total_norm([parameter.grad for parameter in tensors.parameters])
+        own.grad_scale = torch.clamp(norm / BOUND, min=1.0)
+        own.step()
+
+    return Unit(step, tensors.parameters)
+
+
+def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return clipping and step under `torch.compile`; the rate is a tensor, so that changing it compiles nothing."""
+    compiler: Any = torch
+    compiler._dynamo.reset()  # noqa: SLF001
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of torch.optim's own profiler record
+    optimizer = _torch(rule, tensors.parameters, foreach=False, lr=torch.tensor(rule.lr))
+    shorten = clipping(clip, tensors.parameters)
+
+    @torch.compile(dynamic=False)
+    def step() -> None:
+        shorten()
+        optimizer.step()
+
+    return Unit(step, tensors.parameters)
+
+
+# Who takes part ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides whether an arm can take part in a case."""
+
+    rule: Rule
+    clip: str
+    workload: Workload
+    threads: int
+    cores: int
+    quick: bool = False
+
+
+def applies(name: str, rule: Rule, clip: str) -> bool:
+    """Whether an arm makes sense for a rule and clipping at all."""
+    if name == WATCHED:
+        return clip == GLOBAL_NORM
+    return name != SCALED or (clip == GLOBAL_NORM and rule.fused)
+
+
+def missing(name: str, setting: Setting) -> str | None:
+    """Return why an arm cannot take part, if so."""
+    if name in {OURS, WATCHED, ROOFLINE}:
+        return None
+    if name == OPTAX:
+        from steprule.bench.xla import missing as missing_optax
+
+        return missing_optax(setting.rule, setting.threads, setting.cores)
+    if setting.rule.torch is None:
+        return f"torch.optim has no {setting.rule.name}"
+    if name in {FUSED, SCALED} and not setting.rule.fused:
+        return f"torch has no fused {setting.rule.torch} on a CPU"
+    if name == SCALED and not hasattr(torch.nn.utils, "get_total_norm"):
+        return f"torch {torch.__version__} has no get_total_norm"
+    return _not_compiled(setting) if name == COMPILED else None
+
+
+def _not_compiled(setting: Setting) -> str | None:
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return f"torch.compile needs a C++ compiler, and there is no {compiler}"
+    if setting.quick:
+        return "left out by --quick: it compiles for half a minute"
+    if setting.workload.tensors > MOST_COMPILED:
+        return f"it would compile for minutes at {setting.workload.tensors} tensors"
+    return None
+
+
+def build(name: str, rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return one working set of an arm."""
+    if name == OPTAX:
+        from steprule.bench.xla import optax_unit
+
+        return optax_unit(rule, clip, tensors.parameters)
+    return BUILDERS[name](rule, clip, tensors)
+
+
+BUILDERS: dict[str, Callable[[Rule, str, Tensors], Unit]] = {
+    OURS: ours,
+    WATCHED: watched,
+    LOOP: loop,
+    FOREACH: foreach,
+    FUSED: fused,
+    SCALED: grad_scale,
+    COMPILED: compiled,
+    ROOFLINE: same_bytes,
+}

@@ -1,0 +1,180 @@
+"""The table of suites: which rules, on which shapes, behind which clipping, in how many threads, beside which peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from steprule.bench.arms import ARMS, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED, WATCHED
+from steprule.bench.models import MODELS
+from steprule.bench.rules import GLOBAL_NORM, NO_CLIP, RULES, TENSOR_NORM, VALUE
+from steprule.bench.workloads import Workload, gpt2, many, millions, perceptron, resnet18
+
+ONE, ALL = "one", "all"
+SAME, FRESH, SWAPPED, BACKWARD = "same", "fresh", "swapped", "backward"
+GRADIENTS = {
+    SAME: "gradients stay the same tensors; before a round, new values are copied into them",
+    FRESH: "before each step p.grad becomes another tensor, the next of eight sets made beforehand",
+    SWAPPED: "two sets of gradients, of which each round has the other; nothing is copied",
+    BACKWARD: "a backward pass makes them, within the time that is measured, after zero_grad(set_to_none=True)",
+}
+"""Where gradients come from. All but the last is done outside the time that is measured, for all arms alike."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time: what, with how many threads, on which gradients, for about how many seconds, by whom."""
+
+    suite: str
+    rule: str
+    clip: str
+    workload: Workload
+    threads: str
+    gradients: str
+    arms: tuple[str, ...]
+    seconds: float
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        """The case in one line."""
+        clip = "" if self.clip == NO_CLIP else f" + clip {self.clip}"
+        threads = "one thread" if self.threads == ONE else "all threads"
+        gradients = f", {self.gradients} gradients" if self.gradients in {SAME, FRESH} else ""
+        return f"{self.rule}{clip}, {self.workload.name}, {threads}{gradients}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the cases are and how long each may take; `seconds` is for small cases and large ones.
+
+    A `brief` run leaves out what differs least: one thread, gradients that stay, most rules behind most clippings.
+    """
+
+    language_model: Workload
+    flat: Workload
+    network: Workload
+    many: tuple[int, ...]
+    most: int
+    seconds: tuple[float, float]
+    child_parameters: int
+    repeats: int
+    brief: bool = False
+
+
+def _gpt2(layers: int, width: int, vocabulary: int) -> Workload:
+    shapes = gpt2(layers, width, vocabulary)
+    return Workload(f"GPT-2 {millions(Workload('', shapes).parameters)}", shapes, memory_bound=True)
+
+
+def _flat(size: int) -> Workload:
+    return Workload(f"flat {millions(size)}", ((size,),), memory_bound=True)
+
+
+FULL = Scale(
+    language_model=_gpt2(12, 768, 50_257),
+    flat=_flat(100_000_000),
+    network=Workload("ResNet-18", resnet18(), memory_bound=True),
+    many=(6, 60, 1000),
+    most=4096,
+    seconds=(1.0, 5.0),
+    child_parameters=50_000_000,
+    repeats=5,
+)
+QUICK = Scale(
+    language_model=_gpt2(2, 768, 5_000),
+    flat=_flat(10_000_000),
+    network=Workload("ResNet-18", resnet18(10), memory_bound=True),
+    many=(6, 60, 1000),
+    most=4096,
+    seconds=(0.15, 0.5),
+    child_parameters=5_000_000,
+    repeats=2,
+    brief=True,
+)
+
+EVERY = ARMS
+OF_TORCH = (OURS, LOOP, FOREACH, FUSED, SCALED, ROOFLINE)
+WITH_OPTAX = (OURS, LOOP, FOREACH, FUSED, SCALED, OPTAX, ROOFLINE)
+
+
+def _threads(scale: Scale) -> tuple[str, ...]:
+    return (ALL,) if scale.brief else (ONE, ALL)
+
+
+def small(scale: Scale) -> Iterator[Case]:
+    """Clipped AdamW on few numbers: what a step costs besides its arithmetic."""
+    workloads = [
+        Workload("MLP 784-256-256-10", perceptron(784, 256, 256, 10)),
+        *(many(count, 64) for count in scale.many),
+        many(60, scale.most),
+    ]
+    variants = [(ALL, FRESH)] if scale.brief else [(ONE, SAME), (ONE, FRESH), (ALL, SAME), (ALL, FRESH)]
+    for workload in workloads:
+        for threads, gradients in variants:
+            arms = EVERY if (threads, gradients) == (ALL, FRESH) else OF_TORCH
+            yield Case("small", "AdamW", GLOBAL_NORM, workload, threads, gradients, arms, scale.seconds[0])
+        for rule, clip in (("AdamW", NO_CLIP), ("SGD", GLOBAL_NORM), ("momentum", NO_CLIP)):
+            yield Case("small", rule, clip, workload, ALL, FRESH, OF_TORCH, scale.seconds[0])
+
+
+def large(scale: Scale) -> Iterator[Case]:
+    """AdamW on a language model, clipped and not, and on one flat tensor: what memory allows."""
+    for workload, clip, threads in (
+        (scale.language_model, GLOBAL_NORM, ALL),
+        (scale.language_model, NO_CLIP, ALL),
+        (scale.language_model, GLOBAL_NORM, ONE),
+        (scale.flat, GLOBAL_NORM, ALL),
+    ):
+        yield Case("large", "AdamW", clip, workload, threads, SWAPPED, WITH_OPTAX, scale.seconds[1])
+
+
+def resnet(scale: Scale) -> Iterator[Case]:
+    """What an image network is trained with, at its size."""
+    for rule, clip in (("AdamW", GLOBAL_NORM), ("momentum", NO_CLIP), ("momentum", GLOBAL_NORM)):
+        for threads in _threads(scale):
+            yield Case("resnet", rule, clip, scale.network, threads, SWAPPED, WITH_OPTAX, scale.seconds[0])
+
+
+def rules(scale: Scale) -> Iterator[Case]:
+    """Every rule on the language model, without clipping and behind a global norm."""
+    for rule in RULES:
+        for clip in (NO_CLIP, GLOBAL_NORM):
+            if rule != "AdamW":  # that is the suite `large`
+                arms = OF_TORCH if RULES[rule].torch else (OURS, OPTAX, ROOFLINE)
+                yield Case("rules", rule, clip, scale.language_model, ALL, SWAPPED, arms, scale.seconds[1])
+
+
+def clipping(scale: Scale) -> Iterator[Case]:
+    """Every rule behind every clipping, on an image network."""
+    for rule in ("SGD", "AdamW", "Lion") if scale.brief else RULES:
+        for clip in (GLOBAL_NORM, TENSOR_NORM, VALUE):
+            arms = OF_TORCH if RULES[rule].torch else (OURS, OPTAX, ROOFLINE)
+            yield Case("clipping", rule, clip, scale.network, ALL, SWAPPED, arms, scale.seconds[0])
+
+
+def training(scale: Scale) -> Iterator[Case]:
+    """Whole training steps: forward, backward, clipping, update."""
+    arms = (OURS, WATCHED, LOOP, FOREACH, FUSED, SCALED)
+    for name, model in MODELS.items():
+        workload = Workload(name, model.shapes())
+        for threads in _threads(scale):
+            yield Case("training", model.rule, GLOBAL_NORM, workload, threads, BACKWARD, arms, scale.seconds[0], name)
+
+
+SUITES: dict[str, Callable[[Scale], Iterator[Case]]] = {
+    "small": small,
+    "large": large,
+    "resnet": resnet,
+    "rules": rules,
+    "clipping": clipping,
+    "training": training,
+}
+START = "start"
+NAMES = (*SUITES, START)
+"""The suites by name; `start` times fresh processes and has no arms: see start.py."""
+
+
+def cases(names: tuple[str, ...], scale: Scale) -> list[Case]:
+    """Return the cases of some suites; neighbours share their parameters where those are large."""
+    return [case for name in names if name in SUITES for case in SUITES[name](scale)]

@@ -1,0 +1,184 @@
+"""Interleaved timing: every round times each arm once, in an order drawn anew, so that all see the same machine.
+
+A round of an arm is as many steps as take two milliseconds, each timed alone: what is done between them to give
+fresh gradients is not counted, for any arm. Before its round an arm waits until the workers of the arm before it have
+gone to sleep (torch's spin for milliseconds), and takes one step that is not counted if its steps are short.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from steprule.bench.arms import Gradients, Unit
+
+ROUND = 2e-3
+"""Seconds that a round of one arm takes at least."""
+
+SHORT = 2e-2
+"""A step that takes less is preceded by one that is not counted."""
+
+PAUSE = 4e-3
+"""Seconds before a round, when there are several threads."""
+
+FEWEST, MOST = 5, 41
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median, its quartiles, and of how many values."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """Return a quantile of sorted values, between neighbours where it falls between them."""
+    place = part * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median and the quartiles."""
+    ordered = sorted(values)
+    return Spread(quantile(ordered, 0.5), quantile(ordered, 0.25), quantile(ordered, 0.75), len(ordered))
+
+
+@dataclass
+class Feed:
+    """Gives a unit its gradients: before a round, or before each step. `sets` are those it was made with."""
+
+    unit: Unit
+    sets: Sequence[Gradients] = ()
+    mode: str = "backward"
+    _prepared: list[Any] = field(default_factory=list[Any])
+
+    def __post_init__(self) -> None:
+        self._prepared = [self.unit.prepare(gradients) for gradients in self.sets]
+
+    def begin(self, turn: int) -> None:
+        """Do what stands before a round."""
+        if self.mode == "swapped":
+            self.unit.place(self._prepared[turn % len(self._prepared)])
+        elif self.mode == "same":
+            self.unit.refill(self._prepared[turn % len(self._prepared)])
+
+    def before(self, index: int) -> None:
+        """Do what stands before a step."""
+        if self.mode == "fresh":
+            self.unit.place(self._prepared[index % len(self._prepared)])
+
+
+@dataclass
+class Arm:
+    """One of those that are compared: its working sets, which its steps take in turn."""
+
+    name: str
+    feeds: list[Feed]
+    inner: int = 1
+    pace: float = 0.0
+    taken: int = 0
+
+    def round(self, count: int) -> float:
+        """Take some steps, and return the seconds each took."""
+        clock, spent = time.perf_counter, 0.0
+        for _ in range(count):
+            feed = self.feeds[self.taken % len(self.feeds)]
+            feed.before(self.taken)
+            self.taken += 1
+            step = feed.unit.step
+            start = clock()
+            step()
+            spent += clock() - start
+        return spent / count
+
+    def warm_up(self) -> None:
+        """Take the first steps, which make state and compile, and settle how many steps are a round."""
+        self.begin(0)
+        self.round(len(self.feeds))
+        self.pace = self.round(1)
+        if self.pace < ROUND:
+            self.pace = min(self.round(5), self.round(5))
+        self.inner = max(1, math.ceil(ROUND / self.pace))
+
+    def begin(self, turn: int) -> None:
+        """Do what stands before a round."""
+        for feed in self.feeds:
+            feed.begin(turn)
+
+    def timed(self, turn: int) -> float:
+        """Do a round after whatever must stand before it."""
+        self.begin(turn)
+        if self.pace < SHORT:
+            self.round(1)
+        return self.round(self.inner)
+
+    @property
+    def takes(self) -> float:
+        """About how many seconds a round takes."""
+        return self.pace * (self.inner + (self.pace < SHORT))
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """Keep the garbage collector out of what is timed."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: about so many seconds, but a few rounds at least; or a fixed number of rounds."""
+
+    seconds: float
+    rounds: int | None = None
+    fewest: int = FEWEST
+
+    def count(self, one: float) -> int:
+        """Return how many rounds to do when one takes so many seconds."""
+        if self.rounds is not None:
+            return self.rounds
+        return max(self.fewest, min(MOST, round(self.seconds / max(one, 1e-6))))
+
+    def spent(self, rounds: int, seconds: float) -> bool:
+        """Whether to stop early: the machine has become so slow that the rounds take far more than planned."""
+        return self.rounds is None and rounds >= self.fewest and seconds > 2 * self.seconds
+
+
+def interleave(arms: Sequence[Arm], effort: Effort, *, pause: float, seed: int = 0) -> dict[str, list[float]]:
+    """Return seconds a step, a value a round, for every arm."""
+    dice = random.Random(seed)  # noqa: S311
+    times: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    order = list(arms)
+    with undisturbed():
+        for arm in arms:
+            arm.warm_up()
+        began = time.monotonic()
+        for turn in range(effort.count(sum(pause + arm.takes for arm in arms))):
+            if effort.spent(turn, time.monotonic() - began):
+                break
+            dice.shuffle(order)
+            for arm in order:
+                time.sleep(pause)
+                times[arm.name].append(arm.timed(turn + 1))
+    return times
+
+
+def paired(peer: Sequence[float], own: Sequence[float]) -> Spread:
+    """Return how the ratio of two arms spreads over the rounds that they share."""
+    return spread([other / mine for other, mine in zip(peer, own, strict=True)])

@@ -1,0 +1,158 @@
+"""One picture of a record: bytes a second against the roofline, and microseconds against the number of tensors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from steprule.bench.arms import COMPILED, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED
+from steprule.bench.record import best_peer
+from steprule.bench.record import microseconds as _median
+
+Case = Mapping[str, Any]
+
+INK, MUTED, GRID, PAPER = "#1d2430", "#667085", "#dfe3e8", "#ffffff"
+COLOURS = {
+    OURS: "#d2470d",
+    LOOP: "#5c6370",
+    FOREACH: "#b87d0a",
+    FUSED: "#123f9c",
+    SCALED: "#2f8fce",
+    COMPILED: "#b4509e",
+    OPTAX: "#008f6b",
+    ROOFLINE: "#98a2b3",
+}
+"""After Okabe and Ito, darkened until they can be read on white."""
+MARKS = {OURS: "o", LOOP: "s", FOREACH: "D", FUSED: "^", SCALED: "v", COMPILED: "P", OPTAX: "X", ROOFLINE: "|"}
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "steprule",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+def rates(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases whose bytes a second say something: those that come from main memory."""
+    return [case for case in cases if case["memory_bound"] and _rate(case, OURS) and case["suite"] != "clipping"]
+
+
+def counts(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases that differ only in how many tensors of one small size there are: few, then many."""
+    found = [case for case in cases if case["suite"] == "small" and case["workload"].endswith(" x 64")]
+    found = [case for case in found if case["clip"] != "none" and case["rule"] == "AdamW" and _median(case, OURS)]
+    for gradients in ("fresh", "same"):
+        alike = [case for case in found if case["gradients"] == gradients]
+        if alike:
+            most = max(case["threads"] for case in alike)
+            return sorted((case for case in alike if case["threads"] == most), key=lambda case: case["tensors"])
+    return []
+
+
+def _rate(case: Case, arm: str) -> float | None:
+    return case["arms"].get(arm, {}).get("gigabytes_per_second")
+
+
+def _label(case: Case) -> str:
+    clip = "" if case["clip"] == "none" else f" + clip {case['clip']}"
+    threads = "1 thread" if case["threads"] == 1 else f"{case['threads']} threads"
+    return f"{case['rule']}{clip} · {case['workload']} · {threads}"
+
+
+def _draw_rates(axes: Any, cases: Sequence[Case]) -> None:
+    """Draw a row a case: ours, the quickest peer, and the roofline as the end of the row's bar."""
+    for row, case in enumerate(cases):
+        roof, own, peer = _rate(case, ROOFLINE), _rate(case, OURS), best_peer(case)
+        if roof:
+            axes.barh(-row, roof, height=0.62, color=GRID, zorder=1)
+            axes.plot([roof], [-row], "|", color=COLOURS[ROOFLINE], markersize=13, markeredgewidth=2.5, zorder=2)
+        if peer:
+            beside = _rate(case, peer)
+            axes.plot([beside], [-row], MARKS[peer], color=COLOURS[peer], markersize=7, zorder=3)
+        axes.plot([own], [-row], MARKS[OURS], color=COLOURS[OURS], markersize=8, zorder=4)
+    axes.set_yticks([-row for row in range(len(cases))], [_label(case) for case in cases])
+    axes.set_ylim(-len(cases) + 0.4, 0.6)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("bytes the formula must move, over the time of a step (GB/s): more is better")
+    axes.set_title("Against the roofline, and the quickest peer", loc="left", fontsize=12)
+
+
+def _draw_counts(axes: Any, cases: Sequence[Case]) -> None:
+    """Draw a line an arm; both scales are logarithmic."""
+    for arm, colour in COLOURS.items():
+        points = [(case["tensors"], _median(case, arm)) for case in cases]
+        x, y = [a for a, b in points if b], [b for _, b in points if b]
+        if x:
+            width = 2.6 if arm == OURS else 1.4
+            axes.plot(x, y, marker="." if arm == ROOFLINE else MARKS[arm], color=colour, linewidth=width, markersize=7)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = [case["tensors"] for case in cases]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel("tensors of 64 numbers")
+    axes.set_ylabel("time of a step (µs): less is better")
+    first = cases[0]
+    axes.set_title(f"{first['rule']} + clip {first['clip']}, small tensors", loc="left", fontsize=12)
+
+
+def _legend(figure: Figure, cases: Sequence[Case]) -> None:
+    seen = [arm for arm in COLOURS if any(_median(case, arm) for case in cases)]
+    handles: list[Any] = [
+        Line2D([], [], color=COLOURS[arm], marker=MARKS[arm], linestyle="none", markersize=8, label=arm) for arm in seen
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=10)
+
+
+def picture(document: Mapping[str, Any]) -> str | None:
+    """Return a record's picture as SVG; None where it has nothing to draw."""
+    wide, small = rates(document["cases"]), counts(document["cases"])
+    if not wide and len(small) < 2:
+        return None
+    with mpl.rc_context(STYLE):
+        height = max(3.6, 1.5 + 0.27 * len(wide))
+        both = bool(wide) and len(small) > 1
+        figure = Figure(figsize=(15 if both else 10, height), facecolor=PAPER)
+        axes: Any = figure.subplots(1, 2 if both else 1, width_ratios=[1.25, 1] if both else None, squeeze=False)[0]
+        if wide:
+            _draw_rates(axes[0], wide)
+        if len(small) > 1:
+            _draw_counts(axes[-1], small)
+        _legend(figure, [*wide, *small])
+        figure.suptitle(_machine(document["machine"]), x=0.01, ha="left", fontsize=10, color=MUTED)
+        figure.tight_layout(rect=(0, 0.5 / height, 1, 1))
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return buffer.getvalue()
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    cache = machine.get("last_level_cache")
+    told = f", {cache / 2**20:.0f} MiB last-level cache" if cache else ""
+    versions = f"torch {machine['torch']} · steprule {machine['steprule']}"
+    return f"{machine['cpu']}, {machine['cores']} cores{told} · {versions}"

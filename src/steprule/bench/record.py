@@ -1,0 +1,188 @@
+"""The record of a run: every number with what it was measured on, as JSON.
+
+    format     3; older records are other tables
+    command    how to repeat it
+    began      date and time; `seconds` it took; `complete` is false while it runs and after an interruption
+    machine    processor, cores, cache, memory, versions, commit
+    method     how it was timed, in words
+    cases      a list: suite, rule, clip, workload, tensors, parameters, threads, gradients, bytes_per_parameter,
+               working_sets, seconds, and `arms`: each with microseconds (median, p25, p75), rounds, steps_per_round,
+               deviation from the float64 truth, gigabytes_per_second and ratio (its median over ours; p25 and
+               p75 are of the ratios round by round), or `skipped` with the reason
+    start      what fresh processes showed: see start.py
+
+Numbers have four digits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from steprule.bench.arms import OURS, PEERS, ROOFLINE, WATCHED
+from steprule.bench.cases import GRADIENTS
+from steprule.bench.conduct import Outcome, Result
+from steprule.bench.measure import Spread
+from steprule.bench.training import NOTHING
+from steprule.bench.truth import STEPS, TOLERANCE
+
+FORMAT = 3
+NO_PEERS = (OURS, WATCHED, ROOFLINE, NOTHING)
+"""Arms to which nothing is lost: our own, and those that do less than an update."""
+
+METHOD = (
+    f"Before timing, each arm takes {STEPS} steps; what it computes may differ from float64 by {TOLERANCE:g} of the "
+    "farthest move within a tensor, or the arm is refused. Arms run in one process, rounds alternate in a drawn order; "
+    "a round is as many steps as take 2 ms, each timed alone. Times are medians over rounds, with quartiles. Bytes a "
+    "second are those that the formula must move in its fewest passes, whoever runs it, over the time it took."
+)
+
+
+def now() -> str:
+    """Return the time of day."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass
+class Record:
+    """A run as far as it has come."""
+
+    command: str
+    machine: Mapping[str, Any]
+    began: str = field(default_factory=now)
+    seconds: float = 0.0
+    complete: bool = False
+    results: list[Result] = field(default_factory=list[Result])
+    start: dict[str, Any] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the record as plain data."""
+        return {
+            "format": FORMAT,
+            "command": self.command,
+            "began": self.began,
+            "seconds": round(self.seconds, 1),
+            "complete": self.complete,
+            "machine": dict(self.machine),
+            "method": METHOD,
+            "gradients": GRADIENTS,
+            "cases": [case(result) for result in self.results],
+            "start": self.start,
+        }
+
+    def text(self) -> str:
+        """Return the record as JSON."""
+        return json.dumps(self.document(), indent=1, ensure_ascii=False) + "\n"
+
+
+def case(result: Result) -> dict[str, Any]:
+    """Return one case as plain data."""
+    own = result.case
+    told = {
+        "name": own.name,
+        "suite": own.suite,
+        "rule": own.rule,
+        "clip": own.clip,
+        "workload": own.workload.name,
+        "tensors": own.workload.tensors,
+        "parameters": own.workload.parameters,
+        "memory_bound": own.workload.memory_bound,
+        "threads": result.threads,
+        "gradients": own.gradients,
+        "bytes_per_parameter": result.bytes_per_parameter,
+        "working_sets": result.copies,
+        "seconds": round(result.seconds, 1),
+    }
+    if result.skipped:
+        told["skipped"] = result.skipped
+    return told | {"arms": {name: _arm(name, outcome, result) for name, outcome in result.arms.items()}}
+
+
+def _arm(name: str, outcome: Outcome, result: Result) -> dict[str, Any]:
+    if outcome.times is None:
+        off = {} if outcome.deviation is None else {"deviation": _digits(outcome.deviation)}
+        return {"skipped": outcome.skipped or result.skipped, **off}
+    told: dict[str, Any] = {
+        "microseconds": _spread(outcome.times, 1e6),
+        "rounds": outcome.times.count,
+        "steps_per_round": outcome.inner,
+        "deviation": None if outcome.deviation is None else _digits(outcome.deviation),
+    }
+    if not result.case.model:
+        moved = result.bytes_per_parameter * result.case.workload.parameters
+        told["gigabytes_per_second"] = _digits(moved / outcome.times.median / 1e9)
+    own = result.median(OURS)
+    if name != OURS and own and outcome.ratio:
+        told["ratio"] = {**_spread(outcome.ratio, 1.0), "median": _digits(outcome.times.median / own)}
+    return told
+
+
+def _spread(seen: Spread, unit: float) -> dict[str, float]:
+    return {"median": _digits(seen.median * unit), "p25": _digits(seen.low * unit), "p75": _digits(seen.high * unit)}
+
+
+def _digits(value: float) -> float:
+    """Keep four digits: no more are known."""
+    return float(f"{value:.4g}")
+
+
+# Reading it -------------------------------------------------------------------------------------------
+
+
+def ratios(told: Mapping[str, Any]) -> dict[str, float]:
+    """Return how many times as long as ours each peer's step takes, in one case of a document."""
+    named = told["arms"].items()
+    return {name: arm["ratio"]["median"] for name, arm in named if "ratio" in arm and name not in NO_PEERS}
+
+
+def microseconds(told: Mapping[str, Any], name: str) -> float | None:
+    """Return an arm's median in one case of a document, if it was timed."""
+    return told["arms"].get(name, {}).get("microseconds", {}).get("median")
+
+
+def columns(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the arms that some of these cases timed: the peers, then what stands beside them to compare with."""
+    seen = [name for name in (*PEERS, WATCHED, NOTHING, ROOFLINE) if any(microseconds(case, name) for case in cases)]
+    return [name for name in seen if name in PEERS], [name for name in seen if name not in PEERS]
+
+
+def best_peer(told: Mapping[str, Any]) -> str | None:
+    """Return the quickest peer of one case."""
+    found = ratios(told)
+    return min(found, key=lambda name: found[name]) if found else None
+
+
+def losses(document: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """List where a peer is quicker: case, peer, ratio below 1."""
+    return [
+        (told["name"], name, ratio) for told in document["cases"] for name, ratio in ratios(told).items() if ratio < 1
+    ]
+
+
+def wrong(results: Sequence[Result]) -> list[str]:
+    """List what went wrong: arms that computed something else, and cases that failed."""
+    return [f"{result.case.name}: {told}" for result in results for told in result.wrong]
+
+
+def start_lines(start: Mapping[str, Any] | None) -> list[str]:
+    """Word what fresh processes showed, a line a fact."""
+    if start is None:
+        return []
+    lines: list[str] = []
+    seconds = start.get("import_seconds", {})
+    if "median" in seconds:
+        lines.append(f"import steprule, after torch: {seconds['median']:.2f} s")
+    for who, key in (("steprule", "first_step_seconds"), ("torch.compile", "torch_compile_first_step_seconds")):
+        first = start.get(key, {})
+        told = ", ".join(f"{how} {value:.3g} s" for how, value in first.items() if how != "skipped")
+        lines.append(f"first step on {start['tensors']} tensors, {who}: {told or first.get('skipped', 'not measured')}")
+    for arm, extra in start.get("extra_bytes_per_parameter", {}).items():
+        told = f"{extra:.1f} bytes a parameter" if isinstance(extra, float) else str(extra.get("skipped"))
+        lines.append(f"memory at the peak of a step besides parameters, gradients and state, {arm}: {told}")
+    compiled = start.get("kernels_compiled_by", {})
+    if compiled:
+        lines.append("kernels compiled by " + ", ".join(f"{what}: {count}" for what, count in compiled.items()))
+    return lines

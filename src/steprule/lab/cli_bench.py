@@ -1,0 +1,140 @@
+"""The command `bench`: time a step beside torch and others."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from steprule.bench import cases, machine
+from steprule.bench.conduct import Options
+from steprule.bench.record import Record, wrong
+from steprule.bench.run import estimate, works
+from steprule.lab.options import FOLDER, OUTPUT, cores
+from steprule.lab.progress import about, meter
+from steprule.lab.results import prepare, write_atomically
+
+INTERRUPTED = 130
+SAVE_EVERY = 10.0
+"""Seconds between two writings of the record while cases come in."""
+
+
+class Suites(click.ParamType):
+    """Suites by name, separated by commas."""
+
+    name = "suites"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names once each, or say which are allowed."""
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in cases.NAMES:
+                self.fail(f"{name!r} is none of {', '.join(cases.NAMES)}.", param, ctx)
+        return names
+
+
+@click.command()
+@click.option("--suite", type=Suites(), default=",".join(cases.NAMES), show_default=True, help="Suites, by name.")
+@click.option("--quick", is_flag=True, help="A first look: smaller models, fewer rounds, no torch.compile.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=cores,
+    show_default="one a core",
+    help="How many threads 'all threads' are.",
+)
+@click.option("--rounds", type=click.IntRange(1, 10_000), help="Rounds a case, instead of a few seconds of them.")
+@click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of bench.json and bench.svg.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the record to this file too, and the picture beside it.",
+)
+@OUTPUT
+@click.pass_context
+def bench(ctx: click.Context, **values: Any) -> int:
+    """Time a step beside torch's, optax's and the roofline, on this machine.
+
+    All arms compute the same update, which is checked first, and take turns in one process. Leaves bench.json, the
+    record with machine and versions, and bench.svg in the folder given by --out.
+    """
+    options = Options(values["threads"], values["rounds"], values["quick"])
+    targets = _targets(values["out"], values["record"])
+    command = shlex.join(["steprule", *ctx.find_root().obj])
+    record = Record(command, machine.machine(options.threads))
+    talk, loud = Console(stderr=True), not values["no_progress"]
+    if loud:
+        talk.print(f"{', '.join(values['suite'])}: {about(estimate(values['suite'], options))}", highlight=False)
+    gauge = meter(talk, "pieces", wanted=loud)
+    interrupted = _conduct(record, values["suite"], options, targets, gauge)
+    return _finish(record, targets, as_json=values["as_json"], interrupted=interrupted)
+
+
+def _targets(out: Path, record: Path | None) -> list[Path]:
+    """Return where the record goes, having proved that it can be written there."""
+    targets = [out / "bench.json", *([record] if record is not None else [])]
+    for target in targets:
+        try:
+            prepare(target.parent)
+        except OSError as error:
+            option = "--out" if target is targets[0] else "--record"
+            raise click.UsageError(f"{option}: cannot write to {target.parent}: {error.strerror or error}.") from error
+    return targets
+
+
+def _conduct(record: Record, suites: tuple[str, ...], options: Options, targets: list[Path], gauge: Any) -> bool:
+    """Do all the work; return whether ctrl-C ended it early."""
+    began = saved = time.monotonic()
+    todo = list(works(record, suites, options))
+    gc.freeze()  # a case is collected when it ends, and what was there before need not be searched each time
+    try:
+        with gauge:
+            for work in todo:
+                gauge.phase(work.name, len(todo))
+                work.do()
+                gauge.advance()
+                record.seconds = time.monotonic() - began
+                if time.monotonic() - saved > SAVE_EVERY:
+                    saved = time.monotonic()
+                    _save(record, targets)
+        record.complete = True
+    except KeyboardInterrupt:
+        return True
+    finally:
+        gc.unfreeze()
+    return False
+
+
+def _save(record: Record, targets: list[Path]) -> None:
+    for target in targets:
+        write_atomically(target, record.text())
+
+
+def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: bool) -> int:
+    """Write the record and the picture, print what was found, and say where it is."""
+    # Imported here: matplotlib is slow to load, and would sit in memory while things are timed.
+    from steprule.bench.picture import picture
+    from steprule.lab.bench_table import show
+
+    if not record.results and record.start is None:
+        click.echo("Interrupted before the first case was done: nothing was written.", err=True)
+        return INTERRUPTED
+    document = record.document()
+    _save(record, targets)
+    drawn = picture(document)
+    for target in targets if drawn else ():
+        write_atomically(target.with_suffix(".svg"), drawn or "")
+    if as_json:
+        click.echo(record.text(), nl=False)
+    else:
+        show(Console(), document)
+    written = [str(path) for target in targets for path in (target, target.with_suffix(".svg"))[: 2 if drawn else 1]]
+    click.echo(f"Written: {', '.join(written)}", err=as_json)
+    for told in wrong(record.results):
+        click.echo(f"Wrong: {told}", err=True)
+    return INTERRUPTED if interrupted else int(bool(wrong(record.results)))
