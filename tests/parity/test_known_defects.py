@@ -26,7 +26,7 @@ def give(found: list[torch.nn.Parameter], step: int, missing: tuple[int, ...] = 
         p.grad = None if index in missing else gradient
 
 
-# Defects of torch 2.13, numbered as in our notes ------------------------------------------------------------
+# Defects of torch 2.13 ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
