@@ -136,7 +136,7 @@ def test_a_wrong_arm_is_told_and_the_exit_code_says_so(tiny, monkeypatch, capsys
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [("--suite large,huge", "'huge' is none of small, large"), ("--threads 0", "1<=x"), ("--rounds none", "integer"),
+    [("--suite large,huge", "'huge' is none of large, rules"), ("--threads 0", "1<=x"), ("--rounds none", "integer"),
      ("--out file/below", "cannot write to")],
 )  # fmt: skip
 def test_wrong_arguments_are_answered_in_one_line(arguments, told, tiny, capsys):

@@ -179,8 +179,6 @@ def grad_scale(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
 
 def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
     """Return clipping and step under `torch.compile`; the rate is a tensor, so that changing it compiles nothing."""
-    compiler: Any = torch
-    compiler._dynamo.reset()  # noqa: SLF001
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of torch.optim's own profiler record
     optimizer = _torch(rule, tensors.parameters, foreach=False, lr=torch.tensor(rule.lr))
     shorten = clipping(clip, tensors.parameters)
@@ -191,6 +189,12 @@ def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
         optimizer.step()
 
     return Unit(step, tensors.parameters)
+
+
+def forget() -> None:
+    """Let go of what compilers keep about arms that are gone."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
 
 
 # Who takes part ---------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ FULL = Scale(
     network=Workload("ResNet-18", resnet18(), memory_bound=True),
     many=(6, 60, 1000),
     most=4096,
-    seconds=(1.0, 5.0),
+    seconds=(1.0, 4.0),
     child_parameters=50_000_000,
     repeats=5,
 )
@@ -104,15 +104,12 @@ def _threads(scale: Scale) -> tuple[str, ...]:
 
 def small(scale: Scale) -> Iterator[Case]:
     """Clipped AdamW on few numbers: what a step costs besides its arithmetic."""
-    workloads = [
-        Workload("MLP 784-256-256-10", perceptron(784, 256, 256, 10)),
-        *(many(count, 64) for count in scale.many),
-        many(60, scale.most),
-    ]
+    counted = [many(count, 64) for count in scale.many]
+    network = Workload("MLP 784-256-256-10", perceptron(784, 256, 256, 10))
     variants = [(ALL, FRESH)] if scale.brief else [(ONE, SAME), (ONE, FRESH), (ALL, SAME), (ALL, FRESH)]
-    for workload in workloads:
+    for workload in (network, *counted, many(60, scale.most)):
         for threads, gradients in variants:
-            arms = EVERY if (threads, gradients) == (ALL, FRESH) else OF_TORCH
+            arms = (EVERY if workload in counted else WITH_OPTAX) if (threads, gradients) == variants[-1] else OF_TORCH
             yield Case("small", "AdamW", GLOBAL_NORM, workload, threads, gradients, arms, scale.seconds[0])
         for rule, clip in (("AdamW", NO_CLIP), ("SGD", GLOBAL_NORM), ("momentum", NO_CLIP)):
             yield Case("small", rule, clip, workload, ALL, FRESH, OF_TORCH, scale.seconds[0])
@@ -163,13 +160,15 @@ def training(scale: Scale) -> Iterator[Case]:
 
 
 SUITES: dict[str, Callable[[Scale], Iterator[Case]]] = {
-    "small": small,
     "large": large,
-    "resnet": resnet,
     "rules": rules,
+    "resnet": resnet,
     "clipping": clipping,
+    "small": small,
     "training": training,
 }
+"""In the order in which they are run: the largest first, while compilers have not yet left anything in memory."""
+
 START = "start"
 NAMES = (*SUITES, START)
 """The suites by name; `start` times fresh processes and has no arms: see start.py."""

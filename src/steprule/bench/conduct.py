@@ -234,6 +234,7 @@ def conduct(case: Case, options: Options) -> Result:
     except (MemoryError, RuntimeError) as error:
         result.skipped, result.failed = _failure(error), True
     result.seconds = time.monotonic() - began
+    arms.forget()
     gc.collect()
     return result
 
