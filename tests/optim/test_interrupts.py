@@ -30,14 +30,15 @@ def walking(theta, g, m, *, lr=1.0, t):
 class Interrupt:
     """Raise KeyboardInterrupt just before the n-th bytecode that the package runs.
 
-    Not at the ends of a `with`, where Python itself handles no signal.
+    Not at the ends of a `with`, where Python itself handles no signal, nor in what runs when an object is freed,
+    where it reports an exception and goes on.
     """
 
     def __init__(self, after: int) -> None:
         self.left = after
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_name == "_remove_all":
             return None
         frame.f_trace_opcodes = True
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).lstrip()
@@ -63,7 +64,7 @@ def interrupted(optimizer: sr.Optimizer, after: int) -> bool:
 
 def made(*, stepped: bool, kind: str = "one") -> tuple[list[torch.nn.Parameter], sr.Optimizer]:
     torch.set_num_threads(2 if kind == "threads" else 1)
-    size = PARALLEL_FROM // 2 if kind == "threads" else 2
+    size = PARALLEL_FROM[True] // 2 if kind == "threads" else 2
     dtypes = [torch.float64, torch.float32 if kind == "two kernels" else torch.float64, torch.float64]
     parameters = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for dtype in dtypes]
     optimizer = walking.optimizer(parameters, backend="eager" if kind == "eager" else None)

@@ -28,6 +28,8 @@ class Batch(ABC):
     plan: Plan
     total: Table
     """One number a reduction; after `sweep`, this batch's own share of each global one."""
+    host: Table | None = None
+    """After `begin`, what the plan's `host` values are, a row a setting; none if they are computed where used."""
 
     @abstractmethod
     def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:

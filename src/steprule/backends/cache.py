@@ -43,10 +43,10 @@ numba_config: Any = config
 VARIABLE = "STEPRULE_CACHE"
 """The one environment variable: where kernels are kept."""
 
-Kernel = Callable[[int, int, int, int], None]
-"""A kernel's entry point: stage, first chunk, last chunk, address of its tables."""
+Kernel = Callable[[int, int, int], None]
+"""A kernel's entry point: first part, last part, address of its tables."""
 
-_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _SOURCE, _OBJECT, _MANIFEST = "kernel.py", "kernel.o", "MANIFEST.json"
 _WORKSHOP = ".build-"
 ABANDONED = 3600.0
@@ -171,7 +171,7 @@ def _execute(source: str, name: str) -> dict[str, Any]:
 
 def _compile(source: str, name: str) -> tuple[Kernel, str, bytes | None]:
     namespace = _execute(source, name)
-    signature = numba.void(*[numba.int64] * 4)
+    signature = numba.void(*[numba.int64] * 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.NumbaWarning)
         compiled: Any = numba.cfunc(signature, **memory.EXACT)(namespace["kernel"])
@@ -209,6 +209,12 @@ def _link(name: str, symbol: str, code: bytes) -> Kernel | None:
     _kept.extend((compiler, library))
     counts.loaded += 1
     return _PROTOTYPE(address)
+
+
+def address(kernel: Kernel) -> int | None:
+    """Return where the machine code of a kernel begins; None for one that is plain Python."""
+    code: Any = kernel
+    return ctypes.cast(code, ctypes.c_void_p).value if isinstance(code, _PROTOTYPE) else None
 
 
 def load(source: str) -> Kernel:

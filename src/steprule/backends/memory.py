@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
 from numba.core.extending import intrinsic
 
@@ -35,8 +36,30 @@ def _pointer_to(element: Any) -> Any:
     return pointer
 
 
+def _call_of(result: Any, arguments: int) -> Any:
+    """Return an intrinsic that calls a C function, given its address, with so many 64-bit arguments."""
+    signature = result(types.int64, types.UniTuple(types.int64, arguments))
+
+    @intrinsic
+    def call(typing_context: Any, function: Any, given: Any) -> Any:  # noqa: ARG001
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            word = context.get_value_type(types.int64)
+            form = ir.FunctionType(context.get_value_type(signature.return_type), [word] * arguments)
+            pointer = builder.inttoptr(values[0], form.as_pointer())
+            return builder.call(pointer, [builder.extract_value(values[1], place) for place in range(arguments)])
+
+        return signature, generate
+
+    return call
+
+
+object_of = _call_of(types.int64, 2)
+"""Call `PyObject *f(PyObject *, PyObject * or Py_ssize_t)`."""
+failure_of = _call_of(types.int32, 2)
+"""Call `int f(handle, where the answer goes)`, of torch's stable C interface; 0 is success."""
 float32_at = _pointer_to(types.float32)
 float64_at = _pointer_to(types.float64)
+int32_at = _pointer_to(types.int32)
 int64_at = _pointer_to(types.int64)
 
 

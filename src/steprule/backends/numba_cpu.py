@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
 from . import cache
 from .base import Arrays, Batch, Table
-from .numba_source import cpu_source
-from .threads import Part, parallel
+from .numba_source import COUNTS, TABLES, cpu_source
+from .threads import cheap, walk
+
+Parts = NDArray[np.int64]
+"""Where the chunks of each part begin, and the end of the last."""
+_PARTS = TABLES.index("parts")
+_PART_COUNT = len(TABLES) + COUNTS.index("part_count")
 
 CHUNK = 32_768
 """Elements a chunk: small enough to share out evenly, large enough that a chunk's own cost vanishes."""
 
-PARALLEL_FROM = 262_144
-"""Elements a step from which waking a second thread (about 40 µs) costs less than it saves."""
+PARALLEL_FROM = {True: 131_072, False: 262_144}
+"""Elements a step from which a second thread saves more than calling it costs, if it is likely to be awake or not."""
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -67,67 +71,75 @@ class CpuBatch(Batch):
         sizes = [tensor.numel() for tensor in parameters]
         self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
         self._chunks = _chunks(sizes)
-        self._host = np.zeros((0, len(plan.host)))
+        self.host = np.zeros((0, len(plan.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
         self.total = np.zeros(len(plan.reductions))
         self._elements = sum(sizes)
         self._done = np.zeros(len(self._chunks) + 2, dtype=np.int64)
-        self._count = len(self._chunks)
-        self._whole: Sequence[Part] = ((0, self._count),)
-        self._parts: Sequence[Part] = ()
-        self._parts_for: dict[int, list[Part]] = {}
+        self._address = cache.address(self._function)
+        self._cuts = {1: np.array([0, len(self._chunks)], dtype=np.int64)}
+        self._parts = self._cuts[1]
         self._hyper: Table | None = None
-        self._directory = np.zeros(0, dtype=np.int64)
-        self._where = 0
+        self._directory = np.zeros(len(TABLES) + len(COUNTS) + 1, dtype=np.int64)
+        self._where = self._directory.ctypes.data
 
     def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
         """Point at this step's gradients."""
         self._held[1] = gradients
         self._addresses[:, 1] = addresses
 
+    def gradient_cells(self) -> list[int]:
+        """List where the address of each tensor's gradient is kept."""
+        first, width = self._addresses[:, 1:].ctypes.data, self._addresses.strides[0]
+        return [first + width * tensor for tensor in range(len(self._addresses))]
+
     def begin(self, hyper: Table) -> None:
         """Compute the host scalars."""
-        self._take(hyper)
-        self._function(0, 0, 0, self._where)
+        if self._hyper is not hyper:
+            self._take(hyper)
+        self._once(0)
 
     def _take(self, hyper: Table) -> None:
         """List where every table is; nothing to do while they stay where they are."""
-        if self._hyper is not hyper:
-            self._host = np.zeros((len(hyper), len(self.plan.host)))
-            tables = (self._addresses, self._tensors, self._chunks, hyper, self._host, self._partial, self._reduced,
-                      self.total, self._done)  # fmt: skip
-            counts = (len(self._tensors), len(self._chunks), len(hyper))
-            self._directory = np.array([*(table.ctypes.data for table in tables), *counts], dtype=np.int64)
-            self._where = self._directory.ctypes.data
-            self._hyper = hyper  # last: an interrupt before it must find the tables made again
+        self.host = host = np.zeros((len(hyper), len(self.plan.host)))
+        tables = (self._addresses, self._tensors, self._chunks, hyper, host, self._partial, self._reduced,
+                  self.total, self._done, self._parts)  # fmt: skip
+        counts = (len(self._tensors), len(self._chunks), len(hyper), len(self._parts) - 1)
+        self._directory[:-1] = [*(table.ctypes.data for table in tables), *counts]
+        self._hyper = hyper  # last: an interrupt before it must find the tables listed again
 
-    def _share(self) -> list[Part]:
-        """Cut the chunks into as many runs of about equal cost as torch has threads."""
-        threads = 1 if self._serial() else min(torch.get_num_threads(), self._elements // (PARALLEL_FROM // 2))
-        if threads not in self._parts_for:
+    def _once(self, stage: int) -> None:
+        """Run a stage that is no walk over chunks."""
+        self._directory[-1] = stage
+        self._function(0, 0, self._where)
+
+    def _cut_into(self, parts: Parts) -> None:
+        """Tell the kernel which chunks belong to which part."""
+        if parts is not self._parts:
+            self._directory[_PARTS], self._directory[_PART_COUNT] = parts.ctypes.data, len(parts) - 1
+            self._parts = parts  # last: an interrupt before it must find them told again
+
+    def _share(self) -> Parts:
+        """Cut the chunks into as many runs of about equal cost as torch has threads; return where each begins."""
+        fewest = PARALLEL_FROM[cheap()]
+        alone = self._elements < fewest
+        threads = 1 if alone else min(torch.get_num_threads(), self._elements // (fewest // 2))
+        if threads not in self._cuts:
             done = np.cumsum(self._chunks[:, 2])
             inner = np.searchsorted(done, np.arange(1, threads) * (self._elements / threads)) + 1
-            bounds = [0, *np.minimum(inner, len(self._chunks)).tolist(), len(self._chunks)]
-            self._parts_for[threads] = [part for part in pairwise(bounds) if threads == 1 or part[0] < part[1]]
-        return self._parts_for[threads]
-
-    def _serial(self) -> bool:
-        return self._elements < PARALLEL_FROM or torch.get_num_threads() == 1
+            bounds = np.concatenate([[0], np.minimum(inner, len(self._chunks)), [len(self._chunks)]])
+            self._cuts[threads] = np.unique(bounds).astype(np.int64)
+        return self._cuts[threads]
 
     def sweep(self, index: int) -> None:
         """Walk over memory once, in as many threads as torch uses."""
-        stage = 2 * index + 1
-        parts = self._parts = self._share()
-        if len(parts) == 1:
-            self._function(stage, *parts[0], self._where)
-        else:
-            parallel(partial(self._part, stage), parts)
+        parts = self._share()
+        self._cut_into(parts)
+        self._directory[-1] = 2 * index + 1
+        walk(self._function, self._address, len(parts) - 1, self._where)
         if self.plan.passes[index].reductions:
-            self._function(stage + 1, 0, 0, self._where)
-
-    def _part(self, stage: int, lo: int, hi: int) -> None:
-        self._function(stage, lo, hi, self._where)
+            self._once(2 * index + 2)
 
     def begun(self) -> bool:
         """Whether this step has begun to write: a kernel says so before it returns."""
@@ -136,10 +148,14 @@ class CpuBatch(Batch):
     def finish(self) -> None:
         """Write the parts that an interrupted last pass has not written."""
         last = len(self.plan.passes) - 1
-        for lo, hi in self._parts if self._done.any() else self._share():
-            if not self._done[lo]:
-                self._function(2 * last + 1, lo, hi, self._where)
-        if not self._done[-1]:
+        if not self._done.any():
+            self._cut_into(self._share())
+        count = len(self._parts) - 1
+        self._directory[-1] = 2 * last + 1
+        for part in range(count):
+            if not self._done[part]:
+                self._function(part, part + 1, self._where)
+        if not self._done[count]:
             self.end(last)
 
     def clear(self) -> None:
@@ -150,16 +166,18 @@ class CpuBatch(Batch):
     def end(self, index: int) -> None:
         """Write the slots of one number a tensor, after the last pass."""
         if self.plan.tensor_writes and index == len(self.plan.passes) - 1:
-            self._function(2 * index + 2, 0, 0, self._where)
+            self._once(2 * index + 2)
 
     def step(self, hyper: Table) -> bool:
         """Run every pass: in one call when one thread will do."""
-        if not self._serial():
+        parts = self._share()
+        if len(parts) > 2:  # one part has two ends
             return super().step(hyper)
         if self._hyper is not hyper:
             self._take(hyper)
-        self._parts = self._whole
-        self._function(-1, 0, self._count, self._where)
+        self._cut_into(parts)
+        self._directory[-1] = -1
+        self._function(0, 1, self._where)
         return self.plan.guard is None or not self.refuses(0)
 
 
@@ -186,6 +204,8 @@ class FirstPass(CpuBatch):
     def part(self, gradient: torch.Tensor, chunk: int) -> float:
         """Return the part of one chunk."""
         self.set_gradients([gradient], [gradient.data_ptr()])
-        self._function(1, chunk, chunk + 1, self._where)
+        self._cut_into(np.array([chunk, chunk + 1], dtype=np.int64))
+        self._directory[-1] = 1
+        self._function(0, 1, self._where)
         self.clear()
         return float(self._partial[chunk, 0])

@@ -1,7 +1,7 @@
 """Plan → the source of one CPU kernel, a file a person can read.
 
 One entry point runs any stage: -1 is the whole step; 0 computes the host scalars; then, for pass k, 2k + 1
-walks the chunks lo..hi and 2k + 2 combines what they reduced. The tables it is given, by row and column:
+walks the parts lo..hi and 2k + 2 combines what they reduced. The tables it is given, by row and column:
 
     addresses  [tensor, array]   where each parameter, gradient and slot begins
     tensors    [tensor, 2]       its row of hyperparameters, its number of elements
@@ -11,9 +11,12 @@ walks the chunks lo..hi and 2k + 2 combines what they reduced. The tables it is 
     partial    [chunk, reduction]
     reduced    [tensor, reduction]
     total      [reduction]
-    done       [chunk + 2]       set where the last pass has ended: an interrupted step is finished from there
+    done       [part + 1]        set where the last pass has ended, last of all where it has been wound up: an
+                                 interrupted step is finished from there
+    parts      [part + 1]        where each part's chunks begin, and the end of the last
 
-The kernel is given the address of a directory: where each table begins, then how many tensors, chunks and rows.
+The kernel is given the address of a directory: where each table begins, how many tensors, chunks, rows and parts
+there are, and the stage. It reads the stage there so that its arguments are those of torch's parallel loops.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, hyper_columns
 from .emit import Names, Source
 
-TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total", "done")
-COUNTS = ("tensor_count", "chunk_count", "row_count")
-INTEGER_TABLES = {"addresses", "tensors", "chunks", "done"}
-_ALL = ", ".join(TABLES[:-1])
+TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total", "done", "parts")
+COUNTS = ("tensor_count", "chunk_count", "row_count", "part_count")
+INTEGER_TABLES = {"addresses", "tensors", "chunks", "done", "parts"}
+_ALL = ", ".join(TABLES[:-2])
 _RESERVED = {
     *TABLES, *COUNTS, "at", "add", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
-    "count", "kernel", "integers", "reals", "directory", "of", "i", "host_scalars",
+    "count", "kernel", "first", "last", "part", "integers", "reals", "directory", "of", "i", "host_scalars",
     "finish_tensors", "abs", "range", "t",
 }  # fmt: skip
 
@@ -163,9 +166,9 @@ class _Writer:
     def pass_function(self, item: Pass) -> None:
         self.begin()
         self.source.line("@inner")
-        with self.source.block(f"def pass_{item.index}(lo, hi, {_ALL}):"):
+        with self.source.block(f"def pass_{item.index}(first, last, {_ALL}):"):
             self.source.line(f"# {summary(item, self.plan.graph)}")
-            with self.source.block("for chunk in range(lo, hi):"):
+            with self.source.block("for chunk in range(first, last):"):
                 for column, name in enumerate(("tensor", "start", "count")):
                     self.source.line(f"{name} = {self.cell('chunks', 'chunk', column)}")
                 self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
@@ -263,19 +266,21 @@ class _Writer:
                 self.source.line("return")
 
     def entry(self) -> None:
-        with self.source.block("def kernel(stage, lo, hi, directory):"):
+        with self.source.block("def kernel(lo, hi, directory):"):
             self.source.line("of = integers(directory)")
             for place, name in enumerate(TABLES):
                 kind = "integers" if name in INTEGER_TABLES else "reals"
                 self.source.line(f"{name} = {kind}(of[{place}])")
-            self.source.line(f"{', '.join(COUNTS)} = {', '.join(f'of[{len(TABLES) + i}]' for i in range(3))}")
+            places = (f"of[{len(TABLES) + i}]" for i in range(len(COUNTS) + 1))
+            self.source.line(f"{', '.join((*COUNTS, 'stage'))} = {', '.join(places)}")
             with self.source.block("if stage == 0 or stage == -1:"):
                 self.source.line("host_scalars(row_count, hyper, host)")
             for item in self.plan.passes:
                 with self.source.block(f"if stage == {2 * item.index + 1} or stage == -1:"):
-                    self.source.line(f"pass_{item.index}(lo, hi, {_ALL})")
+                    self.source.line(f"pass_{item.index}(parts[lo], parts[hi], {_ALL})")
                     if item is self.plan.passes[-1]:
-                        self.source.line("done[lo] = 1")
+                        with self.source.block("for part in range(lo, hi):"):
+                            self.source.line("done[part] = 1")
                 with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
                     if item.reductions:
                         counts = "tensor_count, chunk_count"
@@ -283,7 +288,7 @@ class _Writer:
                         self.guard(item)
                     elif self.plan.tensor_writes and item is self.plan.passes[-1]:
                         self.source.line(f"finish_tensors(tensor_count, {_ALL})")
-                        self.source.line("done[chunk_count + 1] = 1")
+                        self.source.line("done[part_count] = 1")
                     else:
                         self.source.line("pass")
 

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 
 from ..backends.base import run, settle
+from ..backends.numba_cpu import CpuBatch
 from ..errors import NonFiniteError, ParameterError
+from .glance import Glance, available
 from .squad import Groups, Kernels, Squad
 from .state import ensure
 from .tensors import Entry, check, extent, label
@@ -87,6 +89,9 @@ class Roster:
         except BaseException:
             self._forget_new()
             raise
+        self._lists = [group["params"] for group in groups]
+        self._glance = self._make_glance() if available() else None
+        self._gradients: list[torch.Tensor] = []
         self._named = [(entry.label, entry.parameter) for entry in self._entries]
         del self._entries  # they hold gradients, which zero_grad is to free
 
@@ -119,31 +124,74 @@ class Roster:
 
         While a group's entries and the optimiser's mood are what they were, so are its kernels and hyperparameters.
         """
-        if state is not self._state or len(groups) != len(self._groups):
-            return False
-        if len(state) != len(self._dicts) or not all(map(is_, state.values(), self._dicts)):
+        if state is not self._state or len(groups) != len(self._groups) or len(state) != len(self._dicts):
             return False
         same = mood == self._mood and choose == self._choose
-        for index, (group, before) in enumerate(zip(groups, self._groups)):  # noqa: B905  # as long as each other
-            now = group["params"]
-            if len(now) != len(before) or not all(map(is_, now, before)):
-                return False
+        for index, group in enumerate(groups):
             if not (same and self._settings[index].still_hold(group)):
                 if choose(group) is not self._chosen[index]:
                     return False
                 self._settings[index] = Settings(group)
                 self._changed = True
+            if group["params"] is not self._lists[index] or len(self._lists[index]) != len(self._groups[index]):
+                return False
         self._mood, self._choose = mood, choose
         gradients = list(map(_gradient, self._all))
         if not self._complete:
             if [gradient is not None for gradient in gradients] != self._present:
                 return False
             gradients = [gradient for gradient in gradients if gradient is not None]
-        if len(self.squads) == 1:
-            return self.squads[0].still_holds(gradients)
-        return all(
-            squad.still_holds([gradients[i] for i in members])
-            for squad, members in zip(self.squads, self._members, strict=True)
+        return self._glanced(gradients) if self._glance is not None else self._looked(gradients)
+
+    def _by_squad(self, gradients: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+        return [gradients] if len(self.squads) == 1 else [[gradients[i] for i in own] for own in self._members]
+
+    def _glanced(self, gradients: list[torch.Tensor]) -> bool:
+        """Ask in one call whether all is as it was."""
+        assert self._glance is not None
+        for squad, own in zip(self.squads, self._by_squad(gradients)):  # noqa: B905  # as long as each other
+            if not squad.alike(own):
+                return False
+        if not self._glance(gradients, list(self._state.values())):
+            return False
+        self._gradients = gradients
+        return True
+
+    def _looked(self, gradients: list[torch.Tensor]) -> bool:
+        """Ask one by one whether all is as it was."""
+        if not all(map(is_, self._state.values(), self._dicts)):
+            return False
+        for now, before in zip(self._lists, self._groups, strict=True):
+            if not all(map(is_, now, before)):
+                return False
+        parts = zip(self.squads, self._by_squad(gradients), strict=True)
+        return all(squad.still_holds(own) for squad, own in parts)
+
+    def _make_glance(self) -> Glance | None:
+        """Tell a glance what to look at; none if a batch is no kernel's or a gradient had to be copied."""
+        crews = [crew for squad in self.squads for crew in squad.crews]
+        if not crews or not all(crew.pointed and crew.given for crew in crews):
+            return None
+        if not all(type(own) is list for own in self._lists) or not all(type(own) is dict for own in self._dicts):
+            return None
+        rows: dict[int, tuple[int, int, int]] = {}
+        for squad, members in zip(self.squads, self._members, strict=True):
+            for crew, batch, order in zip(squad.crews, squad.batches, squad.order, strict=True):
+                assert isinstance(batch, CpuBatch)
+                own = zip(batch.gradient_cells(), crew.needed, crew.offsets, strict=True)
+                rows.update(zip((members[i] for i in order), own, strict=True))
+        return Glance(
+            lists=self._lists,
+            values=self._dicts,
+            entries=[
+                entry
+                for owner in (*crews, *self.squads)
+                for name, held in owner.kept()
+                for entry in zip(owner.states, [name] * len(held), held, strict=True)
+            ],
+            tensors=[row for crew in crews for row in zip(crew.tensors, crew.addresses, crew.sizes, strict=True)],
+            gradients=[rows[place] for place in range(len(rows))],
+            numbers=[(squad.counts, squad.counted) for squad in self.squads if squad.hosts],
         )
 
     def step(self, groups: Groups) -> bool:
@@ -164,6 +212,7 @@ class Roster:
         finally:
             if not self._counted:
                 self._forget_new()
+        self._gradients = []
         for batch, _ in self._work:
             batch.clear()
         if not written:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter, is_, itemgetter, le
@@ -60,22 +60,32 @@ class Crew:
         self.parameters = [entry.parameter for entry in entries]
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         # A gradient that had to be copied must be copied again next time.
-        self._given = all(map(is_, gradients, map(_gradient, self.parameters)))
-        self._states = states
-        self._slots = [itemgetter(name) for name in slots]
+        self.given = all(map(is_, gradients, map(_gradient, self.parameters)))
+        self.pointed = pointed
+        self.states = states
+        self.slots = slots
+        self._get_slots = [itemgetter(name) for name in slots]
         self._same_parameters = witness(self.parameters)
         self._same_gradients = witness(gradients)
-        self._held = [[slot(state) for state in states] for slot in self._slots]
-        self._all = [*self.parameters, *chain.from_iterable(self._held)]
-        self._addresses = list(map(_address, self._all))
+        self.held = [[slot(state) for state in states] for slot in self._get_slots]
+        self.tensors = [*self.parameters, *chain.from_iterable(self.held)]
+        self.addresses = list(map(_address, self.tensors))
         # Storages are held, so that memory outlives a parameter whose data another thread replaces under a kernel;
         # and their sizes are compared, since one that was made smaller may have come back to its address.
-        self._storages = list(map(_storage, self._all)) if pointed else []
-        self._sizes = list(map(_size, self._storages))
-        self._needed = [_offset(g) * g.element_size() + extent(g) for g in gradients] if pointed else []
-        self._offsets = list(map(_offset, gradients)) if pointed else []
+        self._storages = list(map(_storage, self.tensors)) if pointed else []
+        self.sizes = list(map(_size, self._storages))
+        self.needed = [int(_offset(g)) * g.element_size() + extent(g) for g in gradients] if pointed else []
+        self.offsets = [int(_offset(g)) for g in gradients] if pointed else []
         self.gradients: Sequence[torch.Tensor] = gradients
         """Those of the first step, until its batch has them."""
+
+    def kept(self) -> Iterator[tuple[str, list[Any]]]:
+        """Give what each state holds, slot by slot."""
+        return zip(self.slots, self.held, strict=True)
+
+    def alike(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether parameters and gradients are tensors of the kinds, sizes and strides that they were."""
+        return self._same_gradients(*gradients) and self._same_parameters(*self.parameters)
 
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether all that pointers rely on is as it was.
@@ -84,19 +94,17 @@ class Crew:
         are where they were, in storages of the size they had; a gradient begins where in its storage it began, and
         the storage holds all of it.
         """
-        states = self._states
         try:
-            for slot, held in zip(self._slots, self._held):  # noqa: B905  # as long as each other
-                if not all(map(is_, map(slot, states), held)):
+            for slot, held in zip(self._get_slots, self.held):  # noqa: B905  # as long as each other
+                if not all(map(is_, map(slot, self.states), held)):
                     return False
             return (
-                self._given
-                and self._same_gradients(*gradients)
-                and self._same_parameters(*self.parameters)
-                and list(map(_address, self._all)) == self._addresses
-                and list(map(_size, self._storages)) == self._sizes
-                and (not self._needed or list(map(_offset, gradients)) == self._offsets)
-                and all(map(le, self._needed, map(_size, map(_storage, gradients))))
+                self.given
+                and self.alike(gradients)
+                and list(map(_address, self.tensors)) == self.addresses
+                and list(map(_size, self._storages)) == self.sizes
+                and (not self.needed or list(map(_offset, gradients)) == self.offsets)
+                and all(map(le, self.needed, map(_size, map(_storage, gradients))))
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return False
@@ -119,26 +127,26 @@ class Squad:
         """Give every distinct (group, step count, host slots) a row of the hyperparameter table."""
         graph = self.plan.graph
         self._columns = hyper_columns(self.plan)
-        self._hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
-        counts = torch.zeros(len(entries), len(self._hosts), dtype=self.kernels.host_dtype, device="cpu")
+        self.hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
+        counts = torch.zeros(len(entries), len(self.hosts), dtype=self.kernels.host_dtype, device="cpu")
         rows: dict[tuple[float, ...], int] = {}
         self.rows: list[int] = []
         for index, entry in enumerate(entries):
             state = self._state[entry.parameter]
-            own = tuple(float(state[name]) for name in self._hosts)
+            own = tuple(float(state[name]) for name in self.hosts)
             self.rows.append(rows.setdefault((entry.group, *own), len(rows)))
-            for column, name in enumerate(self._hosts):
+            for column, name in enumerate(self.hosts):
                 counts[index, column] = own[column]
                 # A view: one addition counts for every parameter. The tensor stays the one that others may hold.
                 if type(state[name]) is torch.Tensor and state[name].dtype == counts.dtype:
                     state[name].data = counts[index, column]
                 else:
                     state[name] = counts[index, column]
-        self._counts = counts.numpy()
-        self._counted = self._counts.tobytes()
-        self._get_hosts = [itemgetter(name) for name in self._hosts]
-        self._own = [self._state[parameter] for parameter in self.parameters]
-        self._host_slots = [[state[name] for state in self._own] for name in self._hosts]
+        self.counts = counts.numpy()
+        self.counted = self.counts.copy()
+        self._get_hosts = [itemgetter(name) for name in self.hosts]
+        self.states = [self._state[parameter] for parameter in self.parameters]
+        self.host_slots = [[state[name] for state in self.states] for name in self.hosts]
         self._rows_of_group: dict[int, list[int]] = {}
         for key, row in rows.items():
             self._rows_of_group.setdefault(int(key[0]), []).append(row)
@@ -149,6 +157,10 @@ class Squad:
             self.hyper[row, first:] = key[1:]
         self._values: dict[int, tuple[Any, ...]] = {}
         self._new_hosts: Table | None = None
+        # Views made once: each costs as much as what is done with it.
+        self._t = self.hyper[:, first : first + graph.uses_step]
+        self._ends = self.hyper[:, first:]
+        self._only = self._ends[0] if len(rows) == 1 else None
 
     def set_hypers(self, groups: Groups) -> None:
         """Read every group's hyperparameters; check and store those that changed."""
@@ -173,9 +185,9 @@ class Squad:
             self._lay_out(parameter, state)
             name, _ = route(entry, [state[slot] for slot in slots], backend)
             sorted_in.setdefault((name, parameter.dtype, parameter.device), []).append(index)
-        self._crews: list[Crew] = []
+        self.crews: list[Crew] = []
         self.batches: list[Batch] = []
-        self._order = list(sorted_in.values())
+        self.order = list(sorted_in.values())
         for (name, dtype, _), members in sorted_in.items():
             own = [entries[i] for i in members]
             states = [self._state[entry.parameter] for entry in own]
@@ -186,7 +198,7 @@ class Squad:
             rows = [self.rows[i] for i in members]
             batch = CpuBatch(kernels.get(dtype), arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
             crew.gradients = ()
-            self._crews.append(crew)
+            self.crews.append(crew)
             self.batches.append(batch)
 
     def _lay_out(self, parameter: torch.Tensor, state: dict[str, Any]) -> None:
@@ -202,13 +214,22 @@ class Squad:
                 raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
             state[slot.name] = in_order_of_slot(parameter, state[slot.name].resolve_neg())
 
+    def kept(self) -> Iterator[tuple[str, list[Any]]]:
+        """Give what each state holds for its host slots, slot by slot."""
+        return zip(self.hosts, self.host_slots, strict=True)
+
+    def _by_crew(self, gradients: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+        return [gradients] if len(self.order) == 1 else [[gradients[i] for i in own] for own in self.order]
+
+    def alike(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether parameters and gradients are tensors of the kinds, sizes and strides that they were."""
+        return all(crew.alike(own) for crew, own in zip(self.crews, self._by_crew(gradients), strict=True))
+
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
         if not self._counts_hold():
             return False
-        alone = len(self._order) == 1
-        for crew, batch, members in zip(self._crews, self.batches, self._order):  # noqa: B905  # as long as each other
-            own = gradients if alone else [gradients[i] for i in members]
+        for crew, batch, own in zip(self.crews, self.batches, self._by_crew(gradients), strict=True):
             if not crew.still_holds(own):
                 return False
             batch.set_gradients(own, list(map(_address, own)))
@@ -216,47 +237,56 @@ class Squad:
 
     def _counts_hold(self) -> bool:
         """Whether step counts and host slots are the ones this squad wrote: not replaced, not edited."""
-        if not self._hosts:
+        if not self.hosts:
             return True
         try:
-            for host, slots in zip(self._get_hosts, self._host_slots):  # noqa: B905  # as long as each other
-                if not all(map(is_, map(host, self._own), slots)):
+            for host, slots in zip(self._get_hosts, self.host_slots):  # noqa: B905  # as long as each other
+                if not all(map(is_, map(host, self.states), slots)):
                     return False
         except KeyError:
             return False
-        return self._counts.tobytes() == self._counted
+        return self.counts.tobytes() == self.counted.tobytes()  # bit by bit: NaN equals itself
 
     # The step ------------------------------------------------------------------------------------
 
     def advance(self, by: int) -> None:
         """Count a step in the hyperparameter table, or take it back."""
         self._new_hosts = None
-        if self.plan.graph.uses_step:
-            self.hyper[:, len(self.plan.graph.hypers)] += by
+        self._t += by
 
     def commit(self) -> None:
         """Write step counts and new host slots into the state; a second call in the same step changes nothing."""
-        if not self._hosts:
+        if not self.hosts:
             return
         if self.plan.host_writes:
             if self._new_hosts is None:
                 self._new_hosts = self._next_hosts()
-            self.hyper[:, len(self.plan.graph.hypers) :] = self._new_hosts
-        self._counts[:] = self.hyper[self._row_of, len(self.plan.graph.hypers) :]
-        self._counted = self._counts.tobytes()
+            np.copyto(self._ends, self._new_hosts)
+        np.copyto(self.counts, self._ends[self._row_of] if self._only is None else self._only, casting="same_kind")
+        np.copyto(self.counted, self.counts)
 
     def _next_hosts(self) -> Table:
-        """Compute the columns of host slots for the step after this one, as exact as the state keeps them.
+        """Return the columns of host slots for the step after this one, as exact as the state keeps them.
 
         A run that goes on and one that is resumed from its checkpoint then read the same numbers.
         """
-        new = self.hyper.copy()
-        for row in range(len(new)):
-            numbers = dict(zip(self._columns, self.hyper[row].tolist(), strict=True))
-            values = evaluate_host([node for _, node in self.plan.host_writes], numbers)
-            for (name, _), value in zip(self.plan.host_writes, values, strict=True):
-                new[row, self._columns.index(name)] = self._counts.dtype.type(value)
-        return new[:, len(self.plan.graph.hypers) :]
+        new = self._ends.copy()
+        for name, values in self._written_hosts():
+            new[:, self.hosts.index(name)] = values.astype(self.counts.dtype)
+        return new
+
+    def _written_hosts(self) -> Iterator[tuple[str, Table]]:
+        """Give what each host slot becomes, a number a row: a kernel has computed it with its other scalars."""
+        writes = self.plan.host_writes
+        computed = next((batch.host for batch in self.batches if batch.host is not None), None)
+        if computed is not None:
+            for name, node in writes:
+                yield name, computed[:, self.plan.host.index(node)]
+            return
+        numbers = [dict(zip(self._columns, row, strict=True)) for row in self.hyper.tolist()]
+        rows = [evaluate_host([node for _, node in writes], own) for own in numbers]
+        for place, (name, _) in enumerate(writes):
+            yield name, np.array([row[place] for row in rows], dtype=np.float64)
 
     def work(self) -> list[tuple[Batch, Table]]:
         """List the batches with the table that they share."""

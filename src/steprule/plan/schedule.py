@@ -62,7 +62,10 @@ def summary(item: Pass, graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph and its passes. `host` are the values computed once a step, before any pass."""
+    """A graph and its passes.
+
+    `host` are the values computed once a step, before any pass: those that passes use, and new host slots.
+    """
 
     graph: Graph
     passes: tuple[Pass, ...]
@@ -135,8 +138,10 @@ def _unchanged(name: str, node: Node) -> bool:
     return node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
 
 
-def _host_values(passes: tuple[Pass, ...], tensor_writes: list[tuple[str, Node]]) -> list[Node]:
-    """List the host-rank numbers that something of a higher rank uses; comparisons are made where used."""
+def _host_values(
+    passes: tuple[Pass, ...], tensor_writes: list[tuple[str, Node]], host_writes: list[tuple[str, Node]]
+) -> list[Node]:
+    """List the host-rank numbers that something uses or a slot becomes; comparisons are made where used."""
     wanted: dict[Node, None] = {}
     scalars = {node for item in passes for node in item.scalars} | {node for _, node in tensor_writes}
     roots = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
@@ -146,7 +151,7 @@ def _host_values(passes: tuple[Pass, ...], tensor_writes: list[tuple[str, Node]]
         for child in (*((node,) if node in scalars else ()), *inputs):
             if child.rank is Rank.HOST and child.op != "const" and OPS[child.op].kind != "compare":
                 wanted[child] = None
-    return list(wanted)
+    return list(wanted | dict.fromkeys(node for _, node in host_writes))
 
 
 def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
@@ -172,7 +177,7 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     for index in range(last + 1):
         ending = [n for n in needed if n.op in REDUCTIONS and n not in given and level[n] == index + 1]
         passes.append(_make_pass(index, ending, writes if index == last else []))
-    host = _host_values(tuple(passes), tensor_writes)
+    host = _host_values(tuple(passes), tensor_writes, host_writes)
     return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard, given))
 
 
