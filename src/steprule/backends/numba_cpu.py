@@ -25,7 +25,7 @@ _PART_COUNT = len(TABLES) + COUNTS.index("part_count")
 CHUNK = 32_768
 """Elements a chunk: small enough to share out evenly, large enough that a chunk's own cost vanishes."""
 
-PARALLEL_FROM = {True: 131_072, False: 262_144}
+PARALLEL_FROM = {True: 262_144, False: 524_288}
 """Elements a step from which a second thread saves more than calling it costs, if it is likely to be awake or not."""
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
