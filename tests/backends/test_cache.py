@@ -26,7 +26,7 @@ pytestmark = pytest.mark.cpu
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test a cache of its own, and a process that has loaded nothing but the loop of `optim.glance`."""
-    glance.available()
+    glance.looker()
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_loaded", {})
     return tmp_path / "cache" / "kernels"
@@ -37,7 +37,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hold one sound entry, compiled once for all tests that damage it."""
     with pytest.MonkeyPatch.context() as patch:
         base = tmp_path_factory.mktemp("pristine")
-        glance.available()
+        glance.looker()
         patch.setenv(cache.VARIABLE, str(base))
         patch.setattr(cache, "_loaded", {})
         step()
@@ -71,8 +71,8 @@ def run(command: str, **environment: str) -> str:
 STEP = """
 import torch, steprule as sr
 from steprule.backends import cache
-from steprule.optim import glance
-glance._looker = lambda: None  # of all kernels, the rule's is counted here
+from steprule.optim import roster
+roster.looker = lambda: None  # of all kernels, the rule's is counted here
 parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
 parameter.grad = torch.tensor([2.0, 4.0])
 sr.board.sgd.optimizer([parameter], lr=0.5).step()

@@ -57,6 +57,22 @@ object_of = _call_of(types.int64, 2)
 """Call `PyObject *f(PyObject *, PyObject * or Py_ssize_t)`."""
 failure_of = _call_of(types.int32, 2)
 """Call `int f(handle, where the answer goes)`, of torch's stable C interface; 0 is success."""
+
+
+@intrinsic
+def fetch(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+    """Ask for a cache line that will be read soon; an address where nothing is does no harm."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (byte,), form)
+        builder.call(prefetch, [builder.inttoptr(values[0], byte), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 float32_at = _pointer_to(types.float32)
 float64_at = _pointer_to(types.float64)
 int32_at = _pointer_to(types.int32)

@@ -6,10 +6,11 @@ interface. Why the answers are those that Python would get:
 
 - The loop holds the interpreter lock, so that nothing moves while it looks.
 - Lists, dicts and keys that it is told of are alive: each is held by the roster, or was made for this call.
-- A Python tensor keeps its C++ handle right behind its object header, and that handle is what torch's C functions
-  take. This is no promise of torch's, so it is verified on a tensor; where it is not so, there is no glance.
-- Only plain tensors are asked: the types of parameters and gradients have been compared just before (see
-  `witness`), and a slot is the very object that was checked when the roster was made.
+- Two places in memory are no promise of torch's: a Python tensor keeps its C++ handle right behind its object header,
+  and what the handle points at holds the set of dispatch keys, which tell a plain tensor in main memory from one that
+  is lazily negated, sparse, fake, wrapped or elsewhere. Both are verified on tensors of several kinds before the
+  first look; where they are not found, there is no glance.
+- Nothing is asked of an object before its type and keys are those of the plain tensor that was there.
 - Gradients are in a list that lives until the step is over.
 
 Wherever there is no glance, `Crew.still_holds` asks the same in Python; it is the definition of what is asked.
@@ -21,7 +22,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,90 +30,108 @@ from numpy.typing import NDArray
 
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
+from .glance_source import DIRECTORY, SOURCE, TABLES, WIDTH
 
 Rows = NDArray[np.int64]
+_HEADER = object.__basicsize__
+_LINE = 64
+_FAR_FROM = 24
+"""Tensors from which it pays to fetch before asking."""
 
-SOURCE = '''"""Has anything changed that raw pointers rely on? The answer is the first number of the directory."""
 
-from steprule.backends.memory import failure_of, int32_at, int64_at, object_of
+class Looker(NamedTuple):
+    """The compiled loop, and what begins its directory."""
+
+    look: Callable[[int, int, int], None]
+    functions: tuple[int, ...]
+    keys: int
 
 
-def kernel(gradients, values, directory):
-    of = int64_at(directory)
-    of[0] = 0
-    item_of_list, item_of_dict = of[1], of[2]
-    address_of, size_of, offset_of = of[3], of[4], of[5]
-    header, answer = of[6], of[7]
-    found = int64_at(answer)
-    rows = int64_at(of[9])  # a list, a place in it, what is there
-    for i in range(of[8]):
-        if object_of(item_of_list, (rows[3 * i], rows[3 * i + 1])) != rows[3 * i + 2]:
-            return
-    rows = int64_at(of[11])  # what each place of the list of values holds
-    for i in range(of[10]):
-        if object_of(item_of_list, (values, i)) != rows[i]:
-            return
-    rows = int64_at(of[13])  # a dict, a key, what is there
-    for i in range(of[12]):
-        if object_of(item_of_dict, (rows[3 * i], rows[3 * i + 1])) != rows[3 * i + 2]:
-            return
-    rows = int64_at(of[15])  # a tensor, where it begins, the size of its storage
-    for i in range(of[14]):
-        tensor = rows[3 * i] + header
-        if failure_of(address_of, (tensor, answer)) != 0 or found[0] != rows[3 * i + 1]:
-            return
-        if failure_of(size_of, (tensor, answer)) != 0 or found[0] != rows[3 * i + 2]:
-            return
-    rows = int64_at(of[17])  # where a gradient's address is wanted, bytes its storage must have, where in it it begins
-    for i in range(of[16]):
-        tensor = object_of(item_of_list, (gradients, i)) + header
-        if failure_of(size_of, (tensor, answer)) != 0 or found[0] < rows[3 * i + 1]:
-            return
-        if failure_of(offset_of, (tensor, answer)) != 0 or found[0] != rows[3 * i + 2]:
-            return
-        if failure_of(address_of, (tensor, answer)) != 0:
-            return
-        wanted = int64_at(rows[3 * i])
-        wanted[0] = found[0]
-    rows = int64_at(of[19])  # numbers of the state, as they were written, how many words of 32 bits
-    for i in range(of[18]):
-        now, written = int32_at(rows[3 * i]), int32_at(rows[3 * i + 1])
-        for j in range(rows[3 * i + 2]):
-            if now[j] != written[j]:
-                return
-    of[0] = 1
-'''
+def _word(place: int) -> int:
+    return ctypes.c_int64.from_address(place).value
 
-_TABLES = 6
-_FIRST = 8
-"""Where in the directory the number and the address of the first table are."""
+
+def _keys(tensor: torch.Tensor) -> int:
+    """Return a tensor's dispatch keys, as the signed number that a loop reads."""
+    return ctypes.c_int64(torch._C._dispatch_keys(tensor).raw_repr()).value  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def _place_of_keys() -> int | None:
+    """Return where in a C++ tensor its dispatch keys are, if tensors of all kinds agree, and their handles' place."""
+    plain, negated = torch.empty(1, device="cpu"), getattr(torch, "_neg_view")  # noqa: B009
+    kinds: list[Any] = [
+        plain,
+        torch.nn.Parameter(torch.empty(2, 3, dtype=torch.float64, device="cpu")),
+        negated(plain),
+        torch.empty(1, dtype=torch.complex64, device="cpu").conj(),
+        torch.empty(1, device="meta"),
+        torch.zeros(2, 2, device="cpu").to_sparse(),
+    ]
+    if any(_word(id(tensor) + _HEADER) != tensor._cdata for tensor in kinds):  # noqa: SLF001
+        return None
+    places = [
+        place
+        for place in range(0, 192, 8)  # no torch has made a tensor smaller
+        if all(_word(tensor._cdata + place) == _keys(tensor) for tensor in kinds)  # noqa: SLF001
+    ]
+    return places[0] if len(places) == 1 else None
 
 
 @cache
-def _looker() -> tuple[Callable[[int, int, int], None], list[int]] | None:
-    """Return the compiled loop and the functions it calls, if this Python and this torch are made as it needs."""
-    library, python = torch_library(), ctypes.pythonapi
+def looker() -> Looker | None:
+    """Return the compiled loop, if this Python and this torch are made as it needs."""
+    library = torch_library()
     locked = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if sys.implementation.name != "cpython" or not locked or library is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+    if sys.implementation.name != "cpython" or not locked or library is None or sys.maxsize < 2**32:
         return None
     try:
-        functions = [python.PyList_GetItem, python.PyDict_GetItem, library.aoti_torch_get_data_ptr,
-                     library.aoti_torch_get_storage_size, library.aoti_torch_get_storage_offset]  # fmt: skip
-    except AttributeError:
+        names = ("data_ptr", "storage_size", "storage_offset", "dtype", "dim", "sizes", "strides")
+        functions = [ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_GetItem]
+        functions += [getattr(library, f"aoti_torch_get_{name}") for name in names]
+        keys = _place_of_keys()
+    except (AttributeError, RuntimeError, TypeError):
         return None
-    header = object.__basicsize__
-    probe: Any = torch.empty(1)
-    behind = ctypes.c_int64.from_address(id(probe) + header).value
-    code = address(load(SOURCE)) if behind == getattr(probe, "_cdata", None) else None
-    if code is None:
+    code = None if keys is None else address(load(SOURCE))
+    if keys is None or code is None:
         return None
-    # This kind of call keeps the interpreter lock.
+    # A call of this kind keeps the interpreter lock.
     look = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(code)
-    return look, [*(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions), header]
+    return Looker(look, tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions), keys)
 
 
-def _table(rows: Iterable[Sequence[int]]) -> Rows:
-    return np.ascontiguousarray(np.array(list(rows), dtype=np.int64).reshape(-1))
+def _dtype_code(tensor: torch.Tensor) -> int:
+    """Return the number by which torch's C interface calls a dtype."""
+    code = ctypes.c_int32()
+    torch_library().aoti_torch_get_dtype(ctypes.c_void_p(id(tensor) + _HEADER), ctypes.byref(code))
+    return code.value
+
+
+class Described:
+    """Rows that begin with what must stay true of a tensor, and the shapes they refer to."""
+
+    def __init__(self) -> None:
+        self.shapes: list[int] = []
+        self._codes: dict[torch.dtype, int] = {}
+
+    def row(self, tensor: torch.Tensor, *rest: int, shaped: bool = True) -> tuple[int, ...]:
+        """Describe a tensor."""
+        if tensor.dtype not in self._codes:
+            self._codes[tensor.dtype] = _dtype_code(tensor)
+        place = len(self.shapes)
+        if shaped:
+            self.shapes += [n for pair in zip(tensor.shape, tensor.stride(), strict=True) for n in pair]
+        dimensions = tensor.dim() if shaped else -1
+        return (id(type(tensor)), _keys(tensor), self._codes[tensor.dtype], dimensions, place, *rest)
+
+
+def _far(tensors: Sequence[torch.Tensor], states: Sequence[object]) -> list[tuple[int]]:
+    """List the cache lines of objects that are asked at every step: Python's, torch's, their storages'."""
+    places = [id(thing) for thing in (*tensors, *states)]
+    for tensor in tensors:
+        own: Any = tensor
+        places += [own._cdata + at for at in range(0, 192, _LINE)]  # noqa: SLF001
+        places.append(own.untyped_storage()._cdata)  # noqa: SLF001
+    return [(place,) for place in places]
 
 
 class Glance:
@@ -120,43 +139,43 @@ class Glance:
 
     def __init__(
         self,
-        lists: Iterable[list[Any]],
-        values: Iterable[object],
-        entries: Iterable[tuple[Mapping[str, Any], str, object]],
-        tensors: Iterable[tuple[object, int, int]],
-        gradients: Iterable[tuple[int, int, int]],
-        numbers: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+        found: Looker,
+        lists: Sequence[list[Any]],
+        states: Sequence[Mapping[str, Any]],
+        entries: Sequence[tuple[Mapping[str, Any], str, object]],
+        tensors: Sequence[tuple[torch.Tensor, int, int, bool]],
+        gradients: Iterable[tuple[torch.Tensor, int, int, int]],
+        numbers: Sequence[tuple[NDArray[Any], NDArray[Any]]],
     ) -> None:
-        looker = _looker()
-        assert looker is not None
-        self._look, functions = looker
-        lists, values, entries, numbers = list(lists), list(values), list(entries), list(numbers)
-        self._held = (lists, values, entries, numbers)  # what is known by its address must stay alive
-        objects = list(tensors)
-        tables = (
-            ((id(own), place, id(item)) for own in lists for place, item in enumerate(own)),
-            ((id(value),) for value in values),
-            ((id(own), id(key), id(item)) for own, key, item in entries),
-            ((id(tensor), where, size) for tensor, where, size in objects),
-            gradients,
-            ((now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in numbers),
-        )
-        self._objects = [tensor for tensor, _, _ in objects]
-        self._tables = [_table(rows) for rows in tables]
-        counts = [len(rows) // (1 if place == 1 else 3) for place, rows in enumerate(self._tables)]
-        self._found = np.zeros(1, dtype=np.int64)
-        pairs = [n for count, rows in zip(counts, self._tables, strict=True) for n in (count, rows.ctypes.data)]
-        self._directory = np.array([0, *functions, self._found.ctypes.data, *pairs], dtype=np.int64)
-        assert len(self._directory) == _FIRST + 2 * _TABLES
-        self._where = self._directory.ctypes.data
-        self._answer = memoryview(self._directory.data)
+        described = Described()
+        rows: dict[str, list[tuple[int, ...]]] = {
+            "lists": [(id(own), place, id(item)) for own in lists for place, item in enumerate(own)],
+            "values": [(id(state),) for state in states],
+            "entries": [(id(own), id(key), id(item)) for own, key, item in entries],
+            "tensors": [described.row(t, id(t), where, size, shaped=shaped) for t, where, size, shaped in tensors],
+            "gradients": [described.row(g, cell, needed, offset) for g, cell, needed, offset in gradients],
+            "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in numbers],
+            "far": _far([row[0] for row in tensors], states) if len(states) >= _FAR_FROM else [],
+        }
+        # What is known by its address must stay alive.
+        self._held = (lists, states, entries, [row[0] for row in tensors], numbers)
+        self._tables = {name: np.array(rows[name], dtype=np.int64).reshape(-1, WIDTH[name]) for name in TABLES}
+        self._shapes = np.array([*described.shapes, 0], dtype=np.int64)
+        self._answer = np.zeros(1, dtype=np.int64)
+        tables = [n for own in self._tables.values() for n in (len(own), own.ctypes.data)]
+        places = [_HEADER, found.keys, self._answer.ctypes.data, self._shapes.ctypes.data]
+        self._directory = np.array([0, *found.functions, *places, *tables], dtype=np.int64)
+        assert len(self._directory) == len(DIRECTORY)
+        self._look, self._where = found.look, self._directory.ctypes.data
+        self._same = memoryview(self._directory.data)
+        self._is_far = bool(rows["far"])
 
-    def __call__(self, gradients: list[torch.Tensor], values: list[Any]) -> bool:
-        """Whether all is as it was; both lists must be as long as they were, and gradients plain tensors."""
-        self._look(id(gradients), id(values), self._where)
-        return self._answer[0] == 1
+    def fetch(self) -> None:
+        """Fetch what will be asked from far memory; nothing to do for a few tensors, which are near."""
+        if self._is_far:
+            self._look(0, 0, self._where)
 
-
-def available() -> bool:
-    """Whether this Python and this torch can be looked at in this way."""
-    return _looker() is not None
+    def __call__(self, gradients: list[torch.Tensor], states: list[Any]) -> bool:
+        """Whether all is as it was; both lists must be as long as they were."""
+        self._look(id(gradients), id(states), self._where)
+        return self._same[0] == 1

@@ -20,7 +20,7 @@ import torch
 from ..backends.base import run, settle
 from ..backends.numba_cpu import CpuBatch
 from ..errors import NonFiniteError, ParameterError
-from .glance import Glance, available
+from .glance import Glance, looker
 from .squad import Groups, Kernels, Squad
 from .state import ensure
 from .tensors import Entry, check, extent, label
@@ -90,7 +90,7 @@ class Roster:
             self._forget_new()
             raise
         self._lists = [group["params"] for group in groups]
-        self._glance = self._make_glance() if available() else None
+        self._glance = self._make_glance()
         self._gradients: list[torch.Tensor] = []
         self._named = [(entry.label, entry.parameter) for entry in self._entries]
         del self._entries  # they hold gradients, which zero_grad is to free
@@ -136,23 +136,18 @@ class Roster:
             if group["params"] is not self._lists[index] or len(self._lists[index]) != len(self._groups[index]):
                 return False
         self._mood, self._choose = mood, choose
+        if self._glance is not None:
+            self._glance.fetch()
         gradients = list(map(_gradient, self._all))
         if not self._complete:
             if [gradient is not None for gradient in gradients] != self._present:
                 return False
             gradients = [gradient for gradient in gradients if gradient is not None]
-        return self._glanced(gradients) if self._glance is not None else self._looked(gradients)
-
-    def _by_squad(self, gradients: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-        return [gradients] if len(self.squads) == 1 else [[gradients[i] for i in own] for own in self._members]
+        return self._looked(gradients) if self._glance is None else self._glanced(gradients)
 
     def _glanced(self, gradients: list[torch.Tensor]) -> bool:
         """Ask in one call whether all is as it was."""
-        assert self._glance is not None
-        for squad, own in zip(self.squads, self._by_squad(gradients)):  # noqa: B905  # as long as each other
-            if not squad.alike(own):
-                return False
-        if not self._glance(gradients, list(self._state.values())):
+        if self._glance is None or not self._glance(gradients, list(self._state.values())):
             return False
         self._gradients = gradients
         return True
@@ -164,32 +159,36 @@ class Roster:
         for now, before in zip(self._lists, self._groups, strict=True):
             if not all(map(is_, now, before)):
                 return False
-        parts = zip(self.squads, self._by_squad(gradients), strict=True)
-        return all(squad.still_holds(own) for squad, own in parts)
+        return all(
+            squad.still_holds([gradients[i] for i in members])
+            for squad, members in zip(self.squads, self._members, strict=True)
+        )
 
     def _make_glance(self) -> Glance | None:
         """Tell a glance what to look at; none if a batch is no kernel's or a gradient had to be copied."""
         crews = [crew for squad in self.squads for crew in squad.crews]
-        if not crews or not all(crew.pointed and crew.given for crew in crews):
+        found = looker() if crews and all(crew.pointed and crew.given for crew in crews) else None
+        plain = all(type(own) is list for own in self._lists) and all(type(own) is dict for own in self._dicts)
+        if found is None or not plain:
             return None
-        if not all(type(own) is list for own in self._lists) or not all(type(own) is dict for own in self._dicts):
-            return None
-        rows: dict[int, tuple[int, int, int]] = {}
+        rows: dict[int, tuple[torch.Tensor, int, int, int]] = {}
         for squad, members in zip(self.squads, self._members, strict=True):
             for crew, batch, order in zip(squad.crews, squad.batches, squad.order, strict=True):
                 assert isinstance(batch, CpuBatch)
-                own = zip(batch.gradient_cells(), crew.needed, crew.offsets, strict=True)
+                gradients = [self._entries[members[i]].gradient for i in order]
+                own = zip(gradients, batch.gradient_cells(), crew.needed, crew.offsets, strict=True)
                 rows.update(zip((members[i] for i in order), own, strict=True))
         return Glance(
+            found,
             lists=self._lists,
-            values=self._dicts,
+            states=self._dicts,
             entries=[
                 entry
                 for owner in (*crews, *self.squads)
                 for name, held in owner.kept()
                 for entry in zip(owner.states, [name] * len(held), held, strict=True)
             ],
-            tensors=[row for crew in crews for row in zip(crew.tensors, crew.addresses, crew.sizes, strict=True)],
+            tensors=[row for crew in crews for row in crew.pointed_at()],
             gradients=[rows[place] for place in range(len(rows))],
             numbers=[(squad.counts, squad.counted) for squad in self.squads if squad.hosts],
         )

@@ -65,10 +65,10 @@ class Crew:
         self.states = states
         self.slots = slots
         self._get_slots = [itemgetter(name) for name in slots]
-        self._same_parameters = witness(self.parameters)
         self._same_gradients = witness(gradients)
         self.held = [[slot(state) for state in states] for slot in self._get_slots]
         self.tensors = [*self.parameters, *chain.from_iterable(self.held)]
+        self._same_tensors = witness(self.tensors)
         self.addresses = list(map(_address, self.tensors))
         # Storages are held, so that memory outlives a parameter whose data another thread replaces under a kernel;
         # and their sizes are compared, since one that was made smaller may have come back to its address.
@@ -79,13 +79,14 @@ class Crew:
         self.gradients: Sequence[torch.Tensor] = gradients
         """Those of the first step, until its batch has them."""
 
+    def pointed_at(self) -> Iterator[tuple[torch.Tensor, int, int, bool]]:
+        """Give the tensors that are pointed at, where they are, the size of their storage, whether shape matters."""
+        for place, tensor in enumerate(self.tensors):
+            yield tensor, self.addresses[place], self.sizes[place], place < len(self.parameters)
+
     def kept(self) -> Iterator[tuple[str, list[Any]]]:
         """Give what each state holds, slot by slot."""
         return zip(self.slots, self.held, strict=True)
-
-    def alike(self, gradients: list[torch.Tensor]) -> bool:
-        """Whether parameters and gradients are tensors of the kinds, sizes and strides that they were."""
-        return self._same_gradients(*gradients) and self._same_parameters(*self.parameters)
 
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether all that pointers rely on is as it was.
@@ -100,7 +101,8 @@ class Crew:
                     return False
             return (
                 self.given
-                and self.alike(gradients)
+                and self._same_gradients(*gradients)
+                and self._same_tensors(*self.tensors)
                 and list(map(_address, self.tensors)) == self.addresses
                 and list(map(_size, self._storages)) == self.sizes
                 and (not self.needed or list(map(_offset, gradients)) == self.offsets)
@@ -218,18 +220,12 @@ class Squad:
         """Give what each state holds for its host slots, slot by slot."""
         return zip(self.hosts, self.host_slots, strict=True)
 
-    def _by_crew(self, gradients: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-        return [gradients] if len(self.order) == 1 else [[gradients[i] for i in own] for own in self.order]
-
-    def alike(self, gradients: list[torch.Tensor]) -> bool:
-        """Whether parameters and gradients are tensors of the kinds, sizes and strides that they were."""
-        return all(crew.alike(own) for crew, own in zip(self.crews, self._by_crew(gradients), strict=True))
-
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
         if not self._counts_hold():
             return False
-        for crew, batch, own in zip(self.crews, self.batches, self._by_crew(gradients), strict=True):
+        for crew, batch, members in zip(self.crews, self.batches, self.order, strict=True):
+            own = [gradients[i] for i in members]
             if not crew.still_holds(own):
                 return False
             batch.set_gradients(own, list(map(_address, own)))

@@ -1,0 +1,119 @@
+"""The compiled loop of `glance`, as the text that is compiled; like a kernel's, it can be read.
+
+It is called with the list of gradients, a list of all states, and the address of a directory. With no gradients it only
+fetches what it will ask next time from far memory.
+"""
+
+FUNCTIONS = ("item_of_list", "item_of_dict", "address_of", "storage_of", "offset_of", "dtype_of", "dimensions_of",
+             "sizes_of", "strides_of")  # fmt: skip
+"""C functions that it calls, in the order of the directory."""
+TABLES = ("lists", "values", "entries", "tensors", "gradients", "numbers", "far")
+"""What it is told, in the order of the directory: how many rows, and where they begin. What the columns are is said
+where they are read."""
+WIDTH = {"lists": 3, "values": 1, "entries": 3, "tensors": 8, "gradients": 8, "numbers": 3, "far": 1}
+DIRECTORY = ("same", *FUNCTIONS, "header", "keys", "answer", "shapes",
+             *(f"{name}_{what}" for name in TABLES for what in ("count", "at")))  # fmt: skip
+
+_PLACES = "\n".join(f"{name.upper()} = {place}" for place, name in enumerate(DIRECTORY))
+
+SOURCE = f'''"""Has anything changed that raw pointers rely on? `same` in the directory becomes 1 if nothing has."""
+
+from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of
+
+{_PLACES}
+
+
+@inner
+def changed(tensor, row, of):
+    """Whether an object differs from what was there: type, dispatch keys, dtype, dimensions, where its shape is."""
+    if int64_at(tensor + of[HEADER] - 8)[0] != row[0]:
+        return True
+    handle, answer = tensor + of[HEADER], of[ANSWER]
+    if int64_at(int64_at(handle)[0] + of[KEYS])[0] != row[1]:
+        return True
+    if failure_of(of[DTYPE_OF], (handle, answer)) != 0 or int32_at(answer)[0] != row[2]:
+        return True
+    if row[3] < 0:  # a slot, which is held to its address and storage
+        return False
+    found = int64_at(answer)
+    if failure_of(of[DIMENSIONS_OF], (handle, answer)) != 0 or found[0] != row[3]:
+        return True
+    shape = int64_at(of[SHAPES] + 8 * row[4])
+    if failure_of(of[SIZES_OF], (handle, answer)) != 0:
+        return True
+    sizes = int64_at(found[0])
+    if failure_of(of[STRIDES_OF], (handle, answer)) != 0:
+        return True
+    strides = int64_at(found[0])
+    for axis in range(row[3]):
+        if sizes[axis] != shape[2 * axis] or strides[axis] != shape[2 * axis + 1]:
+            return True
+    return False
+
+
+@inner
+def same_containers(values, of):
+    """Whether lists and dicts hold the very objects that they held."""
+    rows = int64_at(of[LISTS_AT])  # a list, a place in it, what is there
+    for i in range(of[LISTS_COUNT]):
+        if object_of(of[ITEM_OF_LIST], (rows[3 * i], rows[3 * i + 1])) != rows[3 * i + 2]:
+            return False
+    rows = int64_at(of[VALUES_AT])  # what each place of the list of states holds
+    for i in range(of[VALUES_COUNT]):
+        if object_of(of[ITEM_OF_LIST], (values, i)) != rows[i]:
+            return False
+    rows = int64_at(of[ENTRIES_AT])  # a dict, a key, what is there
+    for i in range(of[ENTRIES_COUNT]):
+        if object_of(of[ITEM_OF_DICT], (rows[3 * i], rows[3 * i + 1])) != rows[3 * i + 2]:
+            return False
+    return True
+
+
+@inner
+def same_numbers(of):
+    """Whether numbers of the state are as they were written."""
+    rows = int64_at(of[NUMBERS_AT])  # where they are, where they are kept as they were, how many words of 32 bits
+    for i in range(of[NUMBERS_COUNT]):
+        now, written = int32_at(rows[3 * i]), int32_at(rows[3 * i + 1])
+        for j in range(rows[3 * i + 2]):
+            if now[j] != written[j]:
+                return False
+    return True
+
+
+def kernel(gradients, values, directory):
+    of = int64_at(directory)
+    of[SAME] = 0
+    if gradients == 0:
+        rows = int64_at(of[FAR_AT])
+        for i in range(of[FAR_COUNT]):
+            fetch(rows[i])
+        return
+    if not (same_containers(values, of) and same_numbers(of)):
+        return
+    answer = of[ANSWER]
+    found = int64_at(answer)
+    for i in range(of[TENSORS_COUNT]):
+        row = int64_at(of[TENSORS_AT] + 64 * i)  # besides: a parameter or slot, where it begins, its storage's size
+        handle = row[5] + of[HEADER]
+        if changed(row[5], row, of):
+            return
+        if failure_of(of[ADDRESS_OF], (handle, answer)) != 0 or found[0] != row[6]:
+            return
+        if failure_of(of[STORAGE_OF], (handle, answer)) != 0 or found[0] != row[7]:
+            return
+    for i in range(of[GRADIENTS_COUNT]):
+        row = int64_at(of[GRADIENTS_AT] + 64 * i)  # besides: where its address is wanted, bytes needed, its offset
+        tensor = object_of(of[ITEM_OF_LIST], (gradients, i))
+        if changed(tensor, row, of):
+            return
+        handle = tensor + of[HEADER]
+        if failure_of(of[STORAGE_OF], (handle, answer)) != 0 or found[0] < row[6]:
+            return
+        if failure_of(of[OFFSET_OF], (handle, answer)) != 0 or found[0] != row[7]:
+            return
+        if failure_of(of[ADDRESS_OF], (handle, answer)) != 0:
+            return
+        int64_at(row[5])[0] = found[0]
+    of[SAME] = 1
+'''
