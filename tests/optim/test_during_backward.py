@@ -16,8 +16,28 @@ from truth import make
 import steprule as sr
 from steprule import board, chain
 from steprule.errors import NonFiniteError, ParameterError
+from steprule.optim import watch
 
 pytestmark = pytest.mark.cpu
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hook onto tensors of any size, so that small tests see hooks."""
+    monkeypatch.setattr(watch, "WATCHED_FROM", 1)
+
+
+def test_small_gradients_are_left_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "WATCHED_FROM", 32)
+    small, large = torch.nn.Parameter(torch.ones(31)), torch.nn.Parameter(torch.ones(32))
+    optimizer = board.sgd.optimizer([small, large], lr=1.0, clip=sr.clip_global_norm(max_norm=1.0, during="backward"))
+    for _ in range(3):
+        (small.sum() + large.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert optimizer._watch.measured == 4  # both at the first step, which sets the hook, then the small one
+    assert torch.allclose(small, torch.full((31,), 1 - 3 / 63**0.5))
+
 
 BACKWARD = sr.clip_global_norm(max_norm=0.3, during="backward")
 STEP = sr.clip_global_norm(max_norm=0.3)

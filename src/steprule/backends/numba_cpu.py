@@ -204,7 +204,8 @@ class FirstPass(CpuBatch):
     def part(self, gradient: torch.Tensor, chunk: int) -> float:
         """Return the part of one chunk."""
         self.set_gradients([gradient], [gradient.data_ptr()])
-        self._cut_into(np.array([chunk, chunk + 1], dtype=np.int64))
+        alone = len(self._chunks) == 1
+        self._cut_into(self._cuts[1] if alone else np.array([chunk, chunk + 1], dtype=np.int64))
         self._directory[-1] = 1
         self._function(0, 1, self._where)
         self.clear()

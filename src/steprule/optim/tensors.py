@@ -71,7 +71,9 @@ def extent(tensor: torch.Tensor) -> int:
 def present(tensor: torch.Tensor) -> bool:
     """Whether the storage still holds all elements."""
     begin = tensor.storage_offset() * tensor.element_size()
-    return not tensor.numel() or tensor.untyped_storage().nbytes() >= begin + extent(tensor)
+    plain = type(tensor) is torch.Tensor and tensor.is_contiguous()  # the usual case, asked at least cost
+    length = tensor.nbytes if plain else extent(tensor)
+    return not tensor.numel() or tensor.untyped_storage().nbytes() >= begin + length
 
 
 def _refuse(entry: Entry, what: str, fix: str) -> ParameterError:

@@ -26,6 +26,10 @@ from ..zoo.board import sgd
 from ..zoo.transforms import clip_global_norm
 from .tensors import dense, present
 
+WATCHED_FROM = 32_768
+"""Elements from which a gradient is measured by a hook. A smaller one is still in cache when the step reads it, and a
+hook would cost more than that."""
+
 _PLAN = schedule(chain(clip_global_norm, sgd).graph)
 """A plan whose first pass reads the gradient and ends in its norm."""
 
@@ -55,7 +59,8 @@ class Watch:
         weakref.finalize(self, _remove_all, self._handles)
 
     def follow(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Hook onto these parameters, and let go of all others."""
+        """Hook onto the large ones of these parameters, and let go of all others."""
+        parameters = [parameter for parameter in parameters if parameter.numel() >= WATCHED_FROM]
         wanted = set(parameters)
         for gone in [parameter for parameter in self._handles if parameter not in wanted]:
             self._handles.pop(gone).remove()
@@ -111,8 +116,10 @@ class Watch:
 
 def _sweepable(gradient: torch.Tensor) -> bool:
     """Whether a kernel can walk over a gradient's memory."""
-    plain = gradient.device.type == "cpu" and gradient.dtype in DTYPES and type(gradient) is torch.Tensor
-    if not (plain and gradient.layout is torch.strided and gradient.numel() and dense(gradient) and present(gradient)):
+    plain = type(gradient) is torch.Tensor and gradient.is_cpu and gradient.dtype in DTYPES
+    if not (plain and gradient.layout is torch.strided and gradient.numel() and present(gradient)):
+        return False
+    if not (gradient.is_contiguous() or dense(gradient)):
         return False
     address = gradient.data_ptr()
     return bool(address) and address % gradient.element_size() == 0
