@@ -80,30 +80,14 @@ CASES = {
         "refused before anything is taken",
         "not yet: no archive is read here; torch.load reads files",
     ),
-    "S6": Case(
-        "a checkpoint cut short, or with a bit flipped",
-        "found out, and the one before is taken",
-        "not yet: the lab keeps no checkpoints of its runs",
-    ),
-    "S7": Case(
-        "a kill at any moment of writing",
-        "the last whole file is there, and what is left behind goes",
-        "not yet: a run that was killed begins anew, since the lab keeps no checkpoints",
-    ),
+    "S6": Case("a checkpoint cut short, or with a bit flipped", "found out, and the one before is taken"),
+    "S7": Case("a kill at any moment of writing", "the last whole file is there, and what is left behind goes"),
     "S8": Case(
         "a disk that is full, broken or read-only; names that cannot be",
         "one line; older files stay; the results are printed",
     ),
-    "S9": Case(
-        "resuming with another rule, model or version",
-        "refused, and both are named",
-        "not yet: only state says what it lacks; no run is resumed that could compare more",
-    ),
-    "S10": Case(
-        "two studies in one folder",
-        "the second is refused",
-        "not yet: the lab locks no folder; the later study's files replace the earlier one's",
-    ),
+    "S9": Case("resuming with another rule, model or version", "refused, and both are named"),
+    "S10": Case("two studies in one folder", "the second is refused"),
     "S11": Case("a run that goes on with another number of threads", "bit for bit the same"),
     # Formulas
     "R1": Case("text where a formula belongs; symbols taken apart; letters that look alike", "refused, never run"),
@@ -132,7 +116,9 @@ CASES = {
     "L3": Case("ctrl-C, termination, a reader that has gone, no output", "whole files, no traceback"),
     "L4": Case("folders and texts with newlines, dashes, emoji, HTML, dots", "only names, and escaped"),
     "L5": Case(
-        "resuming what is finished, or has changed", "nothing to do, or refused", "not yet: no command resumes a run"
+        "resuming what is finished, or has changed",
+        "nothing to do, or refused",
+        "not yet: train resumes, compare does not",
     ),
 }
 

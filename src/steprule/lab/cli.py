@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ from rich.console import Console
 import steprule as sr
 from steprule.lab import options, table
 from steprule.lab.cli_bench import bench
+from steprule.lab.lock import locked
 from steprule.lab.methods import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
 from steprule.lab.progress import about, meter
@@ -97,8 +98,9 @@ def compare(ctx: click.Context, **values: Any) -> int:
     _announce(talk, plan, workers, quiet=values["no_progress"])
     setting = Setting(_command(ctx), workers, now())
     session = Session(study, setting, values["out"], meter(talk, "runs", wanted=not values["no_progress"]))
-    session.conduct()
-    return _finish(session, as_json=values["as_json"])
+    with locked(values["out"]):
+        session.conduct()
+        return _finish(session, as_json=values["as_json"])
 
 
 @cli.command()
@@ -107,11 +109,17 @@ def compare(ctx: click.Context, **values: Any) -> int:
 @TRAINING
 @HYPER
 @CLIPPING
-@click.option("--out", type=FOLDER, help="Folder for results.json and report.html; none are written without it.")
+@click.option("--out", type=FOLDER, help="Folder of results.json, report.html and checkpoints; none without it.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, if there is one.")
 @OUTPUT
 @click.pass_context
 def train(ctx: click.Context, **values: Any) -> int:
-    """Do one run, and print the same facts as compare."""
+    """Do one run, and print the same facts as compare.
+
+    With --out it can be killed at any moment, and gone on with by --resume.
+    """
+    if values["resume"] and values["out"] is None:
+        raise click.UsageError("--resume goes on from the checkpoint in --out: give that folder.")
     plan = Plan(
         task=TaskSpec(hidden=values["hidden"]),
         methods=options.methods(ctx, (values["optimizer"],), values),
@@ -125,8 +133,9 @@ def train(ctx: click.Context, **values: Any) -> int:
     study = Study(plan, (), fixed_lr=values["lr"])
     gauge = meter(Console(stderr=True), "evaluations", wanted=not values["no_progress"])
     session = Session(study, Setting(_command(ctx), 1, now()), values["out"], gauge)
-    session.train()
-    return _finish(session, as_json=values["as_json"])
+    with locked(values["out"]) if values["out"] else nullcontext():
+        session.train(resume=values["resume"])
+        return _finish(session, as_json=values["as_json"])
 
 
 @cli.command()

@@ -221,7 +221,9 @@ def prepare(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):
-        owner = re.fullmatch(r"\.(?:results\.json|report\.html|steprule)\.(\d+)\.tmp", left.name)
+        owner = re.fullmatch(
+            r"\.(?:results\.json|report\.html|steprule|checkpoint\.pt|checkpoint\.previous)\.(\d+)\.tmp", left.name
+        )
         if owner and not _alive(int(owner[1])):
             left.unlink(missing_ok=True)
     probe = folder / f".steprule.{os.getpid()}.tmp"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from steprule.lab.checkpoint import Checkpoint
 from steprule.lab.protocol import conduct, report_specs
 from steprule.lab.results import Setting, as_text, document, rows, write_atomically
-from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points
+from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points, made_by
 from steprule.lab.workers import Pool, attempt
 
 if TYPE_CHECKING:
@@ -44,11 +45,14 @@ class Session:
         with self.until_interrupted(), Pool(self.setting.workers) as pool, self.meter:
             conduct(self.study, lambda specs: self._watched(pool, specs))
 
-    def train(self) -> None:
-        """Do the study's one run in this process."""
+    def train(self, *, resume: bool = False) -> None:
+        """Do the study's one run in this process; with a folder it keeps checkpoints there, and may go on from one."""
         plan = self.study.plan
         (spec,) = report_specs(self.study)
         seen: list[Point] = []
+        checkpoint = Checkpoint(self.out, made_by(spec)) if self.out is not None else None
+        if checkpoint is not None and not resume:
+            checkpoint.remove()
 
         def observe(point: Point) -> None:
             seen.append(point)
@@ -57,7 +61,7 @@ class Session:
         with self.until_interrupted(), self.meter:
             self.meter.phase(spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train))))
             try:
-                self.study.add([attempt(spec, observe)])
+                self.study.add([attempt(spec, observe, checkpoint)])
             except KeyboardInterrupt:
                 self.study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
                 raise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass, field
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from steprule.lab.data import batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from steprule.lab.checkpoint import Checkpoint
     from steprule.lab.data import Split
     from steprule.lab.methods import Method
     from steprule.lab.tasks import Task, TaskSpec
@@ -25,6 +28,9 @@ CHUNK = 512
 
 POINTS = 60
 """How many times a run is evaluated, evenly spaced over its iterations."""
+
+SAVED_EVERY = 10.0
+"""Seconds between two checkpoints of a run."""
 
 DIVERGENCE = (
     "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole "
@@ -129,6 +135,10 @@ class _Run:
     window: list[float] = field(default_factory=list[float])
     step_ns: list[int] = field(default_factory=list[int])
     examples: int = 0
+    done: int = 0
+    initial: float = math.nan
+    checkpoint: Checkpoint | None = None
+    saved: float = field(default_factory=time.monotonic)
 
     def look(self, iteration: int, training_loss: float) -> None:
         """Evaluate on the validation set at θ itself and add a point to the curve."""
@@ -139,6 +149,44 @@ class _Run:
         self.window.clear()
         if self.observe is not None:
             self.observe(self.curve[-1])
+
+    def save(self) -> None:
+        """Write a checkpoint; a disk that is full now may have room later, and the last checkpoint stays."""
+        if self.checkpoint is None:
+            return
+        with suppress(OSError):
+            self.checkpoint.save(self._state())
+        self.saved = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        """Return all that decides how the run goes on; the order of the batches follows from the seed and `done`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.random.get_rng_state(),
+            "curve": [astuple(point) for point in self.curve],
+            "window": list(self.window),
+            "step_ns": list(self.step_ns),
+            "examples": self.examples,
+            "done": self.done,
+            "initial": self.initial,
+        }
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint; say whether there was one."""
+        state = self.checkpoint.load() if self.checkpoint else None
+        if state is None:
+            return False
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.random.set_rng_state(state["random"])
+        self.curve = [Point(*values) for values in state["curve"]]
+        self.window, self.step_ns = state["window"], state["step_ns"]
+        self.examples, self.done, self.initial = state["examples"], state["done"], state["initial"]
+        if self.observe is not None:
+            for point in self.curve:
+                self.observe(point)
+        return True
 
     def training_loss(self) -> float:
         """Return the loss on the whole training set at θ itself."""
@@ -189,16 +237,41 @@ def evaluation_points(spec: RunSpec, size: int) -> set[int]:
     return points | {count + 1} if spec.budget.final_full_batch else points
 
 
-def train(spec: RunSpec, observe: Callable[[Point], None] | None = None) -> RunResult:
-    """Do one run and return what it gave; `observe` is shown every point of the curve as it comes."""
+def made_by(spec: RunSpec) -> dict[str, str]:
+    """Return everything that decides a run, in words: what a checkpoint is compared by."""
+    method = {"method": spec.method.label, "hyperparameters": str(dict(spec.method.hyper))}
+    return {
+        "task": str(spec.task),
+        **method,
+        "formula": spec.method.explain().formula.replace("\n", ", "),
+        "lr": repr(spec.lr),
+        "seed": str(spec.seed),
+        **{key: str(value) for key, value in asdict(spec.budget).items()},
+        "phase": spec.phase,
+        "torch": str(torch.__version__),
+    }
+
+
+def train(
+    spec: RunSpec, observe: Callable[[Point], None] | None = None, checkpoint: Checkpoint | None = None
+) -> RunResult:
+    """Do one run and return what it gave; `observe` is shown every point of the curve as it comes.
+
+    With a checkpoint the run goes on from it where there is one, and writes it every `SAVED_EVERY` seconds and at
+    the end. What follows is bit for bit what an uninterrupted run gives.
+    """
     started = time.perf_counter()
     task = spec.task.build()
     model = task.model(spec.seed)
-    run = _Run(spec, task, model, spec.method.optimizer(model.parameters(), spec.lr), observe)
-    initial = run.training_loss()
-    run.look(0, initial)
+    optimizer = spec.method.optimizer(model.parameters(), spec.lr)
+    run = _Run(spec, task, model, optimizer, observe, checkpoint=checkpoint)
+    if not run.resume():
+        run.initial = run.training_loss()
+        run.look(0, run.initial)
     finite = _iterate(run)
-    final = run.training_loss()
+    if finite:  # a run that ended at a loss which is none ends there again
+        run.save()
+    initial, final = run.initial, run.training_loss()
     healthy = finite and math.isfinite(final) and final <= initial
     test_loss, test_accuracy = None, None
     if spec.scored:
@@ -222,7 +295,8 @@ def _iterate(run: _Run) -> bool:
     """Make every iteration, and say whether the loss stayed finite; stop at the first that is not."""
     train_set = run.task.data.train
     points = evaluation_points(run.spec, len(train_set))
-    for iteration, indices in enumerate(index_plan(run.spec, len(train_set)), start=1):
+    left = islice(index_plan(run.spec, len(train_set)), run.done, None)
+    for iteration, indices in enumerate(left, start=run.done + 1):
         loss = accumulate(run.model, run.task, train_set.inputs[indices], train_set.labels[indices])
         if not math.isfinite(loss):
             run.look(iteration - 1, loss)
@@ -234,6 +308,9 @@ def _iterate(run: _Run) -> bool:
         run.examples += len(indices)
         if iteration in points:
             run.look(iteration, sum(run.window) / len(run.window))
+        run.done = iteration
+        if time.monotonic() - run.saved > SAVED_EVERY:
+            run.save()
     return True
 
 

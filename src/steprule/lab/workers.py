@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
+from steprule.errors import StateError
 from steprule.lab.training import RunResult, train
 
 if TYPE_CHECKING:
@@ -25,16 +26,21 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
+    from steprule.lab.checkpoint import Checkpoint
     from steprule.lab.training import Point, RunSpec
 
 # Two spinning OpenMP threads on a busy core made the same run eighty times slower: processes share the work.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def attempt(spec: RunSpec, observe: Callable[[Point], None] | None = None) -> RunResult:
-    """Do a run; an exception makes it a failed run."""
+def attempt(
+    spec: RunSpec, observe: Callable[[Point], None] | None = None, checkpoint: Checkpoint | None = None
+) -> RunResult:
+    """Do a run; an exception makes it a failed run, except that a checkpoint of another run is the caller's error."""
     try:
-        return train(spec, observe)
+        return train(spec, observe, checkpoint)
+    except StateError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs in the results, beside the other runs
         return RunResult(spec, "failed", f"{type(error).__name__}: {error}")
 

@@ -1,0 +1,146 @@
+"""A run's state on disk: written whole or not at all, read only when every byte is as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steprule.errors import StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAGIC = b"steprule checkpoint 1\n"
+"""The first line of a file; the SHA-256 of the rest of it is the second."""
+
+MOST = 1 << 34
+"""Bytes above which a file is not read: no run of the lab writes as much."""
+
+
+class Damaged(Exception):  # noqa: N818 - it is caught where it is raised, and answered by the previous checkpoint
+    """A file is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run keeps its state: the newest one, and the one before it.
+
+    `made_by` is everything that decides the run, in words; state that something else has made is refused.
+    """
+
+    folder: Path
+    made_by: dict[str, str]
+
+    @property
+    def newest(self) -> Path:
+        """The file that a resumed run reads."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The file that is read where the newest one is damaged."""
+        return self.folder / "checkpoint.previous.pt"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state beside the newest one, and then put it in its place; a full disk changes nothing."""
+        buffer = io.BytesIO()
+        torch.save({"made_by": self.made_by, "state": state}, buffer)
+        payload = buffer.getvalue()
+        temporary = self.folder / f".checkpoint.pt.{os.getpid()}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                file.write(MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+                file.flush()
+                os.fsync(file.fileno())
+            self._keep_previous()
+            temporary.replace(self.newest)
+            _flush(self.folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _keep_previous(self) -> None:
+        """Give the newest state a second name: at no moment is there none."""
+        if not self.newest.exists():
+            return
+        link = self.folder / f".checkpoint.previous.{os.getpid()}.tmp"
+        link.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system without links has the newest state alone
+            os.link(self.newest, link)
+            link.replace(self.previous)
+        link.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest whole state, none where there is no file; a damaged file is warned of."""
+        found = False
+        for path in (self.newest, self.previous):
+            if not path.exists():
+                continue
+            found = True
+            try:
+                content = _read(path)
+            except Damaged as error:
+                warnings.warn(f"{path} is damaged ({error}); the checkpoint before it is taken", stacklevel=2)
+                continue
+            self._compare(path, content["made_by"])
+            return content["state"]
+        if found:
+            raise StateError(
+                "no checkpoint of this run is whole",
+                where=str(self.folder),
+                fix="start the run anew, without --resume",
+            )
+        return None
+
+    def _compare(self, path: Path, made_by: dict[str, str]) -> None:
+        """Refuse the state of another run, and say in what it differs."""
+        keys = sorted({*made_by, *self.made_by})
+        differing = [key for key in keys if made_by.get(key) != self.made_by.get(key)]
+        if differing:
+            told = "; ".join(f"{key}: {made_by.get(key)} there, {self.made_by.get(key)} here" for key in differing)
+            raise StateError(
+                f"the checkpoint is of another run ({told})",
+                where=str(path),
+                fix="resume with the options that began the run, or give another --out",
+            )
+
+    def remove(self) -> None:
+        """Forget what an earlier run has left."""
+        for path in (self.newest, self.previous):
+            path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a file's content once its digest has been compared; nothing in it is executed."""
+    if not path.is_file() or path.is_symlink() or path.stat().st_size > MOST:
+        raise Damaged("no plain file, or too large")
+    whole = path.read_bytes()
+    magic, digest, payload = whole[: len(MAGIC)], whole[len(MAGIC) : len(MAGIC) + 64], whole[len(MAGIC) + 65 :]
+    if magic != MAGIC:
+        raise Damaged("it is no checkpoint of this format")
+    if hashlib.sha256(payload).hexdigest().encode() != digest or whole[len(MAGIC) + 64 : len(MAGIC) + 65] != b"\n":
+        raise Damaged("its checksum differs")
+    try:
+        content = torch.load(io.BytesIO(payload), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise Damaged("it holds more than tensors and numbers") from error
+    if not isinstance(content, dict) or set(content) != {"made_by", "state"}:
+        raise Damaged("its parts are other ones")
+    return content
+
+
+def _flush(folder: Path) -> None:
+    """Make the new name last through a power cut, where a folder can be flushed."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
