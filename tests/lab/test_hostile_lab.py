@@ -206,7 +206,8 @@ def test_a_folder_of_any_name_is_the_only_place_that_is_written_and_its_name_is_
     assert main([*TRAIN[:-1], f"--out={name}"]) == 0
     assert name in capsys.readouterr().out
     found = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(found) == [(here / name).resolve() / file for file in ("report.html", "results.json")]
+    files = ("checkpoint.pt", "report.html", "results.json")
+    assert sorted(found) == [(here / name).resolve() / file for file in files]
     report = (here / name / "report.html").read_text(encoding="utf-8")
     assert "<script" not in report
     assert "<b>bold" not in report

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steprule.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
 
 @contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Hold the folder for the block within. The system lets go when the process ends, however it ends."""
+    """Hold the folder for the block within; the system lets go when the process ends, however it ends.
+
+    The folder itself is locked, so nothing is left in it. Where folders cannot be locked (Windows, some network file
+    systems) nothing is.
+    """
     try:
-        import fcntl  # not on Windows, where nothing is locked
+        import fcntl
     except ImportError:
         yield
         return
-    path = folder / ".lock"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StateError(
-                f"another run writes here ({file.read().strip() or 'it has not said which'})",
-                where=str(folder),
-                fix="wait for it, or give another --out",
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
-        file.flush()
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # what is left of it, once the refusal has been told apart
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateError(
+                    f"another run writes here{_holder(handle)}",
+                    where=str(folder),
+                    fix="wait for it, or give another --out",
+                ) from None
         yield
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    """Name the process that has the lock, where the system tells."""
+    with suppress(OSError, ValueError, IndexError):
+        number = os.fstat(handle).st_ino
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and int(words[5].rsplit(":", 1)[1]) == number:
+                return f" (process {words[4]})"
+    return ""
