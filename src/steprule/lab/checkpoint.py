@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steprule.errors import StateError
+import steprule as sr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,7 @@ class Checkpoint:
             self._compare(path, content["made_by"])
             return content["state"]
         if found:
-            raise StateError(
+            raise sr.errors.StateError(
                 "no checkpoint of this run is whole",
                 where=str(self.folder),
                 fix="start the run anew, without --resume",
@@ -105,7 +105,7 @@ class Checkpoint:
         differing = [key for key in keys if made_by.get(key) != self.made_by.get(key)]
         if differing:
             told = "; ".join(f"{key}: {made_by.get(key)} there, {self.made_by.get(key)} here" for key in differing)
-            raise StateError(
+            raise sr.errors.StateError(
                 f"the checkpoint is of another run ({told})",
                 where=str(path),
                 fix="resume with the options that began the run, or give another --out",

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steprule.errors import StateError
+import steprule as sr
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -31,7 +31,7 @@ def locked(folder: Path) -> Generator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StateError(
+                raise sr.errors.StateError(
                     f"another run writes here{_holder(handle)}",
                     where=str(folder),
                     fix="wait for it, or give another --out",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from steprule.errors import StateError
+import steprule as sr
 from steprule.lab.training import RunResult, train
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def attempt(
     """Do a run; an exception makes it a failed run, except that a checkpoint of another run is the caller's error."""
     try:
         return train(spec, observe, checkpoint)
-    except StateError:
+    except sr.errors.StateError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs in the results, beside the other runs
         return RunResult(spec, "failed", f"{type(error).__name__}: {error}")
