@@ -1,4 +1,4 @@
-"""The commands: compare, train, explain; bench has a file of its own."""
+"""The commands compare, train and explain; the others have files of their own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 import steprule as sr
 from steprule.lab import options, table
 from steprule.lab.cli_bench import bench
+from steprule.lab.cli_lists import optimizers
 from steprule.lab.lock import locked
 from steprule.lab.methods import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
@@ -165,6 +166,7 @@ def explain(ctx: click.Context, name: str, lr: float | None, form: str, **values
 
 
 cli.add_command(bench)
+cli.add_command(optimizers)
 
 
 def _budget(ctx: click.Context, values: dict[str, Any]) -> Budget:
