@@ -118,12 +118,12 @@ def test_eager_and_uncompiled_source_agree_on_more_random_rules() -> None:
 
 @pytest.mark.null
 def test_random_rules_cover_the_op_table() -> None:
-    """What the strategy can draw is the whole table."""
+    """What the strategy can draw is the whole table; rare ones need many draws, which vary with the modules loaded."""
     from steprule.graph.ops import OPS
 
     seen: set[str] = set()
 
-    @settings(max_examples=400)
+    @settings(max_examples=2000, phases=[Phase.generate])
     @given(graph=graphs())
     def collect(graph: Graph) -> None:
         seen.update(node.op for node in graph.nodes)
