@@ -18,6 +18,7 @@ import steprule as sr
 from steprule.lab import options, table
 from steprule.lab.cli_bench import bench
 from steprule.lab.cli_lists import optimizers
+from steprule.lab.cli_tasks import tasks
 from steprule.lab.lock import locked
 from steprule.lab.methods import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
@@ -25,7 +26,6 @@ from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
 from steprule.lab.results import Setting, as_text, document, prepare, rows
 from steprule.lab.session import Session, estimate, now
-from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import Budget
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def compare(ctx: click.Context, **values: Any) -> int:
         raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
     first = values["seed"]
     plan = Plan(
-        task=TaskSpec(hidden=values["hidden"]),
+        task=options.task(ctx, values),
         methods=options.methods(ctx, values["optimizers"], values),
         budget=_budget(ctx, values),
         grid=geometric(low, high, values["lrs"]),
@@ -122,7 +122,7 @@ def train(ctx: click.Context, **values: Any) -> int:
     if values["resume"] and values["out"] is None:
         raise click.UsageError("--resume goes on from the checkpoint in --out: give that folder.")
     plan = Plan(
-        task=TaskSpec(hidden=values["hidden"]),
+        task=options.task(ctx, values),
         methods=options.methods(ctx, (values["optimizer"],), values),
         budget=_budget(ctx, values),
         grid=(),
@@ -167,6 +167,7 @@ def explain(ctx: click.Context, name: str, lr: float | None, form: str, **values
 
 cli.add_command(bench)
 cli.add_command(optimizers)
+cli.add_command(tasks)
 
 
 def _budget(ctx: click.Context, values: dict[str, Any]) -> Budget:

@@ -1,4 +1,4 @@
-"""Handwritten digits that ship with scikit-learn, split once and for all; the order of the mini-batches."""
+"""Data that ships with scikit-learn, split once and for all; the order of the mini-batches."""
 
 from __future__ import annotations
 
@@ -41,18 +41,41 @@ def digits() -> Data:
     """Load the 1,797 digits as 64 numbers in [0, 1] each, split 60/20/20 with equal class shares."""
     # Imported here: scikit-learn takes a second to load and `steprule explain` needs none of it.
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     bunch: Any = load_digits()
     inputs, labels = np.asarray(bunch.data, dtype=np.float32) / 16, np.asarray(bunch.target)
-    rest, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=SPLIT_SEED)
-    train, validation = train_test_split(rest, test_size=360, stratify=labels[rest], random_state=SPLIT_SEED)
+    return _assemble(inputs, labels, _split(labels, 360))
 
-    def pick(indices: Any) -> Split:
-        chosen = np.sort(indices)
-        return Split(torch.from_numpy(inputs[chosen]), torch.from_numpy(labels[chosen].astype(np.int64)))
 
-    return Data(train=pick(train), validation=pick(validation), test=pick(test))
+@cache
+def cancer() -> Data:
+    """Load the 569 tumours as 30 measurements each, split 60/20/20 with equal class shares.
+
+    Every measurement is centred and scaled by the training set alone: the other two sets teach nothing.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    bunch: Any = load_breast_cancer()
+    inputs, labels = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
+    parts = _split(labels, 114)
+    known = inputs[parts[0]]
+    inputs = (inputs - known.mean(axis=0)) / known.std(axis=0)
+    return _assemble(inputs.astype(np.float32), labels, parts)
+
+
+def _split(labels: Any, held: int) -> tuple[Any, Any, Any]:
+    """Return the indices of the three sets, in order; validation and test have `held` examples each."""
+    from sklearn.model_selection import train_test_split
+
+    rest, test = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=SPLIT_SEED)
+    train, validation = train_test_split(rest, test_size=held, stratify=labels[rest], random_state=SPLIT_SEED)
+    return np.sort(train), np.sort(validation), np.sort(test)
+
+
+def _assemble(inputs: Any, labels: Any, parts: tuple[Any, Any, Any]) -> Data:
+    """Return the three sets as tensors."""
+    sets = (Split(torch.from_numpy(inputs[part]), torch.from_numpy(labels[part].astype(np.int64))) for part in parts)
+    return Data(*sets)
 
 
 def batches(size: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:

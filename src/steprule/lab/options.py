@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from steprule.lab.methods import HYPERPARAMETERS, TITLES, Clip, Method, accepted
+from steprule.lab.tasks import LAYERED, TASKS, TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,7 @@ HYPER = together(
 )
 
 TRAINING = together(
+    click.option("--task", type=click.Choice(list(TASKS)), default="digits", show_default=True, help="What is learnt."),
     click.option("--epochs", type=click.IntRange(1, 100_000), default=30, show_default=True, help="Budget of a run."),
     click.option("--iterations", type=click.IntRange(1, 10_000_000), help="Budget of a run, instead of epochs."),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
@@ -156,6 +158,18 @@ def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) 
             raise click.UsageError(f"--{key} is no hyperparameter of {', '.join(names)}; allowed: {known}.")
     clips: tuple[Clip, ...] = tuple(ctx.meta.get("clips", ()))
     return tuple(Method(name, accepted(name, hyper), clips) for name in names)
+
+
+def task(ctx: click.Context, values: dict[str, Any]) -> TaskSpec:
+    """Return the task as the command line sets it; hidden layers for a fixed network are an error."""
+    name = values["task"]
+    if name in LAYERED:
+        return TaskSpec(name, values["hidden"])
+    if ctx.get_parameter_source("hidden") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError(
+            f"--hidden does not apply to {name}, whose network is fixed; allowed with: {', '.join(LAYERED)}."
+        )
+    return TaskSpec(name, ())
 
 
 def set_quick(ctx: click.Context, _: click.Parameter, value: bool) -> None:

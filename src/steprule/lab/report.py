@@ -150,9 +150,12 @@ def _views(study: Study) -> list[tuple[str, str]]:
     return [(f"{view.y_label} / {view.x_label}", charts.losses(study, view, f"view{place}")) for place, view in shown]
 
 
-def _digit_strip(study: Study, count: int = 26) -> str:
-    """Return the first training images side by side, as a data address."""
-    pictures = study.plan.task.build().data.train.inputs[:count].reshape(-1, 8, 8).numpy()
+def _digit_strip(study: Study, count: int = 26) -> str | None:
+    """Return the first training images side by side, as a data address; none where inputs are no pictures."""
+    task = study.plan.task.build()
+    if not task.pictures:
+        return None
+    pictures = task.data.train.inputs[:count].reshape(-1, 8, 8).numpy()
     strip = np.concatenate([np.pad(picture, 1) for picture in pictures], axis=1)
     buffer = io.BytesIO()
     image.imsave(buffer, strip, cmap="gray_r", format="png")

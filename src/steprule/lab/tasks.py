@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from steprule.lab.data import Data, digits
+from steprule.lab.data import Data, cancer, digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+_ABOUT_DIGITS = "scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Task:
     data: Data
     model: Callable[[int], nn.Module]
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    pictures: bool = False
+    """Whether an input is an 8×8 picture, which the report can show."""
 
     def parameter_count(self) -> int:
         """Return how many numbers the network learns."""
@@ -60,17 +65,68 @@ def perceptron(sizes: Sequence[int], seed: int) -> nn.Module:
         return nn.Sequential(*layers[:-1])
 
 
+def convolutional(seed: int) -> nn.Module:
+    """Return a small convolutional network for 8×8 pictures, with PyTorch's default weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(512, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+
+
 def _digits(spec: TaskSpec) -> Task:
     sizes = (64, *spec.hidden, 10)
     return Task(
         name="digits",
         title="handwritten digits",
-        about="scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes",
+        about=_ABOUT_DIGITS,
         network="–".join(map(str, sizes)) + " perceptron, ReLU, cross-entropy",
         data=digits(),
         model=lambda seed: perceptron(sizes, seed),
         loss=nn.functional.cross_entropy,
+        pictures=True,
     )
 
 
-TASKS: dict[str, Callable[[TaskSpec], Task]] = {"digits": _digits}
+def _digits_cnn(_: TaskSpec) -> Task:
+    return Task(
+        name="digits-cnn",
+        title="handwritten digits",
+        about=_ABOUT_DIGITS,
+        network="convolutional network of 16 and 32 channels and 64 units, ReLU, cross-entropy",
+        data=digits(),
+        model=convolutional,
+        loss=nn.functional.cross_entropy,
+        pictures=True,
+    )
+
+
+def _cancer_logreg(_: TaskSpec) -> Task:
+    return Task(
+        name="cancer-logreg",
+        title="breast cancer",
+        about="scikit-learn's bundled breast cancer data: 569 tumours, 30 measurements each, two classes",
+        network="30–2 logistic regression, cross-entropy",
+        data=cancer(),
+        model=lambda seed: perceptron((30, 2), seed),
+        loss=nn.functional.cross_entropy,
+    )
+
+
+TASKS: dict[str, Callable[[TaskSpec], Task]] = {
+    "digits": _digits,
+    "digits-cnn": _digits_cnn,
+    "cancer-logreg": _cancer_logreg,
+}
+
+LAYERED = ("digits",)
+"""The tasks whose hidden layers can be chosen."""
