@@ -1,6 +1,8 @@
 """What the listing commands print, for people and for programs."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 
@@ -9,6 +11,7 @@ from steprule.__main__ import main
 from steprule.lab.methods import TITLES
 
 pytestmark = pytest.mark.null
+BASH = shutil.which("bash")
 
 
 def test_every_method_is_listed_with_its_formula(capsys):
@@ -20,6 +23,7 @@ def test_every_method_is_listed_with_its_formula(capsys):
         assert row["formula"] == account.formula
         assert row["bytes_per_parameter"] == account.bytes_per_parameter
     assert listed["adam"]["hyperparameters"] == ["beta1", "beta2", "eps"]
+    assert listed["adam"]["defaults"] == {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
     assert (listed["sgd"]["state_bytes_per_parameter"], listed["adam"]["state_bytes_per_parameter"]) == (0, 8)
 
 
@@ -35,3 +39,33 @@ def test_the_table_loses_nothing_at_any_width(capsys, monkeypatch, width):
         assert name in squeezed
     if width == 200:
         assert all(line.replace(" ", "") in squeezed for line in explain(board.adam).formula.splitlines())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_names_the_command(shell, capsys, monkeypatch):
+    assert main(["completion", shell]) == 0
+    out = capsys.readouterr().out
+    assert "_STEPRULE_COMPLETE" in out
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    assert main(["completion"]) == 0
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.skipif(BASH is None, reason="needs bash")
+def test_the_bash_script_is_sound(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert subprocess.run([str(BASH), "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "cursor", "offered"),
+    [("steprule com", 1, "compare"), ("steprule compare --lr", 2, "--lrs"), ("steprule train --con", 2, "--config")],
+)
+def test_commands_and_options_are_completed(words, cursor, offered, capsys, monkeypatch):
+    monkeypatch.setenv("_STEPRULE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(cursor))
+    monkeypatch.setattr("steprule.lab.cli._unprinted", lambda _: 0)  # it closes standard output for good
+    assert main([]) == 0
+    assert f"plain,{offered}" in capsys.readouterr().out.splitlines()

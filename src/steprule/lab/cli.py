@@ -17,8 +17,9 @@ from rich.console import Console
 import steprule as sr
 from steprule.lab import options, table
 from steprule.lab.cli_bench import bench
-from steprule.lab.cli_lists import optimizers
+from steprule.lab.cli_lists import completion, optimizers
 from steprule.lab.cli_tasks import tasks
+from steprule.lab.config import Configured
 from steprule.lab.lock import locked
 from steprule.lab.methods import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
@@ -46,7 +47,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-@cli.command()
+@cli.command(cls=Configured)
 @click.option(
     "--quick",
     is_flag=True,
@@ -104,7 +105,7 @@ def compare(ctx: click.Context, **values: Any) -> int:
         return _finish(session, as_json=values["as_json"])
 
 
-@cli.command()
+@cli.command(cls=Configured)
 @click.option("--optimizer", type=click.Choice(list(TITLES)), required=True, help="The method, by name.")
 @click.option("--lr", type=Number(), required=True, help="The learning rate η.")
 @TRAINING
@@ -168,6 +169,7 @@ def explain(ctx: click.Context, name: str, lr: float | None, form: str, **values
 cli.add_command(bench)
 cli.add_command(optimizers)
 cli.add_command(tasks)
+cli.add_command(completion)
 
 
 def _budget(ctx: click.Context, values: dict[str, Any]) -> Budget:

@@ -1,15 +1,21 @@
-"""The commands that list what there is to choose from."""
+"""The commands that list what there is to choose from, for people and for their shell."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import PurePath
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 from rich.console import Console
 from rich.table import Table
 
+from steprule import board
 from steprule.lab.methods import HYPERPARAMETERS, TITLES, Method
+
+SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
@@ -24,19 +30,40 @@ def optimizers(*, as_json: bool) -> None:
     table.columns[1].overflow = "fold"
     for row in listed:
         cost = (f"{row['bytes_per_parameter']:g}", f"{row['state_bytes_per_parameter']:g}")
-        known = ", ".join(("lr", *row["hyperparameters"]))
+        known = ", ".join(("lr", *(f"{key}={value:g}" for key, value in row["defaults"].items())))
         table.add_row(row["name"], f"{row['title']}\n{row['formula']}", known, *cost)
     table.caption = "bytes: read and written by a step, a parameter; state: kept between steps, a parameter"
     Console().print(table, highlight=False)
 
 
 def _account(name: str) -> dict[str, Any]:
-    account = Method(name).explain()
+    account, hypers = Method(name).explain(), getattr(board, name).hypers
     return {
         "name": name,
         "title": TITLES[name],
         "formula": account.formula,
         "hyperparameters": list(HYPERPARAMETERS[name]),
+        "defaults": {key: hypers[key].value for key in HYPERPARAMETERS[name]},
         "bytes_per_parameter": account.bytes_per_parameter,
         "state_bytes_per_parameter": account.state_bytes_per_parameter,
     }
+
+
+def _shell() -> str:
+    """Return the shell in use, as far as it is known."""
+    name = PurePath(os.environ.get("SHELL", "")).name
+    return name if name in SHELLS else SHELLS[0]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS), default=_shell)
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the script by which a shell completes commands and options; without a name, for the shell in use.
+
+    To install it: steprule completion bash >> ~/.bashrc (zsh: ~/.zshrc; fish: ~/.config/fish/config.fish).
+    """
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"click completes nothing in {shell}.")
+    click.echo(kind(ctx.find_root().command, {}, "steprule", "_STEPRULE_COMPLETE").source())

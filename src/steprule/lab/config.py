@@ -1,0 +1,111 @@
+"""A command's options from a TOML file: every key is a flag, and the command line has the last word."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steprule.lab.options import Names, Sizes
+
+LARGEST = 1 << 20
+"""Bytes of a file that are read at most: no settings are that long, and a device never ends."""
+
+BUDGETS = {"epochs", "iterations"}
+"""These exclude each other, so either one on the command line puts both of the file's aside."""
+
+
+class Configured(click.Command):
+    """A command that takes `--config FILE.toml`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        told = "Options from a TOML file, keys as the flags; tables [compare] and [train] are for one command."
+        self.params.append(click.Option(["--config"], metavar="FILE.toml", expose_value=False, help=told))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the file's options before those of the command line: of an option given twice the last counts."""
+        if not ctx.resilient_parsing:
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            asked = self.get_help_option(ctx)  # which is answered whatever the file says
+            if isinstance(path := given.get("config"), str) and not (asked and asked.name in given):
+                aside = BUDGETS if BUDGETS & given.keys() else set[str]()
+                args = [*_arguments(ctx, path, aside), *args]
+        return super().parse_args(ctx, args)
+
+
+def _arguments(ctx: click.Context, path: str, aside: set[str]) -> list[str]:
+    """Return the file's options for this command as arguments, in the file's order."""
+    document = _read(path)
+    siblings = ctx.parent.command if ctx.parent is not None else None
+    commands = siblings.commands if isinstance(siblings, click.Group) else {}
+    tables: dict[str, dict[str, Any]] = {}
+    for name, command in commands.items():
+        if isinstance(command, Configured) and isinstance(document.get(name), dict):
+            tables[name] = document.pop(name)
+            _known(path, command, tables[name], f"[{name}]: ")
+    _known(path, ctx.command, document)
+    flags = _flags(ctx.command)
+    items = [*document.items(), *tables.get(ctx.info_name or "", {}).items()]
+    found: list[str] = []
+    for key, value in items:
+        flag = key.replace("_", "-")
+        if flag not in aside:
+            try:
+                found += _argument(ctx, f"--{flag}", flags[flag], value)
+            except ValueError as error:  # a number of more digits than Python writes out
+                raise click.UsageError(f"--config: {path}: {key}: {error}.") from error
+    return found
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Return what the file says."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise click.UsageError(f"--config: {path} is longer than {LARGEST} bytes.")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise click.UsageError(f"--config: cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--config: {path} is not TOML: {error}.") from error
+
+
+def _flags(command: click.Command) -> dict[str, click.Option]:
+    """Return the options that a file may hold, by flag without its dashes."""
+    options = [param for param in command.params if isinstance(param, click.Option) and param.name != "config"]
+    return {flag[2:]: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+
+
+def _known(path: str, command: click.Command, table: dict[str, Any], where: str = "") -> None:
+    """Refuse a key that is no flag of the command, naming those that are."""
+    flags = _flags(command)
+    for key in table:
+        if key.replace("_", "-") not in flags:
+            allowed = ", ".join(flags)
+            raise click.UsageError(f"--config: {path}: {where}no option {key!r} in {command.name}; allowed: {allowed}.")
+
+
+def _argument(ctx: click.Context, flag: str, option: click.Option, value: Any) -> list[str]:
+    """Return one setting as it would stand on the command line; what that cannot say is refused here."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise click.BadParameter(f"{value!r} is neither true nor false.", ctx, option)
+        negative = option.secondary_opts if flag in option.opts else option.opts
+        return [flag] if value else negative[:1]
+    if value is True and isinstance(option.flag_value, str):
+        return [f"{flag}={option.flag_value}"]
+    if option.nargs > 1:
+        # Checked before click sees it: a value too few would take the next argument in its place.
+        if not isinstance(value, list) or len(value) != option.nargs:
+            raise click.BadOptionUsage(flag, f"Option '{flag}' requires {option.nargs} arguments.", ctx)
+        first, *others = map(str, value)
+        return [f"{flag}={first}", *others]
+    if isinstance(value, list) and isinstance(option.type, Names | Sizes):
+        return [f"{flag}={','.join(map(str, value))}"]
+    if isinstance(option.type, click.Path) and (not isinstance(value, str) or not value or "\0" in value):
+        raise click.BadParameter(f"{value!r} is not a path.", ctx, option)
+    return [f"{flag}={value}"]

@@ -1,0 +1,127 @@
+"""A TOML file in place of flags."""
+
+import json
+
+import pytest
+
+from steprule.__main__ import main
+
+FILE = """
+epochs = 1
+hidden = [8, 4]
+no-progress = true
+clip_value = 2
+clip_norm = true
+final_full_batch = false
+[compare]
+quick = true
+optimizers = ["sgd", "adam"]
+lr_range = [1e-2, 1]
+lrs = 2
+extend = false
+seeds = 1
+[train]
+optimizer = "adam"
+lr = 0.1
+json = true
+"""
+
+WRONG = [
+    ("epoch = 1", "'epoch' in train; allowed: optimizer, lr, "),
+    ("lrs = 3", "'lrs' in train"),
+    ("[compare]\nepoch = 1", "[compare]: no option 'epoch' in compare"),
+    ("[trains]\nepochs = 1", "'trains'"),
+    ('config = "other.toml"', "'config'"),
+    ("epochs = 0", "1<=x<=100000"),
+    ("epochs = true", "not a valid integer"),
+    ("epochs = [1, 2]", "not a valid integer"),
+    ("epochs = {a = 1}", "not a valid integer"),
+    ("lr = -1", "greater than 0"),
+    ("lr = nan", "greater than 0"),
+    ("clip_norm = 0", "greater than 0"),
+    ("clip_norm = false", "greater than 0"),
+    ("hidden = []", "from 1 to 4096"),
+    ("hidden = [64, 0]", "from 1 to 4096"),
+    ('optimizer = "lion"', "'adam'"),
+    ('final_full_batch = "yes"', "neither true nor false"),
+    ("epochs = 1\niterations = 1", "exclude each other"),
+    ("out = true", "not a path"),
+    ('out = "\\u0000"', "not a path"),
+    ("epochs = 0x" + 5000 * "f", "epochs"),
+    ("epochs = ", "not TOML"),
+    ("a = " + 5000 * "[", "not TOML"),
+    ("\xff", "not TOML"),
+    ("#" * (1 << 20) + "#", "longer than"),
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file.toml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(("text", "told"), WRONG, ids=[text[:30] for text, _ in WRONG])
+def test_a_wrong_file_is_answered_in_one_line(text, told, file, capsys):
+    file.write_text(text, encoding="latin-1")
+    needed = {"optimizer": "--optimizer=sgd", "lr =": "--lr=1"}
+    assert main(["train", f"--config={file}", *(flag for key, flag in needed.items() if key not in text)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("steprule: error:")
+    assert told in err
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("value", ["[1]", "1", "[1, 2, 3]", "true", '"1 2"'])
+def test_too_few_values_take_nothing_from_the_command_line(value, file, capsys):
+    file.write_text(f"lr_range = {value}")
+    assert main(["compare", "--config", str(file), "--seeds", "1"]) == 2
+    assert "'--lr-range' requires 2 arguments" in capsys.readouterr().err
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("path", ["", "nowhere.toml", "\0"])
+def test_an_unreadable_file_is_answered_in_one_line(path, tmp_path, capsys):
+    assert main(["compare", "--config", f"{tmp_path}/{path}"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "--config" in err
+
+
+@pytest.mark.null
+def test_help_is_given_whatever_the_file(capsys):
+    assert main(["compare", "--config", "nowhere.toml", "--help"]) == 0
+    assert "--config FILE.toml" in capsys.readouterr().out
+
+
+def told(arguments, capsys):
+    assert main(arguments) in {0, 1}  # a run so short may count as diverged
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.cpu
+def test_a_file_is_equal_to_its_flags(file, capsys):
+    from_file = told(["train", "--config", str(file)], capsys)
+    flags = "--epochs 1 --hidden 8,4 --no-progress --clip-value 2 --clip-norm --optimizer adam --lr 0.1 --json"
+    from_flags = told(["train", *flags.split()], capsys)
+    (a,), (b,) = from_file["optimizers"], from_flags["optimizers"]
+    assert (a["label"], a["label"]) == (b["label"], "clip_value(2) → clip_norm(1) → adam")
+    assert (a["lr"], a["epochs"], a["validation_loss"]) == (b["lr"], b["epochs"], b["validation_loss"])
+
+
+@pytest.mark.cpu
+def test_the_command_line_wins(file, capsys):
+    options = ["--lr", "0.5", "--iterations", "3", "--optimizer=sgd"]
+    (row,) = told(["train", *options, "--config", str(file)], capsys)["optimizers"]
+    assert (row["name"], row["lr"], row["iterations"]) == ("sgd", 0.5, 3)
+
+
+@pytest.mark.cpu
+def test_compare_reads_its_own_table(file, tmp_path, capsys):
+    document = told(["compare", "--config", str(file), "--json", "--out", str(tmp_path / "out")], capsys)
+    assert [row["name"] for row in document["optimizers"]] == ["sgd", "adam"]
+    assert {row["lr"] for row in document["optimizers"]} <= {0.01, 1.0}
