@@ -118,7 +118,7 @@ def test_eager_and_uncompiled_source_agree_on_more_random_rules() -> None:
 
 @pytest.mark.null
 def test_random_rules_cover_the_op_table() -> None:
-    """What the strategy can draw is the whole table; rare ones need many draws, which vary with the modules loaded."""
+    """What the strategy can draw is the whole table; rare operations need many draws."""
     from steprule.graph.ops import OPS
 
     seen: set[str] = set()

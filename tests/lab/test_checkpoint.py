@@ -117,6 +117,20 @@ def test_damage_is_seen_and_the_previous_state_taken(kept):
 
 
 @pytest.mark.hostile("S6")
+@pytest.mark.filterwarnings("default")  # as on a command line
+def test_a_damaged_checkpoint_is_told_of_in_one_line(tmp_path, capsys):
+    options = "--optimizer sgd --lr 0.1 --iterations 5 --hidden 4 --no-progress --resume"
+    command = ["train", *options.split(), "--out", str(tmp_path)]
+    assert main(command) == main(command) == 0  # the second keeps the first's checkpoint as the previous one
+    newest = tmp_path / "checkpoint.pt"
+    newest.write_bytes(b"")
+    capsys.readouterr()
+    assert main(command) == 0
+    told = f"steprule: warning: {newest} is damaged (it is no checkpoint of this format) and passed over"
+    assert told in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.hostile("S6")
 def test_nothing_whole_is_an_error(kept):
     for path in (kept.newest, kept.previous):
         path.write_bytes(b"")
@@ -204,7 +218,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.05))
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        assert child.wait() == -signal.SIGKILL  # it was at work, not done
     for folder in (killed, tmp_path / "whole"):
         subprocess.run([*arguments, str(folder)], check=True, stdout=subprocess.DEVNULL)
     curves = [_curve(folder) for folder in (killed, tmp_path / "whole")]

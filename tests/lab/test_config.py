@@ -1,6 +1,7 @@
 """A TOML file in place of flags."""
 
 import json
+import shlex
 
 import pytest
 
@@ -111,6 +112,16 @@ def test_a_file_is_equal_to_its_flags(file, capsys):
     (a,), (b,) = from_file["optimizers"], from_flags["optimizers"]
     assert (a["label"], a["label"]) == (b["label"], "clip_value(2) → clip_norm(1) → adam")
     assert (a["lr"], a["epochs"], a["validation_loss"]) == (b["lr"], b["epochs"], b["validation_loss"])
+
+
+@pytest.mark.cpu
+def test_the_recorded_command_does_without_the_file(file, capsys):
+    document = told(["train", "--config", str(file), "--seed", "3"], capsys)
+    again = shlex.split(document["command"])
+    file.unlink()
+    assert "--config" not in document["command"]
+    (a,), (b,) = document["optimizers"], told(again[1:], capsys)["optimizers"]
+    assert (a["label"], a["lr"], a["validation_loss"]) == (b["label"], b["lr"], b["validation_loss"])
 
 
 @pytest.mark.cpu

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import steprule as sr
+from steprule.lab.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,32 +49,12 @@ class Checkpoint:
         return self.folder / "checkpoint.previous.pt"
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state beside the newest one, and then put it in its place; a full disk changes nothing."""
+        """Put the state in the newest one's place, which becomes the previous one; a full disk changes nothing."""
         buffer = io.BytesIO()
         torch.save({"made_by": self.made_by, "state": state}, buffer)
         payload = buffer.getvalue()
-        temporary = self.folder / f".checkpoint.pt.{os.getpid()}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                file.write(MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-                file.flush()
-                os.fsync(file.fileno())
-            self._keep_previous()
-            temporary.replace(self.newest)
-            _flush(self.folder)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _keep_previous(self) -> None:
-        """Give the newest state a second name: at no moment is there none."""
-        if not self.newest.exists():
-            return
-        link = self.folder / f".checkpoint.previous.{os.getpid()}.tmp"
-        link.unlink(missing_ok=True)
-        with suppress(OSError):  # a file system without links has the newest state alone
-            os.link(self.newest, link)
-            link.replace(self.previous)
-        link.unlink(missing_ok=True)
+        digest = hashlib.sha256(payload).hexdigest().encode()
+        write_atomically(self.newest, MAGIC + digest + b"\n" + payload, keep=self.previous)
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest whole state, none where there is no file; a damaged file is warned of."""
@@ -87,7 +66,7 @@ class Checkpoint:
             try:
                 content = _read(path)
             except Damaged as error:
-                warnings.warn(f"{path} is damaged ({error}); the checkpoint before it is taken", stacklevel=2)
+                warnings.warn(f"{path} is damaged ({error}) and passed over", stacklevel=2)
                 continue
             self._compare(path, content["made_by"])
             return content["state"]
@@ -134,13 +113,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or set(content) != {"made_by", "state"}:
         raise Damaged("its parts are other ones")
     return content
-
-
-def _flush(folder: Path) -> None:
-    """Make the new name last through a power cut, where a folder can be flushed."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

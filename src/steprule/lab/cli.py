@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,15 @@ from rich.console import Console
 import steprule as sr
 from steprule.lab import options, table
 from steprule.lab.cli_bench import bench
-from steprule.lab.cli_lists import completion, optimizers
-from steprule.lab.cli_tasks import tasks
-from steprule.lab.config import Configured
+from steprule.lab.cli_lists import completion, optimizers, tasks
+from steprule.lab.config import Configured, arguments
+from steprule.lab.files import prepare
 from steprule.lab.lock import locked
 from steprule.lab.methods import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
-from steprule.lab.results import Setting, as_text, document, prepare, rows
+from steprule.lab.results import Setting, as_text, document, rows
 from steprule.lab.session import Session, estimate, now
 from steprule.lab.training import Budget
 
@@ -208,7 +209,7 @@ def _announce(talk: Console, plan: Plan, workers: int, *, quiet: bool) -> None:
 
 
 def _command(ctx: click.Context) -> str:
-    return shlex.join(["steprule", *ctx.find_root().obj])
+    return shlex.join(["steprule", *arguments(ctx)])
 
 
 def _finish(session: Session, *, as_json: bool) -> int:
@@ -242,12 +243,18 @@ def _unprinted(error: OSError | None) -> int:
     return 0 if error is None else 1
 
 
-def run(arguments: Sequence[str]) -> int:
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Say a warning in one line; where in the code it arose is nothing to whoever typed a command."""
+    print("steprule: warning:", " ".join(str(message).split()), file=sys.stderr)
+
+
+def run(line: Sequence[str]) -> int:
     """Run one command line and return its exit code; an error is one line."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    shown, warnings.showwarning = warnings.showwarning, _warn
     try:
-        code = cli.main(list(arguments), prog_name="steprule", standalone_mode=False, obj=list(arguments))
+        code = cli.main(list(line), prog_name="steprule", standalone_mode=False, obj=list(line))
     except click.exceptions.Abort:
         return INTERRUPTED
     except SystemExit:  # so end click and rich when the reader of our output has gone, as `| head` does
@@ -263,5 +270,6 @@ def run(arguments: Sequence[str]) -> int:
         print(f"steprule: error: {error}", file=sys.stderr)
         return 2
     finally:
+        warnings.showwarning = shown
         torch.set_num_threads(threads)
     return code if isinstance(code, int) else 0

@@ -15,9 +15,9 @@ from steprule.bench import cases, machine
 from steprule.bench.conduct import Options
 from steprule.bench.record import Record, wrong
 from steprule.bench.run import estimate, works
+from steprule.lab.files import prepare, write_atomically
 from steprule.lab.options import FOLDER, OUTPUT, cores
 from steprule.lab.progress import about, meter
-from steprule.lab.results import prepare, write_atomically
 
 INTERRUPTED = 130
 SAVE_EVERY = 10.0

@@ -14,6 +14,8 @@ from rich.table import Table
 
 from steprule import board
 from steprule.lab.methods import HYPERPARAMETERS, TITLES, Method
+from steprule.lab.results import task_facts
+from steprule.lab.tasks import LAYERED, TASKS, TaskSpec
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -22,21 +24,17 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def optimizers(*, as_json: bool) -> None:
     """List the methods that can be compared, with their formulas and what a step costs."""
-    listed = [_account(name) for name in TITLES]
-    if as_json:
-        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
-        return
+    listed = [_method(name) for name in TITLES]
     table = Table("name", "method and formula", "takes", "bytes", "state", show_lines=True)
-    table.columns[1].overflow = "fold"
     for row in listed:
         cost = (f"{row['bytes_per_parameter']:g}", f"{row['state_bytes_per_parameter']:g}")
         known = ", ".join(("lr", *(f"{key}={value:g}" for key, value in row["defaults"].items())))
         table.add_row(row["name"], f"{row['title']}\n{row['formula']}", known, *cost)
     table.caption = "bytes: read and written by a step, a parameter; state: kept between steps, a parameter"
-    Console().print(table, highlight=False)
+    _print(listed, table, as_json=as_json)
 
 
-def _account(name: str) -> dict[str, Any]:
+def _method(name: str) -> dict[str, Any]:
     account, hypers = Method(name).explain(), getattr(board, name).hypers
     return {
         "name": name,
@@ -47,6 +45,35 @@ def _account(name: str) -> dict[str, Any]:
         "bytes_per_parameter": account.bytes_per_parameter,
         "state_bytes_per_parameter": account.state_bytes_per_parameter,
     }
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def tasks(*, as_json: bool) -> None:
+    """List the tasks that --task can name, with their data and networks."""
+    listed = [_task(name) for name in TASKS]
+    table = Table("name", "data and network", "parameters", "examples", show_lines=True)
+    for row in listed:
+        sizes = "/".join(str(row[f"{part}_examples"]) for part in ("train", "validation", "test"))
+        table.add_row(row["name"], f"{row['about']}\n{row['network']}", f"{row['parameters']:,}", sizes)
+    table.caption = "examples: to train on, to validate, to test"
+    _print(listed, table, as_json=as_json)
+
+
+def _task(name: str) -> dict[str, Any]:
+    layered = name in LAYERED
+    spec = TaskSpec(name) if layered else TaskSpec(name, ())
+    return task_facts(spec.build()) | {"hidden_layers_can_be_chosen": layered}
+
+
+def _print(listed: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:
+    """Print a list for programs or for people; a narrow terminal folds the table and cuts nothing off."""
+    if as_json:
+        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    for column in table.columns:
+        column.overflow = "fold"
+    Console().print(table, highlight=False)
 
 
 def _shell() -> str:

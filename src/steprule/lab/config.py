@@ -13,6 +13,9 @@ from steprule.lab.options import Names, Sizes
 LARGEST = 1 << 20
 """Bytes of a file that are read at most: no settings are that long, and a device never ends."""
 
+EXPANDED = "steprule.expanded"
+"""Where a context keeps the arguments with the file's among them."""
+
 BUDGETS = {"epochs", "iterations"}
 """These exclude each other, so either one on the command line puts both of the file's aside."""
 
@@ -33,7 +36,19 @@ class Configured(click.Command):
             if isinstance(path := given.get("config"), str) and not (asked and asked.name in given):
                 aside = BUDGETS if BUDGETS & given.keys() else set[str]()
                 args = [*_arguments(ctx, path, aside), *args]
+                ctx.meta[EXPANDED] = [str(ctx.info_name), *_without_config(args)]
         return super().parse_args(ctx, args)
+
+
+def arguments(ctx: click.Context) -> list[str]:
+    """Return the command line that says all that was asked for, the file's options written out."""
+    return ctx.meta.get(EXPANDED) or ctx.find_root().obj
+
+
+def _without_config(args: list[str]) -> list[str]:
+    """Return the arguments less the file's name."""
+    pairs = zip(args, ["", *args[:-1]], strict=True)
+    return [word for word, before in pairs if not word.startswith("--config") and before != "--config"]
 
 
 def _arguments(ctx: click.Context, path: str, aside: set[str]) -> list[str]:

@@ -43,10 +43,11 @@ def locked(folder: Path) -> Generator[None]:
 
 def _holder(handle: int) -> str:
     """Name the process that has the lock, where the system tells."""
-    with suppress(OSError, ValueError, IndexError):
-        number = os.fstat(handle).st_ino
+    with suppress(OSError, IndexError):
+        told = os.fstat(handle)
+        place = f"{os.major(told.st_dev):02x}:{os.minor(told.st_dev):02x}:{told.st_ino}"
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
             words = line.split()
-            if words[1] == "FLOCK" and int(words[5].rsplit(":", 1)[1]) == number:
+            if words[1] == "FLOCK" and words[5] == place:
                 return f" (process {words[4]})"
     return ""

@@ -89,7 +89,7 @@ def document(study: Study, setting: Setting) -> dict[str, Any]:
     table = rows(study)
     return {
         "schema": SCHEMA,
-        "task": _task(task) | {"hidden": list(plan.task.hidden)},
+        "task": task_facts(task) | {"hidden": list(plan.task.hidden)},
         "command": setting.command,
         "versions": versions(),
         "hardware": hardware(setting.workers),
@@ -118,7 +118,8 @@ def document(study: Study, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _task(task: Task) -> dict[str, Any]:
+def task_facts(task: Task) -> dict[str, Any]:
+    """Return what a task is, for programs."""
     data = task.data
     return {
         "name": task.name,
@@ -199,46 +200,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader, or a power cut, meets the old one or the new one whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def prepare(folder: Path) -> None:
-    """Make the folder and prove that it can be written to, before an hour of work depends on it.
-
-    What a process that was killed while it wrote has left behind is removed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*.tmp"):
-        owner = re.fullmatch(
-            r"\.(?:results\.json|report\.html|steprule|checkpoint\.pt|checkpoint\.previous)\.(\d+)\.tmp", left.name
-        )
-        if owner and not _alive(int(owner[1])):
-            left.unlink(missing_ok=True)
-    probe = folder / f".steprule.{os.getpid()}.tmp"
-    try:
-        probe.write_text("")
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    """Whether a process of this number runs; where that cannot be asked, or not about this one, it may."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from steprule.lab.checkpoint import Checkpoint
+from steprule.lab.files import write_atomically
 from steprule.lab.protocol import conduct, report_specs
-from steprule.lab.results import Setting, as_text, document, rows, write_atomically
+from steprule.lab.results import Setting, as_text, document, rows
 from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points, made_by
 from steprule.lab.workers import Pool, attempt
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,10 +14,7 @@ from torch import nn
 from steprule.lab.data import Data, cancer, digits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-
-_ABOUT_DIGITS = "scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes"
+    from collections.abc import Callable, Generator, Sequence
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,17 @@ def _build(spec: TaskSpec) -> Task:
     return TASKS[spec.name](spec)
 
 
-def perceptron(sizes: Sequence[int], seed: int) -> nn.Module:
-    """Return a ReLU network of the given layer sizes, with PyTorch's default weights drawn from the seed."""
+@contextmanager
+def _drawing(seed: int) -> Generator[None]:
+    """Draw weights from the seed within the block; torch's own generator goes on as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        yield
+
+
+def perceptron(sizes: Sequence[int], seed: int) -> nn.Module:
+    """Return a ReLU network of the given layer sizes, with PyTorch's default weights drawn from the seed."""
+    with _drawing(seed):
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
@@ -67,8 +72,7 @@ def perceptron(sizes: Sequence[int], seed: int) -> nn.Module:
 
 def convolutional(seed: int) -> nn.Module:
     """Return a small convolutional network for 8×8 pictures, with PyTorch's default weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _drawing(seed):
         return nn.Sequential(
             nn.Unflatten(1, (1, 8, 8)),
             nn.Conv2d(1, 16, 3, padding=1),
@@ -88,7 +92,7 @@ def _digits(spec: TaskSpec) -> Task:
     return Task(
         name="digits",
         title="handwritten digits",
-        about=_ABOUT_DIGITS,
+        about="scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes",
         network="–".join(map(str, sizes)) + " perceptron, ReLU, cross-entropy",
         data=digits(),
         model=lambda seed: perceptron(sizes, seed),
@@ -98,16 +102,8 @@ def _digits(spec: TaskSpec) -> Task:
 
 
 def _digits_cnn(_: TaskSpec) -> Task:
-    return Task(
-        name="digits-cnn",
-        title="handwritten digits",
-        about=_ABOUT_DIGITS,
-        network="convolutional network of 16 and 32 channels and 64 units, ReLU, cross-entropy",
-        data=digits(),
-        model=convolutional,
-        loss=nn.functional.cross_entropy,
-        pictures=True,
-    )
+    network = "convolutional network of 16 and 32 channels and 64 units, ReLU, cross-entropy"
+    return replace(_digits(TaskSpec()), name="digits-cnn", network=network, model=convolutional)
 
 
 def _cancer_logreg(_: TaskSpec) -> Task:

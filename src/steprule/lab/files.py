@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TEMPORARY = r"\.(?:results\.json|report\.html|steprule|checkpoint(?:\.previous)?\.pt)\.(\d+)\.tmp"
+"""The names under which files of a run are written, with the process that writes them."""
+
+
+def write_atomically(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:
+    """Replace a file in one step: a reader, or a power cut, meets the old one or the new one whole.
+
+    With `keep` the old one stays under that name; at no moment is there neither.
+    """
+    temporary = _beside(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _link(path, keep)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Return a name of this process's own, from which `path` can be replaced."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name; a file system without links keeps the first alone."""
+    link = _beside(name)
+    link.unlink(missing_ok=True)
+    with suppress(OSError):
+        os.link(path, link)
+        link.replace(name)
+    link.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Make a new name last through a power cut, where a folder can be flushed."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder and prove that it can be written to, before an hour of work depends on it.
+
+    What a process that was killed while it wrote has left behind is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.tmp"):
+        owner = re.fullmatch(
+            r"\.(?:results\.json|report\.html|steprule|checkpoint(?:\.previous)?\.pt)\.(\d+)\.tmp", left.name
+        )
+        if owner and not _alive(int(owner[1])):
+            left.unlink(missing_ok=True)
+    probe = folder / f".steprule.{os.getpid()}.tmp"
+    try:
+        probe.write_text("")
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs; where that cannot be asked, or not about this one, it may."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
