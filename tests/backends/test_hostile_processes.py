@@ -233,6 +233,13 @@ CONSTRAINTS = {"NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue", "
 
 def train(threads: list[int]) -> str:
     """Step tensors of many chunks, under a number of threads that changes; return a digest of what came of it."""
+    digest = _train(threads)
+    torch.set_num_threads(1)
+    return digest
+
+
+def _train(threads: list[int]) -> str:
+    """Do so, and leave the last number of threads set."""
     generator = torch.Generator().manual_seed(5)
     parameters = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in (300_001, 7, 131_072)]
     optimizer = sr.Optimizer(parameters, sr.chain(sr.clip_norm, board.adam), clip=0.5)
@@ -242,18 +249,22 @@ def train(threads: list[int]) -> str:
         torch.set_num_threads(count)
         optimizer.step()
         assert torch.get_num_threads() == count
-    torch.set_num_threads(1)
     return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest()
 
 
 def at_once(threads: int) -> set[str]:
-    """Train in several Python threads at the same time."""
+    """Train in several Python threads at the same time.
+
+    They all set the same number of compute threads: a Python thread that is new to torch takes over the one that
+    any other has set last.
+    """
     found: list[str] = []
-    running = [threading.Thread(target=lambda: found.append(train([2, 2, 2]))) for _ in range(threads)]
+    running = [threading.Thread(target=lambda: found.append(_train([2, 2, 2]))) for _ in range(threads)]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
+    torch.set_num_threads(1)
     return set(found)
 
 
