@@ -77,6 +77,13 @@ def test_a_wrong_file_is_answered_in_one_line(text, told, file, capsys):
 
 
 @pytest.mark.null
+def test_a_wrong_value_is_told_even_where_a_flag_overrides_it(file, capsys):
+    file.write_text("epochs = 0")
+    assert main(["train", "--optimizer=sgd", "--lr=1", f"--config={file}", "--epochs=2"]) == 2
+    assert "1<=x<=100000" in capsys.readouterr().err
+
+
+@pytest.mark.null
 @pytest.mark.parametrize("value", ["[1]", "1", "[1, 2, 3]", "true", '"1 2"'])
 def test_too_few_values_take_nothing_from_the_command_line(value, file, capsys):
     file.write_text(f"lr_range = {value}")

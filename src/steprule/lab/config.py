@@ -67,11 +67,11 @@ def _arguments(ctx: click.Context, path: str, aside: set[str]) -> list[str]:
     found: list[str] = []
     for key, value in items:
         flag = key.replace("_", "-")
-        if flag not in aside:
-            try:
-                found += _argument(ctx, f"--{flag}", flags[flag], value)
-            except ValueError as error:  # a number of more digits than Python writes out
-                raise click.UsageError(f"--config: {path}: {key}: {error}.") from error
+        try:
+            words = _argument(ctx, f"--{flag}", flags[flag], value)
+        except ValueError as error:  # a number of more digits than Python writes out
+            raise click.UsageError(f"--config: {path}: {key}: {error}.") from error
+        found += [] if flag in aside else words
     return found
 
 
@@ -117,10 +117,18 @@ def _argument(ctx: click.Context, flag: str, option: click.Option, value: Any) -
         # Checked before click sees it: a value too few would take the next argument in its place.
         if not isinstance(value, list) or len(value) != option.nargs:
             raise click.BadOptionUsage(flag, f"Option '{flag}' requires {option.nargs} arguments.", ctx)
-        first, *others = map(str, value)
+        first, *others = [_accepted(ctx, option, item) for item in value]
         return [f"{flag}={first}", *others]
+    if option.multiple and isinstance(value, list):
+        return [f"{flag}={_accepted(ctx, option, item)}" for item in value]
     if isinstance(value, list) and isinstance(option.type, Names | Sizes):
-        return [f"{flag}={','.join(map(str, value))}"]
+        value = ",".join(map(str, value))
     if isinstance(option.type, click.Path) and (not isinstance(value, str) or not value or "\0" in value):
         raise click.BadParameter(f"{value!r} is not a path.", ctx, option)
-    return [f"{flag}={value}"]
+    return [f"{flag}={_accepted(ctx, option, value)}"]
+
+
+def _accepted(ctx: click.Context, option: click.Option, value: Any) -> str:
+    """Return a value as it is typed, once its option takes it: also where a flag of the command line overrides it."""
+    option.type.convert(str(value), option, ctx)
+    return str(value)
