@@ -19,11 +19,12 @@ import torch
 from steprule.__main__ import main
 from steprule.errors import StateError
 from steprule.lab import training
+from steprule.lab.budget import Budget
 from steprule.lab.checkpoint import MAGIC, Checkpoint
 from steprule.lab.lock import locked
 from steprule.lab.methods import Clip, Method
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Budget, RunSpec, made_by, train
+from steprule.lab.training import RunSpec, made_by, train
 
 pytestmark = pytest.mark.cpu
 

@@ -15,7 +15,7 @@ WRONG = [
     ("compare --epochs 3 --iterations 5", "exclude each other"),
     ("compare --hidden 64,0", "from 1 to 4096"),
     ("compare --hidden x", "from 1 to 4096"),
-    ("compare --target-accuracy 90", "at most 1"),
+    ("compare --target 90", "at most 1"),
     ("compare --seeds many", "not a valid integer"),
     ("compare --workers 0", "1<=x<=1024"),
     ("compare --clip-norm=0", "greater than 0"),

@@ -16,13 +16,14 @@ import pytest
 from child import ended, fork, survives
 from steprule.__main__ import main
 from steprule.lab import session as sessions
+from steprule.lab.budget import Budget
 from steprule.lab.files import prepare, write_atomically
 from steprule.lab.methods import Method
 from steprule.lab.protocol import Plan, Study
 from steprule.lab.results import Setting
 from steprule.lab.session import Session
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Budget, RunResult, RunSpec
+from steprule.lab.training import RunResult, RunSpec
 from steprule.lab.workers import serve
 
 pytestmark = pytest.mark.cpu

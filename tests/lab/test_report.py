@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 
 from steprule.lab import charts, svg
+from steprule.lab.budget import Budget
 from steprule.lab.methods import TITLES, Method
 from steprule.lab.protocol import Plan, Study
 from steprule.lab.report import page
 from steprule.lab.results import Setting, rows
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Budget, Point, RunResult, RunSpec
+from steprule.lab.training import Point, RunResult, RunSpec
 
 pytestmark = pytest.mark.cpu
 

@@ -38,7 +38,7 @@ def test_no_winner_is_named_where_intervals_overlap():
     assert winner(table) is None
     assert leaders({name: row.test_accuracy for name, row in table.items()}) == ["adam", "sgd"]
     told = verdict(table)
-    assert told.startswith("No winner is named: adam has the highest median")
+    assert told.startswith("No winner is named: adam has the best median")
     assert "gd" not in told.replace("sgd", "")
 
 

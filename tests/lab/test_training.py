@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from steprule.lab import training
+from steprule.lab.budget import Budget
 from steprule.lab.data import batches, digits
 from steprule.lab.methods import Method
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Budget, RunSpec, accumulate, index_plan, train
+from steprule.lab.training import RunSpec, accumulate, index_plan, train
 
 SMALL = TaskSpec(hidden=(16,))
 
@@ -143,7 +144,7 @@ def test_a_run_that_ends_above_its_start_has_diverged():
 def test_a_run_repeats_itself_exactly():
     first, second = (train(spec("nesterov")) for _ in range(2))
     assert first.curve == second.curve
-    assert first.test_accuracy == second.test_accuracy
+    assert first.test_score == second.test_score
 
 
 @pytest.mark.cpu
@@ -164,7 +165,7 @@ def test_nesterov_is_evaluated_at_theta_not_at_the_look_ahead_point():
 @pytest.mark.cpu
 def test_a_tuning_run_never_meets_the_test_set():
     result = train(spec(phase="tuning", iterations=2))
-    assert result.test_accuracy is None
+    assert result.test_score is None
     assert result.test_loss is None
 
 
@@ -172,7 +173,7 @@ def test_a_tuning_run_never_meets_the_test_set():
 def test_the_first_evaluation_at_the_target_counts():
     result = train(spec("adam", lr=0.01, iterations=60))
     reached = result.iterations_to(0.5)
-    before = [point.validation_accuracy for point in result.curve if point.iteration < reached]
+    before = [point.score for point in result.curve if point.iteration < reached]
     assert 0 < reached <= 60
     assert max(before) < 0.5
     assert result.iterations_to(1.1) == math.inf

@@ -3,9 +3,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Budget, RunSpec
+from steprule.lab.training import RunSpec
 from steprule.lab.workers import Pool, attempt
 
 pytestmark = pytest.mark.cpu

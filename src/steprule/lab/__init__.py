@@ -2,3 +2,8 @@
 
 Next door: nothing below imports this room, and it imports nothing private.
 """
+
+from steprule.lab.data import Data, Split
+from steprule.lab.tasks import Exhibit, Metric, Task
+
+__all__ = ["Data", "Exhibit", "Metric", "Split", "Task"]

@@ -11,8 +11,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from steprule.lab import svg
-from steprule.lab.notes import accuracy, plural, rate
+from steprule.lab import notes, svg
+from steprule.lab.notes import plural, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,14 +35,22 @@ class View:
     x_label: str
     y_label: str
     log: bool = True
+    percent: bool = False
 
 
 VIEWS = (
     View("iteration", "training_loss", "iterations", "training loss"),
     View("epoch", "training_loss", "epochs", "training loss"),
     View("iteration", "validation_loss", "iterations", "validation loss"),
-    View("iteration", "validation_accuracy", "iterations", "validation accuracy", log=False),
 )
+
+
+def views(study: Study) -> list[View]:
+    """Return what the loss charts show, the task's score last; a score that is the loss is shown already."""
+    task = study.plan.task.build()
+    score = f"validation {task.metric.name}"
+    last = View("iteration", "score", "iterations", score, log=False, percent=task.metric.percent)
+    return [*VIEWS, *([last] if task.measure else [])]
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,8 @@ def _scales(axes: Any, view: View) -> None:
     if view.log:
         _logarithmic_losses(axes)
     else:
+        if not view.percent:
+            return
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         ends = [line.get_ydata()[-1] for line in axes.get_lines() if len(line.get_ydata())]
         worst = min(filter(math.isfinite, ends), default=0.0)
@@ -278,8 +288,8 @@ def _told(study: Study, method: Method) -> str:
 
 
 def scores(study: Study, intervals: dict[Method, Interval | None], name: str) -> str:
-    """Draw each seed's test accuracy as a dot, over the interval and median of its method."""
-    methods = study.plan.methods
+    """Draw each seed's test score as a dot, over the interval and median of its method."""
+    methods, metric = study.plan.methods, study.plan.task.build().metric
     with mpl.rc_context(svg.STYLE):
         figure = Figure(figsize=(8.6, 0.9 + 0.36 * len(methods)))
         axes: Any = figure.subplots()
@@ -287,7 +297,7 @@ def scores(study: Study, intervals: dict[Method, Interval | None], name: str) ->
         for place, method in enumerate(methods):
             colour, mark = svg.METHOD_COLOURS[method.name], svg.series(method.name, place)
             _row_name(axes, method, place)
-            found = [run.test_accuracy for run in study.report_runs(method) if run.test_accuracy is not None]
+            found = [run.test_score for run in study.report_runs(method) if run.test_score is not None]
             axes.plot(found, [-place] * len(found), "o", color=colour, alpha=0.75, markersize=7, gid=mark)
             score = intervals[method]
             if score is not None:
@@ -296,10 +306,11 @@ def scores(study: Study, intervals: dict[Method, Interval | None], name: str) ->
         axes.set_ylim(-len(methods) + 0.4, 0.6)
         axes.set_yticks([])
         axes.spines[["left"]].set_visible(False)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-        axes.set_xlabel("test accuracy")
-        told = (f"{method.name} {accuracy(score)}" for method, score in intervals.items())
-        return svg.render(figure, name, "Test accuracy of every seed", "; ".join(told) + ".")
+        if metric.percent:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axes.set_xlabel(f"test {metric.name}")
+        told = (f"{method.name} {notes.score(score, metric)}" for method, score in intervals.items())
+        return svg.render(figure, name, f"Test {metric.name} of every seed", "; ".join(told) + ".")
 
 
 def own_curve(study: Study, method: Method, name: str) -> str:

@@ -28,7 +28,6 @@ from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
 from steprule.lab.results import Setting, as_text, document, rows
 from steprule.lab.session import Session, estimate, now
-from steprule.lab.training import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +58,7 @@ def cli(ctx: click.Context) -> None:
 )
 @click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help="Methods, by name.")
 @click.option("--lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates a method.")
-@click.option("--lr-range", type=Number(), nargs=2, default=(1e-3, 10.0), show_default=True, metavar="LOW HIGH")
+@click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
 @click.option(
     "--extend/--no-extend",
     default=True,
@@ -80,18 +79,19 @@ def compare(ctx: click.Context, **values: Any) -> int:
 
     Leaves results.json and report.html in the folder given by --out.
     """
-    low, high = values["lr_range"]
+    task = options.task(values)
+    low, high = values["lr_range"] or task.build().lr_range
     if values["lrs"] > 1 and low >= high:
         raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
     first = values["seed"]
     plan = Plan(
-        task=options.task(ctx, values),
+        task=task,
         methods=options.methods(ctx, values["optimizers"], values),
-        budget=_budget(ctx, values),
+        budget=options.budget(ctx, values, task),
         grid=geometric(low, high, values["lrs"]),
         tuning_seeds=tuple(range(first, first + values["tuning_seeds"])),
         report_seeds=tuple(range(first + REPORT_OFFSET, first + REPORT_OFFSET + values["seeds"])),
-        target_accuracy=values["target_accuracy"],
+        target=options.target(values, task),
         extend=values["extend"],
     )
     _check(plan, values["out"])
@@ -123,14 +123,15 @@ def train(ctx: click.Context, **values: Any) -> int:
     """
     if values["resume"] and values["out"] is None:
         raise click.UsageError("--resume goes on from the checkpoint in --out: give that folder.")
+    task = options.task(values)
     plan = Plan(
-        task=options.task(ctx, values),
+        task=task,
         methods=options.methods(ctx, (values["optimizer"],), values),
-        budget=_budget(ctx, values),
+        budget=options.budget(ctx, values, task),
         grid=(),
         tuning_seeds=(),
         report_seeds=(values["seed"],),
-        target_accuracy=values["target_accuracy"],
+        target=options.target(values, task),
     )
     _check(plan, values["out"])
     study = Study(plan, (), fixed_lr=values["lr"])
@@ -171,15 +172,6 @@ cli.add_command(bench)
 cli.add_command(optimizers)
 cli.add_command(tasks)
 cli.add_command(completion)
-
-
-def _budget(ctx: click.Context, values: dict[str, Any]) -> Budget:
-    """Return the budget; epochs and iterations exclude each other."""
-    iterations, source = values["iterations"], ctx.get_parameter_source("epochs")
-    if iterations is not None and source is click.core.ParameterSource.COMMANDLINE:
-        raise click.UsageError("--epochs and --iterations exclude each other: either one is the budget.")
-    epochs = values["epochs"] if iterations is None else None
-    return Budget(epochs, iterations, values["batch_size"], values["final_full_batch"])
 
 
 def _check(plan: Plan, out: Path | None) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from steprule import board
 from steprule.lab.methods import HYPERPARAMETERS, TITLES, Method
 from steprule.lab.results import task_facts
-from steprule.lab.tasks import LAYERED, TASKS, TaskSpec
+from steprule.lab.tasks import TASKS, TaskSpec, takes
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -61,9 +61,7 @@ def tasks(*, as_json: bool) -> None:
 
 
 def _task(name: str) -> dict[str, Any]:
-    layered = name in LAYERED
-    spec = TaskSpec(name) if layered else TaskSpec(name, ())
-    return task_facts(spec.build()) | {"hidden_layers_can_be_chosen": layered}
+    return task_facts(TaskSpec(name).build()) | {"takes": list(takes(name))}
 
 
 def _print(listed: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from steprule.lab.protocol import Study
     from steprule.lab.results import Row
     from steprule.lab.statistics import Interval, Summary
+    from steprule.lab.tasks import Metric
 
 NONE = "–"
 """Stands where there is no number."""
@@ -25,12 +26,20 @@ def rate(value: float | None) -> str:
     return NONE if value is None else f"{value:g}"
 
 
-def accuracy(score: Interval | None) -> str:
-    """Word an accuracy in percent, with its interval when it has one."""
-    if score is None:
+def score(value: Interval | None, metric: Metric) -> str:
+    """Word a score, with its interval when it has one."""
+    if value is None:
         return NONE
-    middle = f"{100 * score.median:.1f} %"
-    return middle if score.low == score.high else f"{middle} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    middle, low, high = map(metric.word, (value.median, value.low, value.high))
+    if value.low == value.high:
+        return middle
+    return f"{middle} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+
+
+def target(study: Study) -> str:
+    """Word the score whose iterations are counted."""
+    value = study.plan.target
+    return "target" if value is None else study.plan.task.build().metric.word(value).replace(".0 %", " %")
 
 
 def microseconds(value: float | None) -> str:
@@ -76,10 +85,10 @@ def _single(study: Study) -> list[str]:
     if len(study.runs) != 1 or not study.runs[0].curve:
         return []
     run = study.runs[0]
-    last = run.curve[-1]
+    last, metric = run.curve[-1], study.plan.task.build().metric
     told = (
         f"Seed {run.spec.seed}: training loss from {loss(run.curve[0].training_loss)} to "
-        f"{loss(last.training_loss)}, validation accuracy {100 * last.validation_accuracy:.1f} % after "
+        f"{loss(last.training_loss)}, validation {metric.name} {metric.word(last.score)} after "
         f"{last.iteration:,} iterations ({epochs(last.epoch)} epochs)."
     )
     return [told]

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from steprule.lab.budget import Budget
 from steprule.lab.methods import HYPERPARAMETERS, TITLES, Clip, Method, accepted
-from steprule.lab.tasks import LAYERED, TASKS, TaskSpec
+from steprule.lab.tasks import ALIASES, TASKS, TaskSpec, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Decorator = Callable[[Any], Any]
 
-QUICK = {"lrs": 5, "tuning_seeds": 1, "seeds": 3, "epochs": 8}
+QUICK = {"lrs": 5, "tuning_seeds": 1, "seeds": 3}
 """What `--quick` puts in place of the defaults; whatever is given explicitly stands."""
+
+QUICK_SHARE = 4
+"""By what `--quick` divides a task's own budget."""
 
 
 class Number(click.ParamType):
@@ -57,6 +62,24 @@ class Names(click.ParamType):
             if name not in TITLES:
                 self.fail(f"{name!r} is none of {', '.join(TITLES)}.", param, ctx)
         return names
+
+
+class TaskName(click.ParamType):
+    """A task by name."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the task's own name, or say which there are."""
+        name = ALIASES.get(str(value), str(value))
+        if name not in TASKS:
+            self.fail(f"{value!r} is none of {', '.join(map(repr, TASKS))}.", param, ctx)
+        return name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the names that begin so."""
+        del ctx, param
+        return [CompletionItem(name) for name in TASKS if name.startswith(incomplete)]
 
 
 class Sizes(click.ParamType):
@@ -119,18 +142,14 @@ HYPER = together(
 )
 
 TRAINING = together(
-    click.option("--task", type=click.Choice(list(TASKS)), default="digits", show_default=True, help="What is learnt."),
-    click.option("--epochs", type=click.IntRange(1, 100_000), default=30, show_default=True, help="Budget of a run."),
+    click.option("--task", type=TaskName(), default="digits-mlp", show_default=True, help="What is learnt."),
+    click.option("--epochs", type=click.IntRange(1, 100_000), show_default="the task's", help="Budget of a run."),
     click.option("--iterations", type=click.IntRange(1, 10_000_000), help="Budget of a run, instead of epochs."),
-    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
+    click.option("--batch-size", type=click.IntRange(1), show_default="the task's"),
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
-    click.option("--hidden", type=Sizes(), default="64", show_default=True, help="Hidden layers, such as 64,32."),
+    click.option("--hidden", type=Sizes(), show_default="the task's", help="Hidden layers, such as 64,32."),
     click.option(
-        "--target-accuracy",
-        type=Number(0, 1),
-        default=0.9,
-        show_default=True,
-        help="Count the iterations to this validation accuracy.",
+        "--target", type=Number(), show_default="the task's", help="Count the iterations to this validation score."
     ),
     click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="First seed."),
 )
@@ -160,19 +179,41 @@ def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) 
     return tuple(Method(name, accepted(name, hyper), clips) for name in names)
 
 
-def task(ctx: click.Context, values: dict[str, Any]) -> TaskSpec:
-    """Return the task as the command line sets it; hidden layers for a fixed network are an error."""
+CHOICES = ("hidden",)
+"""The options that only some tasks take."""
+
+
+def task(values: dict[str, Any]) -> TaskSpec:
+    """Return the task as the command line sets it; an option that it does not take is an error."""
     name = values["task"]
-    if name in LAYERED:
-        return TaskSpec(name, values["hidden"])
-    if ctx.get_parameter_source("hidden") is not click.core.ParameterSource.DEFAULT:
-        raise click.UsageError(
-            f"--hidden does not apply to {name}, whose network is fixed; allowed with: {', '.join(LAYERED)}."
-        )
-    return TaskSpec(name, ())
+    given = {key: values[key] for key in CHOICES if values[key] is not None}
+    for key in given:
+        if key not in takes(name):
+            takers = ", ".join(other for other in TASKS if key in takes(other))
+            raise click.UsageError(f"--{key.replace('_', '-')} does not apply to {name}; allowed with: {takers}.")
+    return TaskSpec(name, **given)
+
+
+def target(values: dict[str, Any], spec: TaskSpec) -> float | None:
+    """Return the score whose iterations are counted: the given one, or the task's own."""
+    found, metric = values["target"], spec.build().metric
+    if found is not None and metric.percent and found > 1:
+        raise click.UsageError(f"--target is an {metric.name} here: a number greater than 0 and at most 1.")
+    return spec.build().target if found is None else found
+
+
+def budget(ctx: click.Context, values: dict[str, Any], spec: TaskSpec) -> Budget:
+    """Return the task's own budget with what was given in its place; epochs and iterations exclude each other."""
+    own, epochs, iterations = spec.build().budget, values["epochs"], values["iterations"]
+    if iterations is not None and epochs is not None:
+        raise click.UsageError("--epochs and --iterations exclude each other: either one is the budget.")
+    if iterations is None and epochs is None:
+        share = QUICK_SHARE if ctx.meta.get("quick") else 1
+        epochs, iterations = (None if count is None else -(-count // share) for count in (own.epochs, own.iterations))
+    return Budget(epochs, iterations, values["batch_size"] or own.batch_size, values["final_full_batch"])
 
 
 def set_quick(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     """Put the quick defaults in place of the usual ones."""
     if value:
-        ctx.default_map = QUICK
+        ctx.default_map, ctx.meta["quick"] = QUICK, True

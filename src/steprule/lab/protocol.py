@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from steprule.lab.training import Budget, RunResult, RunSpec
+from steprule.lab.training import RunResult, RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from steprule.lab.budget import Budget
     from steprule.lab.methods import Method
     from steprule.lab.tasks import TaskSpec
 
@@ -42,7 +43,7 @@ class Plan:
     grid: tuple[float, ...]
     tuning_seeds: tuple[int, ...]
     report_seeds: tuple[int, ...]
-    target_accuracy: float = 0.9
+    target: float | None = None
     extend: bool = True
 
     @property

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
-from matplotlib import image
 
 from steprule.lab import charts, notes, svg
 from steprule.lab.protocol import SELECTION
@@ -48,7 +45,8 @@ class Card:
 
 def page(study: Study, rows: Sequence[Row], setting: Setting) -> str:
     """Return the report as HTML."""
-    best = winner(by_name(rows))
+    metric = study.plan.task.build().metric
+    best = winner(by_name(rows), higher=metric.higher)
     cards = [_card(study, row, place, leads=row.method.name == best) for place, row in enumerate(rows)]
     tried = any(study.sensitivity(row.method) for row in rows)
     scored = any(row.summary.test_accuracy for row in rows)
@@ -59,9 +57,9 @@ def page(study: Study, rows: Sequence[Row], setting: Setting) -> str:
         .render(
             heading=_heading(study),
             task=study.plan.task.build(),
-            digits=_digit_strip(study),
+            digits=_picture(study),
             clips=" → ".join(clip.label for clip in rows[0].method.clips),
-            verdict=verdict(by_name(rows)) if len(rows) > 1 else "",
+            verdict=verdict(by_name(rows), higher=metric.higher) if len(rows) > 1 else "",
             cards=cards,
             views=_views(study) if scored else [],
             sensitivity=charts.sensitivity(study, "rates") if tried else None,
@@ -70,7 +68,8 @@ def page(study: Study, rows: Sequence[Row], setting: Setting) -> str:
             rules=[SELECTION, DIVERGENCE, INTERVAL] if tried else [DIVERGENCE, INTERVAL],
             facts=_facts(study, setting),
             interrupted=study.interrupted,
-            target=f"{100 * study.plan.target_accuracy:g} %",
+            target=notes.target(study),
+            metric=metric,
         )
     )
 
@@ -94,7 +93,7 @@ def _card(study: Study, row: Row, place: int, *, leads: bool) -> Card:
         name=method.name,
         title=method.title,
         settings=method.settings,
-        cells=_cells(row),
+        cells=_cells(study, row),
         leads=leads,
         formula=_formula(method, account, f"formula{place}"),
         text=account.formula,
@@ -129,12 +128,12 @@ def _cost(account: Any) -> str:
     return f"{passes} over memory, {account.bytes_per_parameter:g} bytes a parameter ({account.backend})"
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(study: Study, row: Row) -> dict[str, str]:
     summary = row.summary
     return {
         "lr": notes.rate(summary.lr),
         "validation loss": notes.loss(summary.validation_loss),
-        "test accuracy": notes.accuracy(summary.test_accuracy),
+        "test score": notes.score(summary.test_accuracy, study.plan.task.build().metric),
         "to target": notes.to_target(summary),
         "µs a step": notes.microseconds(summary.optimizer_us_per_step),
         "state bytes": f"{row.account.state_bytes_per_parameter:g}",
@@ -146,20 +145,16 @@ def _cells(row: Row) -> dict[str, str]:
 
 def _views(study: Study) -> list[tuple[str, str]]:
     """Return the loss charts, each with the words on its tab."""
-    shown = enumerate(charts.VIEWS)
+    shown = enumerate(charts.views(study))
     return [(f"{view.y_label} / {view.x_label}", charts.losses(study, view, f"view{place}")) for place, view in shown]
 
 
-def _digit_strip(study: Study, count: int = 26) -> str | None:
-    """Return the first training images side by side, as a data address; none where inputs are no pictures."""
-    task = study.plan.task.build()
-    if not task.pictures:
-        return None
-    pictures = task.data.train.inputs[:count].reshape(-1, 8, 8).numpy()
-    strip = np.concatenate([np.pad(picture, 1) for picture in pictures], axis=1)
-    buffer = io.BytesIO()
-    image.imsave(buffer, strip, cmap="gray_r", format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _picture(study: Study) -> tuple[str, str] | None:
+    """Return the first picture of the data as a data address, with its caption; none where there is none."""
+    for exhibit in study.plan.task.build().reference:
+        if exhibit.png is not None:
+            return "data:image/png;base64," + base64.b64encode(exhibit.png).decode(), exhibit.caption
+    return None
 
 
 def _facts(study: Study, setting: Setting) -> list[tuple[str, str]]:

@@ -89,7 +89,7 @@ def document(study: Study, setting: Setting) -> dict[str, Any]:
     table = rows(study)
     return {
         "schema": SCHEMA,
-        "task": task_facts(task) | {"hidden": list(plan.task.hidden)},
+        "task": task_facts(task) | {"hidden": list(plan.task.hidden or ())},
         "command": setting.command,
         "versions": versions(),
         "hardware": hardware(setting.workers),
@@ -108,12 +108,12 @@ def document(study: Study, setting: Setting) -> dict[str, Any]:
             "trials_per_method": len(study.grid) * len(plan.tuning_seeds),
             "tuning_seeds": list(plan.tuning_seeds),
             "report_seeds": list(plan.report_seeds),
-            "target_accuracy": plan.target_accuracy,
+            "target_accuracy": plan.target,
             "selection": SELECTION,
             "divergence": DIVERGENCE,
             "interval": INTERVAL,
         },
-        "verdict": verdict(by_name(table)),
+        "verdict": verdict(by_name(table), higher=task.metric.higher),
         "optimizers": [_optimizer(study, row) for row in table],
     }
 
@@ -173,7 +173,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "final_training_loss": run.final_loss,
         "validation_loss": run.curve[-1].validation_loss if run.curve else None,
         "test_loss": run.test_loss,
-        "test_accuracy": run.test_accuracy,
+        "test_accuracy": run.test_score,
         "optimizer_us_per_step": run.optimizer_us_per_step,
         "seconds": run.seconds,
         "curve": {
@@ -181,7 +181,7 @@ def _run(run: RunResult) -> dict[str, Any]:
             "epoch": [point.epoch for point in run.curve],
             "training_loss": [point.training_loss for point in run.curve],
             "validation_loss": [point.validation_loss for point in run.curve],
-            "validation_accuracy": [point.validation_accuracy for point in run.curve],
+            "validation_accuracy": [point.score for point in run.curve],
         },
     }
 

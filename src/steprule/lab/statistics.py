@@ -94,12 +94,12 @@ def summarise(study: Study, method: Method) -> Summary:
     choice = study.choice(method)
     runs = [*tuning, *report]
     longest = max(runs, key=lambda run: run.iterations, default=None)
-    to_target = [run.iterations_to(study.plan.target_accuracy) for run in report if run.status != "failed"]
+    to_target = _to_target(study, report)
     return Summary(
         lr=choice.lr,
         tuning_validation_loss=choice.validation_loss,
         validation_loss=_finite_median(run.validation_loss for run in report),
-        test_accuracy=interval([run.test_accuracy for run in report if run.test_accuracy is not None]),
+        test_accuracy=interval([run.test_score for run in report if run.test_score is not None]),
         iterations_to_target=_finite_median(to_target),
         reached_target=sum(map(math.isfinite, to_target)),
         runs=len(runs),
@@ -116,36 +116,44 @@ def summarise(study: Study, method: Method) -> Summary:
     )
 
 
+def _to_target(study: Study, runs: Iterable[RunResult]) -> list[float]:
+    """Return the iterations that each run took to the target; none where there is no target."""
+    target, higher = study.plan.target, study.plan.task.build().metric.higher
+    if target is None:
+        return []
+    return [run.iterations_to(target, higher=higher) for run in runs if run.status != "failed"]
+
+
 FEWEST = 3
 """Fresh seeds below which an interval is not worth the name."""
 
 
-def leaders(scores: dict[str, Interval]) -> list[str]:
-    """Return the names that the data cannot tell from the highest median, that one first."""
-    top = max(scores, key=lambda name: scores[name].median)
+def leaders(scores: dict[str, Interval], *, higher: bool = True) -> list[str]:
+    """Return the names that the data cannot tell from the best median, that one first."""
+    top = (max if higher else min)(scores, key=lambda name: scores[name].median)
     return [top, *(name for name, score in scores.items() if name != top and score.overlaps(scores[top]))]
 
 
-def winner(summaries: dict[str, Summary]) -> str | None:
+def winner(summaries: dict[str, Summary], *, higher: bool = True) -> str | None:
     """Return the one name whose interval no other's reaches; none where there is no such name."""
     scores = _scores(summaries)
-    best = leaders(scores) if len(scores) > 1 else []
+    best = leaders(scores, higher=higher) if len(scores) > 1 else []
     return best[0] if len(best) == 1 and _enough(summaries) else None
 
 
-def verdict(summaries: dict[str, Summary]) -> str:
+def verdict(summaries: dict[str, Summary], *, higher: bool = True) -> str:
     """Say in one sentence who leads, or that nobody does."""
     scores = _scores(summaries)
     if len(scores) < 2:
         return "Nothing to compare: fewer than two methods were scored on test data."
     if not _enough(summaries):
         return f"No winner is named: with fewer than {FEWEST} fresh seeds an interval says nothing."
-    top, *others = leaders(scores)
+    top, *others = leaders(scores, higher=higher)
     if not others:
         return f"{top} is best on test data: no other interval reaches its own."
     names = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
     reach = "the intervals of {} reach" if len(others) > 1 else "the interval of {} reaches"
-    return f"No winner is named: {top} has the highest median, but {reach.format(names)} its own."
+    return f"No winner is named: {top} has the best median, but {reach.format(names)} its own."
 
 
 def _scores(summaries: dict[str, Summary]) -> dict[str, Interval]:

@@ -40,33 +40,33 @@ def build(study: Study, rows: Sequence[Row]) -> Table:
         header_style="bold",
         title_style="italic",
     )
-    target = f"{100 * study.plan.target_accuracy:g} %"
+    metric = study.plan.task.build().metric
     fixed = study.fixed_lr is not None
     table.add_column("method", no_wrap=True)
     for header in (
         "\nlr" if fixed else "best\nlr",
         "valid.\nloss",
-        "test accuracy\nmedian [95 %]",
-        f"iter. to\n{target}",
+        f"test {metric.name}\nmedian [95 %]",
+        f"iter. to\n{notes.target(study)}",
         "step\nµs",
         "state\nB/par.",
         "diverged\nruns",
     ):
         table.add_column(header, justify="right", no_wrap=True)
-    best = winner(by_name(rows))
+    best = winner(by_name(rows), higher=metric.higher)
     for row in rows:
-        table.add_row(*cells(row), style="bold" if row.method.name == best else None)
+        table.add_row(*cells(study, row), style="bold" if row.method.name == best else None)
     return table
 
 
-def cells(row: Row) -> list[str]:
+def cells(study: Study, row: Row) -> list[str]:
     """Return one method's row, as words."""
     summary = row.summary
     return [
         row.method.name,
         notes.rate(summary.lr),
         notes.loss(summary.validation_loss),
-        notes.accuracy(summary.test_accuracy),
+        notes.score(summary.test_accuracy, study.plan.task.build().metric),
         notes.to_target(summary),
         notes.microseconds(summary.optimizer_us_per_step),
         f"{row.account.state_bytes_per_parameter:g}",
@@ -79,6 +79,7 @@ def show(console: Console, study: Study, rows: Sequence[Row]) -> None:
     console.print(build(study, rows))
     console.print()
     if len(rows) > 1:
-        console.print(escape(verdict(by_name(rows))), highlight=False)
+        higher = study.plan.task.build().metric.higher
+        console.print(escape(verdict(by_name(rows), higher=higher)), highlight=False)
     for note in (*notes.footnotes(study, rows), DIVERGENCE):
         console.print(escape(note), style="dim", highlight=False)

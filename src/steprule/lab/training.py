@@ -18,6 +18,7 @@ from steprule.lab.data import batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from steprule.lab.budget import Budget
     from steprule.lab.checkpoint import Checkpoint
     from steprule.lab.data import Split
     from steprule.lab.methods import Method
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 """A batch larger than this is walked in chunks, and its gradient accumulated."""
+
+SEEN_AT_ONCE = 2048
+"""A set larger than this is evaluated in chunks of so many examples."""
 
 POINTS = 60
 """How many times a run is evaluated, evenly spaced over its iterations."""
@@ -36,26 +40,6 @@ DIVERGENCE = (
     "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole "
     "training set is greater at the end than at the start."
 )
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a run lasts: so many epochs or so many iterations, in batches of one size."""
-
-    epochs: int | None = 30
-    iterations: int | None = None
-    batch_size: int = 32
-    final_full_batch: bool = False
-
-    def minibatches_per_epoch(self, size: int) -> int:
-        """Return how many batches show each of `size` examples once."""
-        return math.ceil(size / self.batch_size)
-
-    def count(self, size: int, *, full_batch: bool) -> int:
-        """Return the iterations of a run over `size` examples, the last full-batch one not counted."""
-        if self.iterations is not None:
-            return self.iterations
-        return (self.epochs or 0) * (1 if full_batch else self.minibatches_per_epoch(size))
 
 
 @dataclass(frozen=True)
@@ -77,13 +61,17 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Point:
-    """What was seen at one evaluation; the training loss is the mean over the batches since the last one."""
+    """What was seen at one evaluation; the score is that of the task, on validation data.
+
+    The training loss is the mean over the batches since the last evaluation, but where the task's optimum is
+    known it is that of the whole training set at θ itself, so that its distance to the optimum means something.
+    """
 
     iteration: int
     epoch: float
     training_loss: float
     validation_loss: float
-    validation_accuracy: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,7 @@ class RunResult:
     initial_loss: float = math.nan
     final_loss: float = math.nan
     test_loss: float | None = None
-    test_accuracy: float | None = None
+    test_score: float | None = None
     optimizer_us_per_step: float | None = None
     seconds: float = 0.0
 
@@ -116,9 +104,10 @@ class RunResult:
         """How many times, on average, each training example was seen."""
         return self.curve[-1].epoch if self.curve else 0.0
 
-    def iterations_to(self, accuracy: float) -> float:
-        """Return the first evaluated iteration with that validation accuracy; infinite when there is none."""
-        met = (point.iteration for point in self.curve if point.validation_accuracy >= accuracy)
+    def iterations_to(self, target: float, *, higher: bool = True) -> float:
+        """Return the first evaluated iteration whose score is as good as that; infinite when there is none."""
+        sign = 1 if higher else -1
+        met = (point.iteration for point in self.curve if sign * point.score >= sign * target)
         return next(met, math.inf)
 
 
@@ -143,9 +132,11 @@ class _Run:
     def look(self, iteration: int, training_loss: float) -> None:
         """Evaluate on the validation set at θ itself and add a point to the curve."""
         with self.optimizer.at_iterate():
-            loss, accuracy = evaluate(self.model, self.task, self.task.data.validation)
+            loss, score = evaluate(self.model, self.task, self.task.data.validation)
+        if self.task.optimum is not None and iteration and math.isfinite(training_loss):
+            training_loss = self.training_loss()
         epoch = self.examples / len(self.task.data.train)
-        self.curve.append(Point(iteration, epoch, training_loss, loss, accuracy))
+        self.curve.append(Point(iteration, epoch, training_loss, loss, score))
         self.window.clear()
         if self.observe is not None:
             self.observe(self.curve[-1])
@@ -195,12 +186,15 @@ class _Run:
 
 
 def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, float]:
-    """Return the mean loss and the accuracy on a set."""
+    """Return the mean loss and the score on a set; what a network does only in training is off meanwhile."""
+    training = model.training
+    model.eval()
     with torch.no_grad():
-        outputs = model(split.inputs)
+        outputs = torch.cat([model(inputs) for inputs in split.inputs.split(SEEN_AT_ONCE)])
         loss = task.loss(outputs, split.labels).item()
-        accuracy = (outputs.argmax(dim=1) == split.labels).double().mean().item()
-    return loss, accuracy
+        score = task.score(outputs, split.labels, loss)
+    model.train(training)
+    return loss, score
 
 
 def accumulate(model: torch.nn.Module, task: Task, inputs: torch.Tensor, labels: torch.Tensor) -> float:
@@ -273,10 +267,10 @@ def train(
         run.save()
     initial, final = run.initial, run.training_loss()
     healthy = finite and math.isfinite(final) and final <= initial
-    test_loss, test_accuracy = None, None
+    test_loss, test_score = None, None
     if spec.scored:
         with run.optimizer.at_iterate():
-            test_loss, test_accuracy = evaluate(model, task, task.data.test)
+            test_loss, test_score = evaluate(model, task, task.data.test)
     return RunResult(
         spec=spec,
         status="finished" if healthy else "diverged",
@@ -285,7 +279,7 @@ def train(
         initial_loss=initial,
         final_loss=final,
         test_loss=test_loss,
-        test_accuracy=test_accuracy,
+        test_score=test_score,
         optimizer_us_per_step=_microseconds(run.step_ns),
         seconds=time.perf_counter() - started,
     )
