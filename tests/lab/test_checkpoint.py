@@ -21,8 +21,9 @@ from steprule.errors import StateError
 from steprule.lab import training
 from steprule.lab.budget import Budget
 from steprule.lab.checkpoint import MAGIC, Checkpoint
+from steprule.lab.clips import Clip
 from steprule.lab.lock import locked
-from steprule.lab.methods import Clip, Method
+from steprule.lab.methods import Method
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import RunSpec, made_by, train
 

@@ -7,7 +7,7 @@ from steprule.__main__ import main
 from steprule.lab.progress import Lines, about
 
 WRONG = [
-    ("compare --optimizers adamw", "gd, sgd, momentum, nesterov, adagrad, rmsprop, adam"),
+    ("compare --optimizers adamm", "gd, sgd, momentum, nesterov, adagrad, rmsprop, adam, "),
     ("compare --optimizer adam", "--optimizers"),
     ("compare --lrs 0", "1<=x<=200"),
     ("compare --lr-range 1 0.1", "LOW below HIGH"),
@@ -26,9 +26,16 @@ WRONG = [
     ("train --optimizer adam", "--lr"),
     ("train --lr 0.1", "--optimizer"),
     ("train --optimizer adam --lr inf", "greater than 0"),
-    ("train --optimizer lion --lr 1", "'adam'"),
+    ("train --optimizer lyon --lr 1", "adam, "),
+    ("train --optimizer torch.optim:Adamm --lr 1", "AdamW"),
+    ("train --optimizer adam --lr 1 --schedule linear", "'cosine'"),
+    ("train --optimizer adam --lr 1 --set eps=1", "NAME.HYPER=VALUE"),
+    ("train --optimizer adam --lr 1 --set adamw.eps=1", "allowed: adam"),
+    ("train --optimizer adam --lr 1 --set adam.betas=1,2", "beta1, beta2, eps"),
+    ("train --optimizer adam --lr 1 --set adam.eps=x", "not a number"),
     ("train --optimizer adam --lr 1 --batch-size 5000", "at most 1077"),
-    ("explain lion", "'adam'"),
+    ("explain lyon", "adam, "),
+    ("explain torch.optim:AdamW", "not steprule's"),
     ("explain adam --format pdf", "'latex'"),
     ("explain adam --beta 0.5", "--beta1"),
     ("frobnicate", "frobnicate"),
@@ -44,7 +51,7 @@ WRONG = [
     ("train --optimizer sgd --lr 1 --out /dev/null/below", "cannot write to"),
     ("train --optimizer sgd --lr 1 extra", "extra"),
     ("explain", "Missing argument"),
-    ("explain adam --lr \x00", "greater than 0"),
+    ("explain adam --eps \x00", "at least 0"),
 ]
 
 
@@ -60,6 +67,23 @@ def test_a_wrong_argument_is_answered_in_one_line_with_what_is_allowed(command, 
     assert err.startswith("steprule: error:")
     assert allowed in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("train --optimizer torch.optim:LBFGS --lr 1", "closure"),
+        ("train --optimizer torch.optim:SparseAdam --lr 1", "dense gradients"),
+        ("train --optimizer adam --lr 1 --set adam.beta1=2", "beta1"),
+    ],
+)
+def test_an_optimiser_that_cannot_train_is_refused_before_any_work(command, told, capsys, tmp_path):
+    assert main([*command.split(), "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert "help: " in err
 
 
 @pytest.mark.cpu

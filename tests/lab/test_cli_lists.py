@@ -5,10 +5,11 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
-from steprule import board, explain
+from steprule import board, explain, optim
 from steprule.__main__ import main
-from steprule.lab.methods import TITLES
+from steprule.lab.optimizers import NAMES, TITLES
 
 pytestmark = pytest.mark.null
 BASH = shutil.which("bash")
@@ -17,13 +18,16 @@ BASH = shutil.which("bash")
 def test_every_method_is_listed_with_its_formula(capsys):
     assert main(["optimizers", "--json"]) == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(listed) == list(TITLES)
-    for name, row in listed.items():
-        account = explain(getattr(board, name))
+    assert list(listed) == list(NAMES)
+    for name in TITLES:
+        row, account = listed[name], explain(getattr(board, name))
         assert row["formula"] == account.formula
         assert row["bytes_per_parameter"] == account.bytes_per_parameter
     assert listed["adam"]["hyperparameters"] == ["beta1", "beta2", "eps"]
     assert listed["adam"]["defaults"] == {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
+    assert listed["adamw"]["defaults"]["betas"] == [0.9, 0.999]
+    assert listed["lion"]["default_lr"] == 1e-4
+    assert listed["lion"]["formula"] == explain(optim.Lion([torch.nn.Parameter(torch.ones(1))])).formula
     assert (listed["sgd"]["state_bytes_per_parameter"], listed["adam"]["state_bytes_per_parameter"]) == (0, 8)
 
 
@@ -35,7 +39,7 @@ def test_the_table_loses_nothing_at_any_width(capsys, monkeypatch, width):
     assert all(len(line) <= width for line in out.splitlines())
     assert "…" not in out
     squeezed = "".join(out.replace("│", " ").split())
-    for name in TITLES:
+    for name in NAMES:
         assert name in squeezed
     if width == 200:
         assert all(line.replace(" ", "") in squeezed for line in explain(board.adam).formula.splitlines())

@@ -43,7 +43,7 @@ WRONG = [
     ("clip_norm = false", "greater than 0"),
     ("hidden = []", "from 1 to 4096"),
     ("hidden = [64, 0]", "from 1 to 4096"),
-    ('optimizer = "lion"', "'adam'"),
+    ('optimizer = "lyon"', "adam, "),
     ('final_full_batch = "yes"', "neither true nor false"),
     ("epochs = 1\niterations = 1", "exclude each other"),
     ("out = true", "not a path"),

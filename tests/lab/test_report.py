@@ -8,7 +8,8 @@ import pytest
 
 from steprule.lab import charts, svg
 from steprule.lab.budget import Budget
-from steprule.lab.methods import TITLES, Method
+from steprule.lab.methods import Method
+from steprule.lab.optimizers import TITLES
 from steprule.lab.protocol import Plan, Study
 from steprule.lab.report import page
 from steprule.lab.results import Setting, rows

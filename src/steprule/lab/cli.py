@@ -22,8 +22,8 @@ from steprule.lab.cli_lists import completion, optimizers, tasks
 from steprule.lab.config import Configured, arguments
 from steprule.lab.files import prepare
 from steprule.lab.lock import locked
-from steprule.lab.methods import TITLES
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
+from steprule.lab.optimizers import NAMES, TITLES
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TRAINING, Name, Names, Number
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
 from steprule.lab.results import Setting, as_text, document, rows
@@ -56,7 +56,7 @@ def cli(ctx: click.Context) -> None:
     callback=options.set_quick,
     help="A first look: fewer learning rates, seeds and epochs.",
 )
-@click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help="Methods, by name.")
+@click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help=options.NAMED)
 @click.option("--lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates a method.")
 @click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
 @click.option(
@@ -107,9 +107,10 @@ def compare(ctx: click.Context, **values: Any) -> int:
 
 
 @cli.command(cls=Configured)
-@click.option("--optimizer", type=click.Choice(list(TITLES)), required=True, help="The method, by name.")
+@click.option("--optimizer", type=Name(), required=True, help="By name, or module:Class or file.py:Class.")
 @click.option("--lr", type=Number(), required=True, help="The learning rate η.")
 @TRAINING
+@SCHEDULE
 @HYPER
 @CLIPPING
 @click.option("--out", type=FOLDER, help="Folder of results.json, report.html and checkpoints; none without it.")
@@ -143,8 +144,7 @@ def train(ctx: click.Context, **values: Any) -> int:
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(list(TITLES)))
-@click.option("--lr", type=Number(), help="The learning rate η.")
+@click.argument("name", type=Name())
 @HYPER
 @CLIPPING
 @click.option(
@@ -155,10 +155,12 @@ def train(ctx: click.Context, **values: Any) -> int:
     show_default=True,
 )
 @click.pass_context
-def explain(ctx: click.Context, name: str, lr: float | None, form: str, **values: Any) -> None:
-    """Show a method: its formula, its passes over memory, its generated kernel."""
+def explain(ctx: click.Context, name: str, form: str, **values: Any) -> None:
+    """Show an optimiser: its formula, its passes over memory, its generated kernel."""
     (method,) = options.methods(ctx, (name,), values)
-    account = sr.explain(method.rule(lr))
+    account = method.explain()
+    if account is None:
+        raise click.UsageError(f"{name} is not steprule's, so its formula is unknown; allowed: {', '.join(NAMES)}.")
     told = {
         "text": lambda: str(account),
         "latex": lambda: account.latex,
@@ -186,7 +188,7 @@ def _check(plan: Plan, out: Path | None) -> None:
     if plan.budget.batch_size > size:
         raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
     for method in plan.methods:
-        method.optimizer(task.model(0).parameters(), lr=plan.grid[0] if plan.grid else 1.0)
+        method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
 
 
 def _announce(talk: Console, plan: Plan, workers: int, *, quiet: bool) -> None:

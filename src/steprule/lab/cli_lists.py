@@ -12,8 +12,8 @@ from click.shell_completion import get_completion_class
 from rich.console import Console
 from rich.table import Table
 
-from steprule import board
-from steprule.lab.methods import HYPERPARAMETERS, TITLES, Method
+from steprule.lab.methods import Method
+from steprule.lab.optimizers import NAMES, worded
 from steprule.lab.results import task_facts
 from steprule.lab.tasks import TASKS, TaskSpec, takes
 
@@ -23,25 +23,32 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def optimizers(*, as_json: bool) -> None:
-    """List the methods that can be compared, with their formulas and what a step costs."""
-    listed = [_method(name) for name in TITLES]
-    table = Table("name", "method and formula", "takes", "bytes", "state", show_lines=True)
+    """List the optimisers that have a name, with their formulas and what a step costs.
+
+    Any other one takes part as module:Class or file.py:Class, such as torch.optim:AdamW.
+    """
+    listed = [_method(name) for name in NAMES]
+    table = Table("name", "optimiser and formula", "takes", "bytes", "state", show_lines=True)
     for row in listed:
         cost = (f"{row['bytes_per_parameter']:g}", f"{row['state_bytes_per_parameter']:g}")
-        known = ", ".join(("lr", *(f"{key}={value:g}" for key, value in row["defaults"].items())))
+        lr = "lr" if row["default_lr"] is None else f"lr={worded(row['default_lr'])}"
+        known = ", ".join((lr, *(f"{key}={worded(value)}" for key, value in row["defaults"].items())))
         table.add_row(row["name"], f"{row['title']}\n{row['formula']}", known, *cost)
     table.caption = "bytes: read and written by a step, a parameter; state: kept between steps, a parameter"
     _print(listed, table, as_json=as_json)
 
 
 def _method(name: str) -> dict[str, Any]:
-    account, hypers = Method(name).explain(), getattr(board, name).hypers
+    method = Method(name)
+    account, takes = method.explain(), method.kind.takes
+    shown = {key: value for key, value in takes.items() if value is not None}
     return {
         "name": name,
-        "title": TITLES[name],
+        "title": method.title,
         "formula": account.formula,
-        "hyperparameters": list(HYPERPARAMETERS[name]),
-        "defaults": {key: hypers[key].value for key in HYPERPARAMETERS[name]},
+        "default_lr": method.default_lr,
+        "hyperparameters": list(shown),
+        "defaults": shown,
         "bytes_per_parameter": account.bytes_per_parameter,
         "state_bytes_per_parameter": account.state_bytes_per_parameter,
     }

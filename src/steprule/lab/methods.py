@@ -1,87 +1,56 @@
-"""The board's methods as the lab sees them: a name, its hyperparameters, and the clippings put before it."""
+"""The arms of a comparison: an optimiser with its hyperparameters, the clippings before it, and a schedule."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import inspect
+from ast import literal_eval
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 import steprule as sr
+from steprule.lab.clips import Clip
+from steprule.lab.optimizers import Kind, find, worded
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import torch
-
-TITLES = {
-    "gd": "Gradient descent",
-    "sgd": "Stochastic gradient descent",
-    "momentum": "SGD with momentum",
-    "nesterov": "Nesterov momentum",
-    "adagrad": "AdaGrad",
-    "rmsprop": "RMSProp",
-    "adam": "Adam",
-}
-"""Every method by name, in the order of the whiteboard."""
-
-HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
-    "gd": (),
-    "sgd": (),
-    "momentum": ("beta",),
-    "nesterov": ("beta",),
-    "adagrad": ("eps",),
-    "rmsprop": ("beta", "eps"),
-    "adam": ("beta1", "beta2", "eps"),
-}
-"""What each method takes besides its learning rate."""
-
-FULL_BATCH = frozenset({"gd"})
-"""Methods whose iteration takes the gradient of the whole training set."""
-
-CLIPS: dict[str, str] = {
-    "clip_norm": "max_norm",
-    "clip_component": "limit",
-    "clip_global_norm": "max_norm",
-    "clip_value": "limit",
-}
-"""Every clipping by name, with the name of its bound."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clipping and its bound."""
-
-    name: str
-    bound: float
-
-    @property
-    def label(self) -> str:
-        """The clipping as a person would write it, `clip_norm(1)`."""
-        return f"{self.name}({self.bound:g})"
-
-    def transform(self) -> Any:
-        """Return the library's transform."""
-        home = sr.board if self.name in {"clip_norm", "clip_component"} else sr
-        return getattr(home, self.name)(**{CLIPS[self.name]: self.bound})
+_USUAL = "clip_global_norm"
+"""The clipping that is meant where only a bound is given."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One optimiser under comparison: a board rule, its fixed hyperparameters, the clippings before it."""
+    """One arm: an optimiser by name, its fixed hyperparameters, the clippings before it, its schedule."""
 
     name: str
-    hyper: tuple[tuple[str, float], ...] = ()
+    hyper: tuple[tuple[str, Any], ...] = ()
     clips: tuple[Clip, ...] = ()
+    schedule: str = "constant"
+
+    @property
+    def kind(self) -> Kind:
+        """The optimiser itself."""
+        return find(self.name)
 
     @property
     def title(self) -> str:
-        """The name a reader knows the method by."""
-        return TITLES[self.name]
+        """The name a reader knows the optimiser by."""
+        return self.kind.title
+
+    @property
+    def key(self) -> str:
+        """What tells this arm from every other one, `adam · cosine · clip 1`."""
+        settings = [f"{name}={worded(value)}" for name, value in self.hyper]
+        schedule = [] if self.schedule == "constant" else [self.schedule]
+        before = [f"{'clip' if clip.name == _USUAL else clip.name} {clip.bound:g}" for clip in self.clips]
+        return " · ".join([self.name, *settings, *schedule, *before])
 
     @property
     def settings(self) -> str:
         """Everything that was set apart from the learning rate, in words; empty when nothing was."""
         parts = [clip.label for clip in self.clips]
-        return ", ".join(parts + [f"{name}={value:g}" for name, value in self.hyper])
+        parts += [f"{name}={worded(value)}" for name, value in self.hyper]
+        return ", ".join(parts + ([] if self.schedule == "constant" else [f"{self.schedule} schedule"]))
 
     @property
     def label(self) -> str:
@@ -91,24 +60,88 @@ class Method:
     @property
     def full_batch(self) -> bool:
         """Whether one iteration is one pass over the training set."""
-        return self.name in FULL_BATCH
+        return self.kind.full_batch
 
-    def rule(self, lr: float | None = None) -> Any:
-        """Return the configured rule, or the chain of clippings and rule."""
-        values = dict(self.hyper) if lr is None else {"lr": lr, **dict(self.hyper)}
-        rule = getattr(sr.board, self.name)
-        configured = rule(**values) if values else rule
-        return sr.chain(*(clip.transform() for clip in self.clips), configured) if self.clips else configured
+    @property
+    def default_lr(self) -> float | None:
+        """The learning rate of who does not choose one; none where the optimiser wants it chosen."""
+        return self.kind.default_lr
+
+    @property
+    def clips_outside(self) -> bool:
+        """Whether gradients are clipped before the step, by the lab: an optimiser of ours does it inside."""
+        return bool(self.clips) and not self.kind.is_ours
+
+    def clip(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Clip the gradients that lie in the parameters, in the order of the clippings."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for clip in self.clips:
+            clip.apply(gradients)
 
     def optimizer(self, parameters: Iterable[torch.nn.Parameter], lr: float) -> Any:
         """Return a real `torch.optim.Optimizer` over the parameters."""
-        return self.rule(lr).optimizer(list(parameters))
+        return self.kind.build(parameters, lr, dict(self.hyper), self.clips)
 
     def explain(self) -> Any:
-        """Return the library's own account of the method: formula, passes, bytes, source."""
-        return sr.explain(self.rule())
+        """Return the library's own account of the method; none for an optimiser that is not the library's."""
+        return self.kind.account(dict(self.hyper), self.clips)
+
+    def check(self, model: torch.nn.Module, lr: float) -> None:
+        """Refuse, before any work, an optimiser that cannot train this model; the model is used up."""
+        if self.kind.is_ours:
+            self.optimizer(model.parameters(), lr)
+            return
+        try:
+            optimizer = self.optimizer(model.parameters(), lr)
+            fault = _fault(optimizer)
+            if not fault:
+                for parameter in model.parameters():
+                    parameter.grad = torch.zeros_like(parameter)
+                optimizer.step()
+        except Exception as error:  # noqa: BLE001 - whatever a class of somebody else's does
+            fault = f"{type(error).__name__}: {error}"
+        if fault:
+            raise sr.errors.StepruleError(
+                f"{self.name} cannot train this network: {fault}",
+                where=f"{self.name}(parameters, lr={lr:g}{''.join(f', {k}={v}' for k, v in self.hyper)})",
+                fix="choose another optimiser, or other hyperparameters",
+            )
 
 
-def accepted(name: str, hyper: dict[str, float]) -> tuple[tuple[str, float], ...]:
-    """Return those hyperparameters that the method takes, in the method's order."""
-    return tuple((key, hyper[key]) for key in HYPERPARAMETERS[name] if key in hyper)
+def _fault(optimizer: Any) -> str:
+    """Say why something that was built is no optimiser for the lab's loop; nothing where it is one."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return f"it builds {type(optimizer).__name__}, which is no torch.optim.Optimizer"
+    step = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
+    if any(part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD for part in step):
+        return "its step needs a closure that evaluates the loss several times, so its iterations are not comparable"
+    return "" if all("lr" in group for group in optimizer.param_groups) else "its groups hold no learning rate `lr`"
+
+
+def accepted(name: str, hyper: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return those hyperparameters that the optimiser takes, in its own order."""
+    return tuple((key, hyper[key]) for key in find(name).takes if key in hyper)
+
+
+def value_of(text: str) -> Any:
+    """Return a hyperparameter's value as it was typed: a number, several with commas between them, true, or a word."""
+    words = {"true": True, "false": False}
+    if text.strip().lower() in words:
+        return words[text.strip().lower()]
+    try:
+        value = literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text.strip()
+    return value if isinstance(value, int | float | str | tuple) else text.strip()
+
+
+def crossed(
+    methods: Iterable[Method], schedules: Sequence[str] = ("constant",), bounds: Sequence[float | None] = (None,)
+) -> tuple[Method, ...]:
+    """Return every optimiser with every schedule and every bound of the global norm; no bound is no clipping."""
+    return tuple(
+        replace(method, schedule=schedule, clips=method.clips + (() if bound is None else (Clip(_USUAL, bound),)))
+        for method in methods
+        for schedule in schedules
+        for bound in bounds
+    )

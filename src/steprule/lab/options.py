@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+import steprule as sr
 from steprule.lab.budget import Budget
-from steprule.lab.methods import HYPERPARAMETERS, TITLES, Clip, Method, accepted
+from steprule.lab.clips import Clip
+from steprule.lab.methods import Method, accepted, value_of
+from steprule.lab.optimizers import NAMES, find
+from steprule.lab.schedules import SCHEDULES
 from steprule.lab.tasks import ALIASES, TASKS, TaskSpec, takes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     Decorator = Callable[[Any], Any]
 
@@ -50,18 +54,32 @@ class Number(click.ParamType):
         return f"a number {least}" + (f" and at most {self._high:g}" if math.isfinite(self._high) else "")
 
 
-class Names(click.ParamType):
-    """Methods by name, separated by commas."""
+class Name(click.ParamType):
+    """An optimiser by name, or by where it is found."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name of an optimiser that there is, or say which there are."""
+        try:
+            return find(str(value).strip()).name
+        except sr.errors.StepruleError as error:
+            self.fail(f"{error.what}; {error.fix}.", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Offer the names that go on from what is written, after the last comma."""
+        done, comma, begun = incomplete.rpartition(",")
+        return [CompletionItem(f"{done}{comma}{name}") for name in NAMES if name.startswith(begun)]
+
+
+class Names(Name):
+    """Optimisers by name, separated by commas."""
 
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the names once each, or say which are allowed."""
-        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
-        for name in names:
-            if name not in TITLES:
-                self.fail(f"{name!r} is none of {', '.join(TITLES)}.", param, ctx)
-        return names
+        return tuple(dict.fromkeys(super(Names, self).convert(part, param, ctx) for part in str(value).split(",")))
 
 
 class TaskName(click.ParamType):
@@ -138,7 +156,22 @@ HYPER = together(
     click.option("--beta", type=_UNIT, help="β of momentum and nesterov (0.9), of rmsprop (0.99)."),
     click.option("--beta1", type=_UNIT, help="β₁ of adam (0.9)."),
     click.option("--beta2", type=_UNIT, help="β₂ of adam (0.99)."),
-    click.option("--eps", type=Number(low_allowed=True), help="ε of adagrad, rmsprop and adam (1e-8)."),
+    click.option("--eps", type=Number(low_allowed=True), help="ε of every optimiser that has one (1e-8 on the board)."),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME.HYPER=VALUE",
+        help="A hyperparameter of one optimiser, such as adamw.weight_decay=0.1; may be given again.",
+    ),
+)
+
+SCHEDULE = click.option(
+    "--schedule",
+    type=click.Choice(list(SCHEDULES)),
+    default="constant",
+    show_default=True,
+    help="How the learning rate goes on over a run; a warm-up takes the first 5 %.",
 )
 
 TRAINING = together(
@@ -159,6 +192,8 @@ OUTPUT = together(
     click.option("--no-progress", is_flag=True, help="Show no progress."),
 )
 
+NAMED = "By name (`steprule optimizers` lists them), or module:Class or file.py:Class; commas between them."
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -169,14 +204,42 @@ def cores() -> int:
 
 def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) -> tuple[Method, ...]:
     """Return the methods as the command line sets them; an option that none of them takes is an error."""
-    hyper = {key: values[key] for key in ("beta", "beta1", "beta2", "eps") if values.get(key) is not None}
-    taken = {key for name in names for key in HYPERPARAMETERS[name]}
-    for key in hyper:
+    shared = {key: values[key] for key in ("beta", "beta1", "beta2", "eps") if values.get(key) is not None}
+    taken = {key for name in names for key in find(name).takes if key in ("beta", "beta1", "beta2", "eps")}
+    for key in shared:
         if key not in taken:
             known = ", ".join(f"--{name}" for name in sorted(taken)) or "none besides the learning rate"
             raise click.UsageError(f"--{key} is no hyperparameter of {', '.join(names)}; allowed: {known}.")
+    own = _settings(names, values.get("settings", ()))
     clips: tuple[Clip, ...] = tuple(ctx.meta.get("clips", ()))
-    return tuple(Method(name, accepted(name, hyper), clips) for name in names)
+    schedule = values.get("schedule", "constant")
+    return tuple(
+        Method(name, (*accepted(name, {**shared, **own[name]}), *_further(name, own[name])), clips, schedule)
+        for name in names
+    )
+
+
+def _further(name: str, own: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return what an optimiser is given that its signature does not name."""
+    return [item for item in own.items() if item[0] not in find(name).takes]
+
+
+def _settings(names: tuple[str, ...], given: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the values of `--set` by optimiser, each checked against its signature."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for text in given:
+        target, sign, value = text.partition("=")
+        name, dot, key = target.strip().rpartition(".")
+        if not (sign and dot):
+            raise click.UsageError(f"--set takes NAME.HYPER=VALUE, such as {names[0]}.eps=1e-6, got {text!r}.")
+        if name not in found:
+            raise click.UsageError(f"--set {text}: {name!r} is not among the optimisers; allowed: {', '.join(names)}.")
+        try:
+            find(name).check_value(key, value_of(value))
+        except sr.errors.HyperparameterError as error:
+            raise click.UsageError(f"--set {text}: {error.what}; {error.fix}.") from error
+        found[name][key] = value_of(value)
+    return found
 
 
 CHOICES = ("hidden",)

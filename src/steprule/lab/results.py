@@ -141,7 +141,7 @@ def _optimizer(study: Study, row: Row) -> dict[str, Any]:
         "label": method.label,
         "clips": [{"name": clip.name, "bound": clip.bound} for clip in method.clips],
         "hyperparameters": dict(method.hyper),
-        "formula": row.account.formula,
+        "formula": row.account and row.account.formula,
         "lr": summary.lr,
         "lr_at_edge": summary.edge,
         "tuning_validation_loss": summary.tuning_validation_loss,
@@ -155,7 +155,7 @@ def _optimizer(study: Study, row: Row) -> dict[str, Any]:
         "diverged_tuning_runs": summary.diverged_tuning,
         "failed_runs": summary.failed_runs,
         "optimizer_us_per_step": summary.optimizer_us_per_step,
-        "state_bytes_per_parameter": row.account.state_bytes_per_parameter,
+        "state_bytes_per_parameter": row.account and row.account.state_bytes_per_parameter,
         "runs": [_run(run) for run in runs],
     }
 

@@ -15,15 +15,25 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, PAPER = "#1d2430", "#667085", "#dfe3e8", "#fefefe"
 
-METHOD_COLOURS = {
-    "gd": "#5c6370",
-    "sgd": "#2f8fce",
-    "momentum": "#123f9c",
-    "nesterov": "#008f6b",
-    "adagrad": "#b87d0a",
-    "rmsprop": "#b4509e",
-    "adam": "#d2470d",
-}
+
+class _Colours(dict[str, str]):
+    """The colours of the board's rules; any other optimiser is drawn in ink."""
+
+    def __missing__(self, name: str) -> str:
+        return INK
+
+
+METHOD_COLOURS = _Colours(
+    {
+        "gd": "#5c6370",
+        "sgd": "#2f8fce",
+        "momentum": "#123f9c",
+        "nesterov": "#008f6b",
+        "adagrad": "#b87d0a",
+        "rmsprop": "#b4509e",
+        "adam": "#d2470d",
+    }
+)
 """After Okabe and Ito, darkened until the labels can be read on white."""
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {

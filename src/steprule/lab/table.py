@@ -69,7 +69,7 @@ def cells(study: Study, row: Row) -> list[str]:
         notes.score(summary.test_accuracy, study.plan.task.build().metric),
         notes.to_target(summary),
         notes.microseconds(summary.optimizer_us_per_step),
-        f"{row.account.state_bytes_per_parameter:g}",
+        f"{row.account.state_bytes_per_parameter:g}" if row.account else "unknown",
         notes.diverged(summary),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
 from statistics import median
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+import steprule as sr
 from steprule.lab.data import batches
+from steprule.lab.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,7 +133,7 @@ class _Run:
 
     def look(self, iteration: int, training_loss: float) -> None:
         """Evaluate on the validation set at θ itself and add a point to the curve."""
-        with self.optimizer.at_iterate():
+        with at_theta(self.optimizer):
             loss, score = evaluate(self.model, self.task, self.task.data.validation)
         if self.task.optimum is not None and iteration and math.isfinite(training_loss):
             training_loss = self.training_loss()
@@ -140,6 +142,16 @@ class _Run:
         self.window.clear()
         if self.observe is not None:
             self.observe(self.curve[-1])
+
+    def prepare(self, iteration: int) -> None:
+        """Set the learning rate of an iteration, and clip what the optimiser does not clip itself."""
+        method, size = self.spec.method, len(self.task.data.train)
+        if method.schedule != "constant":
+            count = self.spec.budget.count(size, full_batch=method.full_batch) + self.spec.budget.final_full_batch
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.spec.lr * SCHEDULES[method.schedule](iteration, count)
+        if method.clips_outside:
+            method.clip(self.model.parameters())
 
     def save(self) -> None:
         """Write a checkpoint; a disk that is full now may have room later, and the last checkpoint stays."""
@@ -181,8 +193,13 @@ class _Run:
 
     def training_loss(self) -> float:
         """Return the loss on the whole training set at θ itself."""
-        with self.optimizer.at_iterate():
+        with at_theta(self.optimizer):
             return evaluate(self.model, self.task, self.task.data.train)[0]
+
+
+def at_theta(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    """Hold θ itself in the parameters within: an optimiser of ours may store the point where its gradient is taken."""
+    return optimizer.at_iterate() if isinstance(optimizer, sr.Optimizer) else nullcontext()
 
 
 def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, float]:
@@ -233,11 +250,11 @@ def evaluation_points(spec: RunSpec, size: int) -> set[int]:
 
 def made_by(spec: RunSpec) -> dict[str, str]:
     """Return everything that decides a run, in words: what a checkpoint is compared by."""
-    method = {"method": spec.method.label, "hyperparameters": str(dict(spec.method.hyper))}
+    account = spec.method.explain()
     return {
         "task": str(spec.task),
-        **method,
-        "formula": spec.method.explain().formula.replace("\n", ", "),
+        "method": spec.method.key,
+        "formula": account.formula.replace("\n", ", ") if account else str(spec.method.kind.target),
         "lr": repr(spec.lr),
         "seed": str(spec.seed),
         **{key: str(value) for key, value in asdict(spec.budget).items()},
@@ -269,7 +286,7 @@ def train(
     healthy = finite and math.isfinite(final) and final <= initial
     test_loss, test_score = None, None
     if spec.scored:
-        with run.optimizer.at_iterate():
+        with at_theta(run.optimizer):
             test_loss, test_score = evaluate(model, task, task.data.test)
     return RunResult(
         spec=spec,
@@ -295,6 +312,7 @@ def _iterate(run: _Run) -> bool:
         if not math.isfinite(loss):
             run.look(iteration - 1, loss)
             return False
+        run.prepare(iteration)
         before = time.perf_counter_ns()
         run.optimizer.step()
         run.step_ns.append(time.perf_counter_ns() - before)

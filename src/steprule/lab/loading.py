@@ -1,0 +1,84 @@
+"""What a user names as `module:name` or `file.py:name`, loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import steprule as sr
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text is written as `module:name` or `file.py:name`."""
+    return ":" in text
+
+
+def load(text: str) -> Any:
+    """Return what `module:name` or `file.py:name` names; a module may also lie in the working folder.
+
+    A file is executed once a process, however often it is named.
+    """
+    home, _, name = text.rpartition(":")
+    if not home or not name.replace(".", "a").isidentifier():
+        raise sr.errors.StepruleError(
+            f"{text!r} names nothing that could be loaded", fix="write module:name or file.py:name"
+        )
+    try:
+        found = _file(Path(home)) if home.endswith(".py") else _module(home)
+    except sr.errors.StepruleError:
+        raise
+    except Exception as error:  # the user's file may do anything
+        told = f"{home} cannot be loaded: {type(error).__name__}: {error}"
+        fix = f"mend it, or try `python {home}`" if home.endswith(".py") else f"mend it, or try `import {home}`"
+        raise sr.errors.StepruleError(told, where=text, fix=fix) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = ", ".join(public for public in vars(found) if not public.startswith("_"))[:200] or "nothing"
+            raise sr.errors.StepruleError(f"{home} has no {part!r}", where=text, fix=f"it has {known}")
+        found = getattr(found, part)
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module; the working folder is searched last, so that nothing in it hides an installed one."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise sr.errors.StepruleError(
+            f"there is no module {error.name!r}", where=name, fix="install it, or run in the folder where it lies"
+        ) from error
+
+
+def _file(path: Path) -> ModuleType:
+    """Execute a file as a module of its own, which can be imported again under its name."""
+    try:
+        whole = path.resolve(strict=True)
+        digest = hashlib.sha256(str(whole).encode()).hexdigest()[:12]
+    except OSError as error:
+        raise sr.errors.StepruleError(
+            f"cannot read {path}: {error.strerror or error}", fix="give the path of a Python file"
+        ) from error
+    name = f"steprule_user_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, whole)
+    if spec is None or spec.loader is None:
+        raise sr.errors.StepruleError(f"{path} is no Python file", fix="give the path of a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it is executed: rules and dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

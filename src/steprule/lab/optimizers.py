@@ -1,0 +1,179 @@
+"""The optimisers that can be compared: the board's rules, the library's classes, and any other by `module:Class`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+import steprule as sr
+from steprule.lab import clips
+from steprule.lab.clips import Clip
+from steprule.lab.loading import is_reference, load
+
+TITLES = {
+    "gd": "Gradient descent",
+    "sgd": "Stochastic gradient descent",
+    "momentum": "SGD with momentum",
+    "nesterov": "Nesterov momentum",
+    "adagrad": "AdaGrad",
+    "rmsprop": "RMSProp",
+    "adam": "Adam",
+}
+"""The board's rules by name, in the order of the whiteboard."""
+
+CLASSES = {
+    name.lower(): getattr(sr.optim, name)
+    for name in sorted(sr.optim.__all__, key=str.lower)
+    if name not in {"Optimizer", "Explanation", "explain"} and name.lower() not in TITLES
+}
+"""The library's classes by name, where the board has not taken it: `steprule.optim:Adam` names the others."""
+
+NAMES = (*TITLES, *CLASSES)
+"""Every name that stands for an optimiser by itself."""
+
+_RULES = (type(sr.board.sgd), type(sr.chain(sr.clip_value, sr.board.sgd)))
+_OURS_TO_SET = frozenset(
+    {"params", "parameters", "lr", "maximize", "capturable", "differentiable", "clip", "nonfinite", "backend", "t"}
+)
+"""Parameters that the lab sets itself, or that would change what is compared."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An optimiser as it can be built: a rule of the library's language, or a class of torch's interface.
+
+    `takes` are its hyperparameters besides the learning rate with their defaults; `default_lr` is none where it has
+    none.
+    """
+
+    name: str
+    title: str
+    target: Any
+    takes: Mapping[str, Any]
+    default_lr: float | None
+    open: bool = False
+    """Whether it takes hyperparameters that its signature does not name."""
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether one iteration is one pass over the training set."""
+        return self.name == "gd"
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether it is a formula of the library's language."""
+        return isinstance(self.target, _RULES)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the library runs it: then its formula is known, and it clips inside its step."""
+        return self.is_rule or (isinstance(self.target, type) and issubclass(self.target, sr.Optimizer))
+
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, hyper: dict[str, Any], before: Sequence[Clip]
+    ) -> Any:
+        """Return the optimiser; the clippings before it are put inside one of ours, and left out of any other."""
+        if self.is_rule:
+            return self._program(hyper, before).optimizer(list(parameters), lr=lr)
+        own = {"clip": clips.transform(before)} if before and self.is_ours else {}
+        return self.target(list(parameters), lr=lr, **own, **hyper)
+
+    def _program(self, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
+        """Return the configured rule behind its clippings."""
+        program = self.target(**hyper) if hyper else self.target
+        return sr.chain(*(clip.transform() for clip in before), program) if before else program
+
+    def account(self, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
+        """Return the library's account of formula, passes and bytes; none for an optimiser that is not ours."""
+        if not self.is_ours:
+            return None
+        if self.is_rule:
+            return sr.explain(self._program(hyper, before))
+        return sr.explain(self.build([torch.nn.Parameter(torch.ones(2))], 0.1, hyper, before))
+
+    def check_value(self, name: str, value: Any) -> None:
+        """Refuse a hyperparameter that it does not take, or a value of another kind than the default's."""
+        if name not in self.takes and not (self.open and name not in _OURS_TO_SET):
+            known = ", ".join(self.takes) or "none besides the learning rate"
+            raise sr.errors.HyperparameterError(f"{self.name} has no hyperparameter {name!r}", fix=f"it takes {known}")
+        wanted = _wanted(self.takes.get(name), value)
+        if wanted:
+            told = f"{name} of {self.name} is {worded(value)}, which is not {wanted}"
+            raise sr.errors.HyperparameterError(told, fix=f"its default is {worded(self.takes[name])}")
+
+
+def _wanted(default: Any, value: Any) -> str:
+    """Return in words what a value should be, nothing where it is that."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float):
+        return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    if isinstance(default, tuple):
+        same = isinstance(value, tuple) and len(value) == len(default) and not any(_wanted(0.0, part) for part in value)
+        return "" if same else f"{len(default)} numbers with commas between them"
+    return ""
+
+
+def worded(value: Any) -> str:
+    """Return a hyperparameter's value as one would type it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(worded, value)) if isinstance(value, tuple) else str(value)
+
+
+@cache
+def find(name: str) -> Kind:
+    """Return the optimiser of a name; what cannot be one is refused with what is allowed."""
+    if name in TITLES:
+        return _kind(name, TITLES[name], getattr(sr.board, name))
+    if name in CLASSES:
+        return _kind(name, CLASSES[name].__name__, CLASSES[name])
+    if not is_reference(name):
+        told = f"{name!r} is none of {', '.join(NAMES)}"
+        fix = "give one of these, or module:Class or file.py:Class for another (torch.optim:AdamW)"
+        raise sr.errors.StepruleError(told, fix=fix)
+    return _kind(name, name, load(name))
+
+
+def _kind(name: str, title: str, target: Any) -> Kind:
+    """Read an optimiser's signature."""
+    if not (isinstance(target, _RULES) or callable(target)):
+        raise sr.errors.StepruleError(f"{name} is no optimiser but {target!r}"[:200], fix=_BUILT)
+    found, is_open = (_hyperparameters(target), False) if isinstance(target, _RULES) else _arguments(name, target)
+    if "lr" not in found and not is_open:
+        raise sr.errors.StepruleError(f"{name} takes no learning rate `lr`", where=str(target)[:200], fix=_BUILT)
+    lr = found.get("lr")
+    takes = {key: value for key, value in found.items() if key not in _OURS_TO_SET}
+    return Kind(name, title, target, takes, float(lr) if isinstance(lr, int | float) else None, is_open)
+
+
+_BUILT = "an optimiser is built as Class(parameters, lr=..., **hyperparameters), or is a rule of steprule's language"
+
+
+def _hyperparameters(rule: Any) -> dict[str, Any]:
+    """Return a rule's hyperparameters with their defaults; of one that chooses a variant, the first."""
+    found = {key: hyper.value for key, hyper in rule.hypers.items()}
+    if isinstance(rule, _RULES[0]):
+        for key, parameter in inspect.signature(rule).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY and key not in found and key not in _OURS_TO_SET:
+                found[key] = parameter.default.options[0]
+    return found
+
+
+def _arguments(name: str, target: Any) -> tuple[dict[str, Any], bool]:
+    """Return a callable's arguments with their defaults, and whether it takes any others."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise sr.errors.StepruleError(f"{name} has no signature that could be read", fix=_BUILT) from error
+    named = [part for part in parameters if part.kind not in {part.VAR_KEYWORD, part.VAR_POSITIONAL}][1:]
+    ours = isinstance(target, type) and issubclass(target, sr.Optimizer)
+    is_open = not ours and any(part.kind is part.VAR_KEYWORD for part in parameters)
+    return {part.name: None if part.default is part.empty else part.default for part in named}, is_open
