@@ -24,8 +24,9 @@ from steprule.lab.checkpoint import MAGIC, Checkpoint
 from steprule.lab.clips import Clip
 from steprule.lab.lock import locked
 from steprule.lab.methods import Method
+from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import RunSpec, made_by, train
+from steprule.lab.training import made_by, train
 
 pytestmark = pytest.mark.cpu
 
@@ -50,13 +51,6 @@ def stopped_at(spec, point, checkpoint):
         train(spec, observe, checkpoint)
 
 
-def same(one, other):
-    """Whether two runs gave the same numbers; times differ."""
-    return replace(one, optimizer_us_per_step=None, seconds=0.0) == replace(
-        other, optimizer_us_per_step=None, seconds=0.0
-    )
-
-
 @pytest.fixture
 def kept(tmp_path):
     checkpoint = Checkpoint(tmp_path, {"lr": "1"})
@@ -74,7 +68,45 @@ def test_a_run_goes_on_bit_for_bit(name, full, tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, made_by(spec))
     for point in (5, 23, 60):
         stopped_at(spec, point, checkpoint)
-    assert same(train(spec, None, checkpoint), train(spec))
+    assert train(spec, None, checkpoint) == train(spec)
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [
+        (Method("adamw", schedule="warmup-cosine"), {}),
+        (Method("lion", schedule="cosine"), {"accumulate": 4, "final_full_batch": True}),
+        (Method("nesterov", clips=(Clip("clip_global_norm", 0.3),)), {"precision": "bfloat16"}),
+        (Method("ademamix"), {"precision": "float16"}),
+        (Method("torch.optim:AdamW", (("amsgrad", True),), (Clip("clip_value", 0.01),)), {"accumulate": 3}),
+        (Method("torch.optim:SGD", (("momentum", 0.9),), schedule="warmup"), {"precision": "float16"}),
+    ],
+    ids=str,
+)
+def test_a_run_of_any_kind_goes_on_bit_for_bit(method, budget, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVED_EVERY", -1.0)
+    monkeypatch.setattr(training, "scaler", _quick_scaler)
+    spec = replace(SPEC, method=method, budget=replace(SPEC.budget, **budget))
+    checkpoint = Checkpoint(tmp_path, made_by(spec))
+    for point in (5, 23, 60):
+        stopped_at(spec, point, checkpoint)
+    assert train(spec, None, checkpoint) == train(spec)
+
+
+def _quick_scaler(precision):
+    """Scale so that the scale moves often in a run this short: it overflows at first, and grows every five steps."""
+    return torch.amp.GradScaler("cpu", 2.0**24, growth_interval=5) if precision == "float16" else None
+
+
+def test_a_run_that_timed_out_goes_on_with_more_time(tmp_path, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(training._Run, "elapsed", lambda _: float(next(clock)))
+    hurried, patient = (replace(SPEC, budget=replace(SPEC.budget, timeout=time)) for time in (20.0, None))
+    assert train(hurried, None, Checkpoint(tmp_path, made_by(hurried))).reason == "timed out after 20 s"
+    monkeypatch.undo()
+    assert train(hurried, None, Checkpoint(tmp_path, made_by(hurried))).reason == "timed out after 20 s"
+    resumed = train(patient, None, Checkpoint(tmp_path, made_by(patient)))
+    assert (resumed.status, resumed.curve) == ("finished", train(patient).curve)
 
 
 @pytest.mark.hostile("L5")
@@ -82,7 +114,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, made_by(SPEC))
     first = train(SPEC, None, checkpoint)
     monkeypatch.setattr(training, "accumulate", None)  # no further iteration can be made
-    assert same(train(SPEC, None, checkpoint), first)
+    assert train(SPEC, None, checkpoint) == first
 
 
 @pytest.mark.hostile("S9", "L5")

@@ -21,9 +21,9 @@ from steprule.lab.files import prepare, write_atomically
 from steprule.lab.methods import Method
 from steprule.lab.protocol import Plan, Study
 from steprule.lab.results import Setting
+from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.session import Session
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import RunResult, RunSpec
 from steprule.lab.workers import serve
 
 pytestmark = pytest.mark.cpu

@@ -5,8 +5,8 @@ import pytest
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
 from steprule.lab.protocol import Plan, Study, conduct, geometric
+from steprule.lab.runs import Point, RunResult
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Point, RunResult
 
 pytestmark = pytest.mark.null
 
@@ -25,7 +25,7 @@ def pretend(loss_of):
         for spec in specs:
             loss = loss_of(spec)
             status = "finished" if math.isfinite(loss) else "diverged"
-            yield RunResult(spec, status, curve=(Point(1, 1.0, loss, loss, 0.5),), test_score=0.5)
+            yield RunResult(spec, status, curve=(Point(1, 1.0, 32, 0.1, 0.1, loss, loss, 0.5),), test_score=0.5)
 
     return do
 

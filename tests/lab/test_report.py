@@ -13,8 +13,8 @@ from steprule.lab.optimizers import TITLES
 from steprule.lab.protocol import Plan, Study
 from steprule.lab.report import page
 from steprule.lab.results import Setting, rows
+from steprule.lab.runs import Point, RunResult, RunSpec
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import Point, RunResult, RunSpec
 
 pytestmark = pytest.mark.cpu
 
@@ -51,7 +51,7 @@ def pretend(status="finished", reason="", names=("sgd", "adam"), lrs=(0.1, 1.0))
     methods = tuple(Method(name) for name in names)
     study = Study(Plan(TaskSpec(hidden=(4,)), methods, Budget(), lrs, (0,), (100, 101)), lrs)
     value = 1.0 if status == "finished" else math.inf
-    curve = tuple(Point(step, step / 10, value, value, 0.5) for step in range(3))
+    curve = tuple(Point(step, step / 10, 32 * step, 0.1, 0.1, value, value, 0.5) for step in range(3))
     for method in methods:
         for lr in lrs:
             spec = RunSpec(study.plan.task, method, lr, 0, study.plan.budget, "tuning")
@@ -154,7 +154,9 @@ def test_labels_are_spread_apart_and_keep_their_order():
 def test_the_band_of_a_run_that_stopped_early_has_a_gap_only_where_half_are_lost():
     def run(*losses):
         spec = RunSpec(TaskSpec(), Method("sgd"), 0.1, 0, Budget())
-        return RunResult(spec, "finished", curve=tuple(Point(i, i, v, v, 0.5) for i, v in enumerate(losses)))
+        return RunResult(
+            spec, "finished", curve=tuple(Point(i, i, i, 0.1, 0.1, v, v, 0.5) for i, v in enumerate(losses))
+        )
 
     drawn = charts.band([run(3.0, 2.0, 1.0), run(5.0, 4.0), run(4.0)], charts.VIEWS[0])
     assert drawn.middle[:2] == [4.0, 4.0]

@@ -9,8 +9,9 @@ from steprule.__main__ import main
 from steprule.lab import data
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
+from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TASKS, TaskSpec
-from steprule.lab.training import RunSpec, train
+from steprule.lab.training import train
 
 # A learning rate of plain SGD and the test accuracy that twelve epochs reach with room to spare.
 LEARNT = {"digits-mlp": (0.3, 0.85), "digits-cnn": (0.1, 0.85), "cancer-logreg": (0.1, 0.93)}

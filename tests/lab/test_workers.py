@@ -5,8 +5,8 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
+from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.training import RunSpec
 from steprule.lab.workers import Pool, attempt
 
 pytestmark = pytest.mark.cpu

@@ -1,4 +1,4 @@
-"""How long a run lasts."""
+"""How long a run lasts, and how its iterations are computed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """So many epochs or so many iterations, in batches of one size."""
+    """So many epochs or so many iterations, in batches of one size.
+
+    `accumulate` is how many micro-batches a batch is computed in; its gradient stays that of the whole batch.
+    `precision` is what the network computes in, and `timeout` the seconds after which a run is given up.
+    """
 
     epochs: int | None = 30
     iterations: int | None = None
     batch_size: int = 32
     final_full_batch: bool = False
+    accumulate: int = 1
+    precision: str = "float32"
+    timeout: float | None = None
 
     def minibatches_per_epoch(self, size: int) -> int:
         """Return how many batches show each of `size` examples once."""
@@ -24,3 +31,7 @@ class Budget:
         if self.iterations is not None:
             return self.iterations
         return (self.epochs or 0) * (1 if full_batch else self.minibatches_per_epoch(size))
+
+    def total(self, size: int, *, full_batch: bool) -> int:
+        """Return all the iterations of a run over `size` examples: what a schedule is spread over."""
+        return self.count(size, full_batch=full_batch) + self.final_full_batch

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
+    from steprule.lab.runs import RunResult
     from steprule.lab.statistics import Interval
-    from steprule.lab.training import RunResult
 
 DASHES: dict[str, Any] = {"gd": (0, (1, 1.2)), "momentum": (0, (5, 1.6)), "nesterov": (0, (6, 1.4, 1.2, 1.4))}
 """A second mark beside the colour, for the lines that run closest together."""

@@ -24,6 +24,7 @@ from steprule.lab.files import prepare
 from steprule.lab.lock import locked
 from steprule.lab.optimizers import NAMES, TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TRAINING, Name, Names, Number
+from steprule.lab.passes import check_precision
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
 from steprule.lab.results import Setting, as_text, document, rows
@@ -187,6 +188,7 @@ def _check(plan: Plan, out: Path | None) -> None:
     size = len(task.data.train)
     if plan.budget.batch_size > size:
         raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
+    check_precision(task, plan.budget.precision)
     for method in plan.methods:
         method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
 

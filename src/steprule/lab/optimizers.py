@@ -65,6 +65,12 @@ class Kind:
         return self.name == "gd"
 
     @property
+    def origin(self) -> str:
+        """Where the optimiser is defined, the same in every process."""
+        named = self.target if hasattr(self.target, "__qualname__") else type(self.target)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    @property
     def is_rule(self) -> bool:
         """Whether it is a formula of the library's language."""
         return isinstance(self.target, _RULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
 from steprule.lab.methods import Method, accepted, value_of
 from steprule.lab.optimizers import NAMES, find
+from steprule.lab.passes import PRECISIONS
 from steprule.lab.schedules import SCHEDULES
 from steprule.lab.tasks import ALIASES, TASKS, TaskSpec, takes
 
@@ -179,6 +181,18 @@ TRAINING = together(
     click.option("--epochs", type=click.IntRange(1, 100_000), show_default="the task's", help="Budget of a run."),
     click.option("--iterations", type=click.IntRange(1, 10_000_000), help="Budget of a run, instead of epochs."),
     click.option("--batch-size", type=click.IntRange(1), show_default="the task's"),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(1),
+        metavar="PARTS",
+        help="Compute each batch in so many micro-batches; its gradient stays the same.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(list(PRECISIONS)),
+        help="What the network computes in; parameters stay float32, and float16 has its loss scaled.",
+    ),
+    click.option("--timeout", type=Number(), metavar="SECONDS", help="Give a run up after so long, as failed."),
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
     click.option("--hidden", type=Sizes(), show_default="the task's", help="Hidden layers, such as 64,32."),
     click.option(
@@ -273,7 +287,14 @@ def budget(ctx: click.Context, values: dict[str, Any], spec: TaskSpec) -> Budget
     if iterations is None and epochs is None:
         share = QUICK_SHARE if ctx.meta.get("quick") else 1
         epochs, iterations = (None if count is None else -(-count // share) for count in (own.epochs, own.iterations))
-    return Budget(epochs, iterations, values["batch_size"] or own.batch_size, values["final_full_batch"])
+    given = {
+        key: values[key] for key in ("batch_size", "accumulate", "precision", "timeout") if values[key] is not None
+    }
+    full = values["final_full_batch"] or own.final_full_batch
+    found = replace(own, epochs=epochs, iterations=iterations, final_full_batch=full, **given)
+    if found.accumulate > found.batch_size:
+        raise click.UsageError(f"--accumulate is at most {found.batch_size}, the examples of a batch.")
+    return found
 
 
 def set_quick(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from steprule.lab.training import RunResult, RunSpec
+from steprule.lab.runs import RunResult, RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

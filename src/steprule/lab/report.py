@@ -12,8 +12,8 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from steprule.lab import charts, notes, svg
 from steprule.lab.protocol import SELECTION
 from steprule.lab.results import by_name, hardware, versions
+from steprule.lab.runs import DIVERGENCE
 from steprule.lab.statistics import INTERVAL, verdict, winner
-from steprule.lab.training import DIVERGENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

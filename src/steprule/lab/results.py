@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import steprule as sr
 from steprule.lab.protocol import SELECTION
+from steprule.lab.runs import DIVERGENCE
 from steprule.lab.statistics import INTERVAL, Summary, summarise, verdict
-from steprule.lab.training import DIVERGENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
+    from steprule.lab.runs import RunResult
     from steprule.lab.tasks import Task
-    from steprule.lab.training import RunResult
 
 SCHEMA = 1
 """The number of the layout of results.json; it grows when a key changes its meaning or goes."""

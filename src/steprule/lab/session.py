@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from steprule.lab.checkpoint import Checkpoint
 from steprule.lab.files import write_atomically
+from steprule.lab.passes import accumulate, evaluate
 from steprule.lab.protocol import conduct, report_specs
 from steprule.lab.results import Setting, as_text, document, rows
-from steprule.lab.training import POINTS, RunResult, accumulate, evaluate, evaluation_points, made_by
+from steprule.lab.runs import RunResult
+from steprule.lab.training import POINTS, evaluation_points, made_by
 from steprule.lab.workers import Pool, attempt
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from steprule.lab.progress import Meter
     from steprule.lab.protocol import Plan, Study
-    from steprule.lab.training import Point, RunSpec
+    from steprule.lab.runs import Point, RunSpec
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of results.json while runs come in."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
-    from steprule.lab.training import RunResult
+    from steprule.lab.runs import RunResult
 
 INTERVAL = (
     "Intervals are 95 % percentile-bootstrap intervals of the median over the fresh seeds "

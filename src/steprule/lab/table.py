@@ -9,8 +9,8 @@ from rich.table import Table
 
 from steprule.lab import notes
 from steprule.lab.results import by_name
+from steprule.lab.runs import DIVERGENCE
 from steprule.lab.statistics import verdict, winner
-from steprule.lab.training import DIVERGENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 import steprule as sr
-from steprule.lab.training import RunResult, train
+from steprule.lab.runs import RunResult, failure
+from steprule.lab.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from steprule.lab.checkpoint import Checkpoint
-    from steprule.lab.training import Point, RunSpec
+    from steprule.lab.runs import Point, RunSpec
 
 # Two spinning OpenMP threads on a busy core made the same run eighty times slower: processes share the work.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -42,7 +43,7 @@ def attempt(
     except sr.errors.StateError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs in the results, beside the other runs
-        return RunResult(spec, "failed", f"{type(error).__name__}: {error}")
+        return RunResult(spec, "failed", failure(error))
 
 
 def serve(connection: Connection) -> None:

@@ -1,0 +1,127 @@
+"""Passes through a network: forward over a set to evaluate it, forward and back for a gradient."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import steprule as sr
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from steprule.lab.data import Split
+    from steprule.lab.tasks import Task
+
+CHUNK = 512
+"""A batch larger than this is walked in chunks, and its gradient accumulated."""
+
+SEEN_AT_ONCE = 2048
+"""A set larger than this is evaluated in chunks of so many examples."""
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What a network can compute in; parameters, losses and evaluations are float32 always."""
+
+
+@contextmanager
+def at_theta(optimizer: Any) -> Generator[None]:
+    """Hold θ itself in the parameters within, where an optimiser stores another point while it trains.
+
+    Ours may store the point where the next gradient is taken; others switch by methods `eval` and `train`.
+    """
+    if isinstance(optimizer, sr.Optimizer):
+        with optimizer.at_iterate():
+            yield
+        return
+    switches = callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None))
+    if switches:
+        optimizer.eval()
+    try:
+        yield
+    finally:
+        if switches:
+            optimizer.train()
+
+
+def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, float]:
+    """Return the mean loss and the score on a set; what a network does only in training is off meanwhile."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs = torch.cat([model(inputs) for inputs in split.inputs.split(SEEN_AT_ONCE)])
+        loss = task.loss(outputs, split.labels).item()
+        score = task.score(outputs, split.labels, loss)
+    model.train(training)
+    return loss, score
+
+
+def accumulate(
+    model: torch.nn.Module,
+    task: Task,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    parts: int = 1,
+    precision: str = "float32",
+    scale: torch.amp.GradScaler | None = None,
+) -> float:
+    """Leave the gradient of the mean loss over all the examples in the parameters, and return that loss.
+
+    The examples are walked in so many micro-batches, or in more where these were too large, each weighted by its
+    share. With a scale it is the gradient of the loss times that.
+    """
+    model.zero_grad(set_to_none=True)
+    size = min(CHUNK, math.ceil(len(labels) / parts))
+    if len(labels) <= size:
+        return _gradient(model, task, inputs, labels, precision, scale)
+    total = 0.0
+    for some_inputs, some_labels in zip(inputs.split(size), labels.split(size), strict=True):
+        share = len(some_labels) / len(labels)
+        total += _gradient(model, task, some_inputs, some_labels, precision, scale, share)
+    return total
+
+
+def scaler(precision: str) -> torch.amp.GradScaler | None:
+    """Return what keeps float16 gradients from vanishing; other precisions need none.
+
+    It multiplies the loss, and leaves out a step whose gradients overflow.
+    """
+    return torch.amp.GradScaler("cpu") if precision == "float16" else None
+
+
+def check_precision(task: Task, precision: str) -> None:
+    """Refuse, before any work, a precision in which this machine cannot train this network."""
+    if precision == "float32":
+        return
+    few = task.data.train.inputs[:2], task.data.train.labels[:2]
+    try:
+        accumulate(task.model(0), task, *few, precision=precision, scale=scaler(precision))
+    except Exception as error:
+        raise sr.errors.StepruleError(
+            f"{task.name} cannot be trained in {precision} here: {type(error).__name__}: {error}",
+            fix="choose another precision: " + ", ".join(PRECISIONS),
+        ) from error
+
+
+def _gradient(
+    model: torch.nn.Module,
+    task: Task,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    precision: str,
+    scale: torch.amp.GradScaler | None,
+    share: float = 1.0,
+) -> float:
+    """Add the gradient of one micro-batch's share of the loss, and return that share."""
+    if precision == "float32":
+        loss = task.loss(model(inputs), labels)
+    else:
+        with torch.autocast("cpu", PRECISIONS[precision]):
+            outputs = model(inputs)
+        loss = task.loss(outputs.float(), labels)
+    if share != 1.0:
+        loss = loss * share
+    (loss if scale is None else scale.scale(loss)).backward()
+    return loss.item()
