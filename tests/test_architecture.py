@@ -11,6 +11,7 @@ import pytest
 import steprule
 from steprule.backends.eager import spelling
 from steprule.backends.numba_source import _SPELLING
+from steprule.backends.triton_source import _SPELLING as _GPU_SPELLING
 from steprule.graph.ops import OPS, REDUCTIONS
 
 pytestmark = pytest.mark.null
@@ -97,6 +98,6 @@ def test_every_module_and_public_name_has_a_docstring(path: Path) -> None:
 
 def test_every_op_has_a_spelling_on_every_backend() -> None:
     numbered = [name for name, row in OPS.items() if row.kind in {"pointwise", "compare"}]
-    assert all(name in _SPELLING for name in numbered)
+    assert all(name in _SPELLING and name in _GPU_SPELLING for name in numbered)
     assert all(callable(spelling(name)) for name in [*numbered, *REDUCTIONS])
     assert set(_SPELLING) <= set(OPS)

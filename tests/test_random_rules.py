@@ -1,4 +1,4 @@
-"""Random rules mean the same everywhere: interpreter, eager backend, compiled and uncompiled kernel."""
+"""Random rules mean the same everywhere: interpreter, eager backend, compiled and uncompiled kernel, GPU kernels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from steprule.backends import cache
 from steprule.backends.base import Batch
 from steprule.backends.eager import EagerBatch
 from steprule.backends.numba_cpu import CpuBatch, CpuKernel
+from steprule.backends.triton_gpu import TritonBatch, TritonKernel
+from steprule.backends.triton_source import host_columns
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph
 from steprule.graph.show import formula
@@ -51,12 +53,17 @@ def _well_conditioned(graph: Graph, data: Problem, truth: list[dict[str, np.ndar
 def _run(plan: Plan, data: Problem, dtype: torch.dtype, kind: str) -> list[dict[str, np.ndarray]]:
     """Run one step of a plan through a backend and return the parameter and slots in memory."""
     names = array_rows(plan)
-    arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype) for a in data.arrays] for n in names}
+    device = "cuda" if kind == "triton" and torch.cuda.is_available() else "cpu"
+    arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype, device=device) for a in data.arrays] for n in names}
     rows = [index % 2 for index in range(len(data.arrays))]
     hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
     batch: Batch
     if kind == "eager":
         batch = EagerBatch(plan, arrays, rows)
+    elif kind == "triton":
+        before = [[data.numbers[row][name] - (name == "t") for name in host_columns(plan)] for row in rows]
+        batch = TritonBatch(TritonKernel(plan, dtype), arrays, torch.tensor(before, dtype=torch.float64, device=device))
+        hyper = np.ascontiguousarray(hyper[rows][:, : len(plan.graph.hypers)])
     else:
         kernel = CpuKernel(plan, dtype)
         if kind == "plain":
@@ -65,7 +72,7 @@ def _run(plan: Plan, data: Problem, dtype: torch.dtype, kind: str) -> list[dict[
     with np.errstate(all="ignore"):
         batch.step(hyper)
     kept = [names[0], *names[2:]]
-    return [{name: arrays[name][i].double().numpy() for name in kept} for i in range(len(data.arrays))]
+    return [{name: arrays[name][i].double().cpu().numpy() for name in kept} for i in range(len(data.arrays))]
 
 
 def _without_host_slots(truth: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
@@ -112,6 +119,26 @@ def test_eager_and_uncompiled_source_agree_on_more_random_rules() -> None:
         plan, kept = schedule(graph), _without_host_slots(truth)
         for kind in ("eager", "plain"):
             assert not _differs(kept, _run(plan, data, torch.float64, kind), 1e-8), f"{kind}\n{formula(graph)}"
+
+    agree()
+
+
+@pytest.mark.hostile("R7")
+@pytest.mark.interp
+@pytest.mark.parametrize("shard", range(2))
+def test_gpu_kernels_agree_with_the_interpreter_on_random_rules(shard: int) -> None:
+    """The kernels' source as it stands; on a GPU it is compiled, which takes longer, without one interpreted."""
+
+    @hypothesis.seed(100 + shard)
+    @settings(max_examples=50, derandomize=False, phases=[Phase.generate])
+    @given(graph=graphs(), seed=st.integers(0, 2**16))
+    def agree(graph: Graph, seed: int) -> None:
+        data = problem(seed, SHAPES)
+        truth = evaluate(graph, data.arrays, data.numbers)
+        assume(_well_conditioned(graph, data, truth, 1e-11))
+        plan = schedule(graph)
+        found = _run(plan, data, torch.float64, "triton")
+        assert not _differs(_without_host_slots(truth), found, 1e-8), formula(graph)
 
     agree()
 

@@ -170,7 +170,9 @@ def test_no_address_of_another_device_reaches_a_kernel_of_the_cpu() -> None:
             check(Entry("`w`", 0, parameter, gradient))
     entry = Entry("`w`", 0, there, there)
     check(entry)
-    assert route(entry, [], None) == ("eager", "parameters are on cuda, which has no kernel backend here")
+    backend, reason = route(entry, [], None)
+    assert backend == "eager"
+    assert reason.endswith("parameters are on a GPU")  # of which an interpreter of kernels must not read addresses
     with pytest.raises(BackendError, match="cannot update `w`: parameters are on cuda"):
         route(entry, [], "numba_cpu")
     assert route(Entry("`w`", 0, here, here), [there], None)[0] == "eager"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ class Batch(ABC):
     """
 
     plan: Plan
-    total: Table
-    """One number a reduction; after `sweep`, this batch's own share of each global one."""
+    total: Any
+    """One number a reduction, as an array or, where reading it would wait, a tensor on a device; after `sweep`,
+    this batch's own share of each global one."""
     host: Table | None = None
     """After `begin`, what the plan's `host` values are, a row a setting; none if they are computed where used."""
 
@@ -115,16 +117,39 @@ def settle(work: Sequence[tuple[Batch, Table]]) -> bool:
 
 
 def _share_totals(batches: Sequence[Batch], index: int) -> None:
-    """Replace each batch's share of a global reduction by the whole; equal formulas are one node in all plans."""
-    whole: dict[Node, float] = {}
+    """Replace each batch's share of a global reduction by the whole; equal formulas are one node in all plans.
+
+    What is on a device is added there, and waited for only if a batch in main memory needs it.
+    """
+    whole: dict[Node, Any] = {}
     for batch in batches:
         for node in batch.plan.passes[index].reductions:
             if OPS[node.op].kind == "global":
-                whole[node] = whole.get(node, 0.0) + float(batch.total[batch.plan.reductions.index(node)])
+                share = batch.total[batch.plan.reductions.index(node)]
+                whole[node] = _sum(whole[node], share) if node in whole else share
     for batch in batches:
         for node in batch.plan.passes[index].reductions:
             if node in whole:
-                batch.total[batch.plan.reductions.index(node)] = whole[node]
+                share, held = whole[node], batch.total
+                on_host = isinstance(held, np.ndarray) and isinstance(share, torch.Tensor)
+                held[batch.plan.reductions.index(node)] = float(share) if on_host else share
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Add two numbers, of which either may be on a device."""
+    if isinstance(a, torch.Tensor):
+        return a + (b.to(a.device) if isinstance(b, torch.Tensor) else float(b))
+    return b + float(a) if isinstance(b, torch.Tensor) else float(a) + float(b)
+
+
+def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:
+    """Cut tensors into chunks: rows of (tensor, first element, number of elements)."""
+    size = np.asarray(sizes, dtype=np.int64)
+    pieces = -(-size // length)
+    tensor = np.repeat(np.arange(len(size)), pieces)
+    first_piece = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = (np.arange(len(tensor)) - first_piece) * length
+    return np.ascontiguousarray(np.stack([tensor, start, np.minimum(size[tensor] - start, length)], axis=1))
 
 
 Arrays = Mapping[str, Sequence[torch.Tensor]]

@@ -160,7 +160,7 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
 # Making -----------------------------------------------------------------------------------------------
 
 
-def _execute(source: str, name: str) -> dict[str, Any]:
+def execute(source: str, name: str) -> dict[str, Any]:
     """Run generated text, made by this process a moment ago; nothing read from a file is executed."""
     path = f"<steprule kernel {name}>"
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
@@ -170,7 +170,7 @@ def _execute(source: str, name: str) -> dict[str, Any]:
 
 
 def _compile(source: str, name: str) -> tuple[Kernel, str, bytes | None]:
-    namespace = _execute(source, name)
+    namespace = execute(source, name)
     signature = numba.void(*[numba.int64] * 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.NumbaWarning)
@@ -243,7 +243,7 @@ def _find(source: str, name: str) -> Kernel:
 
 def plain(source: str) -> Kernel:
     """Return a kernel as ordinary Python, without a compiler: slow, with readable errors."""
-    module = _execute(source, "plain")
+    module = execute(source, "plain")
     namespace = dict(module)
     helpers = {id(getattr(memory, name)): meaning for name, meaning in memory.PLAIN.items()}
     for name, value in module.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
 from . import cache
-from .base import Arrays, Batch, Table
+from .base import Arrays, Batch, Table, chunks
 from .numba_source import COUNTS, TABLES, cpu_source
 from .threads import cheap, walk
 
@@ -47,16 +46,6 @@ class CpuKernel:
         return self._function
 
 
-def _chunks(sizes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Cut tensors into chunks: rows of (tensor, first element, number of elements)."""
-    size = np.asarray(sizes, dtype=np.int64)
-    pieces = -(-size // CHUNK)
-    tensor = np.repeat(np.arange(len(size)), pieces)
-    first_piece = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = (np.arange(len(tensor)) - first_piece) * CHUNK
-    return np.ascontiguousarray(np.stack([tensor, start, np.minimum(size[tensor] - start, CHUNK)], axis=1))
-
-
 class CpuBatch(Batch):
     """Dense float32 or float64 tensors in main memory, all of one dtype."""
 
@@ -70,7 +59,7 @@ class CpuBatch(Batch):
         self._addresses = np.array(pointers, dtype=np.int64).reshape(len(names), len(parameters)).T.copy()
         sizes = [tensor.numel() for tensor in parameters]
         self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
-        self._chunks = _chunks(sizes)
+        self._chunks = chunks(sizes, CHUNK)
         self.host = np.zeros((0, len(plan.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))

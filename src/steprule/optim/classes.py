@@ -3,8 +3,8 @@
 Every class also takes `clip` (a number: the greatest global norm; or any transform), `nonfinite`
 ("propagate", "skip" or "raise"), `backend` and `compensated`, as `steprule.Optimizer` does. `foreach` is accepted
 and changes nothing; `fused=True` switches on GradScaler's protocol (gradients are unscaled inside the kernel, an
-overflowing step is left out); `capturable` and `differentiable` are refused. Formulas and their sources stand in
-`steprule.zoo`.
+overflowing step is left out); `capturable=True` is for parameters on a GPU; `differentiable` is refused. Formulas and
+their sources stand in `steprule.zoo`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ..backends.numba_cpu import CpuKernel
+from ..backends.triton_gpu import NAME as TRITON
+from ..backends.triton_gpu import TritonKernel
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
@@ -103,7 +105,8 @@ def explain(program: Program | Optimizer) -> Explanation:
     paths = look_ahead(graph)
     plan = schedule(paths.closure_free if paths else graph)
     itemsize = dtype.itemsize
-    source = CpuKernel(plan, dtype).source if backend == "numba_cpu" else ""
+    kinds: dict[str, Any] = {"numba_cpu": CpuKernel, TRITON: TritonKernel}
+    source = kinds[backend](plan, dtype).source if backend in kinds else ""
     return Explanation(
         name=program.name,
         formula=formula(graph),

@@ -22,7 +22,7 @@ from ..zoo.transforms import clip_global_norm
 from .roster import Roster
 from .squad import Kernels, Reader, plain
 from .state import STEP, check_saved, ensure
-from .tensors import BACKENDS, check_shards
+from .tensors import BACKENDS, check_capturable, check_shards
 from .watch import Watch
 
 _torch: Any = torch_optimizer
@@ -88,13 +88,14 @@ class Optimizer(torch.optim.Optimizer):
     `params` are tensors, groups (dicts) or named parameters, as for any torch optimiser. `clip` is a number
     (the greatest global norm) or any transform. `nonfinite` says what a gradient with NaN or infinity does:
     `"propagate"` as in torch, `"skip"` leaves the whole step out (no parameter, state or count changes),
-    `"raise"` names the parameter. `backend` forces `"numba_cpu"` or `"eager"`. `compensated=True` keeps what
-    storing bfloat16 and float16 parameters loses in a slot `remainder` and adds it back at the next step (Kahan,
-    1965), so that small steps are not rounded away; wider parameters gain nothing by it. Other keywords are
-    hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are read
-    from the group at every step, and never compile anything. Raises
+    `"raise"` names the parameter. `backend` forces `"numba_cpu"`, `"triton_gpu"` or `"eager"`.
+    `compensated=True` keeps what storing bfloat16 and float16 parameters loses in a slot `remainder` and adds it
+    back at the next step (Kahan, 1965), so that small steps are not rounded away; wider parameters gain nothing by it.
+    Other keywords are hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are
+    read from the group at every step, and never compile anything. Raises
     `HyperparameterError` for a value outside its range, `ParameterError` for a tensor that cannot be
-    updated, each before anything is written.
+    updated, each before anything is written. `capturable=True` lets a CUDA graph hold a step: hyperparameters that are
+    tensors on the GPU are read there, at every replay, and their range is not checked.
     """
 
     def __init__(
@@ -106,9 +107,10 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite: str = "propagate",
         backend: str | None = None,
         compensated: bool = False,
+        capturable: bool = False,
         **hyper: Any,
     ) -> None:
-        self._configure(nonfinite, backend)
+        self._configure(nonfinite, backend, capturable=capturable)
         program = _compose(rule, clip)
         self.program = program.compensated() if compensated else program
         known = self.program.hypers
@@ -120,8 +122,9 @@ class Optimizer(torch.optim.Optimizer):
             )
         self._prepare()
         super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
+        check_capturable(self.param_groups, backend, asked=capturable)
 
-    def _configure(self, nonfinite: str, backend: str | None) -> None:
+    def _configure(self, nonfinite: str, backend: str | None, *, capturable: bool) -> None:
         if backend is not None and backend not in BACKENDS:
             raise BackendError(f"there is no backend {backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None")
         if nonfinite not in NONFINITE:
@@ -130,6 +133,7 @@ class Optimizer(torch.optim.Optimizer):
             )
         self.nonfinite = nonfinite
         self.backend = backend
+        self.capturable = capturable
 
     def _prepare(self) -> None:
         """Make what is derived from the program and is neither copied nor saved."""
@@ -141,7 +145,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _compile(self, graph: Graph) -> Kernels:
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
-        return Kernels(schedule(graph, guarded=self.nonfinite != "propagate"), readers)
+        return Kernels(schedule(graph, guarded=self.nonfinite != "propagate"), readers, capturable=self.capturable)
 
     def _reader(self, name: str) -> Reader:
         """Return how a hyperparameter is found in a group; by its name."""
@@ -172,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._choose(self.param_groups[0]).plan.graph
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in ("program", "backend", "nonfinite")}
+        own = {name: self.__dict__[name] for name in ("program", "backend", "nonfinite", "capturable")}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -242,9 +246,9 @@ class Optimizer(torch.optim.Optimizer):
                         state.update(self._complete(choose(group), state))  # others may have put it there
                 roster = Roster(choose, mood, self.param_groups, self.state, self.backend, self._watch)
         self._roster = None  # an interrupted roster is not used again
-        stepped = not roster.squads or roster.step(self.param_groups)
+        stepped = not roster.squads or roster.step(self.param_groups, getattr(self, "found_inf", None))
         self._roster = roster
-        if not stepped and self.nonfinite == "raise":
+        if self.nonfinite == "raise" and (not stepped or roster.stopped()):
             raise roster.blame()
 
     # Rules with a look-ahead ---------------------------------------------------------------------

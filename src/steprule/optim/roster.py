@@ -19,11 +19,14 @@ import torch
 
 from ..backends.base import run, settle
 from ..backends.numba_cpu import CpuBatch
+from ..backends.triton_gpu import NAME as TRITON
 from ..errors import NonFiniteError, ParameterError
+from ..plan.tables import array_rows
+from .device_squad import DeviceSquad
 from .glance import Glance, looker
-from .squad import Groups, Kernels, Squad
+from .squad import Groups, Kernels, Squad, lay_out
 from .state import ensure
-from .tensors import Entry, check, extent, label
+from .tensors import Entry, check, extent, label, route
 from .watch import Watch
 
 _gradient = attrgetter("grad")
@@ -104,18 +107,33 @@ class Roster:
         ]
 
     def _muster(self, backend: str | None) -> None:
-        members: dict[int, list[int]] = {}
-        for index, entry in enumerate(self._entries):
-            members.setdefault(id(self._chosen[entry.group]), []).append(index)
+        members: dict[tuple[object, ...], list[int]] = {}
+        backends = [self._route(entry, backend) for entry in self._entries]
+        for index, (entry, name) in enumerate(zip(self._entries, backends, strict=True)):
+            kind = (entry.parameter.dtype, entry.parameter.device) if name == TRITON else ()
+            members.setdefault((id(self._chosen[entry.group]), *kind), []).append(index)
         self._members = list(members.values())
-        self.squads: list[Squad] = []
+        self.squads: list[Squad | DeviceSquad] = []
         for indices in self._members:
             entries = [self._entries[i] for i in indices]
-            self.squads.append(Squad(self._chosen[entries[0].group], entries, self._state, backend))
+            kernels = self._chosen[entries[0].group]
+            if backends[indices[0]] == TRITON:
+                self.squads.append(DeviceSquad(kernels, entries, self._state))
+            else:
+                self.squads.append(Squad(kernels, entries, self._state, [backends[i] for i in indices]))
+        self._on_device = [squad for squad in self.squads if isinstance(squad, DeviceSquad)]
+        self.device_decides = bool(self.squads) and len(self._on_device) == len(self.squads)
+        """Whether kernels find out by themselves that a step must be left out."""
         self._work = [pair for squad in self.squads for pair in squad.work()]
         self._given = [squad for squad in self.squads if squad.plan.given]
         self._watch.follow(self._all if self._given else [])
         self._counted = True
+
+    def _route(self, entry: Entry, backend: str | None) -> str:
+        """Lay a parameter's slots out as it is, and return the backend that updates it."""
+        plan, state = self._chosen[entry.group].plan, self._state[entry.parameter]
+        lay_out(plan, entry.parameter, state)
+        return route(entry, [state[name] for name in array_rows(plan)[2:]], backend)[0]
 
     def still_holds(
         self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups, state: Any
@@ -167,7 +185,9 @@ class Roster:
     def _make_glance(self) -> Glance | None:
         """Tell a glance what to look at; none if a batch is no kernel's or a gradient had to be copied."""
         crews = [crew for squad in self.squads for crew in squad.crews]
-        found = looker() if crews and all(crew.pointed and crew.given for crew in crews) else None
+        batches = [batch for squad in self.squads for batch in squad.batches]
+        compiled = bool(crews) and all(isinstance(batch, CpuBatch) for batch in batches)
+        found = looker() if compiled and all(crew.given for crew in crews) else None
         plain = all(type(own) is list for own in self._lists) and all(type(own) is dict for own in self._dicts)
         if found is None or not plain:
             return None
@@ -190,13 +210,22 @@ class Roster:
             ],
             tensors=[row for crew in crews for row in crew.pointed_at()],
             gradients=[rows[place] for place in range(len(rows))],
-            numbers=[(squad.counts, squad.counted) for squad in self.squads if squad.hosts],
+            numbers=[(own.counts, own.counted) for own in self.squads if isinstance(own, Squad) and own.hosts],
         )
 
-    def step(self, groups: Groups) -> bool:
-        """Read hyperparameters, run the plans on every batch, count the step; return False if a guard stopped it."""
+    def step(self, groups: Groups, found: torch.Tensor | None = None) -> bool:
+        """Read hyperparameters, run the plans on every batch, count the step; return False if a guard stopped it.
+
+        A step is also left out if `found` is above 0, which is no reason to complain: the answer is True. Where kernels
+        run on every parameter, they look at `found` themselves.
+        """
         self._counted = False
+        if found is not None and not self.device_decides and float(found) > 0:
+            self._forget_new()
+            return True
         try:
+            for squad in self._on_device:
+                squad.leave_out_if(found)
             for squad in self.squads:
                 if self._changed:
                     squad.set_hypers(groups)
@@ -218,6 +247,10 @@ class Roster:
             for squad in self.squads:
                 squad.advance(-1)
         return written
+
+    def stopped(self) -> bool:
+        """Whether a device has left the last step out; this waits for it."""
+        return any(squad.stopped() for squad in self._on_device)
 
     def _forget_new(self) -> None:
         """Take state back that was made for a step which did not happen: only what has been stepped has state."""
@@ -271,7 +304,7 @@ def _no_overlap(entries: list[Entry]) -> None:
     spans: list[tuple[int, int, Entry]] = []
     for entry in entries:
         tensor = entry.parameter
-        if tensor.numel() and tensor.device.type == "cpu":
+        if tensor.numel() and tensor.device.type in {"cpu", "cuda"}:
             spans.append((tensor.data_ptr(), tensor.data_ptr() + extent(tensor), entry))
     spans.sort(key=itemgetter(0))
     crowd: list[Entry] = []

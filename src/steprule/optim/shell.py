@@ -12,16 +12,18 @@ from typing import Any, ClassVar, TypedDict
 
 import torch
 
+from ..backends.triton_gpu import NAME as TRITON
 from ..errors import HyperparameterError
 from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Program, Rule, chain
 from ..zoo.transforms import clip_global_norm, coupled_weight_decay, decoupled_weight_decay, maximize, unscale
 from .optimizer import Optimizer
-from .squad import Kernels, Reader, plain
+from .squad import Kernels, OnDevice, Reader, plain
+from .tensors import check_capturable
 
 Flags = tuple[Any, ...]
-KEPT = ("clip", "nonfinite", "backend", "compensated", "_step_supports_amp_scaling")
+KEPT = ("clip", "nonfinite", "backend", "compensated", "capturable", "_step_supports_amp_scaling")
 """What copies and pickles of a shell keep besides torch's own."""
 
 
@@ -55,12 +57,13 @@ class Shell(Optimizer):
         backend: str | None = None,
         compensated: bool = False,
     ) -> None:
-        self._configure(nonfinite, backend)
+        self._configure(nonfinite, backend, capturable=bool(defaults.get("capturable")))
         self.compensated = compensated
         self.clip = clip_global_norm(max_norm=clip) if isinstance(clip, int | float) else clip
         self._prepare()
         self._refuse_options(defaults)
         torch.optim.Optimizer.__init__(self, params, defaults)
+        check_capturable(self.param_groups, backend, asked=self.capturable)
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
@@ -68,12 +71,11 @@ class Shell(Optimizer):
         raise TypeError(f"{type(self).__name__} names no rule for {sorted(group)}")
 
     def _refuse_options(self, defaults: Mapping[str, Any]) -> None:
-        for name in ("differentiable", "capturable"):
-            if defaults.get(name):
-                raise HyperparameterError(
-                    f"{name}=True asks for what a compiled step cannot give",
-                    fix=f"leave {name}=False, or use torch.optim",
-                )
+        if defaults.get("differentiable"):
+            raise HyperparameterError(
+                "differentiable=True asks for what a compiled step cannot give",
+                fix="leave differentiable=False, or use torch.optim",
+            )
 
     # Programs ------------------------------------------------------------------------------------
 
@@ -121,14 +123,15 @@ class Shell(Optimizer):
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self.inits.items()}
-        return Kernels(schedule(graph, guarded=self.nonfinite != "propagate"), readers, host, inits)
+        plan = schedule(graph, guarded=self.nonfinite != "propagate")
+        return Kernels(plan, readers, host, inits, self.capturable)
 
     def _reader(self, name: str) -> Reader:
         if name in self.parts_of:
             key, place = self.parts_of[name]
             return lambda group: _part(group, key, place)
         if name == "inverse_scale":
-            return lambda _: 1.0 / float(self.grad_scale)  # type: ignore[attr-defined]
+            return lambda _: self._inverse_scale()
         clip = self.clip.hypers if self.clip is not None else {}
         own = clip.get(name)
         return lambda group: group.get(name, None if own is None else own.value)
@@ -140,9 +143,17 @@ class Shell(Optimizer):
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         found = getattr(self, "found_inf", None)
-        if found is not None and float(found) > 0:  # GradScaler's protocol: this step's gradients overflowed
+        # GradScaler's protocol: this step's gradients overflowed. What is on a GPU, kernels look at.
+        if found is not None and self._on_host(found) and float(found) > 0:
             return None
         return super()._step(closure)
+
+    def _on_host(self, number: torch.Tensor) -> bool:
+        return number.device.type == "cpu" and self.backend != TRITON
+
+    def _inverse_scale(self) -> float | OnDevice:
+        scale: torch.Tensor = self.grad_scale  # type: ignore[attr-defined]
+        return 1.0 / float(scale) if self._on_host(scale) else OnDevice(1.0 / scale.double())
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: self.__dict__[name] for name in KEPT}

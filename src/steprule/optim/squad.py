@@ -14,13 +14,14 @@ import torch
 from ..backends.base import Batch, Table
 from ..backends.eager import EagerBatch
 from ..backends.numba_cpu import CpuBatch, CpuKernel
+from ..backends.triton_gpu import TritonKernel
 from ..errors import ParameterError
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Rank
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows, hyper_columns
 from .state import HOST_DTYPE, STEP
-from .tensors import Entry, extent, in_order_of, in_order_of_slot, present, route
+from .tensors import Entry, extent, in_order_of, in_order_of_slot, present
 from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
@@ -33,6 +34,13 @@ _offset = torch.Tensor.storage_offset
 _storage, _size = torch.Tensor.untyped_storage, torch.UntypedStorage.nbytes
 
 
+@dataclass(frozen=True)
+class OnDevice:
+    """A hyperparameter that need not leave the device it is on."""
+
+    number: torch.Tensor
+
+
 @dataclass
 class Kernels:
     """The kernels of one plan, one a dtype, compiled when first needed; `readers` find its hyperparameters."""
@@ -42,13 +50,22 @@ class Kernels:
     host_dtype: torch.dtype = HOST_DTYPE
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
+    capturable: bool = False
+    """Whether hyperparameters that are tensors on a device stay there, unread, for CUDA graphs."""
     _kernels: dict[torch.dtype, CpuKernel] = field(default_factory=dict[torch.dtype, CpuKernel])
+    _gpu: dict[torch.dtype, TritonKernel] = field(default_factory=dict[torch.dtype, TritonKernel])
 
     def get(self, dtype: torch.dtype) -> CpuKernel:
         """Return the kernel of a dtype."""
         if dtype not in self._kernels:
             self._kernels[dtype] = CpuKernel(self.plan, dtype)
         return self._kernels[dtype]
+
+    def on_gpu(self, dtype: torch.dtype) -> TritonKernel:
+        """Return the GPU kernels of a dtype."""
+        if dtype not in self._gpu:
+            self._gpu[dtype] = TritonKernel(self.plan, dtype, capturable=self.capturable)
+        return self._gpu[dtype]
 
 
 class Crew:
@@ -113,15 +130,15 @@ class Crew:
 
 
 class Squad:
-    """Tensors under one plan."""
+    """Tensors under one plan, each updated by the backend that is named beside it."""
 
-    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, backend: str | None) -> None:
+    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, backends: Sequence[str]) -> None:
         self.kernels = kernels
         self.plan = kernels.plan
         self.parameters = [entry.parameter for entry in entries]
         self._state = state
         self._make_rows(entries)
-        self._make_batches(entries, kernels, backend)
+        self._make_batches(entries, kernels, backends)
 
     # Hyperparameters -----------------------------------------------------------------------------
 
@@ -178,15 +195,13 @@ class Squad:
 
     # Tensors -------------------------------------------------------------------------------------
 
-    def _make_batches(self, entries: list[Entry], kernels: Kernels, backend: str | None) -> None:
+    def _make_batches(self, entries: list[Entry], kernels: Kernels, backends: Sequence[str]) -> None:
         names = array_rows(self.plan)
         slots = names[2:]
         sorted_in: dict[tuple[str, Any, Any], list[int]] = {}
         for index, entry in enumerate(entries):
-            parameter, state = entry.parameter, self._state[entry.parameter]
-            self._lay_out(parameter, state)
-            name, _ = route(entry, [state[slot] for slot in slots], backend)
-            sorted_in.setdefault((name, parameter.dtype, parameter.device), []).append(index)
+            parameter = entry.parameter
+            sorted_in.setdefault((backends[index], parameter.dtype, parameter.device), []).append(index)
         self.crews: list[Crew] = []
         self.batches: list[Batch] = []
         self.order = list(sorted_in.values())
@@ -202,19 +217,6 @@ class Squad:
             crew.gradients = ()
             self.crews.append(crew)
             self.batches.append(batch)
-
-    def _lay_out(self, parameter: torch.Tensor, state: dict[str, Any]) -> None:
-        """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout."""
-        for slot in self.plan.graph.element_slots:
-            if state[slot.name].shape != parameter.shape:
-                raise ParameterError(
-                    f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
-                    f"the parameter {tuple(parameter.shape)}",
-                    fix="replacing a parameter's data by another size starts a new parameter: delete its state",
-                )
-            if not present(state[slot.name]):
-                raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
-            state[slot.name] = in_order_of_slot(parameter, state[slot.name].resolve_neg())
 
     def kept(self) -> Iterator[tuple[str, list[Any]]]:
         """Give what each state holds for its host slots, slot by slot."""
@@ -289,8 +291,24 @@ class Squad:
         return [(batch, self.hyper) for batch in self.batches]
 
 
+def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any]) -> None:
+    """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout."""
+    for slot in plan.graph.element_slots:
+        if state[slot.name].shape != parameter.shape:
+            raise ParameterError(
+                f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
+                f"the parameter {tuple(parameter.shape)}",
+                fix="replacing a parameter's data by another size starts a new parameter: delete its state",
+            )
+        if not present(state[slot.name]):
+            raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
+        state[slot.name] = in_order_of_slot(parameter, state[slot.name].resolve_neg())
+
+
 def plain(value: Any) -> Any:
     """Return a hyperparameter as a plain value that can be compared; what is none is left to be refused."""
+    if isinstance(value, OnDevice):
+        value = value.number
     if isinstance(value, int | float | str | None):
         return value
     try:

@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 
+from ..backends import triton_gpu
 from ..backends.numba_cpu import DTYPES
-from ..errors import BackendError, ParameterError
+from ..errors import BackendError, HyperparameterError, ParameterError
 from ..plan.schedule import Plan
 
-BACKENDS = ("numba_cpu", "eager")
+BACKENDS = ("numba_cpu", triton_gpu.NAME, "eager")
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
 KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
+GPU_REASON = "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
+INTERPRETED_REASON = "asked for; Triton's interpreter runs GPU kernels in main memory, slowly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,29 +135,60 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
                           "and choose a rule without reductions")  # fmt: skip
 
 
+def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *, asked: bool) -> None:
+    """Raise `HyperparameterError` if a CUDA graph is to hold steps that no GPU kernel takes."""
+    for parameter in (parameter for group in groups for parameter in group["params"]) if asked else ():
+        kernels = backend == triton_gpu.NAME or (backend is None and parameter.device.type != "cpu")
+        told = triton_gpu.obstacle(parameter.device, parameter.dtype) if kernels else "no GPU kernel takes this step"
+        if told:
+            raise HyperparameterError(
+                "capturable=True asks for what a compiled step cannot give",
+                where=f"  {told}",
+                fix="leave capturable=False, put the parameters on a GPU with Triton installed, or use torch.optim",
+            )
+
+
 def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tuple[str, str]:
     """Return the backend for one parameter and the reason."""
-    parameter = entry.parameter
-    obstacle = ""
-    if parameter.device.type != "cpu":
-        obstacle = f"parameters are on {parameter.device.type}, which has no kernel backend here"
-    elif parameter.dtype not in DTYPES:
-        obstacle = f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
-    elif parameter.is_neg():
-        obstacle = "a parameter is negated lazily"
-    elif not dense(parameter):
-        obstacle = "a parameter does not fill one stretch of memory"
-    elif type(parameter.data) is not torch.Tensor:
-        obstacle = f"a parameter is a {type(parameter.data).__name__}"
-    elif any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots)):
-        obstacle = "a parameter does not begin at a multiple of its element size"
-    elif any(slot.dtype != parameter.dtype or slot.device != parameter.device for slot in slots):
-        obstacle = "state and parameter differ in dtype or device"
     if forced == "eager":
         return "eager", "asked for"
+    on_host = entry.parameter.device.type == "cpu"
+    name = forced or ("numba_cpu" if on_host else triton_gpu.NAME)
+    obstacle = _obstacle(entry.parameter, name) or _form(entry.parameter, slots)
     if obstacle and forced:
-        raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix="leave backend=None")
-    return ("eager", obstacle) if obstacle else ("numba_cpu", KERNEL_REASON)
+        fix = "leave backend=None"
+        if name == triton_gpu.NAME and triton_gpu.missing():
+            fix = "pip install 'steprule[gpu]', or leave backend=None"
+        raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix=fix)
+    if obstacle:
+        return "eager", obstacle
+    if name == triton_gpu.NAME:
+        return name, INTERPRETED_REASON if on_host else GPU_REASON
+    return name, KERNEL_REASON
+
+
+def _obstacle(parameter: torch.Tensor, backend: str) -> str:
+    """Return why a backend has no kernels for such tensors; nothing if it has."""
+    if backend == triton_gpu.NAME:
+        return triton_gpu.obstacle(parameter.device, parameter.dtype)
+    if parameter.device.type != "cpu":
+        return f"parameters are on {parameter.device.type}, and its kernels run in main memory"
+    return "" if parameter.dtype in DTYPES else f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
+
+
+def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
+    """Return why no kernel could walk over a parameter and its slots; nothing if one can."""
+    if parameter.is_neg():
+        return "a parameter is negated lazily"
+    if not dense(parameter):
+        return "a parameter does not fill one stretch of memory"
+    if type(parameter.data) is not torch.Tensor:
+        return f"a parameter is a {type(parameter.data).__name__}"
+    if any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots)):
+        return "a parameter does not begin at a multiple of its element size"
+    if any(slot.dtype != parameter.dtype or slot.device != parameter.device for slot in slots):
+        return "state and parameter differ in dtype or device"
+    return ""
 
 
 def like(parameter: torch.Tensor, value: torch.Tensor | float, dtype: torch.dtype | None = None) -> torch.Tensor:

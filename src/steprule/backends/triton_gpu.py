@@ -1,0 +1,325 @@
+"""The GPU backend: Triton kernels over tables that stay on the device, so that no step waits for the GPU.
+
+Step counts, host slots and hyperparameters are there too: a kernel finds out by itself whether a step must be left
+out (a gradient that is not finite, GradScaler's `found_inf`), and counts it if not. The host sends what has changed
+through pinned memory, and never asks.
+
+With TRITON_INTERPRET=1 the same kernels run in main memory, as Python: slow, and how they are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import BackendError
+from ..plan.schedule import Plan
+from ..plan.tables import array_rows
+from ..version import __version__
+from .base import Arrays, Batch, Table, chunks
+from .cache import execute
+from .triton_source import CHUNK, ROWS, gpu_source, host_width
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+NAME = "triton_gpu"
+
+Share = tuple[slice, int, torch.Tensor]
+"""Neighbouring tensors, a column, and the number on the device that stands there."""
+
+_modules: dict[str, dict[str, Any]] = {}
+_lock = threading.Lock()
+
+
+# Where it runs ----------------------------------------------------------------------------------------
+
+
+@cache
+def missing() -> str:
+    """Return why there is no Triton in this process; nothing if there is."""
+    try:
+        from . import triton_helpers  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return ""
+
+
+def interpreted() -> bool:
+    """Whether kernels run through Triton's interpreter, in main memory."""
+    if missing():
+        return False
+    from .triton_helpers import interpreted
+
+    return interpreted
+
+
+def obstacle(device: torch.device, dtype: torch.dtype) -> str:
+    """Return why these kernels cannot update tensors of a dtype on a device; nothing if they can."""
+    if device.type not in {"cuda", "cpu"}:
+        return f"parameters are on {device.type}, for which there are no kernels"
+    if dtype not in DTYPES:
+        return f"parameters are {dtype}; GPU kernels are {', '.join(DTYPES.values())}"
+    if missing():
+        return missing()
+    if device.type == "cpu":
+        return "" if interpreted() else "Triton kernels run on a GPU, and parameters are in main memory"
+    if interpreted():
+        return "TRITON_INTERPRET=1 runs Triton kernels in main memory, and parameters are on a GPU"
+    if torch.version.hip:
+        return "Triton kernels have not been tried on AMD's GPUs"
+    oldest = (8, 0) if dtype is torch.bfloat16 else (7, 0)
+    found = torch.cuda.get_device_capability(device)
+    return f"the GPU is of compute capability {found}, and {oldest} is needed" if found < oldest else ""
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is launched now becomes part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+# Kernels ----------------------------------------------------------------------------------------------
+
+
+class TritonKernel:
+    """The kernels of a plan for one dtype; their `source` can be read before anything compiles."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> None:
+        self.plan = plan
+        self.capturable = capturable
+        self.source = gpu_source(plan, DTYPES[dtype], __version__)
+        self.captured: list[TritonBatch] = []
+        """Batches that CUDA graphs point at: they live as long as the optimiser."""
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        """The kernels by name; Triton compiles each when it is first launched, and keeps machine code on disk."""
+        name = hashlib.sha256(self.source.encode()).hexdigest()[:32]
+        with _lock:
+            if name not in _modules:
+                _modules[name] = execute(self.source, name)
+            return _modules[name]
+
+
+class Upload:
+    """A table on the device, and the way to it: pinned memory, of which a piece is used again once it has been read.
+
+    There are two pieces, and more if the GPU falls behind: the host never waits. What is as it was is not sent. A
+    CUDA graph sends again what it sent when it was captured, so after a capture everything is always sent.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.table = torch.zeros(shape, dtype=dtype, device=device)
+        self._sent = b""
+        self._pieces: list[tuple[torch.Tensor, torch.cuda.Event]] = []
+        self._captured: list[torch.Tensor] = []
+
+    def send(self, values: NDArray[Any]) -> bool:
+        """Make the table hold these values; return whether anything had to be sent."""
+        spelled = values.tobytes()
+        device = self.table.device
+        frozen = capturing(device)
+        if spelled == self._sent and not frozen and not self._captured:
+            return False
+        if device.type == "cpu":
+            self.table.copy_(torch.from_numpy(values))
+        elif frozen:
+            self._captured.append(self._pinned())
+            self._copy(self._captured[-1], values)
+        else:
+            piece, read = self._piece()
+            self._copy(piece, values)
+            read.record(torch.cuda.current_stream(device))
+        self._sent = spelled
+        return True
+
+    def _pinned(self) -> torch.Tensor:
+        return torch.empty(self.table.shape, dtype=self.table.dtype, device="cpu", pin_memory=True)
+
+    def _copy(self, piece: torch.Tensor, values: NDArray[Any]) -> None:
+        piece.numpy()[...] = values
+        self.table.copy_(piece, non_blocking=True)
+
+    def _piece(self) -> tuple[torch.Tensor, torch.cuda.Event]:
+        """Return a piece that the device has read, if there are two or more; else a new one."""
+        if len(self._pieces) > 1 and self._pieces[0][1].query():
+            self._pieces.append(self._pieces.pop(0))
+        else:
+            self._pieces.append((self._pinned(), torch.cuda.Event()))
+        return self._pieces[-1]
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Hold Ctrl-C back for a few launches: afterwards nobody could tell which of them had happened."""
+    if threading.current_thread() is not threading.main_thread():  # others are not interrupted
+        yield
+        return
+    pending: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *told: pending.append(told))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending and callable(before):
+        before(*pending[0])
+
+
+class TritonBatch(Batch):
+    """Dense tensors of one dtype on one GPU; a row of hyperparameters and counts a tensor.
+
+    `counts` is a table of the state's own step counts and host slots, as `host_columns` lists them.
+    """
+
+    def __init__(self, kernel: TritonKernel, arrays: Arrays, counts: torch.Tensor) -> None:
+        self.plan = plan = kernel.plan
+        self._kernel = kernel
+        self._functions = kernel.functions
+        names = [name for name in array_rows(plan) if name != plan.graph.gradient]
+        parameters = arrays[plan.graph.parameter]
+        self._device = device = parameters[0].device
+        self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
+        pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
+        self._dense = not bool((pointers % 16).any())
+        self._gradients: Sequence[torch.Tensor] = ()
+        sizes = [tensor.numel() for tensor in parameters]
+        pieces = chunks(sizes, CHUNK) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
+        first = np.searchsorted(pieces[:, 0], np.arange(len(sizes)))
+        count = -(-np.array(sizes, dtype=np.int64) // CHUNK)
+        self._counts = (len(sizes), len(pieces))
+        self._gradient_table = Upload((len(sizes),), torch.int64, device)
+        self._hyper = Upload((len(sizes), len(plan.graph.hypers)), torch.float64, device)
+        self.total = torch.zeros(len(plan.reductions), dtype=torch.float64, device=device)
+        self.found = torch.zeros(1, dtype=torch.float32, device=device)
+        """Above 0, this step is left out."""
+        self.shares: Sequence[Share] = ()
+        """Hyperparameters that are on the device and are not read by the host."""
+        self._tables = (
+            self._table(pointers),
+            self._gradient_table.table,
+            self._table(np.stack([sizes, first, count], axis=1)),
+            self._table(pieces),
+            self._hyper.table,
+            counts,
+            self._scratch(len(sizes), host_width(plan)),
+            self._scratch(len(plan.reductions), len(pieces)),
+            self._scratch(len(plan.reductions), len(sizes)),
+            self.total,
+            self.found,
+        )
+        self._streams: list[Any] = [self._stream()]
+        self._begun = self._may_leave_out = False
+        self.set_gradients(gradients := arrays[plan.graph.gradient], [g.data_ptr() for g in gradients])
+
+    def _table(self, values: NDArray[np.int64]) -> torch.Tensor:
+        own = Upload(values.shape, torch.int64, self._device)
+        own.send(np.ascontiguousarray(values, dtype=np.int64))
+        return own.table
+
+    def _scratch(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.float64, device=self._device)
+
+    def _stream(self) -> Any:
+        return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+
+    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
+        """Point at this step's gradients."""
+        self._gradients = gradients
+        self._addresses = np.array(addresses, dtype=np.int64)
+        self._aligned = self._dense and not bool((self._addresses % 16).any())
+
+    # The step ------------------------------------------------------------------------------------
+
+    def begin(self, hyper: Table) -> None:
+        """Send what has changed, and compute the host scalars if they are needed at once."""
+        self._prepare()
+        self._gradient_table.send(self._addresses)
+        self._hyper.send(hyper)
+        for rows, column, number in self.shares:
+            self._hyper.table[rows, column].copy_(number.reshape(()))
+        self._launch("begin", -(-self._counts[0] // ROWS))
+
+    def leave_out_if(self, found: torch.Tensor | None) -> None:
+        """Leave the next step out if this number, which may be on a device, is above 0."""
+        if found is not None:
+            self.found.copy_(found.reshape(1), non_blocking=True)
+        elif self._may_leave_out or capturing(self._device):
+            self.found.zero_()
+        self._may_leave_out = found is not None or bool(self._kernel.captured)
+
+    def _prepare(self) -> None:
+        """Keep the tables alive for whoever will use them: another stream, or a graph."""
+        if capturing(self._device):
+            if not self._kernel.capturable:
+                raise BackendError("this step is being captured in a CUDA graph", fix="pass capturable=True")
+            if self not in self._kernel.captured:
+                self._kernel.captured.append(self)
+        elif (stream := self._stream()) not in self._streams:
+            self._streams.append(stream)
+            for table in self._tables:
+                table.record_stream(stream)
+
+    def _launch(self, name: str, programs: int) -> None:
+        """Launch a kernel, if this plan has it, on the current stream of the tensors' device."""
+        function = self._functions.get(name)
+        if function is None:
+            return
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
+        else:
+            with np.errstate(all="ignore"):  # machine code does not warn either
+                function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
+
+    def sweep(self, index: int) -> None:
+        """Walk over memory once, and combine what the walk reduced."""
+        self._launch(f"pass_{index}", self._counts[1])
+        self._launch(f"end_{index}", self._counts[0])
+
+    def end(self, index: int) -> None:
+        """Write the slots of one number a tensor, after the last pass."""
+        if index == len(self.plan.passes) - 1:
+            self._launch("finish", self._counts[0])
+
+    def write(self) -> None:
+        """Run the last pass, of which nobody can tell later how far it has come: so it is not interrupted."""
+        with uninterrupted():
+            self._begun = True
+            super().write()
+
+    def refuses(self, index: int) -> bool:  # noqa: ARG002
+        """Return False: kernels look at the guard themselves, and asking them would mean waiting."""
+        return False
+
+    def stopped(self) -> bool:
+        """Whether the last step was left out; this waits for the device."""
+        guard = self.plan.guard
+        bad = guard is not None and guard not in self.plan.given
+        total = float(self.total[self.plan.reductions.index(guard)]) if bad and guard is not None else 0.0
+        return not np.isfinite(total) or float(self.found[0]) != 0.0
+
+    def begun(self) -> bool:
+        """Whether this step has begun to write."""
+        return self._begun
+
+    def finish(self) -> None:
+        """Write, unless that has been done."""
+        if not self._begun:
+            self.write()
+
+    def clear(self) -> None:
+        """Forget that this step has written, and its gradients, so that zero_grad frees them."""
+        self._begun = False
+        self._gradients = ()

@@ -1,0 +1,150 @@
+"""What generated GPU kernels call: arithmetic as IEEE has it, memory in blocks, reductions in float64.
+
+Imported by generated source alone, so that nothing else needs Triton. Triton reads annotations as code: there is one
+only where it means something to a kernel.
+"""
+
+# pyright: reportMissingParameterType=false, reportArgumentType=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+jit: Any = triton.jit
+
+
+# Arithmetic -------------------------------------------------------------------------------------------
+
+
+@jit
+def divide(x, y):
+    """Divide, correctly rounded; Triton's own `/` of float32 is not."""
+    return tl.div_rn(x, y) if x.dtype == tl.float32 else x / y
+
+
+@jit
+def root(x):
+    """Take a square root, correctly rounded; Triton's own of float32 is not."""
+    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
+
+
+interpreted = not isinstance(root, triton.JITFunction)
+"""Whether kernels run as Python on arrays (TRITON_INTERPRET=1), where libdevice, NVIDIA's library, is not."""
+
+
+def _power_of_arrays(x: Any, y: Any) -> Any:
+    from triton.runtime.interpreter import TensorHandle
+
+    x, y = tl.broadcast(x, y)
+    return tl.core.tensor(TensorHandle(np.power(x.handle.data, y.handle.data), x.handle.dtype), x.type)
+
+
+@jit
+def _interpreted_exp(x):
+    return tl.exp(x)
+
+
+@jit
+def _interpreted_log(x):
+    return tl.log(x)
+
+
+_libdevice: Any = libdevice
+exponential: Any = _interpreted_exp if interpreted else _libdevice.exp
+logarithm: Any = _interpreted_log if interpreted else _libdevice.log
+power: Any = _power_of_arrays if interpreted else _libdevice.pow
+"""With libdevice, whose errors are a few units in the last place; Triton's own of float32 are approximations."""
+
+
+@jit
+def sign(x):
+    """Return 1, 0 or -1; NaN of NaN."""
+    return tl.where(x != x, x, (x > 0).to(x.dtype) - (x < 0).to(x.dtype))
+
+
+@jit
+def minimum(x, y):
+    """Return the smaller; NaN if either is."""
+    return tl.where(x != x, x, tl.where(x <= y, x, y))
+
+
+@jit
+def maximum(x, y):
+    """Return the larger; NaN if either is."""
+    return tl.where(x != x, x, tl.where(x >= y, x, y))
+
+
+# Memory -----------------------------------------------------------------------------------------------
+
+
+@jit
+def at(address, first, element: tl.constexpr, ALIGNED: tl.constexpr):  # noqa: N803
+    """Return a pointer to one element of the array that begins at an address."""
+    place = tl.cast(address, tl.pointer_type(element)) + first
+    if ALIGNED:  # the host has looked: wide loads need it
+        place = tl.multiple_of(place, 16)
+    return place
+
+
+@jit
+def read(place, inside, TAIL: tl.constexpr, real: tl.constexpr):  # noqa: N803
+    """Read a block, in the type that is computed in."""
+    block = tl.load(place, mask=inside, other=0.0) if TAIL else tl.load(place)
+    return block.to(real)
+
+
+@jit
+def write(place, block, inside, TAIL: tl.constexpr):  # noqa: N803
+    """Write a block, rounded to what is stored."""
+    value = block.to(place.dtype.element_ty)
+    if TAIL:
+        tl.store(place, value, mask=inside)
+    else:
+        tl.store(place, value)
+
+
+# Reductions -------------------------------------------------------------------------------------------
+
+
+@jit
+def add(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
+    """Add a block to running sums."""
+    wide = term.to(tl.float64)
+    if TAIL:
+        wide = tl.where(inside, wide, 0.0)
+    return total + wide
+
+
+@jit
+def add_square(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
+    """Add the squares of a block to running sums."""
+    wide = term.to(tl.float64)
+    return add(total, wide * wide, inside, TAIL)
+
+
+@jit
+def larger(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
+    """Keep the larger of a block and what was largest; NaN stays."""
+    wide = term.to(tl.float64)
+    if TAIL:
+        wide = tl.where(inside, wide, float("-inf"))
+    return maximum(total, wide + tl.zeros_like(total))
+
+
+@jit
+def largest(block):
+    """Return the largest of a block; NaN if any is."""
+    strange = tl.sum((block != block).to(tl.int32), 0)
+    ordinary = tl.max(tl.where(block != block, float("-inf"), block), 0)
+    return tl.where(strange > 0, float("nan"), ordinary)
+
+
+@jit
+def finite(x):
+    """Whether a number is neither NaN nor infinite."""
+    return x - x == 0.0

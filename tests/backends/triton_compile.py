@@ -1,0 +1,55 @@
+"""Compile a source's kernels for sm_90, without a GPU and without the interpreter; prints PTX as JSON, by kernel.
+
+Run in a process of its own: a process either interprets Triton's kernels or compiles them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from steprule import board, chain, clip_global_norm, rule
+from steprule.backends.triton_gpu import TritonKernel
+from steprule.backends.triton_source import COUNTS, TABLES
+from steprule.plan.schedule import schedule
+from steprule.rule import exp, log, mean, norm, sqrt
+from steprule.rule import max as largest
+from steprule.zoo.adam import adam
+
+WIDE = dict.fromkeys(("hyper", "host", "partial", "reduced", "total"), "*fp64")
+SIGNATURE = dict.fromkeys(TABLES, "*i64") | WIDE | {"counts": "*fp32", "found": "*fp32"}
+SIGNATURE |= dict.fromkeys(COUNTS, "i32")
+
+
+@rule
+def everything(theta, g, m, *, lr=0.1, beta=0.9, t):
+    """Use what is spelled by a helper."""
+    m = beta**t * m + exp(-abs(g)) * log(1 + m * m) ** 1.5
+    return theta - lr * m / sqrt(norm(g) + mean(m) + largest(g)), m
+
+
+PROGRAMS = {"adam": chain(clip_global_norm(max_norm=1.0), adam), "board": board.adam, "everything": everything}
+
+
+def ptx(name: str, dtype: str, *, aligned: bool) -> dict[str, str]:
+    """Return the PTX of each kernel of a guarded plan."""
+    kernel = TritonKernel(schedule(PROGRAMS[name].graph, guarded=True), getattr(torch, dtype))
+    found = {}
+    for own, function in kernel.functions.items():
+        if isinstance(function, triton.JITFunction) and own.partition("_")[0] in {"begin", "pass", "end", "finish"}:
+            divisible = {(place,): [["tt.divisibility", 16]] for place in range(len(TABLES))}
+            signature = SIGNATURE | {"ALIGNED": "constexpr"}
+            source = ASTSource(function, signature, constexprs={"ALIGNED": aligned}, attrs=divisible)
+            options = {"enable_fp_fusion": True}
+            found[own] = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    return found
+
+
+if __name__ == "__main__":
+    asked = [(name, dtype, aligned) for name, dtype, aligned in json.loads(sys.argv[1])]
+    print(json.dumps([ptx(name, dtype, aligned=aligned) for name, dtype, aligned in asked]))
