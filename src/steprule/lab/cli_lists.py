@@ -15,7 +15,7 @@ from rich.table import Table
 from steprule.lab.methods import Method
 from steprule.lab.optimizers import NAMES, worded
 from steprule.lab.results import task_facts
-from steprule.lab.tasks import TASKS, TaskSpec, takes
+from steprule.lab.tasks import TASKS, Metric, TaskSpec, takes
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -59,12 +59,21 @@ def _method(name: str) -> dict[str, Any]:
 def tasks(*, as_json: bool) -> None:
     """List the tasks that --task can name, with their data and networks."""
     listed = [_task(name) for name in TASKS]
-    table = Table("name", "data and network", "parameters", "examples", show_lines=True)
+    table = Table("name", "data, network and score", show_lines=True)
     for row in listed:
-        sizes = "/".join(str(row[f"{part}_examples"]) for part in ("train", "validation", "test"))
-        table.add_row(row["name"], f"{row['about']}\n{row['network']}", f"{row['parameters']:,}", sizes)
+        table.add_row(row["name"], "\n".join((row["about"], row["network"], _scored(row))))
     table.caption = "examples: to train on, to validate, to test"
     _print(listed, table, as_json=as_json)
+
+
+def _scored(row: dict[str, Any]) -> str:
+    """Word how a task is scored, and its sizes."""
+    sizes = "/".join(f"{row[f'{part}_examples']:,}" for part in ("train", "validation", "test"))
+    metric = Metric(**row["metric"])
+    told = f"{metric.name}, target {metric.word(row['target'])}"
+    if row["optimum"] is not None:
+        told += f", least training loss {row['optimum']:.6g}"
+    return f"{told}; {row['parameters']:,} parameters; {sizes} examples"
 
 
 def _task(name: str) -> dict[str, Any]:

@@ -195,6 +195,7 @@ TRAINING = together(
     click.option("--timeout", type=Number(), metavar="SECONDS", help="Give a run up after so long, as failed."),
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
     click.option("--hidden", type=Sizes(), show_default="the task's", help="Hidden layers, such as 64,32."),
+    click.option("--condition", type=Number(1), show_default="the task's", help="Condition number of the quadratic."),
     click.option(
         "--target", type=Number(), show_default="the task's", help="Count the iterations to this validation score."
     ),
@@ -256,7 +257,7 @@ def _settings(names: tuple[str, ...], given: Iterable[str]) -> dict[str, dict[st
     return found
 
 
-CHOICES = ("hidden",)
+CHOICES = ("hidden", "condition")
 """The options that only some tasks take."""
 
 

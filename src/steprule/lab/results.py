@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,9 @@ def task_facts(task: Task) -> dict[str, Any]:
         "about": task.about,
         "network": task.network,
         "parameters": task.parameter_count(),
+        "metric": asdict(task.metric),
+        "target": task.target,
+        "optimum": task.optimum,
         "train_examples": len(data.train),
         "validation_examples": len(data.validation),
         "test_examples": len(data.test),

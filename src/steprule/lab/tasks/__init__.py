@@ -10,9 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from steprule.lab.tasks.autoencoder import digits_autoencoder
 from steprule.lab.tasks.base import Exhibit, Metric, Task, Theory, drawing
 from steprule.lab.tasks.cancer import cancer_logreg
 from steprule.lab.tasks.digits import digits_cnn, digits_mlp
+from steprule.lab.tasks.photograph import image_coords
+from steprule.lab.tasks.pydocs import pydocs_gpt
+from steprule.lab.tasks.quadratic import quadratic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +28,11 @@ __all__ = ["ALIASES", "TASKS", "Exhibit", "Metric", "Task", "TaskSpec", "Theory"
 TASKS: dict[str, Callable[..., Task]] = {
     "digits-mlp": digits_mlp,
     "digits-cnn": digits_cnn,
+    "digits-autoencoder": digits_autoencoder,
     "cancer-logreg": cancer_logreg,
+    "image-coords": image_coords,
+    "pydocs-gpt": pydocs_gpt,
+    "quadratic": quadratic,
 }
 
 ALIASES = {"digits": "digits-mlp"}
@@ -46,6 +54,7 @@ class TaskSpec:
 
     name: str = "digits-mlp"
     hidden: tuple[int, ...] | None = None
+    condition: float | None = None
 
     def build(self) -> Task:
         """Return the task; building the same one twice costs nothing."""
