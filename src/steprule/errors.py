@@ -68,5 +68,13 @@ class StateError(StepruleError, ValueError):
     """Optimiser state does not fit the parameters; nothing was loaded."""
 
 
+class DataError(StepruleError, ValueError):
+    """A file of data is missing, or is not the one that was published."""
+
+
+class TaskError(StepruleError, TypeError):
+    """What a task was asked of is none that can be learnt."""
+
+
 class BackendError(StepruleError, RuntimeError):
     """A backend was asked for something it cannot run."""

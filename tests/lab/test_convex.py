@@ -8,10 +8,11 @@ import torch
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
+from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.tasks.cancer import optimum
 from steprule.lab.tasks.quadratic import curvatures
-from steprule.lab.training import RunSpec, train
+from steprule.lab.training import train
 
 
 def gradient_at(model, task):

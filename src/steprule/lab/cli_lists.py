@@ -56,14 +56,22 @@ def _method(name: str) -> dict[str, Any]:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def tasks(*, as_json: bool) -> None:
+@click.option("--data-dir", metavar="FOLDER", help="Where the files of mnist and cifar10 lie; read only when given.")
+def tasks(*, as_json: bool, data_dir: str | None) -> None:
     """List the tasks that --task can name, with their data and networks."""
-    listed = [_task(name) for name in TASKS]
+    listed = [_task(name, data_dir) for name in TASKS]
     table = Table("name", "data, network and score", show_lines=True)
     for row in listed:
-        table.add_row(row["name"], "\n".join((row["about"], row["network"], _scored(row))))
+        table.add_row(row["name"], "\n".join((row["about"], *_details(row))))
     table.caption = "examples: to train on, to validate, to test"
     _print(listed, table, as_json=as_json)
+
+
+def _details(row: dict[str, Any]) -> tuple[str, ...]:
+    """Word what is known of a task without its files, or all of it."""
+    if "network" not in row:
+        return (f"needs {', '.join('--' + name.replace('_', '-') for name in row['needs'])}",)
+    return row["network"], _scored(row)
 
 
 def _scored(row: dict[str, Any]) -> str:
@@ -76,8 +84,15 @@ def _scored(row: dict[str, Any]) -> str:
     return f"{told}; {row['parameters']:,} parameters; {sizes} examples"
 
 
-def _task(name: str) -> dict[str, Any]:
-    return task_facts(TaskSpec(name).build()) | {"takes": list(takes(name))}
+def _task(name: str, data_dir: str | None) -> dict[str, Any]:
+    """Return what a task is; one whose files are not at hand is told of by its documentation."""
+    options = takes(name)
+    needs = [option for option, needed in options.items() if needed]
+    known: dict[str, Any] = {"takes": list(options), "needs": needs}
+    if needs and data_dir is None:
+        about = (TASKS[name].__doc__ or "").splitlines()[0].removeprefix("Return ")
+        return {"name": name, "about": about, **known}
+    return task_facts(TaskSpec(name, data_dir=data_dir if needs else None).build()) | known
 
 
 def _print(listed: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:

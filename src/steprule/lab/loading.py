@@ -6,11 +6,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import steprule as sr
+from steprule.errors import Origin
 
 
 def is_reference(text: str) -> bool:
@@ -35,13 +37,28 @@ def load(text: str) -> Any:
     except Exception as error:  # the user's file may do anything
         told = f"{home} cannot be loaded: {type(error).__name__}: {error}"
         fix = f"mend it, or try `python {home}`" if home.endswith(".py") else f"mend it, or try `import {home}`"
-        raise sr.errors.StepruleError(told, where=text, fix=fix) from error
+        raise sr.errors.StepruleError(told, where=place(error), fix=fix) from error
     for part in name.split("."):
         if not hasattr(found, part):
             known = ", ".join(public for public in vars(found) if not public.startswith("_"))[:200] or "nothing"
             raise sr.errors.StepruleError(f"{home} has no {part!r}", where=text, fix=f"it has {known}")
         found = getattr(found, part)
     return found
+
+
+def place(error: Exception) -> Origin | str:
+    """Return the line that raised an error: the last one that is none of a library's own, if there is one."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return Origin(error.filename, error.lineno or 0, error.text or "")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    theirs = [frame for frame in frames if not _installed(frame.filename)]
+    last = (theirs or frames)[-1:]
+    return Origin(last[0].filename, last[0].lineno or 0, last[0].line or "") if last else ""
+
+
+def _installed(filename: str) -> bool:
+    """Whether a file belongs to a library or to this one."""
+    return "site-packages" in filename or Path(filename).is_relative_to(Path(sr.__file__).parent)
 
 
 def _module(name: str) -> ModuleType:

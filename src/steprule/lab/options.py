@@ -18,7 +18,7 @@ from steprule.lab.methods import Method, accepted, value_of
 from steprule.lab.optimizers import NAMES, find
 from steprule.lab.passes import PRECISIONS
 from steprule.lab.schedules import SCHEDULES
-from steprule.lab.tasks import ALIASES, TASKS, TaskSpec, takes
+from steprule.lab.tasks import TASKS, TaskSpec, digest, named, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,10 +91,10 @@ class TaskName(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the task's own name, or say which there are."""
-        name = ALIASES.get(str(value), str(value))
-        if name not in TASKS:
-            self.fail(f"{value!r} is none of {', '.join(map(repr, TASKS))}.", param, ctx)
-        return name
+        try:
+            return named(str(value))
+        except sr.errors.TaskError as error:
+            self.fail(f"{error.what}; or {error.fix}.", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer the names that begin so."""
@@ -196,6 +196,7 @@ TRAINING = together(
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
     click.option("--hidden", type=Sizes(), show_default="the task's", help="Hidden layers, such as 64,32."),
     click.option("--condition", type=Number(1), show_default="the task's", help="Condition number of the quadratic."),
+    click.option("--data-dir", metavar="FOLDER", help="Where the files of mnist and cifar10 lie."),
     click.option(
         "--target", type=Number(), show_default="the task's", help="Count the iterations to this validation score."
     ),
@@ -257,7 +258,7 @@ def _settings(names: tuple[str, ...], given: Iterable[str]) -> dict[str, dict[st
     return found
 
 
-CHOICES = ("hidden", "condition")
+CHOICES = ("hidden", "condition", "data_dir")
 """The options that only some tasks take."""
 
 
@@ -269,7 +270,10 @@ def task(values: dict[str, Any]) -> TaskSpec:
         if key not in takes(name):
             takers = ", ".join(other for other in TASKS if key in takes(other))
             raise click.UsageError(f"--{key.replace('_', '-')} does not apply to {name}; allowed with: {takers}.")
-    return TaskSpec(name, **given)
+    for key, needed in takes(name).items():
+        if needed and key not in given:
+            raise click.UsageError(f"--task {name} needs --{key.replace('_', '-')}, the folder of its published files.")
+    return TaskSpec(name, **given, source=digest(name))
 
 
 def target(values: dict[str, Any], spec: TaskSpec) -> float | None:

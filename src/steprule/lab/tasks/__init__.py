@@ -1,19 +1,26 @@
 """What is learnt. A new task is a function that returns a `Task`, and a row in `TASKS`.
 
-The function's keyword arguments are the options the task takes; one without a default must be given.
+The function's arguments are the options the task takes; one without a default must be given. A task that is not
+here is named by where it is found, as `module:name` or `file.py:name`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import steprule as sr
+from steprule.lab.loading import is_reference
 from steprule.lab.tasks.autoencoder import digits_autoencoder
 from steprule.lab.tasks.base import Exhibit, Metric, Task, Theory, drawing
 from steprule.lab.tasks.cancer import cancer_logreg
 from steprule.lab.tasks.digits import digits_cnn, digits_mlp
+from steprule.lab.tasks.files import cifar10_cnn, mnist_mlp
+from steprule.lab.tasks.own import own
 from steprule.lab.tasks.photograph import image_coords
 from steprule.lab.tasks.pydocs import pydocs_gpt
 from steprule.lab.tasks.quadratic import quadratic
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["ALIASES", "TASKS", "Exhibit", "Metric", "Task", "TaskSpec", "Theory", "takes"]
+__all__ = ["ALIASES", "TASKS", "Exhibit", "Metric", "Task", "TaskSpec", "Theory", "digest", "named", "several", "takes"]
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits-mlp": digits_mlp,
@@ -33,14 +40,36 @@ TASKS: dict[str, Callable[..., Task]] = {
     "image-coords": image_coords,
     "pydocs-gpt": pydocs_gpt,
     "quadratic": quadratic,
+    "mnist": mnist_mlp,
+    "cifar10": cifar10_cnn,
 }
 
 ALIASES = {"digits": "digits-mlp"}
 """Other names by which a task can be asked for."""
 
 
+def named(text: str) -> str:
+    """Return a task's own name; a task of the user's is named by where it is found."""
+    name = ALIASES.get(text, text)
+    if name not in TASKS and not is_reference(name):
+        raise sr.errors.TaskError(
+            f"{text!r} is none of {', '.join(map(repr, TASKS))}",
+            fix="name one of these, or file.py:name or module:name",
+        )
+    return name
+
+
+def several(text: str) -> tuple[str, ...]:
+    """Return the tasks of a list with commas, once each; `all` stands for those that need nothing to be given."""
+    words = [word.strip() for word in text.split(",")]
+    bundled = [name for name in TASKS if not any(takes(name).values())]
+    return tuple(dict.fromkeys(name for word in words for name in (bundled if word == "all" else [named(word)])))
+
+
 def takes(name: str) -> dict[str, bool]:
     """Return the options of a task, and of each whether it must be given."""
+    if name not in TASKS:
+        return {}
     parameters = inspect.signature(TASKS[name]).parameters.values()
     return {parameter.name: parameter.default is parameter.empty for parameter in parameters}
 
@@ -55,6 +84,9 @@ class TaskSpec:
     name: str = "digits-mlp"
     hidden: tuple[int, ...] | None = None
     condition: float | None = None
+    data_dir: str | None = None
+    source: str | None = None
+    """Of a user's file, the beginning of its SHA-256: a run goes on only with the task that it began with."""
 
     def build(self) -> Task:
         """Return the task; building the same one twice costs nothing."""
@@ -63,12 +95,22 @@ class TaskSpec:
     @property
     def options(self) -> dict[str, Any]:
         """What was chosen for the task."""
-        return {name: value for name, value in vars(self).items() if name != "name" and value is not None}
+        return {
+            name: value for name, value in vars(self).items() if name not in {"name", "source"} and value is not None
+        }
+
+
+def digest(name: str) -> str | None:
+    """Return the beginning of the SHA-256 of the file that a user's task lies in; none for any other task."""
+    path = Path(name.rpartition(":")[0])
+    if name in TASKS or path.suffix != ".py" or not path.is_file():
+        return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 @cache
 def _build(spec: TaskSpec) -> Task:
-    task = TASKS[spec.name](**spec.options)
+    task = TASKS[spec.name](**spec.options) if spec.name in TASKS else own(spec.name)
     return replace(task, model=_seeded(task.model))
 
 

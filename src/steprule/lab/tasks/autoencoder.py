@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from steprule.lab.budget import Budget
 from steprule.lab.data import Data, Split, digits
 from steprule.lab.tasks.base import Exhibit, Metric, Task
-from steprule.lab.tasks.pictures import png, strip
+from steprule.lab.tasks.pictures import png, row
 
 SIZES = (64, 128, 64, 32, 16, 8, 16, 32, 64, 128, 64)
 """Down to a code of eight numbers and back: ten layers of weights."""
@@ -57,7 +57,7 @@ def _data() -> Data:
 
 
 def _pictures(pixels: torch.Tensor) -> bytes:
-    return png(strip(pixels.reshape(-1, 8, 8)))
+    return png(row(1 - pixels.reshape(-1, 8, 8)))
 
 
 def digits_autoencoder() -> Task:

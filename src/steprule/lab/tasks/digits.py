@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from steprule.lab.data import digits
 from steprule.lab.tasks.base import ACCURACY, Exhibit, Task, accuracy
 from steprule.lab.tasks.networks import convolutional, perceptron
-from steprule.lab.tasks.pictures import png, strip
+from steprule.lab.tasks.pictures import png, row
 
 ABOUT = "scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes"
 
@@ -17,7 +17,7 @@ ABOUT = "scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes"
 def first_digits(count: int = 26) -> Exhibit:
     """Return the first training images side by side."""
     pictures = digits().train.inputs[:count].reshape(-1, 8, 8)
-    return Exhibit("The first training images, side by side", png=png(strip(pictures)))
+    return Exhibit("The first training images, side by side", png=png(row(1 - pictures)))
 
 
 def digits_mlp(hidden: tuple[int, ...] = (64,)) -> Task:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import torch
-from torch.nn.functional import pad
 
 
 def png(picture: torch.Tensor) -> bytes:
@@ -18,6 +17,9 @@ def png(picture: torch.Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def strip(pictures: torch.Tensor, gap: int = 1) -> torch.Tensor:
-    """Return grey pictures, ink 1 on paper 0, side by side as ink on white."""
-    return 1 - pad(pictures, (gap, gap, gap, gap)).transpose(0, 1).flatten(1)
+def row(pictures: torch.Tensor, gap: int = 1) -> torch.Tensor:
+    """Return pictures, grey or coloured, side by side on white."""
+    count, height, width, *colours = pictures.shape
+    wide = torch.ones(height + 2 * gap, count, width + 2 * gap, *colours)
+    wide[gap:-gap, :, gap:-gap] = pictures.transpose(0, 1)
+    return wide.flatten(1, 2)
