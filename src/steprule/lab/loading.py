@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import steprule as sr
-from steprule.errors import Origin
 
 
 def is_reference(text: str) -> bool:
@@ -46,14 +45,14 @@ def load(text: str) -> Any:
     return found
 
 
-def place(error: Exception) -> Origin | str:
+def place(error: Exception) -> sr.errors.Origin | str:
     """Return the line that raised an error: the last one that is none of a library's own, if there is one."""
     if isinstance(error, SyntaxError) and error.filename:
-        return Origin(error.filename, error.lineno or 0, error.text or "")
+        return sr.errors.Origin(error.filename, error.lineno or 0, error.text or "")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     theirs = [frame for frame in frames if not _installed(frame.filename)]
     last = (theirs or frames)[-1:]
-    return Origin(last[0].filename, last[0].lineno or 0, last[0].line or "") if last else ""
+    return sr.errors.Origin(last[0].filename, last[0].lineno or 0, last[0].line or "") if last else ""
 
 
 def _installed(filename: str) -> bool:
@@ -83,7 +82,9 @@ def _file(path: Path) -> ModuleType:
         digest = hashlib.sha256(str(whole).encode()).hexdigest()[:12]
     except OSError as error:
         raise sr.errors.StepruleError(
-            f"cannot read {path}: {error.strerror or error}", fix="give the path of a Python file"
+            f"cannot read {path}: {error.strerror or error}",
+            where=f"in the folder {Path.cwd()}",
+            fix="give the path of a Python file",
         ) from error
     name = f"steprule_user_{path.stem}_{digest}"
     if name in sys.modules:
