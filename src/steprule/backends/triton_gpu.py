@@ -164,17 +164,18 @@ class Upload:
 @contextmanager
 def uninterrupted() -> Generator[None]:
     """Hold Ctrl-C back for a few launches: afterwards nobody could tell which of them had happened."""
-    if threading.current_thread() is not threading.main_thread():  # others are not interrupted
-        yield
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield  # other threads are not interrupted, and a handler that is not Python's is left alone
         return
     pending: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *told: pending.append(told))
+    signal.signal(signal.SIGINT, lambda *told: pending.append(told))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if pending and callable(before):
-        before(*pending[0])
+        if pending:
+            signal.raise_signal(signal.SIGINT)
 
 
 class TritonBatch(Batch):
@@ -304,11 +305,11 @@ class TritonBatch(Batch):
         return False
 
     def stopped(self) -> bool:
-        """Whether the last step was left out; this waits for the device."""
+        """Whether the guard stopped the last step, and not `found`; this waits for the device."""
         guard = self.plan.guard
         bad = guard is not None and guard not in self.plan.given
         total = float(self.total[self.plan.reductions.index(guard)]) if bad and guard is not None else 0.0
-        return not np.isfinite(total) or float(self.found[0]) != 0.0
+        return not np.isfinite(total) and float(self.found[0]) == 0.0
 
     def begun(self) -> bool:
         """Whether this step has begun to write."""

@@ -91,7 +91,7 @@ class DeviceSquad:
         self._batch.leave_out_if(found)
 
     def stopped(self) -> bool:
-        """Whether the last step was left out; this waits for the device."""
+        """Whether a guard stopped the last step; this waits for the device."""
         return self._batch.stopped()
 
     def kept(self) -> Iterator[tuple[str, list[Any]]]:

@@ -249,7 +249,7 @@ class Roster:
         return written
 
     def stopped(self) -> bool:
-        """Whether a device has left the last step out; this waits for it."""
+        """Whether a guard on a device stopped the last step; this waits for it."""
         return any(squad.stopped() for squad in self._on_device)
 
     def _forget_new(self) -> None:
