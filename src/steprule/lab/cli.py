@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import steprule as sr
-from steprule.lab import options, table
+from steprule.lab import options, table, tensorboard
 from steprule.lab.cli_bench import bench
 from steprule.lab.cli_lists import completion, optimizers, tasks
 from steprule.lab.config import Configured, arguments
@@ -95,13 +95,15 @@ def compare(ctx: click.Context, **values: Any) -> int:
         target=options.target(values, task),
         extend=values["extend"],
     )
-    _check(plan, values["out"])
+    _check(plan, values["out"], values["tensorboard"])
     study = Study(plan, plan.grid)
     talk = Console(stderr=True)
     workers = min(values["workers"], plan.runs)
     _announce(talk, plan, workers, quiet=values["no_progress"])
     setting = Setting(_command(ctx), workers, now())
-    session = Session(study, setting, values["out"], meter(talk, "runs", wanted=not values["no_progress"]))
+    session = Session(
+        study, setting, values["out"], meter(talk, "runs", wanted=not values["no_progress"]), values["tensorboard"]
+    )
     with locked(values["out"]):
         session.conduct()
         return _finish(session, as_json=values["as_json"])
@@ -135,10 +137,10 @@ def train(ctx: click.Context, **values: Any) -> int:
         report_seeds=(values["seed"],),
         target=options.target(values, task),
     )
-    _check(plan, values["out"])
+    _check(plan, values["out"], values["tensorboard"])
     study = Study(plan, (), fixed_lr=values["lr"])
     gauge = meter(Console(stderr=True), "evaluations", wanted=not values["no_progress"])
-    session = Session(study, Setting(_command(ctx), 1, now()), values["out"], gauge)
+    session = Session(study, Setting(_command(ctx), 1, now()), values["out"], gauge, values["tensorboard"])
     with locked(values["out"]) if values["out"] else nullcontext():
         session.train(resume=values["resume"])
         return _finish(session, as_json=values["as_json"])
@@ -177,13 +179,16 @@ cli.add_command(tasks)
 cli.add_command(completion)
 
 
-def _check(plan: Plan, out: Path | None) -> None:
-    """Fail now on whatever would fail only after the work: the folder, the batch size, a hyperparameter."""
-    if out is not None:
+def _check(plan: Plan, out: Path | None, events: Path | None) -> None:
+    """Fail now on whatever would fail only after the work: a folder, the batch size, a hyperparameter."""
+    if events is not None:
+        tensorboard.check()
+    for flag, folder in (("--out", out), ("--tensorboard", events)):
         try:
-            prepare(out)
+            if folder is not None:
+                prepare(folder)
         except OSError as error:
-            raise click.UsageError(f"--out: cannot write to {out}: {error.strerror or error}.") from error
+            raise click.UsageError(f"{flag}: cannot write to {folder}: {error.strerror or error}.") from error
     task = plan.task.build()
     size = len(task.data.train)
     if plan.budget.batch_size > size:

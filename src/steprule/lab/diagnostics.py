@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,34 +26,42 @@ class Seen:
 
 
 class Probe:
-    """Is made before a step, with the gradients in place, and read after it."""
+    """Is made before a step, with the gradients in place, and read after it.
+
+    All the numbers of a network are put into one tensor first: a network is many small ones, and each costs a call.
+    """
 
     def __init__(self, model: torch.nn.Module, optimizer: Any, method: Method) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        self._norm = norm(gradients)
-        self._coefficient = _coefficient(gradients, self._norm, method) if method.clips else None
+        gradient = _flat(parameter.grad for parameter in self._parameters if parameter.grad is not None)
+        self._norm = norm([gradient])
+        self._coefficient = _coefficient(gradient, self._norm, method) if method.clips else None
         with at_theta(optimizer):
-            self._before = [parameter.detach().clone() for parameter in self._parameters]
+            self._before = _flat(self._parameters)
 
     def read(self) -> Seen:
         """Return what the step did: ‖Δθ‖ relative to ‖θ‖, at θ itself."""
         with at_theta(self._optimizer):
-            moved = [now.detach() - before for now, before in zip(self._parameters, self._before, strict=True)]
-        length = norm(self._before)
-        found = self._norm, self._coefficient, norm(moved) / length if length else None
+            moved = _flat(self._parameters).sub_(self._before)
+        length = norm([self._before])
+        found = self._norm, self._coefficient, norm([moved]) / length if length else None
         return Seen(*(value if value is not None and math.isfinite(value) else None for value in found))
 
 
-def _coefficient(gradients: list[torch.Tensor], before: float, method: Method) -> float:
+def _flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return a copy of all the numbers in one row."""
+    parts = [tensor.detach().flatten() for tensor in tensors]
+    return torch.cat([torch.empty(0), *parts])
+
+
+def _coefficient(gradient: torch.Tensor, before: float, method: Method) -> float:
     """Return the gradient's norm after clipping over its norm before; 1 where there is nothing to clip."""
     if not before:
         return 1.0
-    clipped = [gradient.clone() for gradient in gradients]
     for clip in method.clips:
-        clip.apply(clipped)
-    return norm(clipped) / before
+        clip.apply([gradient])
+    return norm([gradient]) / before
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

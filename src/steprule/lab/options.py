@@ -204,6 +204,11 @@ TRAINING = together(
 )
 
 OUTPUT = together(
+    click.option(
+        "--tensorboard",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder in which TensorBoard finds every run; needs the extra `tensorboard`.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table."),
     click.option("--no-progress", is_flag=True, help="Show no progress."),
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from steprule.lab import tensorboard
 from steprule.lab.checkpoint import Checkpoint
 from steprule.lab.files import write_atomically
 from steprule.lab.passes import accumulate, evaluate
@@ -40,6 +41,7 @@ class Session:
     setting: Setting
     out: Path | None
     meter: Meter
+    tensorboard: Path | None = None
     _began: float = 0.0
     _saved: float = 0.0
 
@@ -47,6 +49,8 @@ class Session:
         """Do the study with worker processes."""
         with self.until_interrupted(), Pool(self.setting.workers) as pool, self.meter:
             conduct(self.study, lambda specs: self._watched(pool, specs))
+        if self.tensorboard is not None:
+            tensorboard.write(self.tensorboard, self.study.runs)
 
     def train(self, *, resume: bool = False) -> None:
         """Do the study's one run in this process; with a folder it keeps checkpoints there, and may go on from one."""
@@ -57,9 +61,13 @@ class Session:
         if checkpoint is not None and not resume:
             checkpoint.remove()
 
+        writer = tensorboard.Writer(self.tensorboard, spec) if self.tensorboard is not None else None
+
         def observe(point: Point) -> None:
             seen.append(point)
             self.meter.advance()
+            if writer is not None:
+                writer.point(point)
 
         with self.until_interrupted(), self.meter:
             self.meter.phase(spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train))))
@@ -68,6 +76,9 @@ class Session:
             except KeyboardInterrupt:
                 self.study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
                 raise
+            finally:
+                if writer is not None:
+                    writer.close(self.study.runs)
 
     def save(self) -> None:
         """Write results.json as things stand; an older file stays until there is a run to replace it with."""
