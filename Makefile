@@ -14,12 +14,13 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-hosts lint lint-style lint-format lint-types fuzz bench clean
+.PHONY: help compare test test-page test-hosts lint lint-style lint-format lint-types fuzz bench clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
 	@echo 'make test         run the tests'
 	@echo 'make test-hosts   train under Hugging Face, Lightning, timm, skorch and Stable-Baselines3'
+	@echo 'make test-page    look at the report in Chromium, with the network off: accessibility, phone, dark'
 	@echo 'make lint         check style, format and types'
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
@@ -39,6 +40,10 @@ test: $(VENV)/test
 # What needs nothing but torch is in `make test`.
 test-hosts: $(VENV)/hosts
 	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) --dist worksteal tests/hosts --ignore-glob='*/test_torch_*' $(ARGS)
+
+# Chromium is the system's: apt install chromium. Without it the tests say so and are skipped.
+test-page: $(VENV)/page
+	OMP_NUM_THREADS=1 $(python) -m pytest tests/page $(ARGS)
 
 lint: lint-style lint-format lint-types
 
@@ -95,6 +100,11 @@ $(VENV)/test: $(VENV)/lab
 $(VENV)/hosts: $(VENV)/test
 	@echo 'Installing libraries that train models ...'
 	@$(pip) --quiet -e '.[hosts]'
+	@touch $@
+
+$(VENV)/page: $(VENV)/test
+	@echo 'Installing the tools that look at a page ...'
+	@$(pip) --quiet -e '.[page]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/test

@@ -261,6 +261,6 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
 
 
 def _curve(folder: Path):
-    (optimizer,) = json.loads((folder / "results.json").read_text())["optimizers"]
+    (optimizer,) = json.loads((folder / "results.json").read_text())["results"]
     (run,) = optimizer["runs"]
     return run["curve"], run["test_loss"], run["final_training_loss"]

@@ -94,8 +94,8 @@ def test_of_an_option_given_twice_the_last_counts(capsys):
         main(["train", "--optimizer", "adam", "--lr", "9", "--lr=0.5", "--optimizer=sgd", "--iterations=2", "--json"])
         == 0
     )
-    (row,) = json.loads(capsys.readouterr().out)["optimizers"]
-    assert (row["name"], row["lr"]) == ("sgd", 0.5)
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert (row["optimizer"], row["lr"]) == ("sgd", 0.5)
 
 
 @pytest.mark.null
@@ -165,10 +165,10 @@ def test_train_prints_the_facts_of_one_run_and_writes_them_when_asked(tmp_path, 
     assert "21 iterations" in out
     assert "validation accuracy" in out
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    (row,) = written["optimizers"]
-    assert (row["name"], row["lr"], row["hyperparameters"]) == ("momentum", 0.5, {"beta": 0.8})
-    assert row["iterations"] == 21
-    assert row["state_bytes_per_parameter"] == 4
+    (arm,), (row,) = written["optimizers"], written["results"]
+    assert (arm["name"], row["lr"], arm["hyperparameters"]) == ("momentum", 0.5, {"beta": 0.8})
+    assert row["runs"][0]["iterations"] == 21
+    assert arm["state_bytes_per_parameter"] == 4
     assert "SGD with momentum" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -176,9 +176,9 @@ def test_train_prints_the_facts_of_one_run_and_writes_them_when_asked(tmp_path, 
 def test_a_diverged_run_is_counted_as_such(capsys):
     command = "train --optimizer sgd --lr 1e30 --iterations 20 --hidden 8 --json --no-progress"
     assert main(command.split()) == 0
-    (row,) = json.loads(capsys.readouterr().out)["optimizers"]
-    assert row["diverged_runs"] == 1
-    assert row["validation_loss"] is None
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["tuned"]["diverged"] == 1
+    assert row["tuned"]["validation_loss"] is None
     assert row["runs"][0]["status"] == "diverged"
 
 

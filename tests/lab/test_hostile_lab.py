@@ -140,7 +140,8 @@ def test_a_disk_that_is_full_for_a_while_stops_no_run(tmp_path, monkeypatch):
     for result in session._watched(pool, specs):
         session.study.add([result])
     assert len(session.study.runs) == 2
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["optimizers"][0]["failed_runs"] == 2
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [run["status"] for run in written["results"][0]["runs"]] == ["failed", "failed"]
 
 
 # Readers that have gone ------------------------------------------------------------------------------------

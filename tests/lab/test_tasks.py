@@ -233,7 +233,7 @@ def test_train_reports_on_every_task(name, tmp_path, capsys):
     command = f"train --task {name} --optimizer adam --lr 0.001 --iterations 2 --no-progress --out {tmp_path}"
     assert main(command.split()) == 0
     assert f"validation {TaskSpec(name).build().metric.name}" in capsys.readouterr().out.replace("\n", " ")
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["task"]["name"] == name
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["tasks"][0]["name"] == name
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert TaskSpec(name).build().title.replace("'", "&#39;") in report
 
@@ -241,7 +241,7 @@ def test_train_reports_on_every_task(name, tmp_path, capsys):
 def test_the_old_name_of_the_first_task_is_still_understood(capsys):
     command = "train --task digits --optimizer sgd --lr 0.1 --iterations 2 --no-progress --json"
     assert main(command.split()) == 0
-    assert json.loads(capsys.readouterr().out)["task"]["name"] == "digits-mlp"
+    assert json.loads(capsys.readouterr().out)["tasks"][0]["name"] == "digits-mlp"
 
 
 def test_several_tasks_are_named_with_commas_once_each():

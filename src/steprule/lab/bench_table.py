@@ -9,7 +9,7 @@ from rich.table import Table
 
 from steprule.bench.arms import OURS
 from steprule.bench.record import best_peer, columns, losses, microseconds, ratios, start_lines
-from steprule.lab.notes import NONE
+from steprule.lab.report.words import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

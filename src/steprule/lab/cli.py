@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 
 import steprule as sr
-from steprule.lab import options, table, tensorboard
+from steprule.lab import options, tensorboard
 from steprule.lab.cli_bench import bench
 from steprule.lab.cli_lists import completion, optimizers, tasks
+from steprule.lab.cli_report import report
 from steprule.lab.config import Configured, arguments
 from steprule.lab.files import prepare
 from steprule.lab.lock import locked
@@ -27,7 +28,8 @@ from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TRAI
 from steprule.lab.passes import check_precision
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, Study, geometric
-from steprule.lab.results import Setting, as_text, document, rows
+from steprule.lab.report import terminal
+from steprule.lab.results import Setting, as_text, document
 from steprule.lab.session import Session, estimate, now
 
 if TYPE_CHECKING:
@@ -72,13 +74,13 @@ def cli(ctx: click.Context) -> None:
 @HYPER
 @CLIPPING
 @click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
-@click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the two files.")
+@click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
 @OUTPUT
 @click.pass_context
 def compare(ctx: click.Context, **values: Any) -> int:
     """Compare the board's methods fairly: tuned on validation data, scored once on test data.
 
-    Leaves results.json and report.html in the folder given by --out.
+    Leaves report.html, results.json, runs.csv and curves.csv in the folder given by --out.
     """
     task = options.task(values)
     low, high = values["lr_range"] or task.build().lr_range
@@ -177,6 +179,7 @@ cli.add_command(bench)
 cli.add_command(optimizers)
 cli.add_command(tasks)
 cli.add_command(completion)
+cli.add_command(report)
 
 
 def _check(plan: Plan, out: Path | None, events: Path | None) -> None:
@@ -224,12 +227,12 @@ def _finish(session: Session, *, as_json: bool) -> int:
     if as_json:
         click.echo(as_text(document(study, session.setting)))
     else:
-        table.show(Console(), study, rows(study))
+        terminal.show(Console(), document(study, session.setting))
     if unwritten is not None:
         print(f"steprule: error: cannot write to {out}: {unwritten.strerror or unwritten}.", file=sys.stderr)
         return 1
     if out is not None:
-        click.echo(f"Written: {out / 'results.json'} and {out / 'report.html'}", err=as_json)
+        click.echo(f"Written: {out / 'report.html'}, and beside it results.json, runs.csv and curves.csv", err=as_json)
     if study.interrupted:
         return INTERRUPTED
     return 0 if any(run.status != "failed" for run in study.runs) else 1

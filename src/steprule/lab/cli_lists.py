@@ -76,7 +76,7 @@ def _details(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _scored(row: dict[str, Any]) -> str:
     """Word how a task is scored, and its sizes."""
-    sizes = "/".join(f"{row[f'{part}_examples']:,}" for part in ("train", "validation", "test"))
+    sizes = "/".join(f"{row['examples'][part]:,}" for part in ("train", "validation", "test"))
     metric = Metric(**row["metric"])
     told = f"{metric.name}, target {metric.word(row['target'])}"
     if row["optimum"] is not None:

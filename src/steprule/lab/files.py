@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_TEMPORARY = r"\.(?:results\.json|report\.html|steprule|checkpoint(?:\.previous)?\.pt)\.(\d+)\.tmp"
+_TEMPORARY = r"\.(?:results\.json|report\.html|(?:runs|curves)\.csv|steprule|checkpoint(?:\.previous)?\.pt)\.(\d+)\.tmp"
 """The names under which files of a run are written, with the process that writes them."""
 
 
@@ -65,9 +65,7 @@ def prepare(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):
-        owner = re.fullmatch(
-            r"\.(?:results\.json|report\.html|steprule|checkpoint(?:\.previous)?\.pt)\.(\d+)\.tmp", left.name
-        )
+        owner = re.fullmatch(_TEMPORARY, left.name)
         if owner and not _alive(int(owner[1])):
             left.unlink(missing_ok=True)
     probe = folder / f".steprule.{os.getpid()}.tmp"

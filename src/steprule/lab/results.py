@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
 import os
 import platform
 import re
+import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
 from steprule.lab.protocol import SELECTION
+from steprule.lab.report.shape import SCHEMA
 from steprule.lab.runs import DIVERGENCE
-from steprule.lab.statistics import INTERVAL, Summary, summarise, verdict
+from steprule.lab.statistics import INTERVAL, Summary, interval, summarise, verdict, winner
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
     from steprule.lab.runs import RunResult
-    from steprule.lab.tasks import Task
+    from steprule.lab.tasks import Exhibit, Task
 
-SCHEMA = 1
-"""The number of the layout of results.json; it grows when a key changes its meaning or goes."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method, the numbers it earned, and the library's account of it."""
-
-    method: Method
-    summary: Summary
-    account: Any
+THEORY_POINTS = 100
+"""At how many iterations a theory's line is drawn."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +41,6 @@ class Setting:
     workers: int
     started: str
     seconds: float = 0.0
-
-
-def rows(study: Study) -> list[Row]:
-    """Return one row a method, in the plan's order."""
-    return [Row(method, summarise(study, method), method.explain()) for method in study.plan.methods]
-
-
-def by_name(table: Sequence[Row]) -> dict[str, Summary]:
-    """Return the numbers of each method under its name."""
-    return {row.method.name: row.summary for row in table}
 
 
 def versions() -> dict[str, str]:
@@ -82,39 +66,54 @@ def hardware(workers: int) -> dict[str, Any]:
     }
 
 
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the folder one works in, and whether files differ from it; none outside a repository."""
+
+    def said(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        return {"commit": said("rev-parse", "HEAD"), "modified": bool(said("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+
+
 def document(study: Study, setting: Setting) -> dict[str, Any]:
     """Return the whole of results.json."""
-    plan, budget = study.plan, study.plan.budget
-    task = plan.task.build()
-    table = rows(study)
-    return {
+    task = study.plan.task.build()
+    summaries = {method.key: summarise(study, method) for method in study.plan.methods}
+    higher = task.metric.higher
+    written = {
         "schema": SCHEMA,
-        "task": task_facts(task) | {"hidden": list(plan.task.hidden or ())},
         "command": setting.command,
-        "versions": versions(),
-        "hardware": hardware(setting.workers),
         "started": setting.started,
         "seconds": round(setting.seconds, 1),
         "interrupted": study.interrupted,
         "complete": study.complete,
-        "budget": {
-            "epochs": budget.epochs,
-            "iterations": budget.iterations,
-            "batch_size": budget.batch_size,
-            "final_full_batch": budget.final_full_batch,
-        },
-        "protocol": {
-            "grid": list(study.grid),
-            "trials_per_method": len(study.grid) * len(plan.tuning_seeds),
-            "tuning_seeds": list(plan.tuning_seeds),
-            "report_seeds": list(plan.report_seeds),
-            "target_accuracy": plan.target,
-            "selection": SELECTION,
-            "divergence": DIVERGENCE,
-            "interval": INTERVAL,
-        },
-        "verdict": verdict(by_name(table), higher=task.metric.higher),
-        "optimizers": [_optimizer(study, row) for row in table],
+        "versions": versions(),
+        "hardware": hardware(setting.workers),
+        "git": git_state(),
+        "protocol": _protocol(study, task),
+        "tasks": [_task(study, task)],
+        "optimizers": [_optimizer(study, method) for method in study.plan.methods],
+        "results": [_result(study, task, method, summaries[method.key]) for method in study.plan.methods],
+        "comparisons": [],
+        "verdicts": {task.name: verdict(summaries, higher=higher)},
+        "winner": {task.name: winner(summaries, higher=higher)},
+    }
+    return _plain(written)
+
+
+def _protocol(study: Study, task: Task) -> dict[str, Any]:
+    plan = study.plan
+    tuned = study.fixed_lr is None
+    return {
+        "text": [*([SELECTION] if tuned else []), DIVERGENCE, INTERVAL],
+        "grids": {task.name: list(study.grid)},
+        "trials_per_optimizer": len(study.grid) * len(plan.tuning_seeds),
+        "tuning_seeds": list(plan.tuning_seeds),
+        "report_seeds": list(plan.report_seeds),
     }
 
 
@@ -123,70 +122,161 @@ def task_facts(task: Task) -> dict[str, Any]:
     data = task.data
     return {
         "name": task.name,
+        "title": task.title or task.name,
         "about": task.about,
         "network": task.network,
         "parameters": task.parameter_count(),
+        "examples": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "metric": asdict(task.metric),
         "target": task.target,
         "optimum": task.optimum,
-        "train_examples": len(data.train),
-        "validation_examples": len(data.validation),
-        "test_examples": len(data.test),
     }
 
 
-def _optimizer(study: Study, row: Row) -> dict[str, Any]:
-    method, summary = row.method, row.summary
-    score = summary.test_accuracy
-    runs = [*study.tuning_runs(method), *study.report_runs(method)]
+def _task(study: Study, task: Task) -> dict[str, Any]:
+    longest = max((run.iterations for run in study.runs), default=0)
     return {
+        **task_facts(task),
+        "target": study.plan.target,
+        "theory": [_theory(line, longest) for line in task.theory],
+        "budget": asdict(study.plan.budget),
+        "reference": exhibits(task.reference),
+    }
+
+
+def _theory(line: Any, longest: int) -> dict[str, Any]:
+    at = sorted({round(longest * place / THEORY_POINTS) for place in range(THEORY_POINTS + 1)})
+    return {"label": line.label, "x": at, "y": [float(line.loss(iteration)) for iteration in at]}
+
+
+def exhibits(shown: Sequence[Exhibit]) -> list[dict[str, Any]]:
+    """Return what there is to look at, for JSON."""
+    return [
+        {
+            "caption": one.caption,
+            "png": None if one.png is None else base64.b64encode(one.png).decode(),
+            "text": one.text,
+        }
+        for one in shown
+    ]
+
+
+def _optimizer(study: Study, method: Method) -> dict[str, Any]:
+    account = method.explain()
+    seen = [run.state_bytes_per_parameter for run in study.runs if run.spec.method == method]
+    measured = _median(value for value in seen if value is not None)
+    return {
+        "key": method.key,
         "name": method.name,
-        "label": method.label,
+        "title": method.title,
+        "schedule": method.schedule,
         "clips": [{"name": clip.name, "bound": clip.bound} for clip in method.clips],
         "hyperparameters": dict(method.hyper),
-        "formula": row.account and row.account.formula,
+        "settings": method.settings,
+        **(UNKNOWN | {"state_bytes_per_parameter": measured} if account is None else _account(method, account)),
+    }
+
+
+UNKNOWN = {
+    "formula": None,
+    "equations": [],
+    "latex": None,
+    "source": None,
+    "passes": [],
+    "bytes_per_parameter": None,
+    "state_bytes_per_parameter": None,
+    "backend": None,
+}
+"""What is written of an optimiser that is not the library's."""
+
+
+def _account(method: Method, account: Any) -> dict[str, Any]:
+    """Return the library's own account of an optimiser."""
+    return {
+        "formula": account.formula,
+        "equations": _equations(method, account),
+        "latex": account.latex,
+        "source": account.source,
+        "passes": list(account.passes),
+        "bytes_per_parameter": account.bytes_per_parameter,
+        "state_bytes_per_parameter": account.state_bytes_per_parameter,
+        "backend": account.backend,
+    }
+
+
+def _equations(method: Method, account: Any) -> list[str]:
+    """Return the rule's lines, preceded by what g is where the rule leaves that to the training loop."""
+    if any(line.startswith("g =") for line in account.equations):
+        return list(account.equations)
+    batch = r"\{(x_i, y_i)\}_n" if method.full_batch else "B_{t-1}"
+    return [rf"g = \nabla L\left({batch},\, \theta_{{t-1}}\right)", *account.equations]
+
+
+def _result(study: Study, task: Task, method: Method, summary: Summary) -> dict[str, Any]:
+    tuning, report = study.tuning_runs(method), study.report_runs(method)
+    return {
+        "task": task.name,
+        "optimizer": method.key,
         "lr": summary.lr,
         "lr_at_edge": summary.edge,
-        "tuning_validation_loss": summary.tuning_validation_loss,
-        "validation_loss": summary.validation_loss,
-        "test_accuracy": score and {"median": score.median, "low": score.low, "high": score.high},
-        "iterations": summary.iterations,
-        "epochs": summary.epochs,
-        "iterations_to_target": summary.iterations_to_target,
-        "reached_target": summary.reached_target,
-        "diverged_runs": summary.diverged_runs,
-        "diverged_tuning_runs": summary.diverged_tuning,
-        "failed_runs": summary.failed_runs,
-        "optimizer_us_per_step": summary.optimizer_us_per_step,
-        "state_bytes_per_parameter": row.account and row.account.state_bytes_per_parameter,
-        "runs": [_run(run) for run in runs],
+        "default_lr": method.default_lr,
+        "tuned": _summary(report, task, study.plan.target) if report else None,
+        "default": None,
+        "runs": _records([*tuning, *report]),
     }
 
 
-def _run(run: RunResult) -> dict[str, Any]:
+def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dict[str, Any]:
+    """Return what the runs of one phase come to."""
+    score = interval([run.test_score for run in runs if run.test_score is not None])
+    met = [_met(run, task, target) for run in runs if run.status != "failed"]
+    times = [run.optimizer_us_per_step for run in runs if run.optimizer_us_per_step is not None]
     return {
-        "phase": run.spec.phase,
-        "lr": run.spec.lr,
-        "seed": run.spec.seed,
-        "status": run.status,
-        "reason": run.reason,
-        "iterations": run.iterations,
-        "epochs": run.epochs,
-        "initial_training_loss": run.initial_loss,
-        "final_training_loss": run.final_loss,
-        "validation_loss": run.curve[-1].validation_loss if run.curve else None,
-        "test_loss": run.test_loss,
-        "test_accuracy": run.test_score,
-        "optimizer_us_per_step": run.optimizer_us_per_step,
-        "seconds": run.seconds,
-        "curve": {
-            "iteration": [point.iteration for point in run.curve],
-            "epoch": [point.epoch for point in run.curve],
-            "training_loss": [point.training_loss for point in run.curve],
-            "validation_loss": [point.validation_loss for point in run.curve],
-            "validation_accuracy": [point.score for point in run.curve],
-        },
+        "test_score": score and {"middle": score.median, "low": score.low, "high": score.high},
+        "validation_loss": _median(run.validation_loss for run in runs),
+        "to_target": _to_target(met),
+        "reached_target": sum(point is not None for point in met),
+        "runs": len(runs),
+        "diverged": sum(run.status == "diverged" for run in runs),
+        "failed": sum(run.status == "failed" for run in runs),
+        "optimizer_us_per_step": _median(times),
     }
+
+
+def _met(run: RunResult, task: Task, target: float | None) -> Any:
+    """Return the first point of a run that meets the target; none where none does."""
+    if target is None:
+        return None
+    return next((point for point in run.curve if task.metric.met(point.score, target)), None)
+
+
+def _to_target(met: Sequence[Any]) -> dict[str, float | None] | None:
+    """Return the medians of what it took, a miss counted as infinite; none where most missed."""
+    if 2 * sum(point is None for point in met) >= max(len(met), 1):
+        return None
+    return {
+        name: _median(math.inf if point is None else getattr(point, column) for point in met)
+        for name, column in (
+            ("iterations", "iteration"),
+            ("epochs", "epoch"),
+            ("examples", "examples"),
+            ("seconds", "seconds"),
+        )
+    }
+
+
+def _median(values: Iterable[float]) -> float | None:
+    """Return the median, or nothing where half the values or more are infinite."""
+    found = list(values)
+    middle = median(found) if found else math.inf
+    return middle if math.isfinite(middle) else None
+
+
+def _records(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """Return the runs as records; what a network makes is large, and kept of one run."""
+    records = [run.as_record() for run in runs]
+    made = next((record for record in records if record["exhibits"] and record["phase"] == "report"), None)
+    return [record if record is made else {**record, "exhibits": []} for record in records]
 
 
 def as_text(value: dict[str, Any]) -> str:
@@ -196,10 +286,11 @@ def as_text(value: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """Return the value as JSON will give it back: the page of a study and that of its file are the same."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return value

@@ -13,7 +13,8 @@ from steprule.lab.checkpoint import Checkpoint
 from steprule.lab.files import write_atomically
 from steprule.lab.passes import accumulate, evaluate
 from steprule.lab.protocol import conduct, report_specs
-from steprule.lab.results import Setting, as_text, document, rows
+from steprule.lab.report.writing import write
+from steprule.lab.results import Setting, as_text, document
 from steprule.lab.runs import RunResult
 from steprule.lab.training import POINTS, evaluation_points, made_by
 from steprule.lab.workers import Pool, attempt
@@ -94,7 +95,7 @@ class Session:
             self.save()
 
     def finish(self) -> OSError | None:
-        """Write both files; return what prevented it, so that the results can be printed before it is told."""
+        """Write every file; return what prevented it, so that the results can be printed before it is told."""
         try:
             self.save()
             self.write_report()
@@ -103,13 +104,9 @@ class Session:
         return None
 
     def write_report(self) -> None:
-        """Write report.html beside the results."""
-        # Imported here: matplotlib is slow to load, and the runs need not wait for it.
-        from steprule.lab.report import page
-
-        if self.out is None:
-            return
-        write_atomically(self.out / "report.html", page(self.study, rows(self.study), self.setting))
+        """Write the page and the tables beside the results."""
+        if self.out is not None:
+            write(document(self.study, self.setting), self.out)
 
     @contextmanager
     def until_interrupted(self) -> Generator[None]:

@@ -4,48 +4,25 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-INK, MUTED, GRID, PAPER = "#1d2430", "#667085", "#dfe3e8", "#fefefe"
-
-
-class _Colours(dict[str, str]):
-    """The colours of the board's rules; any other optimiser is drawn in ink."""
-
-    def __missing__(self, name: str) -> str:
-        return INK
-
-
-METHOD_COLOURS = _Colours(
-    {
-        "gd": "#5c6370",
-        "sgd": "#2f8fce",
-        "momentum": "#123f9c",
-        "nesterov": "#008f6b",
-        "adagrad": "#b87d0a",
-        "rmsprop": "#b4509e",
-        "adam": "#d2470d",
-    }
-)
-"""After Okabe and Ito, darkened until the labels can be read on white."""
+from steprule.lab.report.style import COLOURS, GRID, INK, MUTED, PAPER
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
-    colour: f"--{name}" for name, colour in METHOD_COLOURS.items()
+    light: f"--c{place}" for place, (light, _) in enumerate(COLOURS)
 }
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "steprule",
     "font.family": ["DejaVu Sans"],
-    "font.size": 12,
+    "font.size": 10.5,
     "text.color": INK,
+    "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.facecolor": "none",
@@ -59,17 +36,13 @@ STYLE: dict[Any, Any] = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "mathtext.fontset": "cm",
+    "path.simplify_threshold": 0.3,
 }
 
 
-SMALL: dict[Any, Any] = {**STYLE, "font.size": 11}
-"""For the small charts beside the formulas."""
-
-
-def series(method: str, place: int) -> str:
-    """Return the mark by which the page can hide what belongs to one method."""
-    return f"series-{method}-{place}"
+def series(place: int) -> str:
+    """Return the mark by which the page can hide what belongs to one optimiser."""
+    return f"series-{place}"
 
 
 def render(figure: Figure, name: str, title: str, description: str, **saving: Any) -> str:
@@ -84,12 +57,13 @@ def render(figure: Figure, name: str, title: str, description: str, **saving: An
 def _inline(text: str, name: str, title: str, description: str) -> str:
     """Turn a stand-alone SVG file into an element of a page."""
     body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="series-([a-z]+)-\d+"', r'<g class="of-\1"', body)
+    body = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="series-(\d+)"', r'<g class="of-\1"', body)
     # Ids are unique within a figure only, and several figures share the page.
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
     body = re.sub(r"#[0-9a-f]{6}\b", _variable, body)
+    body = re.sub(r"(\d+\.\d\d)\d+", r"\1", body)
     head, rest = body.split(">", 1)
     head = re.sub(r'\s(?:width|height|xmlns|xmlns:xlink|version)="[^"]*"', "", head).replace("xlink:", "")
     named = f' role="img" aria-labelledby="{name}-title {name}-desc">'
@@ -103,16 +77,19 @@ def _variable(found: re.Match[str]) -> str:
     return f"var({name}, {found[0]})" if name else found[0]
 
 
-def formula(equations: Sequence[str], name: str, description: str) -> str:
+def formula(equations: Sequence[str], name: str, description: str) -> str | None:
     """Return the equations set one under another, aligned at their equals signs, as inline SVG.
 
-    Its width is in em, so that every formula of the page is set in the same size.
+    Its width is in em, so that every formula of the page is set in the same size. None where the typesetter cannot
+    read one.
     """
     size = 19.0
     # Text-size fractions cannot be read from the back of a lecture hall.
     lines = [equation.replace(r"\frac", r"\dfrac") for equation in equations]
     heights = [52.0 if r"\dfrac" in line else 36.0 for line in lines]
-    with mpl.rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path"}):
+    if not lines or max(map(len, lines)) > LONGEST or len(lines) > MOST:
+        return None
+    with mpl.rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path", "text.parse_math": True}):
         figure = Figure(figsize=(6, sum(heights) / 72))
         for place, line in enumerate(lines):
             left, equals, right = line.partition("=")
@@ -120,6 +97,13 @@ def formula(equations: Sequence[str], name: str, description: str) -> str:
             text: Any = {"fontsize": size, "color": INK, "va": "baseline"}
             figure.text(0.3, baseline, f"${left.strip()}$", ha="right", **text)
             figure.text(0.3, baseline, f"$\\,{equals}\\,{right.strip()}$", ha="left", **text)
-        drawn = render(figure, name, "Update rule", description, bbox_inches="tight", pad_inches=0.04)
+        try:
+            drawn = render(figure, name, "Update rule", description, bbox_inches="tight", pad_inches=0.04)
+        except (ValueError, RecursionError):
+            return None
     width = float(drawn.split('viewBox="', 1)[1].split('"', 1)[0].split()[2])
     return drawn.replace("<svg ", f'<svg style="width: {1.45 * width / size:.2f}em" ', 1)
+
+
+LONGEST, MOST = 600, 40
+"""Signs of a line and lines of a formula beyond which it is shown as text."""

@@ -1,0 +1,48 @@
+"""The document as two tables for spreadsheets and data frames: a row a run, a row a point."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from steprule.lab.report.shape import COLUMNS, RUN
+
+_RUN = [key for key in RUN if key not in {"curve", "exhibits"}]
+_WHICH = ["task", "optimizer", "phase", "lr", "seed"]
+
+
+def runs_csv(document: dict[str, Any]) -> str:
+    """Return runs.csv: how every run ended."""
+    rows = ([row["task"], row["optimizer"], *(run[key] for key in _RUN)] for row, run in _runs(document))
+    return _csv(["task", "optimizer", *_RUN], rows)
+
+
+def curves_csv(document: dict[str, Any]) -> str:
+    """Return curves.csv: every point of every curve, in long format."""
+
+    def rows() -> Iterator[list[Any]]:
+        for row, run in _runs(document):
+            which = [row["task"], row["optimizer"], run["phase"], run["lr"], run["seed"]]
+            columns = (run["curve"][column] for column in COLUMNS)
+            yield from ([*which, *point] for point in zip(*columns, strict=True))
+
+    return _csv([*_WHICH, *("lr_now" if name == "lr" else name for name in COLUMNS)], rows())
+
+
+def _runs(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    return ((row, run) for row in document["results"] for run in row["runs"])
+
+
+def _csv(head: list[str], rows: Iterator[list[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return what a cell holds; a spreadsheet must not take a text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

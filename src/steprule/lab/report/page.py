@@ -1,0 +1,309 @@
+"""One self-contained page, made from the document alone: it loads nothing, and needs no script to be read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from steprule.lab.report import charts, svg, tables, words
+from steprule.lab.report.derive import Arm, Chapter, Quantity, arms, axes, band, chapters, quantities, sensitivity
+from steprule.lab.report.style import COLOURS
+from steprule.lab.report.tables import Table
+
+TEMPLATES = ("page.html.j2", "task.html.j2", "macros.html.j2", "page.css")
+SCRIPTS = ("vendor/uPlot.iife.min.js", "page.js")
+STILL = ("distance", "training_loss", "score", "validation_loss", "gradient_norm", "clip_coefficient", "update_ratio")
+"""The quantities that print and a page without scripts show; the first two of losses and scores are enough."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its caption and the numbers behind it."""
+
+    svg: Markup
+    caption: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """One task on the page."""
+
+    anchor: str
+    chapter: Chapter
+    verdict: str
+    stills: list[Drawn]
+    figures: list[Drawn]
+    numbers: Table
+    tables: list[tuple[Table, str]]
+    footnotes: list[str]
+    quantities: list[Quantity]
+    axes: list[str]
+    exhibits: list[tuple[str, list[dict[str, Any]]]]
+
+
+def page(document: dict[str, Any]) -> str:
+    """Return the report as HTML."""
+    parts, ordered = chapters(document), arms(document)
+    sections = [_section(document, chapter, place) for place, chapter in enumerate(parts)]
+    scripts = [Markup(_text(name)) for name in SCRIPTS]  # noqa: S704 - our own files
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            heading=words.heading(document),
+            document=document,
+            arms=ordered,
+            sections=sections,
+            overview=_overview(document, parts, ordered) if len(parts) > 1 else None,
+            cards=[(arm, _formula(arm), _cost(arm.row)) for arm in ordered],
+            failed=tables.lost(document, ("failed", "interrupted")),
+            diverged=tables.lost(document, ("diverged",)),
+            facts=_facts(document),
+            data=_data(sections, ordered),
+            scripts=scripts,
+            policy=_policy(scripts),
+            vendor_css=Markup(_text("vendor/uPlot.min.css")),  # noqa: S704 - our own copy
+            colours=COLOURS,
+            words=words,
+            x_labels=charts.X_LABELS,
+        )
+    )
+
+
+@cache
+def _text(name: str) -> str:
+    return (resources.files("steprule.lab.report") / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    loader = DictLoader({name: _text(name) for name in TEMPLATES})
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return what the page may do: run the scripts it was made with, and load nothing from anywhere."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _overview(document: dict[str, Any], parts: Sequence[Chapter], ordered: Sequence[Arm]) -> tuple[Table, Drawn]:
+    drawn = Markup(charts.profiles(parts, ordered, "profile"))  # noqa: S704 - an SVG whose texts are escaped
+    caption = (
+        "Performance profile: on what share of the tasks an optimiser met the target within so many times the epochs "
+        "of the fastest one there. Higher is better; a line that stays below 100 % missed targets."
+    )
+    return tables.overview(document, parts, ordered), Drawn(drawn, caption, tables.profiles(parts, ordered))
+
+
+def _section(document: dict[str, Any], chapter: Chapter, place: int) -> Section:
+    known = quantities(chapter)
+    name = chapter.task["name"]
+    return Section(
+        anchor=f"task{place}",
+        chapter=chapter,
+        verdict=document["verdicts"].get(name, "") if len(chapter.cells) > 1 else words.single_run(document) or "",
+        stills=_stills(chapter, known, place),
+        figures=_figures(chapter, place),
+        numbers=tables.numbers(document, chapter),
+        tables=_tables(document, chapter),
+        footnotes=words.footnotes(document, chapter),
+        quantities=known,
+        axes=_axes(chapter),
+        exhibits=_exhibits(chapter),
+    )
+
+
+def _axes(chapter: Chapter) -> list[str]:
+    """Return what to draw against; where optimisers made other numbers of iterations, epochs come first."""
+    found = axes(chapter)
+    lengths = {max((run["iterations"] for run in cell.result["runs"]), default=0) for cell in chapter.cells} - {0}
+    if len(lengths) > 1 and "epoch" in found and not chapter.task["theory"]:
+        found.sort(key=lambda x: x != "epoch")
+    return found
+
+
+def _stills(chapter: Chapter, known: Sequence[Quantity], place: int) -> list[Drawn]:
+    """Draw what a page without scripts shows."""
+    found = {quantity.name: quantity for quantity in known if quantity.name in STILL}
+    if "distance" in found:
+        found.pop("training_loss", None)
+    if "score" in found:
+        found.pop("validation_loss", None)
+    drawn: list[Drawn] = []
+    for name in STILL:
+        if name in found:
+            x = _axes(chapter)[0]
+            image = Markup(charts.curves(chapter, found[name], x, f"t{place}-{name}"))  # noqa: S704 - escaped texts
+            table = tables.curve(chapter, found[name], x, chapter.phases[0])
+            drawn.append(Drawn(image, found[name].label.capitalize(), table))
+    return drawn
+
+
+def _figures(chapter: Chapter, place: int) -> list[Drawn]:
+    """Draw what is best looked at as it stands; what nothing is known of is left out."""
+    drawn: list[Drawn] = []
+
+    def add(chart: Callable[[Chapter, str], str], table: Callable[[Chapter], Table], caption: str) -> None:
+        image = Markup(chart(chapter, f"t{place}-{chart.__name__}"))  # noqa: S704 - an SVG whose texts are escaped
+        drawn.append(Drawn(image, caption, table(chapter)))
+
+    runs = [run for cell in chapter.cells for run in cell.result["runs"]]
+    if any(run["test_score"] is not None for run in runs):
+        add(charts.scores, tables.scores, _SCORES)
+    if chapter.task["target"] is not None and chapter.phases:
+        add(charts.targets, tables.targets, "Time to target: a dot is one seed, a cross one that missed.")
+    if any(len(sensitivity(cell)) > 1 for cell in chapter.cells):
+        add(charts.rates, tables.rates, _RATES)
+        add(charts.trials, tables.trials, _TRIALS)
+    return drawn
+
+
+_SCORES = (
+    "A dot is one seed, scored once on test data; the bar is the interval, the tick the median. Hollow: at the default "
+    "learning rate."
+)
+_RATES = (
+    "Sensitivity to the learning rate: validation loss at the end of training. A ring marks the kept rate; above, "
+    "✕ marks rates at which a run diverged, □ at which one failed."
+)
+_TRIALS = (
+    "What tuning costs: the best validation loss after k learning rates, as the median over every order in which they "
+    "could have been tried, with quartiles."
+)
+
+
+def _tables(document: dict[str, Any], chapter: Chapter) -> list[tuple[Table, str]]:
+    """Return the tables of a task, each with a sentence on how to read it."""
+    read = {
+        "matrix": "▲ the row's optimiser is better than the column's, ▼ worse, ≈ the data cannot tell.",
+        "defaults": "Each optimiser at the learning rate its authors give, and at the one that tuning kept.",
+        "costs": "Measured while training this network: the step of the optimiser alone, its memory between steps.",
+    }
+    found = {
+        "matrix": tables.matrix(document, chapter),
+        "defaults": tables.defaults(chapter),
+        "costs": tables.costs(chapter),
+    }
+    return [(table, read[name]) for name, table in found.items() if table is not None]
+
+
+def _exhibits(chapter: Chapter) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return what there is to look at: of the data first, then of each optimiser's trained network."""
+    shown = [("data", chapter.task["reference"])]
+    for cell in chapter.cells:
+        made = [run for phase in ("report", "default") for run in cell.runs(phase) if run["exhibits"]]
+        shown += [(cell.arm.key, made[0]["exhibits"])] if made else []
+    return [(name, exhibits) for name, exhibits in shown if exhibits]
+
+
+def _formula(arm: Arm) -> Markup | None:
+    """Return the typeset formula; none where there is none, or it holds what the typesetter cannot read."""
+    drawn = svg.formula(arm.row["equations"], f"formula{arm.look.place}", arm.row["formula"] or "")
+    return None if drawn is None else Markup(drawn)  # noqa: S704 - outlines, and an escaped description
+
+
+def _cost(row: dict[str, Any]) -> str:
+    """Word what a step costs in memory traffic."""
+    if row["bytes_per_parameter"] is None:
+        return "not known: this optimiser's code is not the library's"
+    count = len(row["passes"])
+    passes = "1 pass" if count == 1 else f"{count} passes"
+    return f"{passes} over memory, {row['bytes_per_parameter']:g} bytes a parameter ({row['backend'] or 'no backend'})"
+
+
+def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is needed to repeat the study."""
+    protocol, git = document["protocol"], document["git"]
+    grids = protocol["grids"].items()
+    rates = "; ".join(
+        (f"{name}: " if len(protocol["grids"]) > 1 else "") + ", ".join(map(words.rate, g)) for name, g in grids
+    )
+    state = "none" if git is None else git["commit"] + (", with changes" if git["modified"] else ", without changes")
+    return [
+        ("Command", document["command"]),
+        ("Learning rates", rates or "given"),
+        ("Trials an optimiser", f"{protocol['trials_per_optimizer']:,}"),
+        ("Tuning seeds", ", ".join(map(str, protocol["tuning_seeds"])) or "none"),
+        ("Report seeds", ", ".join(map(str, protocol["report_seeds"])) or "none"),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in document["versions"].items())),
+        ("Machine", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in document["hardware"].items())),
+        ("Git", state),
+        ("Started", f"{document['started']}, took {document['seconds']:,.0f} s"),
+        ("State", "interrupted" if document["interrupted"] else "complete" if document["complete"] else "in progress"),
+    ]
+
+
+def _data(sections: Sequence[Section], ordered: Sequence[Arm]) -> Markup:
+    """Return what the script draws, as JSON that cannot end its element."""
+    drawn = {
+        "arms": [
+            {
+                "name": charts.short(arm.key),
+                "colour": arm.look.variable,
+                "dash": arm.look.dash,
+                "marker": arm.look.marker,
+            }
+            for arm in ordered
+        ],
+        "tasks": [_task_data(section) for section in sections],
+    }
+    text = json.dumps(drawn, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)  # noqa: S704 - made safe just above
+
+
+def _task_data(section: Section) -> dict[str, Any]:
+    chapter = section.chapter
+    least = chapter.task["optimum"]
+    return {
+        "quantities": {
+            quantity.name: {
+                "label": quantity.label,
+                "log": quantity.log,
+                "percent": quantity.percent,
+                "unit": quantity.unit,
+            }
+            for quantity in section.quantities
+        },
+        "theory": [{"label": line["label"], "x": line["x"], "y": line["y"]} for line in chapter.task["theory"]],
+        "optimum": least,
+        "phases": {
+            phase: [_lines(section, cell, phase) for cell in chapter.cells if cell.drawn(phase)]
+            for phase in chapter.phases
+        },
+    }
+
+
+def _lines(section: Section, cell: Any, phase: str) -> dict[str, Any]:
+    """Return one optimiser's curves: x by name, and for every quantity the median and the range."""
+    runs, task = cell.drawn(phase), section.chapter.task
+    drawn = {quantity.name: band(runs, quantity, section.axes[0], task) for quantity in section.quantities}
+    first = section.quantities[0]
+    return {
+        "arm": cell.arm.look.place,
+        "x": {x: _digits(band(runs, first, x, task).x) for x in section.axes},
+        "y": {
+            name: [_digits(one.middle), *([_digits(one.low), _digits(one.high)] if len(runs) > 1 else [])]
+            for name, one in drawn.items()
+        },
+    }
+
+
+def _digits(values: Sequence[float | None]) -> list[float | None]:
+    """Return the numbers as short as a chart needs."""
+    return [None if value is None else float(f"{value:.4g}") if abs(value) < 1e4 else round(value) for value in values]

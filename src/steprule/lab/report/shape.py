@@ -1,0 +1,227 @@
+"""The layout of results.json: what must be where. Keys that are not listed here are left alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 2
+"""The number of the layout; it grows when a key changes its meaning or goes."""
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """A shape, or null."""
+
+    of: Any
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object with any keys, every value of one shape."""
+
+    of: Any
+
+
+@dataclass(frozen=True)
+class One:
+    """One of these words."""
+
+    words: tuple[Any, ...]
+
+
+class Misshapen(Exception):  # noqa: N818 - it is told as a sentence, and never leaves the lab
+    """Something is not where or what it should be."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where or 'the document'} {what}")
+
+
+ANY = object()
+"""Whatever JSON can hold."""
+
+_NUMBER, _COUNT = Maybe(float), Maybe(int)
+_INTERVAL = Maybe({"middle": float, "low": float, "high": float})
+_EXHIBIT = {"caption": str, "png": Maybe(str), "text": Maybe(str)}
+
+COLUMNS = (
+    "iteration",
+    "epoch",
+    "examples",
+    "seconds",
+    "lr",
+    "training_loss",
+    "validation_loss",
+    "score",
+    "gradient_norm",
+    "clip_coefficient",
+    "update_ratio",
+)
+"""The columns of a run's curve."""
+
+RUN = {
+    "phase": One(("tuning", "default", "report")),
+    "lr": float,
+    "seed": int,
+    "status": One(("finished", "diverged", "failed", "interrupted")),
+    "reason": str,
+    "iterations": int,
+    "epochs": float,
+    "initial_training_loss": _NUMBER,
+    "final_training_loss": _NUMBER,
+    "validation_loss": _NUMBER,
+    "test_loss": _NUMBER,
+    "test_score": _NUMBER,
+    "optimizer_us_per_step": _NUMBER,
+    "state_bytes_per_parameter": _NUMBER,
+    "seconds": _NUMBER,
+    "exhibits": [_EXHIBIT],
+    "curve": {column: [_NUMBER] for column in COLUMNS},
+}
+
+SUMMARY = {
+    "test_score": _INTERVAL,
+    "validation_loss": _NUMBER,
+    "to_target": Maybe({"iterations": _NUMBER, "epochs": _NUMBER, "examples": _NUMBER, "seconds": _NUMBER}),
+    "reached_target": int,
+    "runs": int,
+    "diverged": int,
+    "failed": int,
+    "optimizer_us_per_step": _NUMBER,
+}
+
+TASK = {
+    "name": str,
+    "title": str,
+    "about": str,
+    "network": str,
+    "parameters": int,
+    "examples": {"train": int, "validation": int, "test": int},
+    "metric": {"name": str, "higher": bool, "percent": bool, "unit": str},
+    "target": _NUMBER,
+    "optimum": _NUMBER,
+    "theory": [{"label": str, "x": [_NUMBER], "y": [_NUMBER]}],
+    "budget": {
+        "epochs": _NUMBER,
+        "iterations": _COUNT,
+        "batch_size": int,
+        "final_full_batch": bool,
+        "accumulate": int,
+        "precision": str,
+        "timeout": _NUMBER,
+    },
+    "reference": [_EXHIBIT],
+}
+
+OPTIMIZER = {
+    "key": str,
+    "name": str,
+    "title": str,
+    "schedule": str,
+    "clips": [{"name": str, "bound": float}],
+    "hyperparameters": Each(ANY),
+    "settings": str,
+    "formula": Maybe(str),
+    "equations": [str],
+    "latex": Maybe(str),
+    "source": Maybe(str),
+    "passes": [ANY],
+    "bytes_per_parameter": _NUMBER,
+    "state_bytes_per_parameter": _NUMBER,
+    "backend": Maybe(str),
+}
+
+DOCUMENT = {
+    "schema": One((SCHEMA,)),
+    "command": str,
+    "started": str,
+    "seconds": float,
+    "interrupted": bool,
+    "complete": bool,
+    "versions": Each(str),
+    "hardware": Each(ANY),
+    "git": Maybe({"commit": str, "modified": bool}),
+    "protocol": {
+        "text": [str],
+        "grids": Each([float]),
+        "trials_per_optimizer": int,
+        "tuning_seeds": [int],
+        "report_seeds": [int],
+    },
+    "tasks": [TASK],
+    "optimizers": [OPTIMIZER],
+    "results": [
+        {
+            "task": str,
+            "optimizer": str,
+            "lr": _NUMBER,
+            "lr_at_edge": Maybe(One(("low", "high"))),
+            "default_lr": _NUMBER,
+            "tuned": Maybe(SUMMARY),
+            "default": Maybe(SUMMARY),
+            "runs": [RUN],
+        }
+    ],
+    "comparisons": [
+        {
+            "task": str,
+            "phase": str,
+            "a": str,
+            "b": str,
+            "difference": _INTERVAL,
+            "verdict": One(("better", "worse", "indistinguishable")),
+        }
+    ],
+    "verdicts": Each(str),
+    "winner": Each(Maybe(str)),
+}
+
+_PLAIN = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+MOST = 1e150
+"""No number of a training run is larger: beyond it the charts' arithmetic overflows."""
+
+
+def check(value: Any, shape: Any = DOCUMENT, where: str = "") -> None:
+    """Pass a value that has the shape; raise `Misshapen` at the first place where it has not."""
+    if shape is ANY or (isinstance(shape, Maybe) and value is None):
+        return
+    if isinstance(shape, Maybe):
+        check(value, shape.of, where)
+    elif isinstance(shape, One):
+        told = f"is none of {', '.join(map(str, shape.words))}"
+        _demand(any(type(value) is type(word) and value == word for word in shape.words), where, told)
+    elif isinstance(shape, Each):
+        _demand(isinstance(value, dict), where, "is no object")
+        for key, inner in value.items():
+            check(inner, shape.of, f"{where}.{key}" if where else key)
+    elif isinstance(shape, dict):
+        _object(value, shape, where)
+    elif isinstance(shape, list):
+        _demand(isinstance(value, list), where, "is no list")
+        for place, inner in enumerate(value):
+            check(inner, shape[0], f"{where}[{place}]")
+    else:
+        _demand(_is(value, shape), where, f"is not {_PLAIN[shape]}")
+
+
+def _object(value: Any, shape: dict[str, Any], where: str) -> None:
+    _demand(isinstance(value, dict), where, "is no object")
+    for key, inner in shape.items():
+        _demand(key in value, where, f"has no {key!r}")
+        check(value[key], inner, f"{where}.{key}" if where else key)
+
+
+def _demand(true: bool, where: str, what: str) -> None:
+    if not true:
+        raise Misshapen(where, what)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a plain kind; true and false are no numbers, and a count is not below zero."""
+    if isinstance(value, bool) or kind in {str, bool}:
+        return type(value) is kind
+    if kind is int:
+        return isinstance(value, int) and 0 <= value < 2**53
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < MOST

@@ -1,0 +1,189 @@
+"""How numbers are worded, and what a reader must know; the terminal's table and the page say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from steprule.lab.report.derive import Cell, Chapter, sensitivity
+
+NONE = "–"
+"""Stands where there is no number."""
+
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+
+
+def loss(value: float | None) -> str:
+    """Word a loss, to three digits."""
+    return NONE if value is None else f"{value:.3g}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def rate(value: float | None) -> str:
+    """Word a learning rate."""
+    return NONE if value is None else f"{value:g}"
+
+
+def score(value: dict[str, float] | None, metric: dict[str, Any]) -> str:
+    """Word a score with its interval, when it has one."""
+    if value is None:
+        return NONE
+    middle, low, high = (single(value[part], metric) for part in ("middle", "low", "high"))
+    return middle + suffix(metric) if low == high else f"{middle}{suffix(metric)} [{low}, {high}]"
+
+
+def single(value: float, metric: dict[str, Any]) -> str:
+    """Word a score without what it is measured in."""
+    return f"{100 * value:.1f}" if metric["percent"] else loss(value)
+
+
+def suffix(metric: dict[str, Any]) -> str:
+    """Return what a score is measured in, with the space before it."""
+    return " %" if metric["percent"] else f" {metric['unit']}" if metric["unit"] else ""
+
+
+def target(task: dict[str, Any]) -> str:
+    """Word what is to be reached."""
+    return NONE if task["target"] is None else f"{_goal(task)}{suffix(task['metric'])}"
+
+
+def _goal(task: dict[str, Any]) -> str:
+    value = task["target"] * (100 if task["metric"]["percent"] else 1)
+    return f"{value:g}"
+
+
+def microseconds(value: float | None) -> str:
+    """Word the time of a step."""
+    return NONE if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def to_target(summary: dict[str, Any] | None, unit: str = "iterations") -> str:
+    """Word what it took to the target; a median that was never met is said to be so."""
+    if summary is None or not summary["runs"]:
+        return NONE
+    if summary["to_target"] is None:
+        return "never"
+    value = summary["to_target"][unit]
+    return NONE if value is None else f"{value:,.0f}" if unit in {"iterations", "examples"} else f"{value:.3g}"
+
+
+def reached(summary: dict[str, Any] | None) -> str:
+    """Word how many runs met the target."""
+    return NONE if summary is None else f"{summary['reached_target']}/{summary['runs']}"
+
+
+def count_lost(cell: Cell) -> tuple[int, int, int]:
+    """Return how many runs of a cell diverged, how many failed, and how many there are."""
+    statuses = [run["status"] for run in cell.result["runs"]]
+    return statuses.count("diverged"), statuses.count("failed"), len(statuses)
+
+
+def lost(cell: Cell) -> str:
+    """Word the runs that did not end well as a share of all."""
+    diverged, failed, runs = count_lost(cell)
+    return f"{diverged + failed}/{runs}"
+
+
+def plain(value: float | None) -> str:
+    """Word a number as short as it is exact."""
+    return NONE if value is None else f"{value:g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Word a count with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def heading(document: dict[str, Any]) -> str:
+    """Return the title: what was compared, on what."""
+    optimizers, tasks = document["optimizers"], document["tasks"]
+    many = _many(len(optimizers), "optimiser") if len(optimizers) != 1 else optimizers[0]["title"]
+    return f"{many} on {tasks[0]['title'] if len(tasks) == 1 else _many(len(tasks), 'task').lower()}"
+
+
+def _many(count: int, noun: str) -> str:
+    number = NUMBERS[count] if count < len(NUMBERS) else f"{count:,}"
+    return f"{number} {noun}{'' if count == 1 else 's'}"
+
+
+def footnotes(document: dict[str, Any], chapter: Chapter) -> list[str]:
+    """Return what a reader must know to read a task's table rightly."""
+    notes = [*_lengths(chapter), *_choices(chapter), *_failures(chapter)]
+    return (
+        [*notes, "The comparison was interrupted: what was done by then is shown."]
+        if document["interrupted"]
+        else notes
+    )
+
+
+def _lengths(chapter: Chapter) -> list[str]:
+    """Say what a run was; optimisers that made other numbers of iterations are told apart."""
+    budget = chapter.task["budget"]
+    last = ", the last one on the full batch" if budget["final_full_batch"] else ""
+    groups: dict[tuple[int, float], list[str]] = {}
+    for cell in chapter.cells:
+        longest = max(cell.result["runs"], key=lambda run: run["iterations"], default=None)
+        if longest is not None and longest["iterations"]:
+            groups.setdefault((longest["iterations"], longest["epochs"]), []).append(cell.arm.key)
+    if not groups:
+        return []
+    usual = max(groups, key=lambda length: len(groups[length]))
+    iterations, epochs = usual
+    told = (
+        f"A run is {plural(iterations, 'iteration')} = {epochs:.3g} epochs in batches of {budget['batch_size']}{last}"
+    )
+    notes = [f"{told}."]
+    for (iterations, epochs), keys in groups.items():
+        if (iterations, epochs) != usual:
+            took = f"{listed(keys)} made at most {plural(iterations, 'iteration')} = {epochs:.3g} epochs"
+            notes.append(f"{took}; compare by epochs.")
+    return notes
+
+
+def _choices(chapter: Chapter) -> list[str]:
+    """Say where a learning rate is doubtful."""
+    edges = [cell.arm.key for cell in chapter.cells if cell.result["lr_at_edge"]]
+    none = [cell.arm.key for cell in chapter.cells if cell.result["lr"] is None and sensitivity(cell)]
+    notes: list[str] = []
+    if edges:
+        notes.append(
+            f"The best learning rate of {listed(edges)} lies at an end of the grid; a wider one may hold a better."
+        )
+    if none:
+        notes.append(f"No learning rate of the grid let {listed(none)} finish.")
+    return notes
+
+
+def _failures(chapter: Chapter) -> list[str]:
+    """Say which runs failed, and of what."""
+    failed = [run for cell in chapter.cells for run in cell.result["runs"] if run["status"] == "failed"]
+    if not failed:
+        return []
+    told = "; ".join(sorted({first_line(run["reason"]) for run in failed})[:3])
+    return [f"{plural(len(failed), 'run')} failed: {told} (runs.csv has every reason)."]
+
+
+def first_line(text: str) -> str:
+    """Return the beginning of a reason."""
+    return next(iter(text.splitlines()), "")[:160]
+
+
+def single_run(document: dict[str, Any]) -> str | None:
+    """Say how a lone run went; none where there are more."""
+    runs: Iterable[Any] = [(task, run) for row in document["results"] for task in [row["task"]] for run in row["runs"]]
+    found = list(runs)
+    if len(found) != 1 or not found[0][1]["curve"]["iteration"]:
+        return None
+    name, run = found[0]
+    metric = next(task["metric"] for task in document["tasks"] if task["name"] == name)
+    curve, last = run["curve"], run["curve"]["score"][-1]
+    ended = NONE if last is None else single(last, metric) + suffix(metric)
+    first, final = (loss(curve["training_loss"][place]) for place in (0, -1))
+    return (
+        f"Seed {run['seed']}: training loss from {first} to {final}, validation {metric['name']} {ended} "
+        f"after {run['iterations']:,} iterations ({run['epochs']:.3g} epochs)."
+    )
