@@ -26,7 +26,7 @@ def small_study(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
     command = (
         "compare --optimizers gd,sgd,adam --lrs 4 --lr-range 0.001 1 --no-extend --tuning-seeds 1 --seeds 3 "
-        f"--iterations 40 --hidden 16 --workers 2 --clip-value 5 --target 0.5 --out {out}"
+        f"--no-defaults --iterations 40 --hidden 16 --workers 2 --clip-value 5 --target 0.5 --out {out}"
     )
     said, noise = StringIO(), StringIO()
     with redirect_stdout(said), redirect_stderr(noise):

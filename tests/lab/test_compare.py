@@ -123,4 +123,10 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     assert not written["complete"]
     assert 1 <= len(written["results"][0]["runs"]) < 201
     assert "Interrupted" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv", "report.html", "results.json", "runs.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "curves.csv",
+        "report.html",
+        "results.json",
+        "runs.csv",
+        "study.journal",
+    ]

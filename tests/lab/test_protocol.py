@@ -4,7 +4,7 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Plan, Study, conduct, geometric
+from steprule.lab.protocol import Plan, Study, conduct, geometric, spread
 from steprule.lab.runs import Point, RunResult
 from steprule.lab.tasks import TaskSpec
 
@@ -96,3 +96,35 @@ def test_an_interruption_loses_no_finished_run():
     with pytest.raises(KeyboardInterrupt):
         conduct(broken, breaks_off)
     assert len(broken.runs) == 2
+
+
+def test_what_is_wanted_follows_from_the_results_alone():
+    done, again = study("sgd", "adam"), study("sgd", "adam")
+    conduct(done, pretend(lambda spec: valley(spec, at=1e9)))
+    runs = {run.spec: run for run in done.runs}
+    while wanted := again.wanted():
+        again.add([runs[wanted[-1]]])
+    assert again.grid == done.grid
+    assert {run.spec for run in again.runs} == runs.keys()
+
+
+def test_time_that_runs_out_keeps_the_complete_learning_rates():
+    cut = study("sgd", "adam")
+    cut.add(pretend(lambda spec: valley(spec, at=0.01))(cut.wanted()[:5]))
+    assert cut.complete_rates() == (0.01, 1.0)
+    cut.cut_short(cut.complete_rates())
+    assert {spec.phase for spec in cut.wanted()} == {"report"}
+    assert [cut.choice(method).lr for method in cut.plan.methods] == [0.01, 0.01]
+
+
+def test_every_beginning_of_the_order_covers_the_range():
+    assert spread((1, 2, 3, 4, 5)) == (1, 5, 3, 2, 4)
+    assert sorted(spread(range(9))) == list(range(9))
+
+
+def test_defaults_are_run_on_the_fresh_seeds_where_there_are_any():
+    plan = Plan(TaskSpec(), (Method("sgd"), Method("adamw")), Budget(), GRID, (0,), (100, 101), defaults=True)
+    done = Study(plan, GRID)
+    conduct(done, pretend(lambda spec: valley(spec, at=0.1)))
+    assert [run.spec.seed for run in done.default_runs(plan.methods[1])] == [100, 101]
+    assert {run.spec.lr for run in done.default_runs(plan.methods[1])} == {plan.methods[1].default_lr}

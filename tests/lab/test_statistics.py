@@ -1,23 +1,39 @@
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from steprule.lab.statistics import Interval, Summary, interval, leaders, verdict, winner
+from steprule.lab.budget import Budget
+from steprule.lab.methods import Method
+from steprule.lab.protocol import Plan, Study
+from steprule.lab.runs import RunResult, RunSpec
+from steprule.lab.statistics import Interval, compare, compared, interval, leaders, performance, verdict, winner
+from steprule.lab.tasks import TaskSpec
+from steprule.lab.training import train
 
 pytestmark = pytest.mark.null
 
-BLANK = Summary(0.1, 0.5, 0.5, None, 10.0, 5, 9, 5, 0, 0, 0, 1.0, 100, 1.0, None)
+SEEDS = tuple(range(100, 105))
 
 
-def rows(**scores):
-    return {name: replace(BLANK, test_accuracy=Interval(*score)) for name, score in scores.items()}
+def study(seeds=SEEDS, **scores):
+    """A study whose methods have these test scores, a seed at a time; none is a run that diverged."""
+    methods = tuple(map(Method, scores))
+    plan = Plan(TaskSpec(), methods, Budget(), (0.1,), (), seeds)
+    done = Study(plan, plan.grid, fixed_lr=0.1)
+    for method, values in zip(methods, scores.values(), strict=True):
+        for seed, score in zip(seeds, values, strict=True):
+            status = "diverged" if score is None else "finished"
+            done.add([RunResult(RunSpec(plan.task, method, 0.1, seed, plan.budget), status, test_score=score)])
+    return done
 
 
 def test_the_interval_holds_the_median_and_stays_within_the_values():
     values = [0.91, 0.95, 0.94, 0.97, 0.93]
     found = interval(values)
-    assert found.median == 0.94
-    assert min(values) <= found.low < found.median < found.high <= max(values)
+    assert found.middle == 0.94
+    assert min(values) <= found.low < found.middle < found.high <= max(values)
     assert interval(values) == found
 
 
@@ -27,34 +43,93 @@ def test_equal_values_are_their_own_interval_and_no_value_has_none():
     assert interval([]) is None
 
 
-def test_a_method_whose_interval_no_other_reaches_wins():
-    table = rows(sgd=(0.9, 0.88, 0.92), adam=(0.96, 0.95, 0.97))
-    assert winner(table) == "adam"
-    assert verdict(table).startswith("adam is best")
+def test_a_method_better_than_every_other_wins():
+    done = study(sgd=(0.9, 0.88, 0.92, 0.9, 0.91), adam=(0.96, 0.95, 0.97, 0.96, 0.95))
+    assert winner(done) == "adam"
+    assert verdict(done).startswith("adam is best")
+    (pair,) = compared(done)
+    assert (pair.a, pair.b, pair.phase, pair.verdict) == ("sgd", "adam", "report", "worse")
+    assert pair.difference.high < 0
 
 
-def test_no_winner_is_named_where_intervals_overlap():
-    table = rows(gd=(0.7, 0.6, 0.8), sgd=(0.94, 0.9, 0.955), adam=(0.96, 0.95, 0.97))
-    assert winner(table) is None
-    assert leaders({name: row.test_accuracy for name, row in table.items()}) == ["adam", "sgd"]
-    told = verdict(table)
-    assert told.startswith("No winner is named: adam has the best median")
-    assert "gd" not in told.replace("sgd", "")
+def test_no_winner_is_named_where_two_cannot_be_told_apart():
+    done = study(gd=(0.7, 0.6, 0.8, 0.7, 0.7), sgd=(0.96, 0.9, 0.955, 0.97, 0.94), adam=(0.95, 0.97, 0.95, 0.96, 0.98))
+    assert winner(done) is None
+    assert leaders(done) == ["adam", "sgd"]
+    assert verdict(done) == "No winner is named: adam has the best median, but cannot be told from sgd."
 
 
-def test_touching_intervals_overlap():
-    assert Interval(0.9, 0.8, 0.92).overlaps(Interval(0.95, 0.92, 0.97))
-    assert not Interval(0.9, 0.8, 0.91).overlaps(Interval(0.95, 0.92, 0.97))
+def test_a_diverged_run_is_the_worst_score_there_is():
+    done = study(sgd=(None,) * 5, adam=(0.1, 0.11, 0.1, 0.09, 0.1))
+    assert winner(done) == "adam"
+    assert math.isfinite(compared(done)[0].difference.middle)
+    assert compare([math.inf] * 5, [math.inf] * 5, higher=False)[1] == "indistinguishable"
+
+
+def test_less_is_better_where_the_metric_says_so():
+    low, high = [0.1, 0.2, 0.15, 0.12, 0.18], [1.1, 1.2, 1.15, 1.12, 1.18]
+    assert compare(low, high, higher=False)[1] == "better"
+    assert compare(low, high, higher=True)[1] == "worse"
 
 
 def test_too_few_seeds_name_no_winner():
-    table = rows(sgd=(0.9, 0.9, 0.9), adam=(0.96, 0.96, 0.96))
-    table["adam"] = replace(table["adam"], report_runs=2)
-    assert winner(table) is None
-    assert "fewer than 3 fresh seeds" in verdict(table)
+    done = study(seeds=(100, 101, 102, 103), sgd=(0.9,) * 4, adam=(0.96,) * 4)
+    assert winner(done) is None
+    assert "fewer than 5 fresh seeds" in verdict(done)
 
 
 def test_one_method_alone_is_not_compared():
-    table = rows(adam=(0.96, 0.95, 0.97))
-    assert winner(table) is None
-    assert verdict(table).startswith("Nothing to compare")
+    done = study(adam=(0.96, 0.95, 0.97, 0.9, 0.9))
+    assert winner(done) is None
+    assert verdict(done).startswith("Nothing to compare")
+
+
+@pytest.mark.parametrize("noise", ["normal", "skewed", "paired"])
+def test_equal_methods_under_two_names_are_indistinguishable_95_times_in_100(noise):
+    """What differs is chance alone: scores of independent seeds, or of the same seeds with noise of their own."""
+    same = 0
+    for trial in range(100):
+        draw = np.random.default_rng(trial)
+        shared = draw.normal(size=5) if noise == "paired" else np.zeros(5)
+        made = draw.exponential if noise == "skewed" else draw.normal
+        a, b = (list(0.95 + 0.01 * (shared + made(size=5))) for _ in range(2))
+        same += compare(a, b, higher=True)[1] == "indistinguishable"
+    assert same >= 95
+
+
+def test_a_handicapped_method_is_found_worse_every_time():
+    for trial in range(100):
+        draw = np.random.default_rng(trial)
+        a, b = (list(middle + 0.01 * draw.normal(size=5)) for middle in (0.8, 0.95))
+        assert compare(a, b, higher=True)[1] == "worse"
+
+
+@pytest.mark.cpu
+def test_real_training_tells_a_handicap_and_nothing_else():
+    """A real pool of runs, drawn from 20 ways: the same optimiser twice, and one at a hundredth of its rate."""
+    task, budget = TaskSpec("cancer-logreg"), Budget(None, 40)
+
+    def trained(lr, seeds):
+        return [train(RunSpec(task, Method("sgd"), lr, seed, budget)).test_loss for seed in seeds]
+
+    pool, slow = trained(0.3, range(24)), trained(0.003, range(5))
+    assert compare(pool[:5], trained(0.3, range(5)), higher=False)[1] == "indistinguishable"
+    told = []
+    for trial in range(20):
+        draw = np.random.default_rng(trial).permutation(24)
+        a, b = [pool[i] for i in draw[:5]], [pool[i] for i in draw[5:10]]
+        told.append(compare(a, b, higher=False)[1])
+        assert compare(slow, a, higher=False)[1] == "worse"
+    assert told.count("indistinguishable") >= 19
+
+
+def test_a_performance_profile_counts_misses_and_begins_at_one():
+    times = {"a": {"sgd": 20.0, "adam": 10.0}, "b": {"sgd": 5.0, "adam": math.inf}}
+    assert performance(times) == {"sgd": [(1.0, 0.5), (2.0, 1.0)], "adam": [(1.0, 0.5)]}
+
+
+def test_a_seed_that_only_one_method_has_is_left_out():
+    done = study(sgd=(0.9,) * 5, adam=(0.96,) * 5)
+    extra = RunSpec(done.plan.task, Method("adam"), 0.1, 999, done.plan.budget)
+    done.add([RunResult(replace(extra), "finished", test_score=0.1)])
+    assert compared(done)[0].difference.middle == pytest.approx(-0.06)

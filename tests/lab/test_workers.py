@@ -35,11 +35,15 @@ def test_an_exception_is_a_failed_run():
     assert (result.status, result.reason) == ("failed", "ValueError: no such thing")
 
 
-def test_a_dead_worker_is_one_failed_run_and_the_others_are_done():
+def test_a_dead_worker_is_told_and_the_others_are_done():
     specs = [spec(Deadly("sgd")), spec(Method("sgd"), 1), spec(Method("sgd"), 2)]
+    ended = {}
     with Pool(1) as pool:
-        results = {result.spec: result for result in pool.run(specs)}
+        for each in specs:
+            pool.begin(each)
+            while not pool.idle:
+                ended.update(pool.ended(1.0))
         processes = [worker.process for worker in pool._workers]
-    assert [results[each].status for each in specs] == ["failed", "finished", "finished"]
-    assert "exit code 9" in results[specs[0]].reason
+    assert "exit code 9" in ended[specs[0]].reason
+    assert [ended[each].status for each in specs[1:]] == ["finished", "finished"]
     assert not any(process.is_alive() for process in processes)

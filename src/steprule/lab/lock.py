@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Generator[None]:
     """Hold the folder for the block within; the system lets go when the process ends, however it ends.
+
+    Those who share it keep out only who wants it alone.
 
     The folder itself is locked, so nothing is left in it. Where folders cannot be locked (Windows, some network file
     systems) nothing is.
@@ -29,7 +31,7 @@ def locked(folder: Path) -> Generator[None]:
     try:
         with suppress(OSError):  # what is left of it, once the refusal has been told apart
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise sr.errors.StateError(
                     f"another run writes here{_holder(handle)}",

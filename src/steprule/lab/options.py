@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 import steprule as sr
 from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
+from steprule.lab.fitting import seconds_of
 from steprule.lab.methods import Method, accepted, value_of
 from steprule.lab.optimizers import NAMES, find
 from steprule.lab.passes import PRECISIONS
@@ -100,6 +101,61 @@ class TaskName(click.ParamType):
         """Offer the names that begin so."""
         del ctx, param
         return [CompletionItem(name) for name in TASKS if name.startswith(incomplete)]
+
+
+class TaskNames(click.ParamType):
+    """Tasks by name, separated by commas; all is every one that needs no option."""
+
+    name = "tasks"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names once each, or say which are allowed."""
+        if isinstance(value, tuple):
+            return value
+        if str(value).strip() == "all":
+            return tuple(name for name in TASKS if not any(takes(name).values()))
+        return tuple(dict.fromkeys(TaskName().convert(part.strip(), param, ctx) for part in str(value).split(",")))
+
+
+class Schedules(click.ParamType):
+    """Schedules by name, separated by commas."""
+
+    name = "schedules"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names once each, or say which are allowed."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in SCHEDULES:
+                self.fail(f"{name!r} is none of {', '.join(SCHEDULES)}.", param, ctx)
+        return names
+
+
+class Bounds(click.ParamType):
+    """Bounds of the gradient's length, separated by commas; none is no clipping."""
+
+    name = "bounds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float | None, ...]:
+        """Return the bounds once each, or say what is allowed."""
+        if isinstance(value, tuple):
+            return value
+        parts = dict.fromkeys(part.strip() for part in str(value).split(","))
+        return tuple(None if part == "none" else Number().convert(part, param, ctx) for part in parts)
+
+
+class Duration(click.ParamType):
+    """A time, such as 90s, 5m or 1h."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text once it is one, or say what is allowed."""
+        if seconds_of(str(value)) is None:
+            self.fail(f"{value!r} is no time; allowed: a number with s, m or h, such as 90s, 5m or 1h.", param, ctx)
+        return str(value).strip()
 
 
 class Sizes(click.ParamType):

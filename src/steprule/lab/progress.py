@@ -36,6 +36,10 @@ class Meter(Protocol):
         """Count one more unit as done."""
         ...
 
+    def reach(self, done: int) -> None:
+        """Say how many units are done, by whomever."""
+        ...
+
 
 class Silence:
     """A meter that says nothing."""
@@ -52,22 +56,26 @@ class Silence:
     def advance(self) -> None:
         """Say nothing."""
 
+    def reach(self, done: int) -> None:
+        """Say nothing."""
+
 
 class _Clock:
     """Estimates what is left from the pace since the first unit was done: the start-up does not count."""
 
     def __init__(self) -> None:
-        self.done, self.total, self._first = 0, 0, 0.0
+        self.done, self.total = 0, 0
+        self._start: tuple[int, float] | None = None
 
-    def tick(self) -> None:
-        self.done += 1
-        if self.done == 1:
-            self._first = time.monotonic()
+    def reach(self, done: int) -> None:
+        self.done = done
+        if self._start is None and done:
+            self._start = done, time.monotonic()
 
     def left(self) -> str:
-        if self.done < 2:
+        if self._start is None or self.done == self._start[0]:
             return ""
-        pace = (time.monotonic() - self._first) / (self.done - 1)
+        pace = (time.monotonic() - self._start[1]) / (self.done - self._start[0])
         return f"{about(pace * (self.total - self.done))} left" if self.done < self.total else "done"
 
 
@@ -101,7 +109,11 @@ class Bar:
 
     def advance(self) -> None:
         """Move the bar."""
-        self._clock.tick()
+        self.reach(self._clock.done + 1)
+
+    def reach(self, done: int) -> None:
+        """Move the bar there."""
+        self._clock.reach(done)
         self._bar.update(self._task, completed=self._clock.done, left=self._clock.left())
 
 
@@ -119,13 +131,18 @@ class Lines:
         return None
 
     def phase(self, name: str, total: int) -> None:
-        """Print the phase."""
-        self._name, self._clock.total = name, total
-        self._say()
+        """Print the phase when it begins."""
+        new, self._name, self._clock.total = name != self._name, name, total
+        if new:
+            self._say()
 
     def advance(self) -> None:
         """Print a line when the last one is old enough."""
-        self._clock.tick()
+        self.reach(self._clock.done + 1)
+
+    def reach(self, done: int) -> None:
+        """Print a line when the last one is old enough."""
+        self._clock.reach(done)
         if time.monotonic() - self._last >= EVERY:
             self._say()
 

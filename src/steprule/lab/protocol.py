@@ -1,4 +1,7 @@
-"""The fair comparison: equal trials for every method, tuned on validation data, scored once on test data."""
+"""The fair comparison: equal trials for every method, tuned on validation data, scored once on test data.
+
+What is to be done next follows from the plan and the results alone, so that any process can go on with a study.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,18 @@ SELECTION = (
     "fresh seeds and scored once on test data."
 )
 
+DEFAULTS = (
+    "A method that has a default learning rate is also run at it, untuned, on the same fresh seeds; "
+    "no number of these runs decides anything about the tuned ones."
+)
+
 REPORT_OFFSET = 100
 """Report seeds start this far above the tuning seeds, so that no report run repeats a tuning run."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison sets out to do."""
+    """What a comparison sets out to do on one task."""
 
     task: TaskSpec
     methods: tuple[Method, ...]
@@ -45,11 +53,14 @@ class Plan:
     report_seeds: tuple[int, ...]
     target: float | None = None
     extend: bool = True
+    defaults: bool = False
 
     @property
     def runs(self) -> int:
         """How many runs the plan asks for, an extension of the grid not counted."""
-        return len(self.methods) * (len(self.grid) * len(self.tuning_seeds) + len(self.report_seeds))
+        untuned = sum(method.default_lr is not None for method in self.methods) if self.defaults else 0
+        tuning = len(self.methods) * len(self.grid) * len(self.tuning_seeds)
+        return tuning + (len(self.methods) + untuned) * len(self.report_seeds)
 
 
 @dataclass(frozen=True)
@@ -63,19 +74,67 @@ class Choice:
 
 @dataclass
 class Study:
-    """A plan and the runs done so far; whatever happens, what is here can be written down."""
+    """A plan for one task and the runs done so far; whatever happens, what is here can be written down.
+
+    `cut` are the learning rates that remain where the time for tuning ran out before the grid was done.
+    """
 
     plan: Plan
     grid: tuple[float, ...]
-    runs: list[RunResult] = field(default_factory=list[RunResult])
     interrupted: bool = False
     complete: bool = False
     fixed_lr: float | None = None
+    cut: tuple[float, ...] | None = None
+    _done: dict[RunSpec, RunResult] = field(default_factory=dict[RunSpec, RunResult])
+    _grown: int = 0
+
+    @property
+    def runs(self) -> list[RunResult]:
+        """Every result so far, in the order in which they came."""
+        return list(self._done.values())
 
     def add(self, results: Iterable[RunResult]) -> None:
-        """Keep each result as it comes: a list's own extend promises nothing when it is interrupted."""
+        """Keep each result as it comes; the first of a run counts."""
         for result in results:
-            self.runs.append(result)
+            self._done.setdefault(result.spec, result)
+
+    def cut_short(self, rates: Iterable[float]) -> None:
+        """Tune on these learning rates alone, and extend nothing."""
+        self.cut = self.grid = tuple(sorted(rates))
+
+    def wanted(self) -> list[RunSpec]:
+        """Return the runs that can be done now, none when all are; the grid grows where the results say so."""
+        tuning = self._undone(tuning_specs(self.plan, spread(self.grid)))
+        while not tuning and self._grow():
+            tuning = self._undone(tuning_specs(self.plan, self.grid))
+        report = [] if tuning else self._undone(report_specs(self))
+        return tuning + report + self._undone(default_specs(self.plan))
+
+    def tuning(self) -> bool:
+        """Whether a learning rate of the grid is still being tried."""
+        return bool(self._undone(tuning_specs(self.plan, self.grid)))
+
+    def to_come(self) -> int:
+        """Return how many runs are not done, those included that wait for others."""
+        wanted = self.wanted()
+        waiting = any(spec.phase == "tuning" for spec in wanted)
+        return len(wanted) + (len(self.plan.methods) * len(self.plan.report_seeds) if waiting else 0)
+
+    def complete_rates(self) -> tuple[float, ...]:
+        """Return the learning rates that every method has tried on every tuning seed."""
+        return tuple(lr for lr in self.grid if not self._undone(tuning_specs(self.plan, (lr,))))
+
+    def _undone(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
+        return [spec for spec in specs if spec not in self._done]
+
+    def _grow(self) -> bool:
+        """Widen the grid at each end where some method's best lies; say whether it has grown."""
+        if not self.plan.extend or self.cut or self._grown == EXTENSIONS or len(self.plan.grid) < 3:
+            return False
+        new = _extension(self)
+        self.grid = tuple(sorted((*self.grid, *new)))
+        self._grown += bool(new)
+        return bool(new)
 
     def _of(self, method: Method, phase: str) -> list[RunResult]:
         found = (run for run in self.runs if run.spec.method == method and run.spec.phase == phase)
@@ -85,8 +144,12 @@ class Study:
         """Return a method's tuning runs, by learning rate and seed."""
         return self._of(method, "tuning")
 
+    def default_runs(self, method: Method) -> list[RunResult]:
+        """Return a method's untuned runs on the fresh seeds."""
+        return self._of(method, "default")
+
     def report_runs(self, method: Method) -> list[RunResult]:
-        """Return a method's runs on the fresh seeds."""
+        """Return a method's tuned runs on the fresh seeds."""
         return self._of(method, "report")
 
     def sensitivity(self, method: Method) -> list[tuple[float, float]]:
@@ -99,11 +162,42 @@ class Study:
         """Return the learning rate with the lowest validation loss; none when every one diverged."""
         if self.fixed_lr is not None:
             return Choice(self.fixed_lr, None)
-        lr, loss = min(self.sensitivity(method), key=lambda pair: pair[1], default=(0.0, math.inf))
+        tried = [pair for pair in self.sensitivity(method) if self.cut is None or pair[0] in self.cut]
+        lr, loss = min(tried, key=lambda pair: pair[1], default=(0.0, math.inf))
         if not math.isfinite(loss):
             return Choice(None, None)
         edges = {self.grid[-1]: "high", self.grid[0]: "low"} if len(self.grid) > 1 else {}
         return Choice(lr, loss, edges.get(lr))
+
+
+@dataclass
+class Comparison:
+    """The studies of several tasks, with the same methods and seeds; `words` are what the protocol adds."""
+
+    studies: tuple[Study, ...]
+    budget: str | None = None
+    interrupted: bool = False
+    complete: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> list[RunResult]:
+        """Every result so far."""
+        return [run for study in self.studies for run in study.runs]
+
+    def add(self, results: Iterable[RunResult]) -> None:
+        """Give each result to the study of its task."""
+        studies = {study.plan.task: study for study in self.studies}
+        for result in results:
+            studies[result.spec.task].add([result])
+
+    def wanted(self) -> list[RunSpec]:
+        """Return the runs that can be done now, task by task, learning rate by learning rate."""
+        return [spec for study in self.studies for spec in study.wanted()]
+
+    def to_come(self) -> int:
+        """Return how many runs are not done."""
+        return sum(study.to_come() for study in self.studies)
 
 
 def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -114,34 +208,56 @@ def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{low * math.exp(step * place):.3g}") for place in range(count))
 
 
+def spread(grid: Iterable[float]) -> tuple[float, ...]:
+    """Return the learning rates in an order of which every beginning covers the range."""
+    rates = tuple(grid)
+    width = max(len(rates) - 1, 1).bit_length()
+    return tuple(rates[place] for place in sorted(range(len(rates)), key=lambda place: f"{place:0{width}b}"[::-1]))
+
+
+def cut_words(study: Study) -> str:
+    """Say that a task's tuning was ended by the time; nothing where it was not."""
+    if study.cut is None:
+        return ""
+    rates = ", ".join(f"{lr:g}" for lr in study.cut)
+    return (
+        f"On {study.plan.task.name} the time ran out while learning rates were tried: what counts for every method "
+        f"alike are those that all methods had tried by then ({rates})."
+    )
+
+
 def conduct(study: Study, do: Do) -> None:
-    """Tune, widen the grid where needed, and report; `study` grows run by run."""
-    study.add(do(tuning_specs(study.plan, study.grid)))
-    for _ in range(EXTENSIONS if study.plan.extend and len(study.grid) > 2 else 0):
-        new = _extension(study)
-        if not new:
-            break
-        study.grid = tuple(sorted((*study.grid, *new)))
-        study.add(do(tuning_specs(study.plan, new)))
-    study.add(do(report_specs(study)))
+    """Do all the runs of one study; it grows run by run."""
+    while wanted := study.wanted():
+        study.add(do(wanted))
 
 
 def tuning_specs(plan: Plan, rates: Iterable[float]) -> list[RunSpec]:
-    """Return the runs that try these learning rates with every method."""
+    """Return the runs that try these learning rates with every method, a rate at a time."""
     return [
         RunSpec(plan.task, method, lr, seed, plan.budget, "tuning")
-        for method in plan.methods
         for lr in rates
+        for method in plan.methods
         for seed in plan.tuning_seeds
     ]
 
 
+def default_specs(plan: Plan) -> list[RunSpec]:
+    """Return the runs on fresh seeds at the learning rates that methods have by default."""
+    return [
+        RunSpec(plan.task, method, method.default_lr, seed, plan.budget, "default")
+        for method in (plan.methods if plan.defaults else ())
+        if method.default_lr is not None
+        for seed in plan.report_seeds
+    ]
+
+
 def report_specs(study: Study) -> list[RunSpec]:
-    """Return the runs on fresh seeds of each method that has a learning rate."""
+    """Return the runs on fresh seeds of each method that has a learning rate; the first one shows what it made."""
     plan = study.plan
     choices = [(method, study.choice(method).lr) for method in plan.methods]
     return [
-        RunSpec(plan.task, method, lr, seed, plan.budget, "report")
+        RunSpec(plan.task, method, lr, seed, plan.budget, "report", exhibits=seed == plan.report_seeds[0])
         for method, lr in choices
         if lr is not None
         for seed in plan.report_seeds

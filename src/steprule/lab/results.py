@@ -18,15 +18,16 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
-from steprule.lab.protocol import SELECTION
+from steprule.lab.protocol import DEFAULTS, SELECTION, cut_words
 from steprule.lab.report.shape import SCHEMA
 from steprule.lab.runs import DIVERGENCE
-from steprule.lab.statistics import INTERVAL, Summary, interval, summarise, verdict, winner
+from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
 
 if TYPE_CHECKING:
     from steprule.lab.methods import Method
-    from steprule.lab.protocol import Study
+    from steprule.lab.protocol import Comparison, Study
     from steprule.lab.runs import RunResult
+    from steprule.lab.statistics import Pair
     from steprule.lab.tasks import Exhibit, Task
 
 THEORY_POINTS = 100
@@ -79,41 +80,48 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def document(study: Study, setting: Setting) -> dict[str, Any]:
+def document(comparison: Comparison, setting: Setting) -> dict[str, Any]:
     """Return the whole of results.json."""
-    task = study.plan.task.build()
-    summaries = {method.key: summarise(study, method) for method in study.plan.methods}
-    higher = task.metric.higher
+    studies = comparison.studies
+    methods = studies[0].plan.methods
     written = {
         "schema": SCHEMA,
         "command": setting.command,
         "started": setting.started,
         "seconds": round(setting.seconds, 1),
-        "interrupted": study.interrupted,
-        "complete": study.complete,
+        "interrupted": comparison.interrupted,
+        "complete": comparison.complete,
         "versions": versions(),
         "hardware": hardware(setting.workers),
         "git": git_state(),
-        "protocol": _protocol(study, task),
-        "tasks": [_task(study, task)],
-        "optimizers": [_optimizer(study, method) for method in study.plan.methods],
-        "results": [_result(study, task, method, summaries[method.key]) for method in study.plan.methods],
-        "comparisons": [],
-        "verdicts": {task.name: verdict(summaries, higher=higher)},
-        "winner": {task.name: winner(summaries, higher=higher)},
+        "protocol": _protocol(comparison),
+        "tasks": [_task(study, study.plan.task.build()) for study in studies],
+        "optimizers": [_optimizer(studies[0], method) for method in methods],
+        "results": [_result(study, study.plan.task.build(), method) for study in studies for method in methods],
+        "comparisons": [_pair(study, pair) for study in studies for pair in compared(study)],
+        "verdicts": {study.plan.task.build().name: verdict(study) for study in studies},
+        "winner": {study.plan.task.build().name: winner(study) for study in studies},
     }
     return _plain(written)
 
 
-def _protocol(study: Study, task: Task) -> dict[str, Any]:
-    plan = study.plan
-    tuned = study.fixed_lr is None
+def _pair(study: Study, pair: Pair) -> dict[str, Any]:
+    return {"task": study.plan.task.build().name, **asdict(pair)}
+
+
+def _protocol(comparison: Comparison) -> dict[str, Any]:
+    first = comparison.studies[0]
+    plan, tuned = first.plan, first.fixed_lr is None
+    said = [SELECTION, *([DEFAULTS] if plan.defaults else []), *comparison.words, *map(cut_words, comparison.studies)]
     return {
-        "text": [*([SELECTION] if tuned else []), DIVERGENCE, INTERVAL],
-        "grids": {task.name: list(study.grid)},
-        "trials_per_optimizer": len(study.grid) * len(plan.tuning_seeds),
+        "text": [*(filter(None, said) if tuned else []), DIVERGENCE, INTERVAL, *([PAIRED] if tuned else [])],
+        "grids": {study.plan.task.build().name: list(study.grid) for study in comparison.studies},
+        "trials_per_optimizer": max(len(study.grid) for study in comparison.studies) * len(plan.tuning_seeds),
         "tuning_seeds": list(plan.tuning_seeds),
         "report_seeds": list(plan.report_seeds),
+        "schedules": list(dict.fromkeys(method.schedule for method in plan.methods)),
+        "clips": list(dict.fromkeys(", ".join(clip.label for clip in method.clips) for method in plan.methods)),
+        "budget": comparison.budget,
     }
 
 
@@ -212,17 +220,18 @@ def _equations(method: Method, account: Any) -> list[str]:
     return [rf"g = \nabla L\left({batch},\, \theta_{{t-1}}\right)", *account.equations]
 
 
-def _result(study: Study, task: Task, method: Method, summary: Summary) -> dict[str, Any]:
-    tuning, report = study.tuning_runs(method), study.report_runs(method)
+def _result(study: Study, task: Task, method: Method) -> dict[str, Any]:
+    tuning, default, report = study.tuning_runs(method), study.default_runs(method), study.report_runs(method)
+    choice = study.choice(method)
     return {
         "task": task.name,
         "optimizer": method.key,
-        "lr": summary.lr,
-        "lr_at_edge": summary.edge,
+        "lr": choice.lr,
+        "lr_at_edge": choice.edge,
         "default_lr": method.default_lr,
         "tuned": _summary(report, task, study.plan.target) if report else None,
-        "default": None,
-        "runs": _records([*tuning, *report]),
+        "default": _summary(default, task, study.plan.target) if default else None,
+        "runs": _records([*tuning, *default, *report]),
     }
 
 
@@ -232,7 +241,7 @@ def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dic
     met = [_met(run, task, target) for run in runs if run.status != "failed"]
     times = [run.optimizer_us_per_step for run in runs if run.optimizer_us_per_step is not None]
     return {
-        "test_score": score and {"middle": score.median, "low": score.low, "high": score.high},
+        "test_score": score and asdict(score),
         "validation_loss": _median(run.validation_loss for run in runs),
         "to_target": _to_target(met),
         "reached_target": sum(point is not None for point in met),

@@ -10,35 +10,36 @@ from typing import TYPE_CHECKING
 
 from steprule.lab import tensorboard
 from steprule.lab.checkpoint import Checkpoint
+from steprule.lab.conducting import Conductor
 from steprule.lab.files import write_atomically
-from steprule.lab.passes import accumulate, evaluate
-from steprule.lab.protocol import conduct, report_specs
+from steprule.lab.protocol import report_specs
 from steprule.lab.report.writing import write
 from steprule.lab.results import Setting, as_text, document
 from steprule.lab.runs import RunResult
-from steprule.lab.training import POINTS, evaluation_points, made_by
+from steprule.lab.training import evaluation_points, made_by
 from steprule.lab.workers import Pool, attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
+    from steprule.lab.ledger import Ledger
     from steprule.lab.progress import Meter
-    from steprule.lab.protocol import Plan, Study
-    from steprule.lab.runs import Point, RunSpec
+    from steprule.lab.protocol import Comparison
+    from steprule.lab.runs import Point
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of results.json while runs come in."""
 
-STARTUP = 4.0
-"""Seconds until the workers have imported torch; only the estimate uses it."""
+SHARE = 0.75
+"""The part of the time after which no further learning rate is tried: the rest is for the fresh seeds."""
 
 
 @dataclass
 class Session:
-    """A study being conducted, and the folder that holds what is done so far."""
+    """A comparison being conducted, and the folder that holds what is done so far."""
 
-    study: Study
+    comparison: Comparison
     setting: Setting
     out: Path | None
     meter: Meter
@@ -46,17 +47,26 @@ class Session:
     _began: float = 0.0
     _saved: float = 0.0
 
-    def conduct(self) -> None:
-        """Do the study with worker processes."""
+    def conduct(self, ledger: Ledger, seconds: float | None = None) -> None:
+        """Do the comparison with worker processes, together with whoever works on the same ledger.
+
+        With `seconds` tuning ends in time for the report's runs, even where it is not done.
+        """
         with self.until_interrupted(), Pool(self.setting.workers) as pool, self.meter:
-            conduct(self.study, lambda specs: self._watched(pool, specs))
+            deadline = None if seconds is None else time.monotonic() + SHARE * seconds
+            Conductor(self.comparison, ledger, pool, self.meter, self._save_sometimes, deadline).conduct()
         if self.tensorboard is not None:
-            tensorboard.write(self.tensorboard, self.study.runs)
+            tensorboard.write(self.tensorboard, self.comparison.runs)
+
+    def _save_sometimes(self) -> None:
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self.save_if_possible()
 
     def train(self, *, resume: bool = False) -> None:
         """Do the study's one run in this process; with a folder it keeps checkpoints there, and may go on from one."""
-        plan = self.study.plan
-        (spec,) = report_specs(self.study)
+        (study,) = self.comparison.studies
+        plan = study.plan
+        (spec,) = report_specs(study)
         seen: list[Point] = []
         checkpoint = Checkpoint(self.out, made_by(spec)) if self.out is not None else None
         if checkpoint is not None and not resume:
@@ -73,20 +83,20 @@ class Session:
         with self.until_interrupted(), self.meter:
             self.meter.phase(spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train))))
             try:
-                self.study.add([attempt(spec, observe, checkpoint)])
+                study.add([attempt(spec, observe, checkpoint)])
             except KeyboardInterrupt:
-                self.study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
+                study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
                 raise
             finally:
                 if writer is not None:
-                    writer.close(self.study.runs)
+                    writer.close(self.comparison.runs)
 
     def save(self) -> None:
         """Write results.json as things stand; an older file stays until there is a run to replace it with."""
         self.setting = replace(self.setting, seconds=time.monotonic() - self._began)
-        if self.out is None or not self.study.runs:
+        if self.out is None or not self.comparison.runs:
             return
-        write_atomically(self.out / "results.json", as_text(document(self.study, self.setting)))
+        write_atomically(self.out / "results.json", as_text(document(self.comparison, self.setting)))
         self._saved = time.monotonic()
 
     def save_if_possible(self) -> None:
@@ -106,7 +116,7 @@ class Session:
     def write_report(self) -> None:
         """Write the page and the tables beside the results."""
         if self.out is not None:
-            write(document(self.study, self.setting), self.out)
+            write(document(self.comparison, self.setting), self.out)
 
     @contextmanager
     def until_interrupted(self) -> Generator[None]:
@@ -114,54 +124,12 @@ class Session:
         self._began = self._saved = time.monotonic()
         try:
             yield
-            self.study.complete = True
+            self.comparison.complete = True
         except KeyboardInterrupt:
-            self.study.interrupted = True
-        self.save_if_possible()
-
-    def _watched(self, pool: Pool, specs: Iterable[RunSpec]) -> Iterator[RunResult]:
-        """Pass results on; move the meter and save now and then."""
-        batch = list(specs)
-        plan = self.study.plan
-        tuning = bool(batch) and batch[0].phase == "tuning"
-        to_come = len(plan.methods) * len(plan.report_seeds) if tuning else 0
-        name = "learning rates" if tuning else "fresh seeds"
-        self.meter.phase(name, len(self.study.runs) + len(batch) + to_come)
-        for result in pool.run(batch):
-            yield result
-            self.meter.advance()
-            if time.monotonic() - self._saved > SAVE_EVERY:
-                self.save_if_possible()
+            self.comparison.interrupted = True
         self.save_if_possible()
 
 
 def now() -> str:
     """Return the time of day as the results record it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def estimate(plan: Plan, workers: int) -> float:
-    """Return roughly how many seconds a plan takes, from timed batches; the optimiser's share is a guess."""
-    task = plan.task.build()
-    train = task.data.train
-    model = task.model(0)
-    batch = train.inputs[: plan.budget.batch_size], train.labels[: plan.budget.batch_size]
-
-    def seconds(work: object, *arguments: object) -> float:
-        times: list[float] = []
-        for _ in range(5):
-            before = time.perf_counter()
-            work(*arguments)  # type: ignore[operator]
-            times.append(time.perf_counter() - before)
-        return min(times)
-
-    small = 1.6 * seconds(accumulate, model, task, *batch)
-    full = seconds(accumulate, model, task, train.inputs, train.labels)
-    look = POINTS * seconds(evaluate, model, task, task.data.validation)
-    runs = plan.runs / len(plan.methods)
-    size = len(train)
-    per_method = (
-        plan.budget.count(size, full_batch=method.full_batch) * (full if method.full_batch else small) + look
-        for method in plan.methods
-    )
-    return STARTUP + runs * sum(per_method) / workers

@@ -1,38 +1,61 @@
-"""What may be concluded: a median with its interval per method, and no winner where intervals overlap."""
+"""What may be concluded: medians with intervals, differences paired by seed, and no winner where they do not tell."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
-    from steprule.lab.runs import RunResult
+
+    Verdict = Literal["better", "worse", "indistinguishable"]
 
 INTERVAL = (
     "Intervals are 95 % percentile-bootstrap intervals of the median over the fresh seeds "
     "(scipy.stats.bootstrap, 2,000 resamples, fixed seed)."
 )
 
+PAIRED = (
+    "Two methods are called indistinguishable unless their intervals are disjoint and the interval of their "
+    "differences, seed by seed, does not hold zero. Intervals are not widened for the number of pairs compared: "
+    "of many pairs one may differ by chance, which is why both must agree, and why a winner is named only where one "
+    "method is better than every other."
+)
+
+FEWEST = 5
+"""Fresh seeds below which an interval is not worth the name, and two methods are not told apart."""
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A median and the interval around it."""
+    """A middle value and the interval around it."""
 
-    median: float
+    middle: float
     low: float
     high: float
 
     def overlaps(self, other: Interval) -> bool:
         """Return whether the two intervals share a point."""
         return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How one method differs from another on the same seeds: a's score less b's, and what may be said of a."""
+
+    a: str
+    b: str
+    phase: str
+    difference: Interval
+    verdict: Verdict
 
 
 def interval(values: Sequence[float]) -> Interval | None:
@@ -51,114 +74,113 @@ def interval(values: Sequence[float]) -> Interval | None:
     return Interval(median(values), float(low), float(high))
 
 
-@dataclass(frozen=True)
-class Summary:
-    """One method's row in the table."""
+def compare(a: Sequence[float], b: Sequence[float], *, higher: bool) -> tuple[Interval, Verdict]:
+    """Return the differences a - b of scores on the same seeds, and what may be said of a.
 
-    lr: float | None
-    tuning_validation_loss: float | None
-    validation_loss: float | None
-    test_accuracy: Interval | None
-    iterations_to_target: float | None
-    reached_target: int
-    runs: int
-    report_runs: int
-    diverged_tuning: int
-    diverged_report: int
-    failed_runs: int
-    optimizer_us_per_step: float | None
-    iterations: int
-    epochs: float
-    edge: str | None
-
-    @property
-    def diverged_runs(self) -> int:
-        """How many runs diverged, tuning and report together."""
-        return self.diverged_tuning + self.diverged_report
+    An infinite score is a run that came to nothing; two of them do not differ.
+    """
+    ours, theirs = interval(_bounded(a, b)), interval(_bounded(b, a))
+    difference = interval([x - y for x, y in zip(_bounded(a, b), _bounded(b, a), strict=True)])
+    if ours is None or theirs is None or difference is None:
+        raise ValueError("two methods are compared on at least one seed")
+    apart = not ours.overlaps(theirs) and not difference.low <= 0 <= difference.high
+    if len(a) < FEWEST or not apart:
+        return difference, "indistinguishable"
+    return difference, "better" if (difference.middle > 0) == higher else "worse"
 
 
-def _finite_median(values: Iterable[float]) -> float | None:
-    """Return the median, or nothing where half the values or more are infinite."""
-    found = list(values)
-    middle = median(found) if found else math.inf
-    return middle if math.isfinite(middle) else None
+def _bounded(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return the scores with every one that is not finite put beyond all of both, so that medians can be drawn."""
+    finite = [abs(value) for value in (*values, *others) if math.isfinite(value)]
+    bound = 2 * max(finite, default=0.0) + 1
+    return [value if math.isfinite(value) else math.copysign(bound, value) for value in values]
 
 
-def _diverged(runs: Iterable[RunResult]) -> int:
-    return sum(run.status == "diverged" for run in runs)
+def scores(study: Study, method: Method, phase: str = "report") -> dict[int, float]:
+    """Return a method's test score by seed; the worst there is where a run did not finish."""
+    worst = -math.inf if study.plan.task.build().metric.higher else math.inf
+    runs = study.report_runs(method) if phase == "report" else study.default_runs(method)
+    found = {
+        run.spec.seed: worst if run.status != "finished" or run.test_score is None else run.test_score for run in runs
+    }
+    return {seed: worst if math.isnan(score) else score for seed, score in found.items()}
 
 
-def summarise(study: Study, method: Method) -> Summary:
-    """Reduce all the runs of one method to its row."""
-    tuning, report = study.tuning_runs(method), study.report_runs(method)
-    choice = study.choice(method)
-    runs = [*tuning, *report]
-    longest = max(runs, key=lambda run: run.iterations, default=None)
-    to_target = _to_target(study, report)
-    return Summary(
-        lr=choice.lr,
-        tuning_validation_loss=choice.validation_loss,
-        validation_loss=_finite_median(run.validation_loss for run in report),
-        test_accuracy=interval([run.test_score for run in report if run.test_score is not None]),
-        iterations_to_target=_finite_median(to_target),
-        reached_target=sum(map(math.isfinite, to_target)),
-        runs=len(runs),
-        report_runs=len(report),
-        diverged_tuning=_diverged(tuning),
-        diverged_report=_diverged(report),
-        failed_runs=sum(run.status == "failed" for run in runs),
-        optimizer_us_per_step=_finite_median(
-            run.optimizer_us_per_step for run in runs if run.optimizer_us_per_step is not None
-        ),
-        iterations=longest.iterations if longest else 0,
-        epochs=longest.epochs if longest else 0.0,
-        edge=choice.edge,
-    )
+def compared(study: Study) -> list[Pair]:
+    """Return how every two methods differ on the seeds they share, tuned and at their defaults."""
+    higher = study.plan.task.build().metric.higher
+    pairs: list[Pair] = []
+    for phase in ("report", "default"):
+        table = {method.key: scores(study, method, phase) for method in study.plan.methods}
+        for a, b in combinations(table, 2):
+            seeds = sorted(table[a].keys() & table[b].keys())
+            if seeds:
+                difference, verdict = compare(*([table[key][seed] for seed in seeds] for key in (a, b)), higher=higher)
+                pairs.append(Pair(a, b, phase, difference, verdict))
+    return pairs
 
 
-def _to_target(study: Study, runs: Iterable[RunResult]) -> list[float]:
-    """Return the iterations that each run took to the target; none where there is no target."""
-    target, higher = study.plan.target, study.plan.task.build().metric.higher
-    if target is None:
+def leaders(study: Study) -> list[str]:
+    """Return the methods that the tuned runs cannot tell from the one with the best median, that one first."""
+    higher = study.plan.task.build().metric.higher
+    table = {method.key: scores(study, method) for method in study.plan.methods}
+    middles = {key: median(found.values()) for key, found in table.items() if found}
+    if not middles:
         return []
-    return [run.iterations_to(target, higher=higher) for run in runs if run.status != "failed"]
+    top = (max if higher else min)(middles, key=lambda key: middles[key])
+    beaten = {_other(pair, top) for pair in compared(study) if pair.phase == "report" and _beats(pair, top)}
+    return [top, *(key for key in middles if key != top and key not in beaten)]
 
 
-FEWEST = 3
-"""Fresh seeds below which an interval is not worth the name."""
+def _other(pair: Pair, key: str) -> str:
+    return pair.b if pair.a == key else pair.a
 
 
-def leaders(scores: dict[str, Interval], *, higher: bool = True) -> list[str]:
-    """Return the names that the data cannot tell from the best median, that one first."""
-    top = (max if higher else min)(scores, key=lambda name: scores[name].median)
-    return [top, *(name for name, score in scores.items() if name != top and score.overlaps(scores[top]))]
+def _beats(pair: Pair, key: str) -> bool:
+    return (pair.a == key and pair.verdict == "better") or (pair.b == key and pair.verdict == "worse")
 
 
-def winner(summaries: dict[str, Summary], *, higher: bool = True) -> str | None:
-    """Return the one name whose interval no other's reaches; none where there is no such name."""
-    scores = _scores(summaries)
-    best = leaders(scores, higher=higher) if len(scores) > 1 else []
-    return best[0] if len(best) == 1 and _enough(summaries) else None
+def winner(study: Study) -> str | None:
+    """Return the one method that is better than every other; none where there is no such method."""
+    found = leaders(study)
+    return found[0] if len(found) == 1 and _contenders(study) > 1 else None
 
 
-def verdict(summaries: dict[str, Summary], *, higher: bool = True) -> str:
-    """Say in one sentence who leads, or that nobody does."""
-    scores = _scores(summaries)
-    if len(scores) < 2:
+def _contenders(study: Study) -> int:
+    return sum(bool(study.report_runs(method)) for method in study.plan.methods)
+
+
+def verdict(study: Study) -> str:
+    """Say in one sentence who leads on a task, or that nobody does."""
+    if _contenders(study) < 2:
         return "Nothing to compare: fewer than two methods were scored on test data."
-    if not _enough(summaries):
+    if len(study.plan.report_seeds) < FEWEST:
         return f"No winner is named: with fewer than {FEWEST} fresh seeds an interval says nothing."
-    top, *others = leaders(scores, higher=higher)
+    top, *others = leaders(study)
     if not others:
-        return f"{top} is best on test data: no other interval reaches its own."
+        return f"{top} is best on test data: better than every other method, seed by seed and interval by interval."
     names = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
-    reach = "the intervals of {} reach" if len(others) > 1 else "the interval of {} reaches"
-    return f"No winner is named: {top} has the best median, but {reach.format(names)} its own."
+    return f"No winner is named: {top} has the best median, but cannot be told from {names}."
 
 
-def _scores(summaries: dict[str, Summary]) -> dict[str, Interval]:
-    return {name: row.test_accuracy for name, row in summaries.items() if row.test_accuracy is not None}
+def performance(times: Mapping[str, Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
+    """Return each method's performance profile across tasks (Dolan and Moré 2002).
+
+    `times` holds for every task what each method took, infinite where it never arrived. A profile is a staircase of
+    (factor, share): the share of tasks on which the method took at most that many times what the fastest took.
+    """
+    solved = {task: min(row.values(), default=math.inf) for task, row in times.items()}
+    profiles: dict[str, list[tuple[float, float]]] = {}
+    for key in dict.fromkeys(key for row in times.values() for key in row):
+        ratios = sorted(_ratio(row.get(key, math.inf), solved[task]) for task, row in times.items())
+        finite = [ratio for ratio in ratios if math.isfinite(ratio)]
+        profiles[key] = [
+            (ratio, sum(other <= ratio for other in finite) / len(times)) for ratio in dict.fromkeys([1.0, *finite])
+        ]
+    return profiles
 
 
-def _enough(summaries: dict[str, Summary]) -> bool:
-    return all(row.report_runs >= FEWEST for row in summaries.values() if row.test_accuracy is not None)
+def _ratio(own: float, best: float) -> float:
+    if not math.isfinite(own):
+        return math.inf
+    return own / best if best > 0 else (1.0 if own == 0 else math.inf)

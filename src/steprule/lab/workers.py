@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections import deque
+import time
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -23,7 +23,7 @@ from steprule.lab.runs import RunResult, failure
 from steprule.lab.training import train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
@@ -53,6 +53,13 @@ def serve(connection: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             connection.send(attempt(connection.recv()))
+
+
+@dataclass(frozen=True)
+class Died:
+    """A run's end without a result."""
+
+    reason: str
 
 
 @dataclass
@@ -117,44 +124,33 @@ class Pool:
         for worker in self._workers:
             worker.process.join()
 
-    def run(self, specs: Iterable[RunSpec]) -> Iterator[RunResult]:
-        """Yield the result of every run, in the order in which they end."""
-        waiting = deque(specs)
-        while waiting or any(worker.spec for worker in self._workers):
-            for worker in self._workers:
-                if waiting and worker.spec is None:
-                    yield from self._hand(worker, waiting.popleft())
-            busy = [worker for worker in self._workers if worker.spec]
-            if not busy:
-                continue
-            ready = wait([worker.connection for worker in busy])
-            for worker in busy:
-                if worker.connection in ready:
-                    yield self._collect(worker)
+    @property
+    def idle(self) -> int:
+        """How many workers have no run."""
+        return sum(worker.spec is None for worker in self._workers)
 
-    def _hand(self, worker: _Worker, spec: RunSpec) -> Iterator[RunResult]:
-        """Give a run to an idle worker; a worker found dead makes it a failed run."""
+    def begin(self, spec: RunSpec) -> None:
+        """Give a run to an idle worker; that it was found dead is told as the run's end."""
+        worker = next(worker for worker in self._workers if worker.spec is None)
         worker.spec = spec
-        try:
+        with contextlib.suppress(OSError):
             worker.connection.send(spec)
-        except OSError:
-            yield self._bury(worker)
 
-    def _collect(self, worker: _Worker) -> RunResult:
-        """Take a worker's result, or its death for one."""
+    def ended(self, seconds: float) -> Iterator[tuple[RunSpec, RunResult | Died]]:
+        """Wait at most so long, and yield every run that has ended with its result, or its worker's death."""
+        busy = [worker for worker in self._workers if worker.spec]
+        ready = wait([worker.connection for worker in busy], seconds) if busy else time.sleep(seconds) or []
+        for worker in busy:
+            if worker.connection in ready and worker.spec is not None:
+                spec, worker.spec = worker.spec, None
+                yield spec, self._collect(worker)
+
+    def _collect(self, worker: _Worker) -> RunResult | Died:
+        """Take a worker's result, or its death for one; a dead worker is replaced."""
         try:
-            result: RunResult = worker.connection.recv()
+            return worker.connection.recv()
         except (EOFError, OSError):
-            return self._bury(worker)
-        worker.spec = None
-        return result
-
-    def _bury(self, worker: _Worker) -> RunResult:
-        """Replace a dead worker, and report the run that it had."""
-        worker.process.join()
-        code, spec = worker.process.exitcode, worker.spec
+            worker.process.join()
         worker.connection.close()
         self._workers[self._workers.index(worker)] = _start()
-        if spec is None:
-            raise AssertionError("only a worker with a run is watched")
-        return RunResult(spec, "failed", f"the worker process ended with exit code {code}")
+        return Died(f"the worker process ended with exit code {worker.process.exitcode}")

@@ -1,0 +1,182 @@
+"""The command compare."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from steprule.lab import options
+from steprule.lab.cli_finish import check, command, finish
+from steprule.lab.conducting import asked
+from steprule.lab.config import Configured
+from steprule.lab.fitting import as_plain, estimate, fitted, from_plain, measured, seconds_of
+from steprule.lab.ledger import PLAN, Ledger
+from steprule.lab.lock import locked
+from steprule.lab.methods import crossed
+from steprule.lab.optimizers import TITLES
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
+from steprule.lab.progress import about, meter
+from steprule.lab.protocol import REPORT_OFFSET, Comparison, Plan, Study, geometric
+from steprule.lab.results import Setting
+from steprule.lab.session import Session, now
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from steprule.lab.fitting import Pace
+    from steprule.lab.methods import Method
+    from steprule.lab.tasks import TaskSpec
+
+SHARED = options.together(
+    click.option("--budget", type=options.Duration(), metavar="TIME", help="Fit the work into 90s, 5m or 1h."),
+    click.option(
+        "--storage",
+        metavar="PATH|URL",
+        help="Where runs are recorded: a file, or a database such as sqlite:///study.db. "
+        "Processes that name the same one, with the same options, share the work.  [default: study.journal in --out]",
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the study in --out, or join the process that does it."),
+)
+
+
+@click.command(cls=Configured)
+@click.option(
+    "--quick",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=options.set_quick,
+    help="A first look: fewer learning rates, seeds and epochs.",
+)
+@click.option("--tasks", type=options.TaskNames(), help="Several tasks, commas between them, or all.")
+@click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help=options.NAMED)
+@click.option("--schedules", type=options.Schedules(), default="constant", show_default=True, help="Each is an arm.")
+@click.option("--clip", type=options.Bounds(), default="none", show_default=True, help="none,1: each is an arm.")
+@click.option(
+    "--trials", "--lrs", "lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates an arm."
+)
+@click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
+@click.option(
+    "--extend/--no-extend",
+    default=True,
+    show_default=True,
+    help="Widen the grid, for every method alike, while some method's best lies at its end.",
+)
+@click.option("--defaults/--no-defaults", default=True, show_default=True, help="Run default learning rates as well.")
+@click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method.")
+@TRAINING
+@HYPER
+@CLIPPING
+@SHARED
+@click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
+@click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
+@OUTPUT
+@click.pass_context
+def compare(ctx: click.Context, **values: Any) -> int:
+    """Compare optimisers fairly: tuned on validation data, scored once on test data.
+
+    Leaves report.html, results.json, runs.csv and curves.csv in the folder given by --out. It can be stopped at any
+    moment, and gone on with by --resume.
+    """
+    plans = _plans(ctx, values)
+    for plan in plans:
+        check(plan, values["out"], values["tensorboard"])
+    talk = Console(stderr=True, quiet=values["no_progress"])
+    place = values["storage"] or str(values["out"] / "study.journal")
+    with _folder(values), _ledger(place) as ledger:
+        workers = min(values["workers"], sum(plan.runs for plan in plans))
+        budget = values["budget"]
+        plans, words = _agreed(ledger, plans, workers, budget, talk)
+        comparison = Comparison(tuple(Study(plan, plan.grid) for plan in plans), budget, words=words)
+        gauge = meter(Console(stderr=True), "runs", wanted=not values["no_progress"])
+        session = Session(
+            comparison, Setting(command(ctx), workers, now()), values["out"], gauge, values["tensorboard"]
+        )
+        session.conduct(ledger, None if budget is None else seconds_of(budget))
+        return finish(session, as_json=values["as_json"])
+
+
+@contextmanager
+def _folder(values: dict[str, Any]) -> Generator[None]:
+    """Hold the folder; a study that is neither gone on with nor shared begins with an empty journal."""
+    out: Path = values["out"]
+    joining = values["resume"] or values["storage"] is not None
+    if not joining:
+        with locked(out):
+            for name in ("study.journal", "study.journal.lock"):
+                (out / name).unlink(missing_ok=True)
+    with locked(out, shared=True):
+        yield
+
+
+@contextmanager
+def _ledger(place: str) -> Generator[Ledger]:
+    ledger = Ledger.at(place, "steprule compare")
+    try:
+        yield ledger
+    finally:
+        with suppress(OSError):  # a full disk: whoever comes next finds the owner dead
+            ledger.close()
+
+
+def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[Plan, ...]:
+    """Return a plan a task, alike in everything but what is the task's own."""
+    names = values["tasks"] or (values["task"],)
+    if len(names) > 1 and values["target"] is not None:
+        raise click.UsageError("--target is of one task: leave it out, or give --task.")
+    methods = crossed(options.methods(ctx, values["optimizers"], values), values["schedules"], values["clip"])
+    return tuple(_plan(ctx, values, options.task({**values, "task": name}), methods) for name in names)
+
+
+def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: tuple[Method, ...]) -> Plan:
+    low, high = values["lr_range"] or task.build().lr_range
+    if values["lrs"] > 1 and low >= high:
+        raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
+    first = values["seed"]
+    return Plan(
+        task=task,
+        methods=methods,
+        budget=options.budget(ctx, values, task),
+        grid=geometric(low, high, values["lrs"]),
+        tuning_seeds=tuple(range(first, first + values["tuning_seeds"])),
+        report_seeds=tuple(range(first + REPORT_OFFSET, first + REPORT_OFFSET + values["seeds"])),
+        target=options.target(values, task),
+        extend=values["extend"],
+        defaults=values["defaults"],
+    )
+
+
+def _agreed(
+    ledger: Ledger, plans: tuple[Plan, ...], workers: int, budget: str | None, talk: Console
+) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+    """Return the plans as the first process has fitted them to the time; say what is about to happen."""
+    ledger.refresh()
+    known = PLAN in ledger.records()
+    paces: list[Pace] = [] if known else [measured(plan) for plan in plans]
+    fit, told = plans, list[str]()
+    if budget is not None and not known:
+        fit, told = fitted(plans, paces, workers, seconds_of(budget) or 0.0)
+    whole = "nothing was given up" if not told else ", ".join(told)
+    words = [f"The plan was fitted to {budget} before it began, alike for every method: {whole}."] if budget else []
+    fit, found = from_plain(plans, ledger.join(asked(plans, budget), as_plain(fit, words)))
+    _announce(talk, fit, workers, [] if known else [about(estimate(fit, paces, workers))])
+    for line in found:
+        talk.print(line, highlight=False, soft_wrap=True)
+    return fit, found
+
+
+def _announce(talk: Console, plans: tuple[Plan, ...], workers: int, guess: list[str]) -> None:
+    """Say what is about to happen and how long it may take."""
+    plan, runs = plans[0], sum(plan.runs for plan in plans)
+    tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"
+    if len(plan.tuning_seeds) > 1:
+        tuning += f" × {len(plan.tuning_seeds)} seeds"
+    if len(plans) > 1:
+        tuning = f"{len(plans)} tasks × {tuning}"
+    told = f"{runs} runs on {workers} workers: {tuning}, then {len(plan.report_seeds)} fresh seeds each"
+    talk.print("; ".join([told, *guess]), highlight=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""What commands that run a study do before and after it: refuse what cannot work, and tell what came out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from steprule.lab import tensorboard
+from steprule.lab.config import arguments
+from steprule.lab.files import prepare
+from steprule.lab.passes import check_precision
+from steprule.lab.report import terminal
+from steprule.lab.results import as_text, document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from steprule.lab.protocol import Plan
+    from steprule.lab.session import Session
+
+INTERRUPTED = 130
+
+
+def check(plan: Plan, out: Path | None, events: Path | None) -> None:
+    """Fail now on whatever would fail only after the work: a folder, the batch size, a hyperparameter."""
+    if events is not None:
+        tensorboard.check()
+    for flag, folder in (("--out", out), ("--tensorboard", events)):
+        try:
+            if folder is not None:
+                prepare(folder)
+        except OSError as error:
+            raise click.UsageError(f"{flag}: cannot write to {folder}: {error.strerror or error}.") from error
+    task = plan.task.build()
+    size = len(task.data.train)
+    if plan.budget.batch_size > size:
+        raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
+    check_precision(task, plan.budget.precision)
+    for method in plan.methods:
+        method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
+
+
+def command(ctx: click.Context) -> str:
+    """Return the command line as a person may repeat it."""
+    return shlex.join(["steprule", *arguments(ctx)])
+
+
+def finish(session: Session, *, as_json: bool) -> int:
+    """Print the results, write the report, and say where it is."""
+    comparison, out = session.comparison, session.out
+    if not comparison.runs:
+        click.echo("Interrupted before the first run was done: nothing was written.", err=True)
+        return INTERRUPTED
+    # Before anything is printed: whoever reads the output may stop reading.
+    unwritten = session.finish()
+    if as_json:
+        click.echo(as_text(document(comparison, session.setting)))
+    else:
+        terminal.show(Console(), document(comparison, session.setting))
+    if unwritten is not None:
+        print(f"steprule: error: cannot write to {out}: {unwritten.strerror or unwritten}.", file=sys.stderr)
+        return 1
+    if out is not None:
+        click.echo(f"Written: {out / 'report.html'}, and beside it results.json, runs.csv and curves.csv", err=as_json)
+    if comparison.interrupted:
+        return INTERRUPTED
+    return 0 if any(run.status != "failed" for run in comparison.runs) else 1

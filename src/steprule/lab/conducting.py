@@ -1,0 +1,125 @@
+"""A comparison being done: runs are claimed from the ledger, handed to workers, and their results written down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from steprule.lab.ledger import DEATHS
+from steprule.lab.runs import RunResult, RunSpec, from_record
+from steprule.lab.workers import Died
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steprule.lab.ledger import Ledger
+    from steprule.lab.progress import Meter
+    from steprule.lab.protocol import Comparison, Plan, Study
+    from steprule.lab.workers import Pool
+
+PAUSE = 0.5
+"""Seconds between two looks at what others have done."""
+
+
+@dataclass
+class Conductor:
+    """One process's part in a comparison; it ends when every run is done, by whomever."""
+
+    comparison: Comparison
+    ledger: Ledger
+    pool: Pool
+    meter: Meter
+    changed: Callable[[], None]
+    deadline: float | None = None
+    """When tuning ends even if it is not done, by the monotonic clock; the report's runs come after it."""
+    reasons: list[str] = field(default_factory=list[str])
+
+    def conduct(self) -> None:
+        """Do the comparison, together with whoever else does."""
+        while wanted := self._learn():
+            open_ = {key_of(spec): spec for spec in wanted}
+            for key in self.ledger.claim(open_, self.pool.idle):
+                self.pool.begin(open_[key])
+            for spec, result in self.pool.ended(PAUSE):
+                self._end(spec, result)
+
+    def _end(self, spec: RunSpec, result: RunResult | Died) -> None:
+        if isinstance(result, Died):
+            self.reasons.append(result.reason)
+            self.ledger.died(key_of(spec))
+        else:
+            self.ledger.finish(key_of(spec), result.as_record(), result.validation_loss)
+
+    def _learn(self) -> list[RunSpec]:
+        """Take what the ledger holds into the comparison, and return the runs that remain."""
+        self.ledger.refresh()
+        records, lost = self.ledger.records(), set(self.ledger.lost())
+        for study in self.comparison.studies:
+            self._cut(study, records.get(cut_key(study)))
+        done = len(self.comparison.runs)
+        while found := [
+            result_of(spec, records.get(key_of(spec)))
+            for spec in self.comparison.wanted()
+            if key_of(spec) in records or key_of(spec) in lost
+        ]:
+            self.comparison.add(found)
+        wanted = self.comparison.wanted()
+        if len(self.comparison.runs) > done or not done:
+            name = "learning rates" if any(spec.phase == "tuning" for spec in wanted) else "fresh seeds"
+            self.meter.phase(name, len(self.comparison.runs) + self.comparison.to_come())
+            self.meter.reach(len(self.comparison.runs))
+            self.changed()
+        return wanted
+
+    def _cut(self, study: Study, agreed: dict[str, list[float]] | None) -> None:
+        """End the tuning of a task whose time is up, on the learning rates that are complete: the same for all."""
+        if study.cut is not None:
+            return
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        if agreed is None and late and study.tuning() and study.complete_rates():
+            agreed = self.ledger.agree(cut_key(study), {"rates": list(study.complete_rates())})
+        if agreed is not None:
+            study.cut_short(agreed["rates"])
+
+
+def key_of(spec: RunSpec) -> str:
+    """Return the name of a run in the ledger: the same in every process."""
+    return f"{spec.task.name} | {spec.method.key} | lr {spec.lr!r} | seed {spec.seed} | {spec.phase}"
+
+
+def cut_key(study: Study) -> str:
+    """Return the name under which processes agree on where a task's tuning ended."""
+    return f"{study.plan.task.name} | cut"
+
+
+def result_of(spec: RunSpec, record: dict[str, object] | None) -> RunResult:
+    """Return a run's result as it was written down, or the failure of one whose worker died too often."""
+    if record is None:
+        return RunResult(spec, "failed", f"its worker died {DEATHS} times")
+    return from_record(spec, record)
+
+
+def asked(plans: tuple[Plan, ...], budget: str | None) -> dict[str, str]:
+    """Return what decides a comparison's results, in words: processes that differ in it do not share a study."""
+    import torch
+
+    import steprule as sr
+
+    first = plans[0]
+    words = {
+        "tasks": ", ".join(plan.task.name for plan in plans),
+        "optimisers": ", ".join(method.key for method in first.methods),
+        "tuning seeds": str(first.tuning_seeds),
+        "report seeds": str(first.report_seeds),
+        "defaults": str(first.defaults),
+        "extension": str(first.extend),
+        "--budget": str(budget),
+        "steprule": sr.__version__,
+        "torch": str(torch.__version__),
+    }
+    for plan in plans:
+        words[f"{plan.task.name}: options"] = str(plan.task)
+        words[f"{plan.task.name}: run"] = str(plan.budget)
+        words[f"{plan.task.name}: learning rates"] = str(plan.grid)
+    return words

@@ -1,0 +1,232 @@
+"""A study's storage: Optuna's journal in a file, made safe against kills and full disks, or a database."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+
+import steprule as sr
+from steprule.lab.owner import Owner
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+GRACE = 30.0
+"""Seconds after which a lock whose holder cannot be asked is taken from it."""
+
+BUSY = 60.0
+"""Seconds to wait for another process that writes to the same SQLite database."""
+
+
+class Lock:
+    """The journal's lock: a symbolic link that names its holder, so that a killed holder is known at once.
+
+    Where there are no symbolic links, a file with that name in it. A holder on another machine is taken for dead when
+    its link has stood still for `GRACE` seconds; no writing takes as long.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._journal, self._path = path, path.with_name(path.name + ".lock")
+        self._me = str(Owner.here())
+
+    def acquire(self) -> None:
+        """Wait for the lock and take it."""
+        pause, seen, since = 0.001, None, time.monotonic()
+        while not self._take():
+            holder = self._holder()
+            if holder != seen:
+                seen, since = holder, time.monotonic()
+            if holder and (Owner.of(holder).dead() or time.monotonic() - since > GRACE):
+                self._break(holder)
+                continue
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    def release(self) -> None:
+        """Give the lock back; one that was taken away is no longer there."""
+        if self._holder() == self._me:
+            self._path.unlink(missing_ok=True)
+
+    def _take(self) -> bool:
+        try:
+            self._path.symlink_to(self._me)
+        except FileExistsError:
+            return False
+        except (OSError, NotImplementedError):
+            return self._take_file()
+        return True
+
+    def _take_file(self) -> bool:
+        try:
+            with self._path.open("x", encoding="ascii") as file:
+                file.write(self._me)
+        except FileExistsError:
+            return False
+        return True
+
+    def _holder(self) -> str:
+        with suppress(OSError):
+            return str(self._path.readlink())
+        with suppress(OSError, UnicodeDecodeError):
+            return self._path.read_text(encoding="ascii") or "unknown"
+        return ""
+
+    def _break(self, holder: str) -> None:
+        """Remove a dead holder's lock; processes of one machine take turns, lest the second remove a living one's."""
+        with suppress(OSError), self._journal.open("rb") as turn:
+            if fcntl is not None:
+                fcntl.flock(turn, fcntl.LOCK_EX)
+            if self._holder() == holder:
+                self._path.unlink()
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, in which every line is whole.
+
+    A process killed in the middle of a line leaves a torn one, after which Optuna could neither read nor write; a
+    disk that fills up does the same. Whoever writes next, under the lock, cuts it off first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock_of_ours = Lock(path)
+        self._journal = path
+        super().__init__(str(path))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write whole lines at the end, or none."""
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._lock_of_ours.acquire()
+        try:
+            with self._journal.open("r+b", buffering=0) as file:
+                end = whole_length(file)
+                file.truncate(end)
+                file.seek(end)
+                _write(file, text.encode())
+                os.fsync(file.fileno())
+        finally:
+            self._lock_of_ours.release()
+
+
+def _write(file: Any, content: bytes) -> None:
+    """Write all of it: a nearly full disk takes a part first, and refuses the rest."""
+    while content:
+        content = content[file.write(content) :]
+
+
+def whole_length(file: Any) -> int:
+    """Return how many bytes of a file are whole lines."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def is_url(text: str) -> bool:
+    """Whether a storage is a database and no file."""
+    return "://" in text
+
+
+def opened(place: str) -> BaseStorage:
+    """Return the storage at a path or a database's URL, which is made where there is none."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return _database(place) if is_url(place) else _file(Path(place))
+    except sr.errors.StepruleError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error.__cause__ or error).split())[:200]
+        raise sr.errors.StateError(
+            f"the storage cannot be opened: {told}",
+            where=place,
+            fix="give --storage a file that can be written to, or a database's URL such as sqlite:///study.db",
+        ) from error
+
+
+def _file(path: Path) -> BaseStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if not file.read(1024).startswith(b'{"op_code":'):
+                raise ValueError("the file is something else than a study's journal")
+    return JournalStorage(Journal(path))
+
+
+def _database(url: str) -> BaseStorage:
+    lite = url.startswith("sqlite")
+    arguments = {"connect_args": {"timeout": BUSY}} if lite else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = _patiently(url, arguments)
+    if lite:
+        _serialise(storage.engine)
+    # As create_study does: the trials that are done are read once.
+    return get_storage(storage)
+
+
+def _patiently(url: str, arguments: dict[str, Any]) -> RDBStorage:
+    """Open a database; two processes that make its tables at the same moment get in each other's way once."""
+    for pause in (0.1, 0.5, 2.0):
+        try:
+            return RDBStorage(url, engine_kwargs=arguments)
+        except (ImportError, ValueError):
+            raise
+        except Exception:  # noqa: BLE001 - each driver has errors of its own; the last attempt tells
+            time.sleep(pause)
+    return RDBStorage(url, engine_kwargs=arguments)
+
+
+def _serialise(engine: Any) -> None:
+    """Let every transaction on SQLite lock the database as it begins: it reads before it writes.
+
+    Python's driver begins one at the first write only, and then two processes can both read "running" and both write.
+    """
+    from sqlalchemy import event
+
+    def connected(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+    engine.dispose()
+
+
+def closed(storage: BaseStorage) -> None:
+    """Let go of a database's connections."""
+    database = getattr(storage, "_backend", None)
+    if isinstance(database, RDBStorage):
+        database.remove_session()
+        database.engine.dispose()
+
+
+def display(place: str) -> str:
+    """Return a storage as it may be shown: a URL without its password."""
+    if not is_url(place) or "sqlalchemy" not in sys.modules:
+        return place
+    from sqlalchemy.engine import make_url
+
+    return make_url(place).render_as_string(hide_password=True)

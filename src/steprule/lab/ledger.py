@@ -1,0 +1,203 @@
+"""The runs of a study as trials of an Optuna study: what is done, and who does what, for any number of processes.
+
+A trial carries the key of a run and, when it is done, its record: plain JSON, nothing that is executed. To claim a
+run is to create its trial, running and with its owner in it, in one write; of several trials with one key that are
+running or complete the lowest number counts, so two processes that claim the same run find out at once which of them
+has it. A trial ends once: the storage refuses whoever comes second.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+import steprule as sr
+from steprule.lab.journal import closed, display, opened
+from steprule.lab.owner import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+LEASE = 60.0
+"""Seconds without a sign of life after which an owner that cannot be asked is taken for dead."""
+
+BEAT = 5.0
+"""Seconds between two signs of life."""
+
+DEATHS = 3
+"""How often a run's worker may die before that is the run's result."""
+
+PLAN = "plan"
+"""The key of the trial that holds the plan: the first of them counts, as with any other."""
+
+LIVE = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+
+
+@dataclass
+class Ledger:
+    """A study's records, as this process sees and extends them."""
+
+    place: str
+    storage: BaseStorage
+    study: int
+    owner: str = field(default_factory=lambda: f"{Owner.here()}/{uuid4().hex[:8]}")
+    held: dict[str, int] = field(default_factory=dict[str, int])
+    """The runs that this process has claimed, and the trial of each."""
+    _beats: int = 0
+    _beaten: float = 0.0
+    _signs: dict[str, tuple[Any, float]] = field(default_factory=dict[str, tuple[Any, float]])
+    _trials: dict[str, list[FrozenTrial]] = field(default_factory=lambda: defaultdict[str, list["FrozenTrial"]](list))
+
+    @classmethod
+    def at(cls, place: str, name: str) -> Ledger:
+        """Open a study in a storage, or begin it there."""
+        storage = opened(place)
+        try:
+            study = storage.create_new_study([StudyDirection.MINIMIZE], name)
+        except DuplicatedStudyError:
+            study = storage.get_study_id_from_name(name)
+        return cls(place, storage, study)
+
+    def close(self) -> None:
+        """Give back what is not done, and let go of the storage."""
+        try:
+            for key in list(self.held):
+                self.give_back(key)
+        finally:
+            closed(self.storage)
+
+    def refresh(self) -> None:
+        """Read what others have done, show that this process lives, and take runs from owners that do not."""
+        found: dict[str, list[FrozenTrial]] = defaultdict(list)
+        for trial in self.storage.get_all_trials(self.study, deepcopy=False):
+            found[trial.user_attrs.get("key", "")].append(trial)
+        self._trials = found
+        self._beat()
+        self._bury()
+
+    def _beat(self) -> None:
+        if self.held and time.monotonic() - self._beaten > BEAT:
+            self._beats += 1
+            self.storage.set_study_user_attr(self.study, f"beat {self.owner}", self._beats)
+            self._beaten = time.monotonic()
+
+    def _bury(self) -> None:
+        """End the trials of dead owners: their runs are free again."""
+        signs = self.storage.get_study_user_attrs(self.study) if self._others() else {}
+        for trial in self._others():
+            owner = trial.user_attrs.get("owner", "")
+            sign = (owner, signs.get(f"beat {owner}"))
+            seen, since = self._signs.get(str(trial.number), (None, 0.0))
+            if seen != sign:
+                self._signs[str(trial.number)] = (sign, since := time.monotonic())
+            if Owner.of(owner.rpartition("/")[0]).dead() or time.monotonic() - since > LEASE:
+                identity = self.storage.get_trial_id_from_study_id_trial_number(self.study, trial.number)
+                self._end(identity, TrialState.PRUNED)
+
+    def _others(self) -> list[FrozenTrial]:
+        running = (trial for trials in self._trials.values() for trial in trials if trial.state == TrialState.RUNNING)
+        return [trial for trial in running if trial.user_attrs.get("owner") != self.owner]
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return the record of every run that is done."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, trials in self._trials.items():
+            done = next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
+            if done is not None:
+                found[key] = done.user_attrs["record"]
+        return found
+
+    def lost(self) -> list[str]:
+        """Return the runs whose worker died as often as it may, and that nobody is trying again."""
+        return [
+            key
+            for key, trials in self._trials.items()
+            if sum(trial.state == TrialState.FAIL for trial in trials) >= DEATHS
+            and not any(trial.state in LIVE for trial in trials)
+        ]
+
+    def claim(self, keys: Iterable[str], most: int) -> list[str]:
+        """Claim at most so many of these runs, in this order, that nobody has done or is doing."""
+        claimed: list[str] = []
+        for key in keys:
+            if len(claimed) == most:
+                break
+            if not any(trial.state in LIVE for trial in self._trials.get(key, ())) and self._take(key):
+                claimed.append(key)
+        return claimed
+
+    def _take(self, key: str) -> bool:
+        """Create the run's trial; say whether it is the one that counts."""
+        trial = self._create(TrialState.RUNNING, {"key": key, "owner": self.owner})
+        live = self.storage.get_all_trials(self.study, deepcopy=False, states=LIVE)
+        first = next(other for other in live if other.user_attrs.get("key") == key)
+        if first.number != self.storage.get_trial_number_from_id(trial):
+            self._end(trial, TrialState.PRUNED)
+            return False
+        self.held[key] = trial
+        return True
+
+    def _create(self, state: TrialState, attributes: Mapping[str, Any]) -> int:
+        value = 0.0 if state == TrialState.COMPLETE else None
+        template = optuna.trial.create_trial(state=state, value=value, user_attrs=dict(attributes))
+        return self.storage.create_new_trial(self.study, template)
+
+    def finish(self, key: str, record: Mapping[str, Any], value: float) -> bool:
+        """Write down what a run gave; say whether it counts: a run that was taken away is another's to finish."""
+        trial = self.held.pop(key)
+        try:
+            self.storage.set_trial_user_attr(trial, "record", dict(record))
+        except UpdateFinishedTrialError:
+            return False
+        return self._end(trial, TrialState.COMPLETE, math.inf if math.isnan(value) else value)
+
+    def died(self, key: str) -> None:
+        """Write down that a run's worker died; it may be tried again."""
+        self._end(self.held.pop(key), TrialState.FAIL)
+
+    def give_back(self, key: str) -> None:
+        """Let another process do a run that this one had claimed."""
+        self._end(self.held.pop(key), TrialState.PRUNED)
+
+    def _end(self, trial: int, state: TrialState, value: float | None = None) -> bool:
+        """End a trial; say whether it had not been ended before."""
+        try:
+            return self.storage.set_trial_state_values(trial, state, None if value is None else [value])
+        except UpdateFinishedTrialError:
+            return False
+
+    def agree(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the processes of the study have agreed on under a key: the first proposal, perhaps this one."""
+        self.refresh()
+        if key not in self.records():
+            self._create(TrialState.COMPLETE, {"key": key, "record": dict(record)})
+            self.refresh()
+        return self.records()[key]
+
+    def join(self, asked: Mapping[str, str], fitted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the plan that the study was begun with; refuse another one, and say what differs."""
+        plan = self.agree(PLAN, {"asked": dict(asked), "fitted": dict(fitted)})
+        there = plan["asked"]
+        differing = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
+        if differing:
+            told = "; ".join(
+                f"{name}: {there.get(name, 'none')} there, {asked.get(name, 'none')} here" for name in differing
+            )
+            raise sr.errors.StateError(
+                f"the study there is of another plan ({told})",
+                where=display(self.place),
+                fix="give the options that began it, or another --out or --storage",
+            )
+        return plan["fitted"]

@@ -1,0 +1,234 @@
+"""Several processes do one study, none of them lives for ever, and nothing is lost or counted twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from optuna.trial import TrialState
+
+import steprule as sr
+from steprule.__main__ import main
+from steprule.lab import ledger as module
+from steprule.lab.budget import Budget
+from steprule.lab.conducting import Conductor
+from steprule.lab.ledger import Ledger
+from steprule.lab.methods import Method
+from steprule.lab.owner import Owner
+from steprule.lab.progress import Silence
+from steprule.lab.protocol import Comparison, Plan, Study
+from steprule.lab.tasks import TaskSpec
+from steprule.lab.workers import Died
+
+pytestmark = pytest.mark.cpu
+
+KILLS = int(os.environ.get("STEPRULE_KILLS", "3"))
+"""How often the study is killed; `STEPRULE_KILLS=100 pytest -k killed tests/lab/test_ledger.py` for the full number."""
+
+TINY = (
+    "compare --optimizers sgd,adam --trials 3 --lr-range 0.01 1 --tuning-seeds 1 --seeds 5 --task cancer-logreg "
+    "--iterations 20 --workers 1 --no-progress"
+)
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def place(request, tmp_path):
+    return str(tmp_path / "study.journal") if request.param == "journal" else f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def two(place):
+    ledgers = Ledger.at(place, "study"), Ledger.at(place, "study")
+    yield ledgers
+    for ledger in ledgers:
+        ledger.close()
+
+
+def trials(ledger, key):
+    return [trial for trial in ledger.storage.get_all_trials(ledger.study) if trial.user_attrs.get("key") == key]
+
+
+def abandoned(ledger, key, owner):
+    """Leave a run behind as an owner does that was killed."""
+    (ledger.owner, mine) = (owner, ledger.owner)
+    ledger.refresh()
+    assert ledger.claim([key], 1) == [key]
+    del ledger.held[key]
+    ledger.owner = mine
+    ledger.refresh()
+
+
+def test_a_run_is_claimed_by_one_process_alone(two):
+    a, b = two
+    a.refresh()
+    b.refresh()
+    assert a.claim(["x", "y"], 1) == ["x"]
+    assert b.claim(["x", "y"], 2) == ["y"]  # though b has not looked since
+    assert a.finish("x", {"n": 1}, 0.5)
+    b.refresh()
+    assert b.records() == {"x": {"n": 1}}
+    assert b.claim(["x"], 1) == []
+
+
+def test_a_result_that_comes_too_late_is_discarded(two):
+    a, b = two
+    a.refresh()
+    a.claim(["x"], 1)
+    b._end(trials(b, "x")[0]._trial_id, TrialState.PRUNED)  # as a watcher does that takes a for dead
+    b.refresh()
+    assert b.claim(["x"], 1) == ["x"]
+    assert not a.finish("x", {"by": "a"}, 0.1)
+    assert b.finish("x", {"by": "b"}, 0.1)
+    a.refresh()
+    assert a.records() == {"x": {"by": "b"}}
+    assert [trial.state for trial in trials(a, "x")].count(TrialState.COMPLETE) == 1
+
+
+def test_a_dead_process_of_this_machine_is_known_at_once_even_where_its_number_is_used_again(two):
+    a, b = two
+    me = Owner.here()
+    abandoned(a, "x", f"{Owner(me.machine, me.process, '1')}/n")
+    b.refresh()
+    b.refresh()
+    assert b.claim(["x"], 1) == ["x"]
+
+
+def test_an_owner_elsewhere_is_dead_once_it_gives_no_sign_for_a_lease(two, monkeypatch):
+    a, b = two
+    abandoned(a, "x", "elsewhere/1/1/n")
+    b.refresh()
+    assert b.claim(["x"], 1) == []
+    monkeypatch.setattr(module, "LEASE", 0.2)
+    time.sleep(0.15)
+    a.storage.set_study_user_attr(a.study, "beat elsewhere/1/1/n", 1)
+    time.sleep(0.15)
+    b.refresh()
+    assert trials(b, "x")[0].state == TrialState.RUNNING  # it has shown that it lives
+    time.sleep(0.3)
+    b.refresh()
+    b.refresh()
+    assert b.claim(["x"], 1) == ["x"]
+
+
+def test_a_run_whose_worker_dies_three_times_has_failed(place):
+    class Deadly:
+        idle = 1
+
+        def begin(self, spec):
+            self.spec = spec
+
+        def ended(self, seconds):
+            return [(self.spec, Died("killed"))]
+
+    plan = Plan(TaskSpec(), (Method("sgd"),), Budget(None, 2), (), (), (100,))
+    comparison = Comparison((Study(plan, (), fixed_lr=0.1),))
+    ledger = Ledger.at(place, "study")
+    Conductor(comparison, ledger, Deadly(), Silence(), lambda: None).conduct()
+    assert [(run.status, run.reason) for run in comparison.runs] == [("failed", "its worker died 3 times")]
+    assert len(trials(ledger, next(iter(ledger._trials)))) == 3
+    ledger.close()
+
+
+def test_another_plan_is_refused_and_the_difference_named(two):
+    a, b = two
+    assert a.join({"seeds": "5", "torch": "2"}, {"n": 1}) == {"n": 1}
+    assert b.join({"seeds": "5", "torch": "2"}, {"n": 2}) == {"n": 1}
+    with pytest.raises(sr.errors.StateError, match="seeds: 5 there, 6 here"):
+        b.join({"seeds": "6", "torch": "2"}, {})
+
+
+@pytest.mark.parametrize("torn", ['{"op_code":4,"wor', '{"op_code":4}garbage', "\x00\x00"])
+def test_a_torn_last_line_loses_nothing(tmp_path, torn):
+    path = tmp_path / "study.journal"
+    before = Ledger.at(str(path), "study")
+    before.refresh()
+    before.claim(["x"], 1)
+    before.finish("x", {"n": 1}, 0.1)
+    with path.open("a") as file:
+        file.write(torn)
+    after = Ledger.at(str(path), "study")
+    for ledger in (before, after):
+        ledger.refresh()
+        ledger.claim([f"y{id(ledger)}"], 1)
+        ledger.refresh()
+        assert ledger.records() == {"x": {"n": 1}}
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine\n")
+    assert main([*TINY.split(), "--out", str(tmp_path / "o"), "--storage", str(tmp_path / "notes.txt")]) == 2
+    assert "something else" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
+def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path):
+    me = Owner.here()
+    path = tmp_path / "study.journal"
+    (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
+    began = time.monotonic()
+    Ledger.at(str(path), "study").refresh()
+    assert time.monotonic() - began < 5
+    assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
+
+
+def start(out, *more):
+    command = [sys.executable, "-m", "steprule", *TINY.split(), "--out", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def numbers(out):
+    """Return every run of a comparison without its times."""
+    found = {}
+    for row in json.loads((out / "results.json").read_text())["results"]:
+        for run in row["runs"]:
+            run["curve"].pop("seconds")
+            kept = {key: run[key] for key in run if key not in {"seconds", "optimizer_us_per_step", "exhibits"}}
+            found[row["optimizer"], run["phase"], run["lr"], run["seed"]] = kept
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    assert start(out).wait() == 0
+    return numbers(out)
+
+
+def test_two_processes_in_two_folders_finish_one_study(place, tmp_path, whole):
+    parts = [start(tmp_path / name, "--storage", place) for name in ("here", "there")]
+    assert [part.wait() for part in parts] == [0, 0]
+    assert numbers(tmp_path / "here") == numbers(tmp_path / "there") == whole
+    ledger = Ledger.at(place, "steprule compare")
+    done = [trial for trial in ledger.storage.get_all_trials(ledger.study) if trial.state == TrialState.COMPLETE]
+    assert set(Counter(trial.user_attrs["key"] for trial in done).values()) == {1}
+    assert len(done) == len(whole) + 1  # and the plan
+    ledger.close()
+
+
+def test_a_study_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, whole):
+    draw, killed = random.Random(0), 0
+    out = tmp_path / "out"
+    while killed < KILLS:
+        child = start(out, "--resume")
+        journal, patience = out / "study.journal", time.monotonic() + 60
+        size = journal.stat().st_size if journal.exists() else 0
+        while child.poll() is None and not (journal.exists() and journal.stat().st_size > size):
+            assert time.monotonic() < patience
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 1.0))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            killed += child.wait() == -signal.SIGKILL
+        else:
+            assert child.returncode == 0
+            for left in out.iterdir():  # done before it was killed: begin another one
+                left.unlink()
+    last = start(out, "--resume")
+    assert last.wait() == 0
+    assert numbers(out) == whole
