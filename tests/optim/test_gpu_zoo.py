@@ -1,0 +1,141 @@
+"""Every class and every rule of the board through the GPU kernels; without a GPU, Triton's interpreter runs them.
+
+The truth is the same optimiser with parameters in float64 under the eager backend, which is held against torch.optim
+and the papers elsewhere. Flags that choose another formula each have a case of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from truth import fill_gradients, make
+
+import steprule as sr
+from steprule import board, chain
+from steprule.backends.triton_gpu import interpreted
+from steprule.backends.triton_source import BLOCK, CHUNK
+
+pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]
+GPU, TRUTH = "triton_gpu", "eager"
+SHAPES = [(), (0,), (7,), (3, 5), (CHUNK + BLOCK + 3,)]
+STEPS = 3
+CLOSE = {torch.float64: (1e-11, 1e-12), torch.float32: (2e-5, 2e-6), torch.float16: (5e-3, 5e-3)}
+
+DECAY, UP = {"weight_decay": 0.1}, {"maximize": True}
+ZOO: list[tuple[str, Mapping[str, Any]]] = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.3, **DECAY}),
+    ("SGD", {"momentum": 0.9, "nesterov": True, **DECAY, **UP}),
+    ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.5, **DECAY}),
+    ("RMSprop", {**DECAY, **UP}),
+    ("RMSprop", {"momentum": 0.9, "alpha": 0.9}),
+    ("RMSprop", {"centered": True, "alpha": 0.9}),
+    ("RMSprop", {"centered": True, "momentum": 0.9, "alpha": 0.9, **DECAY}),
+    ("Adam", {**DECAY, **UP}),
+    ("Adam", {"amsgrad": True}),
+    ("AdamW", {}),
+    ("AdamW", {"amsgrad": True, **UP}),
+    ("NAdam", DECAY),
+    ("NAdam", {"decoupled_weight_decay": True, **DECAY}),
+    ("RAdam", {"betas": (0.9, 0.9), **DECAY}),  # the rectified branch begins at the sixth step
+    ("RAdam", {"decoupled_weight_decay": True, **DECAY}),
+    ("Adamax", DECAY),
+    ("Adadelta", {"lr": 1.0, "eps": 0.1, **DECAY}),
+    ("ASGD", {"t0": 1, **DECAY}),
+    ("Rprop", UP),
+    ("Lion", {**DECAY, **UP}),
+    ("AdaBelief", DECAY),
+    ("Yogi", DECAY),
+    *(("ADOPT", {"decouple": decouple, "clipped": clipped, **DECAY}) for decouple in (False, True)
+      for clipped in (False, True)),
+    ("AdEMAMix", {"alpha_warmup": 4, "beta3_warmup": 4, **DECAY}),
+    ("AdEMAMix", {}),
+    ("Adan", DECAY),
+    ("LAMB", UP),
+    ("LARS", {"trust_coefficient": 0.5, **DECAY}),
+]  # fmt: skip
+IN_OTHER_DTYPES = [
+    ("SGD", {"momentum": 0.9, **DECAY}),
+    ("AdamW", {"betas": (0.9, 0.9)}),
+    ("LARS", {"trust_coefficient": 0.5, **DECAY}),
+]
+
+
+def of_class(name: str, options: Mapping[str, Any]) -> Callable[..., sr.Optimizer]:
+    """Return a maker of optimisers; steps are long, so that rounding the parameter hides no error in the update."""
+    return partial(getattr(sr.optim, name), **{"lr": 0.1, **options})
+
+
+def told(case: Any) -> str:
+    """Name a case by its class and options."""
+    return ",".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
+
+
+def pair(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype) -> list[sr.Optimizer]:
+    """Make the optimiser on GPU kernels, and the same in float64 on torch's own operations."""
+    parameters = make(*SHAPES, dtype=dtype)
+    wide = [torch.nn.Parameter(parameter.detach().double().clone()) for parameter in parameters]
+    return [make_one(parameters, backend=GPU), make_one(wide, backend=TRUTH)]
+
+
+def agree(mine: sr.Optimizer, truth: sr.Optimizer, dtype: torch.dtype) -> None:
+    """Compare every parameter and everything in its state."""
+    rtol, atol = CLOSE[dtype]
+    for own, other in zip(mine.param_groups[0]["params"], truth.param_groups[0]["params"], strict=True):
+        assert mine.state[own].keys() == truth.state[other].keys()
+        held = [(own.detach(), other.detach())]
+        held += [(mine.state[own][key], truth.state[other][key]) for key in truth.state[other]]
+        for found, right in held:
+            torch.testing.assert_close(found.double(), right.double(), rtol=rtol, atol=atol)
+
+
+def follow(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype, steps: int = STEPS) -> None:
+    """Take the same steps with both, and compare after each."""
+    mine, truth = pair(make_one, dtype)
+    start = [parameter.detach().clone() for parameter in mine.param_groups[0]["params"]]
+    for number in range(steps):
+        fill_gradients(mine.param_groups[0]["params"], scale=1.0 / (1 + number))
+        for own, other in zip(mine.param_groups[0]["params"], truth.param_groups[0]["params"], strict=True):
+            other.grad = own.grad.double()
+        mine.step()
+        truth.step()
+        agree(mine, truth, dtype)
+    assert (sr.explain(mine).backend, sr.explain(truth).backend) == (GPU, TRUTH)
+    moved = [not torch.equal(a, b) for a, b in zip(start, mine.param_groups[0]["params"], strict=True) if a.numel()]
+    assert all(moved)
+
+
+@pytest.mark.parametrize("case", ZOO, ids=told)
+def test_every_class_follows_the_truth(case: tuple[str, Mapping[str, Any]]) -> None:
+    follow(of_class(*case), torch.float32, steps=7 if case[0] == "RAdam" else STEPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("case", IN_OTHER_DTYPES, ids=told)
+def test_other_dtypes_follow_the_truth(case: tuple[str, Mapping[str, Any]], dtype: torch.dtype) -> None:
+    follow(of_class(*case), dtype)
+
+
+def test_no_class_is_left_out() -> None:
+    assert {name for name, _ in ZOO} == set(sr.optim.__all__) - {"Optimizer", "Explanation", "explain"}
+
+
+@pytest.mark.parametrize("name", ["AdamW", "LAMB"])
+def test_a_clipping_before_a_class_follows_the_truth(name: str) -> None:
+    """LAMB takes norms of its own after it."""
+    follow(of_class(name, {"clip": 0.5}), torch.float32)
+
+
+RULES = [board.gd, board.sgd, board.momentum, board.nesterov, board.nesterov(look_ahead="board"), board.adagrad,
+         board.rmsprop, board.adam]  # fmt: skip
+TRANSFORMS = [board.clip_norm, board.clip_component]
+ON_THE_BOARD = [*RULES, *(chain(transform, board.momentum) for transform in TRANSFORMS)]
+
+
+@pytest.mark.parametrize("program", ON_THE_BOARD, ids=lambda program: repr(program)[:40])
+def test_every_rule_of_the_board_follows_the_truth(program: Any) -> None:
+    follow(partial(sr.Optimizer, rule=program, lr=0.1), torch.float32)
