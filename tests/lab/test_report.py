@@ -236,6 +236,15 @@ def test_a_formula_that_cannot_be_typeset_is_left_to_its_text(equation):
     assert svg.formula([equation], "f", "text") is None
 
 
+def test_shortened_coordinates_keep_scales_and_what_is_read():
+    drawn = svg._inline(
+        '<svg x="123.456789"><g transform="scale(0.0146484)"><text>0.0012345</text></g></svg>', "n", "t", "d"
+    )
+    assert 'x="123.5"' in drawn
+    assert "scale(0.01465)" in drawn
+    assert ">0.0012345<" in drawn
+
+
 def test_labels_are_spread_apart_and_keep_their_order():
     wanted = [0.5, 0.1, 0.52, 0.51, 0.9]
     placed = charts.spread(wanted, 0.1)

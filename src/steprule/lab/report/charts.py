@@ -34,7 +34,7 @@ def short(key: str, most: int = 18) -> str:
 
 def _margin(arms: Iterable[Arm]) -> float:
     """Return the share of the width that the longest name takes."""
-    return 0.03 + 0.0165 * max((len(short(arm.key)) for arm in arms), default=0)
+    return 0.03 + 0.019 * max((len(short(arm.key)) for arm in arms), default=0)
 
 
 def _figure(left: float = 0.14, right: float = 0.97, height: float = HEIGHT, top: float = 0.96) -> tuple[Figure, Any]:

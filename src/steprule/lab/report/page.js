@@ -9,6 +9,10 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
+  const font = (size) => `600 ${size}px system-ui, sans-serif`;
+  const ruler = document.createElement("canvas").getContext("2d");
+  const breadth = (text) => { ruler.font = font(12); return ruler.measureText(text).width; };
+
   const word = (value, quantity) => {
     if (value == null) return "–";
     if (quantity.percent) return (100 * value).toFixed(1) + " %";
@@ -171,7 +175,7 @@
       if (!this.margin || ends.length > 24) return;
       const wanted = ends.map((end) => Math.min(Math.max(end.y, bbox.top), bbox.top + bbox.height));
       const heights = spread(wanted, 14.5 * ratio, bbox.top, bbox.top + bbox.height);
-      ctx.font = `600 ${12 * ratio}px system-ui, sans-serif`;
+      ctx.font = font(12 * ratio);
       ctx.textBaseline = "middle";
       ctx.textAlign = "left";
       ends.forEach((end, place) => {
@@ -204,8 +208,8 @@
       const log = this.controls.scale.value === "log", quantity = this.quantity, width = this.plot.clientWidth;
       if (!width) return;
       const { table, series, bands } = this.assemble(log);
-      const names = series.filter((one) => one.show !== false && (one.arm != null || one.theory)).map((one) => one.label.length);
-      this.margin = width < 520 ? 0 : 22 + 7.2 * Math.max(0, ...names);
+      const named = series.filter((one) => one.show !== false && (one.arm != null || one.theory));
+      this.margin = width < 520 ? 0 : 22 + Math.max(0, ...named.map((one) => breadth(one.label)));
       const axis = { stroke: colour("--muted"), font: "12px system-ui, sans-serif", grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false } };
       const unit = quantity.unit && !quantity.percent ? ` (${quantity.unit})` : "";
       const vertical = { ...axis, size: 58, label: quantity.label + unit, labelFont: "12px system-ui, sans-serif", labelSize: 20, values: (u, splits) => splits.map((one) => tick(one, quantity.percent)) };

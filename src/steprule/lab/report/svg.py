@@ -63,12 +63,17 @@ def _inline(text: str, name: str, title: str, description: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
     body = re.sub(r"#[0-9a-f]{6}\b", _variable, body)
-    body = re.sub(r"(\d+\.\d\d)\d+", r"\1", body)
+    body = re.sub(r"<[^>]*>", _shortened, body)
     head, rest = body.split(">", 1)
     head = re.sub(r'\s(?:width|height|xmlns|xmlns:xlink|version)="[^"]*"', "", head).replace("xlink:", "")
     named = f' role="img" aria-labelledby="{name}-title {name}-desc">'
     told = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
     return head + named + told + rest.replace("xlink:href", "href").strip()
+
+
+def _shortened(tag: re.Match[str]) -> str:
+    """Write a tag's coordinates and scales to four digits; the numbers that are read stand between the tags."""
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.4g}", tag[0])
 
 
 def _variable(found: re.Match[str]) -> str:

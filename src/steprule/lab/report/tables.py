@@ -167,7 +167,7 @@ def _difference(pair: dict[str, Any], metric: dict[str, Any], sign: int) -> str:
     if pair["difference"] is None:
         return f"{_SIGNS[verdict]} {verdict}"
     value = sign * pair["difference"]["middle"] * (100 if metric["percent"] else 1)
-    return f"{_SIGNS[verdict]} {value:+.2g}"
+    return f"{_SIGNS[verdict]} {value:+.2g}" if value else f"{_SIGNS[verdict]} 0"
 
 
 def curve(chapter: Chapter, quantity: Quantity, x: str, phase: str) -> Table:
