@@ -100,6 +100,7 @@ def told_machine(machine: dict[str, Any]) -> str:
     """Word what the record was measured on."""
     sizes = {"last_level_cache": (2**20, "MiB last-level cache"), "memory": (2**30, "GiB of memory")}
     parts = [
+        *([f"{machine['gpu']['name']}, CUDA {machine['gpu']['cuda']}"] if machine.get("gpu") else []),
         f"{machine['cpu']} ({machine['capability']})",
         f"{machine['cores']} cores",
         f"{machine['threads']} threads",

@@ -16,11 +16,11 @@ from steprule.bench.machine import machine
 
 pytestmark = pytest.mark.cpu
 
-FIELDS = {"name", "suite", "rule", "clip", "workload", "tensors", "parameters", "memory_bound", "threads", "gradients",
-          "bytes_per_parameter", "working_sets", "seconds", "arms"}  # fmt: skip
+FIELDS = {"name", "suite", "rule", "clip", "workload", "tensors", "parameters", "memory_bound", "device", "threads",
+          "gradients", "bytes_per_parameter", "working_sets", "seconds", "arms"}  # fmt: skip
 TIMED = {"microseconds", "rounds", "steps_per_round", "deviation"}
-MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory", "system", "python", "torch", "numba",
-           "numpy", "jax", "optax", "steprule", "git"}  # fmt: skip
+MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory", "gpu", "system", "python", "torch",
+           "numba", "numpy", "jax", "optax", "steprule", "git"}  # fmt: skip
 
 
 def test_record_has_every_field(bench_run):
@@ -137,7 +137,7 @@ def test_a_wrong_arm_is_told_and_the_exit_code_says_so(tiny, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [("--suite large,huge", "'huge' is none of large, rules"), ("--threads 0", "1<=x"), ("--rounds none", "integer"),
-     ("--out file/below", "cannot write to")],
+     ("--out file/below", "cannot write to"), ("--device cuda --suite small,start", "has no suite start")],
 )  # fmt: skip
 def test_wrong_arguments_are_answered_in_one_line(arguments, told, tiny, capsys):
     (tiny / "file").write_text("", encoding="utf-8")

@@ -13,4 +13,5 @@ TINY = Scale(
     child_parameters=800_000,
     repeats=1,
     brief=True,
+    launched=((3, 70),),
 )

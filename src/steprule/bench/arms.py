@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -25,23 +26,26 @@ Values = list[NDArray[np.float64]]
 
 OURS, LOOP, FOREACH, FUSED, SCALED = "steprule", "torch loop", "torch foreach", "torch fused", "torch grad_scale"
 COMPILED, OPTAX, ROOFLINE, WATCHED = "torch.compile", "optax", "roofline", "norm in backward"
+COPY = "copy"
 PEERS = (LOOP, FOREACH, FUSED, SCALED, COMPILED, OPTAX)
 ARMS = (OURS, *PEERS, ROOFLINE)
+ON_GPU = (OURS, FOREACH, FUSED, COMPILED, COPY)
 MOST_COMPILED = 60
 """Tensors up to which `torch.compile` is tried: half a minute; its time grows with their number."""
 
 
 class Tensors:
-    """Parameters, and sets of gradients for them: the same numbers whenever they are made."""
+    """Parameters, and sets of gradients for them: the same numbers whenever they are made, on whichever device."""
 
-    def __init__(self, workload: Workload, start: float, sets: int) -> None:
+    def __init__(self, workload: Workload, start: float, sets: int, device: str = "cpu") -> None:
         dice = torch.Generator().manual_seed(0)
-        self.parameters = [
-            torch.nn.Parameter(torch.empty(shape).normal_(0, start, generator=dice)) for shape in workload.shapes
-        ]
-        self.gradients = [
-            [torch.empty(shape).normal_(generator=dice) for shape in workload.shapes] for _ in range(sets)
-        ]
+
+        def drawn(deviation: float) -> Gradients:
+            # Drawn in main memory, since a GPU's dice fall differently.
+            return [torch.empty(shape).normal_(0, deviation, generator=dice).to(device) for shape in workload.shapes]
+
+        self.parameters = [torch.nn.Parameter(tensor) for tensor in drawn(start)]
+        self.gradients = [drawn(1.0) for _ in range(sets)]
 
     def everything(self) -> Sequence[Sequence[torch.Tensor]]:
         """Return the parameters and every set of gradients."""
@@ -55,6 +59,11 @@ class Unit:
         self.step = step
         self._parameters = parameters
         self._standing: Gradients = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._parameters[0].device
 
     def prepare(self, gradients: Gradients) -> Any:
         """Return gradients in the form that `place` takes at no cost."""
@@ -75,7 +84,7 @@ class Unit:
 
     def values(self) -> Values:
         """Return the parameters as they are now, in float64."""
-        return [parameter.detach().double().numpy() for parameter in self._parameters]
+        return [parameter.detach().cpu().double().numpy() for parameter in self._parameters]
 
 
 # Ours -------------------------------------------------------------------------------------------------
@@ -102,6 +111,15 @@ def passes(rule: Rule, clip: str) -> Sequence[dict[str, Any]]:
 def same_bytes(rule: Rule, clip: str, tensors: Tensors) -> Unit:
     """Return a step that moves the bytes of ours and computes nothing."""
     return Unit(roofline(passes(rule, clip)).optimizer(tensors.parameters).step, tensors.parameters)
+
+
+def copy(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+    """Return torch's copy of one flat tensor into another: half of the bytes of ours read, half written."""
+    moved = sum(item["bytes_per_parameter"] for item in passes(rule, clip))
+    size = moved * sum(parameter.numel() for parameter in tensors.parameters) // 2
+    here = torch.zeros(size, dtype=torch.uint8, device=tensors.parameters[0].device)
+    there = torch.empty_like(here)
+    return Unit(lambda: there.copy_(here), tensors.parameters)
 
 
 # torch ------------------------------------------------------------------------------------------------
@@ -180,7 +198,7 @@ def grad_scale(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
 def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
     """Return clipping and step under `torch.compile`; the rate is a tensor, so that changing it compiles nothing."""
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of torch.optim's own profiler record
-    optimizer = _torch(rule, tensors.parameters, foreach=False, lr=torch.tensor(rule.lr))
+    optimizer = _torch(rule, tensors.parameters, **_when_compiled(rule, tensors.parameters[0].device))
     shorten = clipping(clip, tensors.parameters)
 
     @torch.compile(dynamic=False)
@@ -189,6 +207,16 @@ def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
         optimizer.step()
 
     return Unit(step, tensors.parameters)
+
+
+def _when_compiled(rule: Rule, device: torch.device) -> dict[str, Any]:
+    """Return the options under which torch.compile makes the fewest kernels, and compiles nothing for a new rate."""
+    if device.type == "cpu":
+        return {"foreach": False, "lr": torch.tensor(rule.lr)}
+    assert rule.torch_class is not None
+    if "capturable" not in signature(rule.torch_class).parameters:
+        return {"foreach": True}  # torch refuses a rate on the device here
+    return {"foreach": True, "capturable": True, "lr": torch.tensor(rule.lr, device=device)}
 
 
 def forget() -> None:
@@ -210,6 +238,7 @@ class Setting:
     threads: int
     cores: int
     quick: bool = False
+    device: str = "cpu"
 
 
 def applies(name: str, rule: Rule, clip: str) -> bool:
@@ -221,7 +250,7 @@ def applies(name: str, rule: Rule, clip: str) -> bool:
 
 def missing(name: str, setting: Setting) -> str | None:
     """Return why an arm cannot take part, if so."""
-    if name in {OURS, WATCHED, ROOFLINE}:
+    if name in {OURS, WATCHED, ROOFLINE, COPY}:
         return None
     if name == OPTAX:
         from steprule.bench.xla import missing as missing_optax
@@ -230,7 +259,7 @@ def missing(name: str, setting: Setting) -> str | None:
     if setting.rule.torch is None:
         return f"torch.optim has no {setting.rule.name}"
     if name in {FUSED, SCALED} and not setting.rule.fused:
-        return f"torch has no fused {setting.rule.torch} on a CPU"
+        return f"torch has no fused {setting.rule.torch}" + (" on a CPU" if setting.device == "cpu" else "")
     if name == SCALED and not hasattr(torch.nn.utils, "get_total_norm"):
         return f"torch {torch.__version__} has no get_total_norm"
     return _not_compiled(setting) if name == COMPILED else None
@@ -238,7 +267,7 @@ def missing(name: str, setting: Setting) -> str | None:
 
 def _not_compiled(setting: Setting) -> str | None:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
+    if setting.device == "cpu" and shutil.which(compiler) is None:
         return f"torch.compile needs a C++ compiler, and there is no {compiler}"
     if setting.quick:
         return "left out by --quick: it compiles for half a minute"
@@ -265,4 +294,5 @@ BUILDERS: dict[str, Callable[[Rule, str, Tensors], Unit]] = {
     SCALED: grad_scale,
     COMPILED: compiled,
     ROOFLINE: same_bytes,
+    COPY: copy,
 }

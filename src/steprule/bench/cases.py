@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from steprule.bench.arms import ARMS, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED, WATCHED
+from steprule.bench.arms import ARMS, COPY, FOREACH, FUSED, LOOP, ON_GPU, OPTAX, OURS, ROOFLINE, SCALED, WATCHED
 from steprule.bench.models import MODELS
 from steprule.bench.rules import GLOBAL_NORM, NO_CLIP, RULES, TENSOR_NORM, VALUE
 from steprule.bench.workloads import Workload, gpt2, many, millions, perceptron, resnet18
 
-ONE, ALL = "one", "all"
+ONE, ALL, GPU = "one", "all", "gpu"
 SAME, FRESH, SWAPPED, BACKWARD = "same", "fresh", "swapped", "backward"
 GRADIENTS = {
     SAME: "gradients stay the same tensors; before a round, new values are copied into them",
@@ -39,9 +39,17 @@ class Case:
     def name(self) -> str:
         """The case in one line."""
         clip = "" if self.clip == NO_CLIP else f" + clip {self.clip}"
-        threads = "one thread" if self.threads == ONE else "all threads"
+        threads = {ONE: "one thread", ALL: "all threads", GPU: "on the GPU"}[self.threads]
         gradients = f", {self.gradients} gradients" if self.gradients in {SAME, FRESH} else ""
         return f"{self.rule}{clip}, {self.workload.name}, {threads}{gradients}"
+
+    @property
+    def device(self) -> str:
+        """Where the tensors are, as torch calls it."""
+        return DEVICES[self.threads]
+
+
+DEVICES = {ONE: "cpu", ALL: "cpu", GPU: "cuda"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Scale:
     child_parameters: int
     repeats: int
     brief: bool = False
+    launched: tuple[tuple[int, int], ...] = ((60, 16_667), (1000, 4096))
+    """On a GPU, how many tensors of which size show what launching costs."""
 
 
 def _gpt2(layers: int, width: int, vocabulary: int) -> Workload:
@@ -174,6 +184,23 @@ NAMES = (*SUITES, START)
 """The suites by name; `start` times fresh processes and has no arms: see start.py."""
 
 
-def cases(names: tuple[str, ...], scale: Scale) -> list[Case]:
+GPU_NAMES = ("large", "rules", "resnet", "clipping", "small")
+"""The suites that can be run on a GPU."""
+
+
+def cases(names: tuple[str, ...], scale: Scale, device: str = "cpu") -> list[Case]:
     """Return the cases of some suites; neighbours share their parameters where those are large."""
-    return [case for name in names if name in SUITES for case in SUITES[name](scale)]
+    found = [case for name in names if name in SUITES for case in SUITES[name](scale)]
+    if device == "cpu":
+        return found
+    launched = [
+        Case("small", "AdamW", clip, many(count, size), GPU, FRESH, (), scale.seconds[0])
+        for count, size in scale.launched
+        for clip in (GLOBAL_NORM, NO_CLIP)
+    ]
+    found += launched if "small" in names else []
+    return list(dict.fromkeys(_on_gpu(case) for case in found))  # cases that differed in threads are the same there
+
+
+def _on_gpu(case: Case) -> Case:
+    return replace(case, threads=GPU, arms=ON_GPU if RULES[case.rule].torch else (OURS, COPY))

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from steprule.bench import arms, machine
-from steprule.bench.arms import FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Setting, Tensors, Unit
-from steprule.bench.cases import ALL, BACKWARD, FRESH, SAME, SWAPPED, Case
-from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, Feed, Spread, interleave, paired, spread
+from steprule.bench import arms, gpu, machine
+from steprule.bench.arms import COPY, FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Setting, Tensors, Unit
+from steprule.bench.cases import ALL, BACKWARD, FRESH, GPU, SAME, SWAPPED, Case
+from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Feed, Spread, interleave, paired, spread
 from steprule.bench.roofline import traffic
 from steprule.bench.rules import RULES
 from steprule.bench.training import NOTHING, training_unit
@@ -34,6 +34,7 @@ class Options:
     threads: int
     rounds: int | None = None
     quick: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,21 @@ def copies(case: Case, slots: int) -> int:
     """Return how many working sets to rotate, so that none is in the cache when its turn comes again."""
     if not case.workload.memory_bound:
         return 1
-    cache = machine.last_level_cache() or machine.ASSUMED_CACHE
+    cache = (gpu.cache() if case.threads == GPU else machine.last_level_cache()) or machine.ASSUMED_CACHE
     touched = 4 * case.workload.parameters * (2 + slots)
     return math.ceil(2 * cache / touched)
 
 
 def need(case: Case, names: list[str], slots: int, count: int) -> int:
     """Return about how many bytes a case takes: shared parameters and gradients, and each arm's own."""
-    temporary = {FOREACH: 2, LOOP: 2, OPTAX: 3}
+    temporary = {FOREACH: 2, LOOP: 2, OPTAX: 3, COPY: slots + 4}
     own = sum(slots + temporary.get(name, 0) for name in names)
     return 4 * case.workload.parameters * count * (1 + SETS[case.gradients] + own)
 
 
 def _refusal(case: Case, names: list[str], slots: int, count: int) -> str | None:
-    wanted, free = need(case, names, slots, count) + SPARE, machine.available()
+    wanted = need(case, names, slots, count) + SPARE
+    free = gpu.available() if case.threads == GPU else machine.available()
     if free is None or wanted <= free:
         return None
     return f"it needs {wanted / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
@@ -125,12 +127,12 @@ class Pool:
         if self._key is None or self._key != key:
             self._key, self._held = None, []
 
-    def get(self, workload: Workload, sets: int, count: int) -> list[Tensors]:
+    def get(self, workload: Workload, sets: int, count: int, device: str = "cpu") -> list[Tensors]:
         """Return tensors to be shared among arms; anew if an arm left numbers there that no training has."""
-        key = workload, sets, count
+        key = workload, sets, count, device
         self.clear(key if all(map(_usual, self._held)) else None)
         if not self._held:
-            self._key, self._held = key, [Tensors(workload, 1.0, sets) for _ in range(count)]
+            self._key, self._held = key, [Tensors(workload, 1.0, sets, device) for _ in range(count)]
         return self._held
 
 
@@ -150,10 +152,11 @@ class Stage:
         self.case, self._count = case, count
         self.rule = RULES[case.rule]
         self._sets = SETS[case.gradients]
-        self._shared = pool.get(case.workload, self._sets, count) if case.workload.memory_bound else []
+        large = case.workload.memory_bound
+        self._shared = pool.get(case.workload, self._sets, count, case.device) if large else []
 
     def _tensors(self) -> Tensors:
-        return Tensors(self.case.workload, self.rule.start, self._sets)
+        return Tensors(self.case.workload, self.rule.start, self._sets, self.case.device)
 
     def arm(self, name: str) -> Arm:
         """Return an arm, ready to be timed."""
@@ -165,14 +168,15 @@ class Stage:
             own = self._shared[index] if self._shared else self._tensors()
             unit = arms.build(name, self.rule, case.clip, own)
             feeds.append(Feed(unit, own.gradients, case.gradients))
-        return Arm(name, feeds)
+        return (EventArm if case.threads == GPU else Arm)(name, feeds)
 
     def trial(self, name: str, made: Arm, trial: Trial) -> float:
         """Return how far an arm is off: the very one that is timed, if it may be, else one on thinned tensors."""
         return trial.of(made.feeds[0].unit if self.exact else self._thin(name))
 
     def _thin(self, name: str) -> Unit:
-        return arms.build(name, self.rule, self.case.clip, Tensors(self.checked_on, self.rule.start, sets=0))
+        few = Tensors(self.checked_on, self.rule.start, sets=0, device=self.case.device)
+        return arms.build(name, self.rule, self.case.clip, few)
 
     @property
     def exact(self) -> bool:
@@ -195,7 +199,7 @@ def _join(name: str, stage: Stage, trial: Trial, setting: Setting) -> tuple[Arm 
     reason = arms.missing(name, setting)
     if reason:
         return None, Outcome(skipped=reason)
-    if name in {ROOFLINE, NOTHING}:
+    if name in {ROOFLINE, COPY, NOTHING}:
         return stage.arm(name), Outcome()
     try:
         arm = stage.arm(name)
@@ -221,10 +225,10 @@ def conduct(case: Case, options: Options) -> Result:
     passes = arms.passes(rule, case.clip)
     per_parameter, slots = traffic(passes), len(passes[-1]["writes"]) - 1
     result = Result(case, count, per_parameter, copies(case, slots))
-    setting = Setting(rule, case.clip, case.workload, count, machine.cores(), options.quick)
+    setting = Setting(rule, case.clip, case.workload, count, machine.cores(), options.quick, case.device)
     wanted = [name for name in case.arms if arms.applies(name, rule, case.clip)] + ([NOTHING] if case.model else [])
     able = [name for name in wanted if arms.missing(name, setting) is None]
-    pool.clear((case.workload, SETS[case.gradients], result.copies))
+    pool.clear((case.workload, SETS[case.gradients], result.copies, case.device))
     result.skipped = _refusal(case, able, slots, result.copies)
     began = time.monotonic()
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import steprule as sr
+from steprule.bench import gpu
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNIT = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -96,8 +97,8 @@ def source() -> dict[str, Any]:
     return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain", "--", "."))}
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Name the machine, the versions and the source; sizes are in bytes."""
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Name the machine, the GPU if that is what is timed, the versions and the source; sizes are in bytes."""
     return {
         "cpu": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -105,6 +106,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "last_level_cache": last_level_cache(),
         "memory": memory(),
+        "gpu": gpu.facts() if device == gpu.DEVICE else None,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from steprule.bench.arms import Gradients, Unit
 
 ROUND = 2e-3
@@ -127,6 +129,28 @@ class Arm:
     def takes(self) -> float:
         """About how many seconds a round takes."""
         return self.pace * (self.inner + (self.pace < SHORT))
+
+
+class EventArm(Arm):
+    """An arm on a GPU, timed there: from an event before a step to one behind it. The host waits once a round."""
+
+    def round(self, count: int) -> float:
+        """Take some steps, and return the seconds each took on the GPU, where it waited for the host included."""
+        pairs = [(event(), event()) for _ in range(count)]
+        for begin, end in pairs:
+            feed = self.feeds[self.taken % len(self.feeds)]
+            feed.before(self.taken)
+            self.taken += 1
+            begin.record()
+            feed.unit.step()
+            end.record()
+        pairs[-1][1].synchronize()
+        return sum(begin.elapsed_time(end) for begin, end in pairs) / 1e3 / count
+
+
+def event() -> Any:
+    """Return a mark that the GPU puts a time on when it comes by."""
+    return torch.cuda.Event(enable_timing=True)
 
 
 @contextmanager

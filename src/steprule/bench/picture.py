@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from steprule.bench.arms import COMPILED, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED
+from steprule.bench.arms import COMPILED, COPY, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED
 from steprule.bench.record import best_peer
 from steprule.bench.record import microseconds as _median
 
@@ -27,9 +27,20 @@ COLOURS = {
     COMPILED: "#b4509e",
     OPTAX: "#008f6b",
     ROOFLINE: "#98a2b3",
+    COPY: "#98a2b3",
 }
 """After Okabe and Ito, darkened until they can be read on white."""
-MARKS = {OURS: "o", LOOP: "s", FOREACH: "D", FUSED: "^", SCALED: "v", COMPILED: "P", OPTAX: "X", ROOFLINE: "|"}
+MARKS = {
+    OURS: "o",
+    LOOP: "s",
+    FOREACH: "D",
+    FUSED: "^",
+    SCALED: "v",
+    COMPILED: "P",
+    OPTAX: "X",
+    ROOFLINE: "|",
+    COPY: "|",
+}
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -75,13 +86,13 @@ def _rate(case: Case, arm: str) -> float | None:
 def _label(case: Case) -> str:
     clip = "" if case["clip"] == "none" else f" + clip {case['clip']}"
     threads = "1 thread" if case["threads"] == 1 else f"{case['threads']} threads"
-    return f"{case['rule']}{clip} · {case['workload']} · {threads}"
+    return f"{case['rule']}{clip} · {case['workload']} · {'GPU' if case.get('device') == 'cuda' else threads}"
 
 
 def _draw_rates(axes: Any, cases: Sequence[Case]) -> None:
-    """Draw a row a case: ours, the quickest peer, and the roofline as the end of the row's bar."""
+    """Draw a row a case: ours, the quickest peer, and the roofline or copy as the end of the row's bar."""
     for row, case in enumerate(cases):
-        roof, own, peer = _rate(case, ROOFLINE), _rate(case, OURS), best_peer(case)
+        roof, own, peer = _rate(case, ROOFLINE) or _rate(case, COPY), _rate(case, OURS), best_peer(case)
         if roof:
             axes.barh(-row, roof, height=0.62, color=GRID, zorder=1)
             axes.plot([roof], [-row], "|", color=COLOURS[ROOFLINE], markersize=13, markeredgewidth=2.5, zorder=2)
@@ -94,7 +105,7 @@ def _draw_rates(axes: Any, cases: Sequence[Case]) -> None:
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("bytes the formula must move, over the time of a step (GB/s): more is better")
-    axes.set_title("Against the roofline, and the quickest peer", loc="left", fontsize=12)
+    axes.set_title("Against what memory allows, and the quickest peer", loc="left", fontsize=12)
 
 
 def _draw_counts(axes: Any, cases: Sequence[Case]) -> None:
@@ -104,7 +115,9 @@ def _draw_counts(axes: Any, cases: Sequence[Case]) -> None:
         x, y = [a for a, b in points if b], [b for _, b in points if b]
         if x:
             width = 2.6 if arm == OURS else 1.4
-            axes.plot(x, y, marker="." if arm == ROOFLINE else MARKS[arm], color=colour, linewidth=width, markersize=7)
+            axes.plot(
+                x, y, marker="." if arm in {ROOFLINE, COPY} else MARKS[arm], color=colour, linewidth=width, markersize=7
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = [case["tensors"] for case in cases]
@@ -155,4 +168,6 @@ def _machine(machine: Mapping[str, Any]) -> str:
     cache = machine.get("last_level_cache")
     told = f", {cache / 2**20:.0f} MiB last-level cache" if cache else ""
     versions = f"torch {machine['torch']} · steprule {machine['steprule']}"
+    if gpu := machine.get("gpu"):
+        return f"{gpu['name']}, CUDA {gpu['cuda']}, Triton {gpu['triton']} · {versions}"
     return f"{machine['cpu']}, {machine['cores']} cores{told} · {versions}"

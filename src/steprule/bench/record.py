@@ -3,12 +3,12 @@
     format     3; older records are other tables
     command    how to repeat it
     began      date and time; `seconds` it took; `complete` is false while it runs and after an interruption
-    machine    processor, cores, cache, memory, versions, commit
+    machine    processor, cores, cache, memory, the GPU if one was timed, versions, commit
     method     how it was timed, in words
-    cases      a list: suite, rule, clip, workload, tensors, parameters, threads, gradients, bytes_per_parameter,
-               working_sets, seconds, and `arms`: each with microseconds (median, p25, p75), rounds, steps_per_round,
-               deviation from the float64 truth, gigabytes_per_second and ratio (its median over ours; p25 and
-               p75 are of the ratios round by round), or `skipped` with the reason
+    cases      a list: suite, rule, clip, workload, tensors, parameters, device, threads, gradients,
+               bytes_per_parameter, working_sets, seconds, and `arms`: each with microseconds (median, p25, p75),
+               rounds, steps_per_round, deviation from the float64 truth, gigabytes_per_second and ratio (its median
+               over ours; p25 and p75 are of the ratios round by round), or `skipped` with the reason
     start      what fresh processes showed: see start.py
 
 Numbers have four digits.
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from steprule.bench.arms import OURS, PEERS, ROOFLINE, WATCHED
+from steprule.bench.arms import COPY, OURS, PEERS, ROOFLINE, WATCHED
 from steprule.bench.cases import GRADIENTS
 from steprule.bench.conduct import Outcome, Result
 from steprule.bench.measure import Spread
@@ -30,7 +30,7 @@ from steprule.bench.training import NOTHING
 from steprule.bench.truth import STEPS, TOLERANCE
 
 FORMAT = 3
-NO_PEERS = (OURS, WATCHED, ROOFLINE, NOTHING)
+NO_PEERS = (OURS, WATCHED, ROOFLINE, COPY, NOTHING)
 """Arms to which nothing is lost: our own, and those that do less than an update."""
 
 METHOD = (
@@ -38,6 +38,11 @@ METHOD = (
     "farthest move within a tensor, or the arm is refused. Arms run in one process, rounds alternate in a drawn order; "
     "a round is as many steps as take 2 ms, each timed alone. Times are medians over rounds, with quartiles. Bytes a "
     "second are those that the formula must move in its fewest passes, whoever runs it, over the time it took."
+)
+
+BY_EVENTS = (
+    "On the GPU, times are from an event recorded before a step to one behind it, waiting for the host included; the "
+    "copy is torch's, of one flat tensor into another, and moves the bytes that the formula must move."
 )
 
 
@@ -67,7 +72,7 @@ class Record:
             "seconds": round(self.seconds, 1),
             "complete": self.complete,
             "machine": dict(self.machine),
-            "method": METHOD,
+            "method": f"{METHOD} {BY_EVENTS}" if self.machine.get("gpu") else METHOD,
             "gradients": GRADIENTS,
             "cases": [case(result) for result in self.results],
             "start": self.start,
@@ -90,6 +95,7 @@ def case(result: Result) -> dict[str, Any]:
         "tensors": own.workload.tensors,
         "parameters": own.workload.parameters,
         "memory_bound": own.workload.memory_bound,
+        "device": own.device,
         "threads": result.threads,
         "gradients": own.gradients,
         "bytes_per_parameter": result.bytes_per_parameter,
@@ -145,7 +151,9 @@ def microseconds(told: Mapping[str, Any], name: str) -> float | None:
 
 def columns(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """Return the arms that some of these cases timed: the peers, then what stands beside them to compare with."""
-    seen = [name for name in (*PEERS, WATCHED, NOTHING, ROOFLINE) if any(microseconds(case, name) for case in cases)]
+    seen = [
+        name for name in (*PEERS, WATCHED, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)
+    ]
     return [name for name in seen if name in PEERS], [name for name in seen if name not in PEERS]
 
 

@@ -27,7 +27,7 @@ def scale(*, quick: bool) -> Scale:
 def works(record: Record, suites: tuple[str, ...], options: Options) -> Iterator[Work]:
     """List the pieces of work of some suites."""
     size = scale(quick=options.quick)
-    for case in cases(suites, size):
+    for case in cases(suites, size, options.device):
         yield Work(f"{case.suite}: {case.name}", lambda case=case: record.results.append(conduct(case, options)))
     if START in suites:
         facts = start.facts(size)
@@ -43,7 +43,7 @@ def _file(record: Record, facts: dict[str, object], key: str, part: Callable[[],
 def estimate(suites: tuple[str, ...], options: Options) -> float:
     """Return roughly how many seconds a run takes; set-up, checks and compilers are guessed."""
     size = scale(quick=options.quick)
-    per_case = sum(_seconds(case, options) for case in cases(suites, size))
+    per_case = sum(_seconds(case, options) for case in cases(suites, size, options.device))
     return per_case + (start.seconds(size, quick=options.quick) if START in suites else 0.0)
 
 

@@ -98,6 +98,6 @@ class Trial:
     def of(self, unit: Unit) -> float:
         """Take the steps with a fresh unit, and return how far it is off; many ways to clip change gradients."""
         for given in self._steps:
-            unit.place(unit.prepare([gradient.clone() for gradient in given]))
+            unit.place(unit.prepare([gradient.to(unit.device, copy=True) for gradient in given]))
             unit.step()
         return deviation(unit.values(), self._truth, self._start)

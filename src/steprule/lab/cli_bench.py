@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from steprule.bench import cases, machine
+from steprule.bench import cases, gpu, machine
 from steprule.bench.conduct import Options
 from steprule.bench.record import Record, wrong
 from steprule.bench.run import estimate, works
@@ -39,7 +39,14 @@ class Suites(click.ParamType):
 
 
 @click.command()
-@click.option("--suite", type=Suites(), default=",".join(cases.NAMES), show_default=True, help="Suites, by name.")
+@click.option("--suite", type=Suites(), show_default=",".join(cases.NAMES), help="Suites, by name.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", gpu.DEVICE]),
+    default="cpu",
+    show_default=True,
+    help=f"What is timed; on a GPU, the suites {', '.join(cases.GPU_NAMES)}.",
+)
 @click.option("--quick", is_flag=True, help="A first look: smaller models, fewer rounds, no torch.compile.")
 @click.option(
     "--threads",
@@ -60,19 +67,33 @@ class Suites(click.ParamType):
 def bench(ctx: click.Context, **values: Any) -> int:
     """Time a step beside torch's, optax's and the roofline, on this machine.
 
+    With --device cuda, beside torch's foreach, fused and compiled steps and a copy of the same bytes, on its GPU.
+
     All arms compute the same update, which is checked first, and take turns in one process. Leaves bench.json, the
     record with machine and versions, and bench.svg in the folder given by --out.
     """
-    options = Options(values["threads"], values["rounds"], values["quick"])
+    options = Options(values["threads"], values["rounds"], values["quick"], values["device"])
+    suites = _suites(values["suite"], options.device)
     targets = _targets(values["out"], values["record"])
     command = shlex.join(["steprule", *ctx.find_root().obj])
-    record = Record(command, machine.machine(options.threads))
+    record = Record(command, machine.machine(options.threads, options.device))
     talk, loud = Console(stderr=True), not values["no_progress"]
     if loud:
-        talk.print(f"{', '.join(values['suite'])}: {about(estimate(values['suite'], options))}", highlight=False)
+        talk.print(f"{', '.join(suites)}: {about(estimate(suites, options))}", highlight=False)
     gauge = meter(talk, "pieces", wanted=loud)
-    interrupted = _conduct(record, values["suite"], options, targets, gauge)
+    interrupted = _conduct(record, suites, options, targets, gauge)
     return _finish(record, targets, as_json=values["as_json"], interrupted=interrupted)
+
+
+def _suites(asked: tuple[str, ...] | None, device: str) -> tuple[str, ...]:
+    """Return the suites to run, having proved that the device is there and that they can be run on it."""
+    if device != gpu.DEVICE:
+        return asked or cases.NAMES
+    other = [name for name in asked or () if name not in cases.GPU_NAMES]
+    if other:
+        raise click.UsageError(f"--device cuda has no suite {', '.join(other)}: take {', '.join(cases.GPU_NAMES)}.")
+    gpu.require()
+    return asked or cases.GPU_NAMES
 
 
 def _targets(out: Path, record: Path | None) -> list[Path]:
