@@ -111,15 +111,10 @@ CASES = {
     "L2": Case(
         "reports of runs that are missing or logs that are cut",
         "what is missing is named",
-        "not yet: no command reads results that another one has written",
     ),
     "L3": Case("ctrl-C, termination, a reader that has gone, no output", "whole files, no traceback"),
     "L4": Case("folders and texts with newlines, dashes, emoji, HTML, dots", "only names, and escaped"),
-    "L5": Case(
-        "resuming what is finished, or has changed",
-        "nothing to do, or refused",
-        "not yet: train resumes, compare does not",
-    ),
+    "L5": Case("resuming what is finished, or has changed", "nothing to do, or refused"),
 }
 
 

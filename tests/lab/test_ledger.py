@@ -211,6 +211,7 @@ def test_two_processes_in_two_folders_finish_one_study(place, tmp_path, whole):
     ledger.close()
 
 
+@pytest.mark.hostile("S7", "L5")
 def test_a_study_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, whole):
     draw, killed = random.Random(0), 0
     out = tmp_path / "out"

@@ -14,7 +14,7 @@ from steprule.lab.report.page import page
 from steprule.lab.report.reading import read
 from steprule.lab.results import as_text
 
-pytestmark = [pytest.mark.cpu, pytest.mark.hostile("L4")]
+pytestmark = pytest.mark.cpu
 
 SMALL = synthetic.document(2, 1, seeds=2, lrs=3)
 
@@ -29,6 +29,7 @@ def refused(tmp_path, content):
     return told.value.what
 
 
+@pytest.mark.hostile("L2")
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -56,6 +57,7 @@ def changed(change):
     return json.dumps(made)
 
 
+@pytest.mark.hostile("L2")
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -94,6 +96,7 @@ def mutate(value, draw):
         return
 
 
+@pytest.mark.hostile("L4")
 @pytest.mark.filterwarnings("default")  # a glyph that no font has is the reader's loss, and no fault
 def test_a_document_changed_at_random_is_refused_or_made_into_a_page(tmp_path):
     draw = random.Random(1)
@@ -140,6 +143,7 @@ def test_report_of_a_real_comparison_is_the_page_that_compare_wrote(small_study,
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == small_study.report
 
 
+@pytest.mark.hostile("L2")
 @pytest.mark.parametrize("source", ["nowhere", "."])
 def test_report_without_a_record_is_told_in_words(source, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

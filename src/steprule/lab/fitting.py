@@ -89,7 +89,8 @@ def fitted(
     while not fits(plans) and len(plans[0].tuning_seeds) > 1:
         plans = tuple(replace(plan, tuning_seeds=plan.tuning_seeds[:-1]) for plan in plans)
     if len(plans[0].tuning_seeds) < seeds:
-        words.append(f"{len(plans[0].tuning_seeds)} tuning seeds instead of {seeds}")
+        left = len(plans[0].tuning_seeds)
+        words.append(f"{left} tuning {'seed' if left == 1 else 'seeds'} instead of {seeds}")
     whole, share = plans, 1.0
     while not fits(plans) and share > SHORTEST:
         share = max(SHORTEST, 0.9 * share)
