@@ -19,7 +19,12 @@ from steprule import board, chain
 from steprule.backends.triton_gpu import interpreted
 from steprule.backends.triton_source import BLOCK, CHUNK
 
-pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]
+HERE = torch.cuda.is_available()
+DEVICE = "cuda" if HERE else "cpu"
+pytestmark = [
+    pytest.mark.gpu if HERE else pytest.mark.interp,
+    pytest.mark.skipif(not (HERE or interpreted()), reason="needs a GPU, or Triton to interpret kernels"),
+]
 GPU, TRUTH = "triton_gpu", "eager"
 SHAPES = [(), (0,), (7,), (3, 5), (CHUNK + BLOCK + 3,)]
 STEPS = 3
@@ -77,8 +82,9 @@ def told(case: Any) -> str:
 
 def pair(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype) -> list[sr.Optimizer]:
     """Make the optimiser on GPU kernels, and the same in float64 on torch's own operations."""
-    parameters = make(*SHAPES, dtype=dtype)
-    wide = [torch.nn.Parameter(parameter.detach().double().clone()) for parameter in parameters]
+    drawn = make(*SHAPES, dtype=dtype)
+    parameters = [torch.nn.Parameter(parameter.detach().to(DEVICE, copy=True)) for parameter in drawn]
+    wide = [torch.nn.Parameter(parameter.detach().double()) for parameter in drawn]
     return [make_one(parameters, backend=GPU), make_one(wide, backend=TRUTH)]
 
 
@@ -90,7 +96,7 @@ def agree(mine: sr.Optimizer, truth: sr.Optimizer, dtype: torch.dtype) -> None:
         held = [(own.detach(), other.detach())]
         held += [(mine.state[own][key], truth.state[other][key]) for key in truth.state[other]]
         for found, right in held:
-            torch.testing.assert_close(found.double(), right.double(), rtol=rtol, atol=atol)
+            torch.testing.assert_close(found.cpu().double(), right.double(), rtol=rtol, atol=atol)
 
 
 def follow(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype, steps: int = STEPS) -> None:
@@ -98,9 +104,10 @@ def follow(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype, steps: int
     mine, truth = pair(make_one, dtype)
     start = [parameter.detach().clone() for parameter in mine.param_groups[0]["params"]]
     for number in range(steps):
-        fill_gradients(mine.param_groups[0]["params"], scale=1.0 / (1 + number))
+        fill_gradients(truth.param_groups[0]["params"], scale=1.0 / (1 + number))
         for own, other in zip(mine.param_groups[0]["params"], truth.param_groups[0]["params"], strict=True):
-            other.grad = own.grad.double()
+            own.grad = other.grad.to(own)
+            other.grad = own.grad.cpu().double()
         mine.step()
         truth.step()
         agree(mine, truth, dtype)
