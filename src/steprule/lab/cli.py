@@ -24,7 +24,7 @@ from steprule.lab.cli_report import report
 from steprule.lab.config import Configured
 from steprule.lab.lock import locked
 from steprule.lab.optimizers import NAMES
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TRAINING, Name, Number
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
 from steprule.lab.progress import meter
 from steprule.lab.protocol import Comparison, Plan, Study
 from steprule.lab.results import Setting
@@ -56,6 +56,7 @@ def cli(ctx: click.Context) -> None:
 @CLIPPING
 @click.option("--out", type=FOLDER, help="Folder of results.json, report.html and checkpoints; none without it.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, if there is one.")
+@TENSORBOARD
 @OUTPUT
 @click.pass_context
 def train(ctx: click.Context, **values: Any) -> int:

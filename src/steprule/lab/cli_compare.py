@@ -17,7 +17,7 @@ from steprule.lab.ledger import PLAN, Ledger
 from steprule.lab.lock import locked
 from steprule.lab.methods import crossed
 from steprule.lab.optimizers import TITLES
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TRAINING, Names, Number
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TENSORBOARD, TRAINING, Names, Number
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Comparison, Plan, Study, geometric
 from steprule.lab.results import Setting
@@ -75,6 +75,7 @@ SHARED = options.together(
 @SHARED
 @click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
+@TENSORBOARD
 @OUTPUT
 @click.pass_context
 def compare(ctx: click.Context, **values: Any) -> int:

@@ -259,13 +259,14 @@ TRAINING = together(
     click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="First seed."),
 )
 
+TENSORBOARD = click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder in which TensorBoard finds every run; needs the extra `tensorboard`.",
+)
+
 OUTPUT = together(
-    click.option(
-        "--tensorboard",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Folder in which TensorBoard finds every run; needs the extra `tensorboard`.",
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table."),
+    click.option("--json", "as_json", is_flag=True, help="Print the record instead of the table."),
     click.option("--no-progress", is_flag=True, help="Show no progress."),
 )
 
