@@ -79,7 +79,7 @@ def test_a_result_that_comes_too_late_is_discarded(two):
     a, b = two
     a.refresh()
     a.claim(["x"], 1)
-    b._end(trials(b, "x")[0]._trial_id, TrialState.PRUNED)  # as a watcher does that takes a for dead
+    b.end(trials(b, "x")[0]._trial_id, TrialState.PRUNED)  # as a watcher does that takes a for dead
     b.refresh()
     assert b.claim(["x"], 1) == ["x"]
     assert not a.finish("x", {"by": "a"}, 0.1)

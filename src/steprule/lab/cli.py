@@ -21,6 +21,7 @@ from steprule.lab.cli_compare import compare
 from steprule.lab.cli_finish import INTERRUPTED, check, command, finish
 from steprule.lab.cli_lists import completion, optimizers, tasks
 from steprule.lab.cli_report import report
+from steprule.lab.cli_tune import tune
 from steprule.lab.config import Configured
 from steprule.lab.lock import locked
 from steprule.lab.optimizers import NAMES
@@ -113,6 +114,7 @@ def explain(ctx: click.Context, name: str, form: str, **values: Any) -> None:
 
 
 cli.add_command(compare)
+cli.add_command(tune)
 cli.add_command(bench)
 cli.add_command(optimizers)
 cli.add_command(tasks)

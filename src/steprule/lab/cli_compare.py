@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from steprule.lab import options
-from steprule.lab.cli_finish import check, command, finish
+from steprule.lab.cli_finish import check, command, finish, folder, sharing
 from steprule.lab.conducting import asked
 from steprule.lab.config import Configured
 from steprule.lab.fitting import as_plain, estimate, fitted, from_plain, measured, seconds_of
 from steprule.lab.ledger import PLAN, Ledger
-from steprule.lab.lock import locked
 from steprule.lab.methods import crossed
 from steprule.lab.optimizers import TITLES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TENSORBOARD, TRAINING, Names, Number
@@ -24,23 +22,9 @@ from steprule.lab.results import Setting
 from steprule.lab.session import Session, now
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
     from steprule.lab.fitting import Pace
     from steprule.lab.methods import Method
     from steprule.lab.tasks import TaskSpec
-
-SHARED = options.together(
-    click.option("--budget", type=options.Duration(), metavar="TIME", help="Fit the work into 90s, 5m or 1h."),
-    click.option(
-        "--storage",
-        metavar="PATH|URL",
-        help="Where runs are recorded: a file, or a database such as sqlite:///study.db. "
-        "Processes that name the same one, with the same options, share the work.  [default: study.journal in --out]",
-    ),
-    click.option("--resume", is_flag=True, help="Go on with the study in --out, or join the process that does it."),
-)
 
 
 @click.command(cls=Configured)
@@ -72,7 +56,7 @@ SHARED = options.together(
 @TRAINING
 @HYPER
 @CLIPPING
-@SHARED
+@sharing("study.journal")
 @click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
 @TENSORBOARD
@@ -89,7 +73,7 @@ def compare(ctx: click.Context, **values: Any) -> int:
         check(plan, values["out"], values["tensorboard"])
     talk = Console(stderr=True, quiet=values["no_progress"])
     place = values["storage"] or str(values["out"] / "study.journal")
-    with _folder(values), _ledger(place) as ledger:
+    with folder(values, "study.journal"), Ledger.at(place, "steprule compare") as ledger:
         workers = min(values["workers"], sum(plan.runs for plan in plans))
         budget = values["budget"]
         plans, words = _agreed(ledger, plans, workers, budget, talk)
@@ -100,29 +84,6 @@ def compare(ctx: click.Context, **values: Any) -> int:
         )
         session.conduct(ledger, None if budget is None else seconds_of(budget))
         return finish(session, as_json=values["as_json"])
-
-
-@contextmanager
-def _folder(values: dict[str, Any]) -> Generator[None]:
-    """Hold the folder; a study that is neither gone on with nor shared begins with an empty journal."""
-    out: Path = values["out"]
-    joining = values["resume"] or values["storage"] is not None
-    if not joining:
-        with locked(out):
-            for name in ("study.journal", "study.journal.lock"):
-                (out / name).unlink(missing_ok=True)
-    with locked(out, shared=True):
-        yield
-
-
-@contextmanager
-def _ledger(place: str) -> Generator[Ledger]:
-    ledger = Ledger.at(place, "steprule compare")
-    try:
-        yield ledger
-    finally:
-        with suppress(OSError):  # a full disk: whoever comes next finds the owner dead
-            ledger.close()
 
 
 def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[Plan, ...]:

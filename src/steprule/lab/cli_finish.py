@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from steprule.lab import tensorboard
+from steprule.lab import options, tensorboard
 from steprule.lab.config import arguments
 from steprule.lab.files import prepare
+from steprule.lab.lock import locked
 from steprule.lab.passes import check_precision
 from steprule.lab.report import terminal
 from steprule.lab.results import as_text, document
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from steprule.lab.protocol import Plan
     from steprule.lab.session import Session
 
 INTERRUPTED = 130
+
+
+def sharing(journal: str) -> options.Decorator:
+    """Return the options of work that has a time, is recorded, and can be shared."""
+    return options.together(
+        click.option("--budget", type=options.Duration(), metavar="TIME", help="Fit the work into 90s, 5m or 1h."),
+        click.option(
+            "--storage",
+            metavar="PATH|URL",
+            help="Where runs are recorded: a file, or a database such as sqlite:///study.db. "
+            f"Processes that name the same one, with the same options, share the work.  [default: {journal} in --out]",
+        ),
+        click.option("--resume", is_flag=True, help="Go on with the study in --out, or join the process that does it."),
+    )
 
 
 def check(plan: Plan, out: Path | None, events: Path | None) -> None:
@@ -42,6 +59,19 @@ def check(plan: Plan, out: Path | None, events: Path | None) -> None:
     check_precision(task, plan.budget.precision)
     for method in plan.methods:
         method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
+
+
+@contextmanager
+def folder(values: dict[str, Any], journal: str) -> Generator[None]:
+    """Hold the folder; a study that is neither gone on with nor shared begins with an empty journal."""
+    out: Path = values["out"]
+    joining = values["resume"] or values["storage"] is not None
+    if not joining:
+        with locked(out):
+            for name in (journal, f"{journal}.lock"):
+                (out / name).unlink(missing_ok=True)
+    with locked(out, shared=True):
+        yield
 
 
 def command(ctx: click.Context) -> str:

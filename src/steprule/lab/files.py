@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_TEMPORARY = r"\.(?:results\.json|report\.html|(?:runs|curves)\.csv|steprule|checkpoint(?:\.previous)?\.pt)\.(\d+)\.tmp"
+_NAMES = r"(?:results|tuning)\.json|report\.html|(?:runs|curves)\.csv|steprule|checkpoint(?:\.previous)?\.pt"
+_TEMPORARY = rf"\.(?:{_NAMES})\.(\d+)\.tmp"
 """The names under which files of a run are written, with the process that writes them."""
 
 

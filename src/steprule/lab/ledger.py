@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import optuna
@@ -61,7 +62,7 @@ class Ledger:
     _trials: dict[str, list[FrozenTrial]] = field(default_factory=lambda: defaultdict[str, list["FrozenTrial"]](list))
 
     @classmethod
-    def at(cls, place: str, name: str) -> Ledger:
+    def at(cls, place: str, name: str) -> Self:
         """Open a study in a storage, or begin it there."""
         storage = opened(place)
         try:
@@ -69,6 +70,13 @@ class Ledger:
         except DuplicatedStudyError:
             study = storage.get_study_id_from_name(name)
         return cls(place, storage, study)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(OSError):  # a full disk: whoever comes next finds the owner dead
+            self.close()
 
     def close(self) -> None:
         """Give back what is not done, and let go of the storage."""
@@ -104,7 +112,7 @@ class Ledger:
                 self._signs[str(trial.number)] = (sign, since := time.monotonic())
             if Owner.of(owner.rpartition("/")[0]).dead() or time.monotonic() - since > LEASE:
                 identity = self.storage.get_trial_id_from_study_id_trial_number(self.study, trial.number)
-                self._end(identity, TrialState.PRUNED)
+                self.release(identity)
 
     def _others(self) -> list[FrozenTrial]:
         running = (trial for trials in self._trials.values() for trial in trials if trial.state == TrialState.RUNNING)
@@ -144,7 +152,7 @@ class Ledger:
         live = self.storage.get_all_trials(self.study, deepcopy=False, states=LIVE)
         first = next(other for other in live if other.user_attrs.get("key") == key)
         if first.number != self.storage.get_trial_number_from_id(trial):
-            self._end(trial, TrialState.PRUNED)
+            self.end(trial, TrialState.PRUNED)
             return False
         self.held[key] = trial
         return True
@@ -161,17 +169,21 @@ class Ledger:
             self.storage.set_trial_user_attr(trial, "record", dict(record))
         except UpdateFinishedTrialError:
             return False
-        return self._end(trial, TrialState.COMPLETE, math.inf if math.isnan(value) else value)
+        return self.end(trial, TrialState.COMPLETE, math.inf if math.isnan(value) else value)
 
     def died(self, key: str) -> None:
         """Write down that a run's worker died; it may be tried again."""
-        self._end(self.held.pop(key), TrialState.FAIL)
+        self.end(self.held.pop(key), TrialState.FAIL)
 
     def give_back(self, key: str) -> None:
         """Let another process do a run that this one had claimed."""
-        self._end(self.held.pop(key), TrialState.PRUNED)
+        self.release(self.held.pop(key))
 
-    def _end(self, trial: int, state: TrialState, value: float | None = None) -> bool:
+    def release(self, trial: int) -> None:
+        """End a trial that nobody is doing any more: what it was for is free again."""
+        self.end(trial, TrialState.PRUNED)
+
+    def end(self, trial: int, state: TrialState, value: float | None = None) -> bool:
         """End a trial; say whether it had not been ended before."""
         try:
             return self.storage.set_trial_state_values(trial, state, None if value is None else [value])
@@ -189,7 +201,11 @@ class Ledger:
     def join(self, asked: Mapping[str, str], fitted: Mapping[str, Any]) -> dict[str, Any]:
         """Return the plan that the study was begun with; refuse another one, and say what differs."""
         plan = self.agree(PLAN, {"asked": dict(asked), "fitted": dict(fitted)})
-        there = plan["asked"]
+        self.compare(plan["asked"], asked)
+        return plan["fitted"]
+
+    def compare(self, there: Mapping[str, str], asked: Mapping[str, str]) -> None:
+        """Refuse a plan that is another than the study's, and say what differs."""
         differing = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
         if differing:
             told = "; ".join(
@@ -200,4 +216,3 @@ class Ledger:
                 where=display(self.place),
                 fix="give the options that began it, or another --out or --storage",
             )
-        return plan["fitted"]

@@ -1,0 +1,306 @@
+"""The command tune."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import steprule as sr
+from steprule.lab import options, tensorboard
+from steprule.lab.cli_finish import INTERRUPTED, check, command, folder, sharing
+from steprule.lab.config import Configured
+from steprule.lab.files import write_atomically
+from steprule.lab.fitting import estimate, measured, seconds_of
+from steprule.lab.optimizers import find, worded
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
+from steprule.lab.progress import about, meter
+from steprule.lab.protocol import REPORT_OFFSET, Plan, geometric
+from steprule.lab.session import now
+from steprule.lab.tuning import STUDY, Range, Search, Trials, Wish, best_after, importance, told
+from steprule.lab.workers import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steprule.lab.methods import Method
+
+SHOWN = 10
+"""The trials that are printed, the best first."""
+
+CARRIED = (
+    *("task", "epochs", "iterations", "batch_size", "accumulate", "precision", "timeout", "final_full_batch"),
+    *("hidden", "condition", "data_dir", "target"),
+)
+"""The options that hold for a run with what was found as well."""
+
+
+class _Ranges(click.ParamType):
+    """A hyperparameter and where it is searched."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Range:
+        """Return the range, or say what is allowed."""
+        if isinstance(value, Range):
+            return value
+        key, sign, rest = str(value).partition("=")
+        ends, log = rest.split(":"), rest.endswith(":log")
+        try:
+            low, high = map(float, ends[:-1] if log else ends)
+        except ValueError:
+            sign, low, high = "", 0.0, 0.0
+        if not sign or not (math.isfinite(low) and math.isfinite(high)):
+            self.fail(f"{value!r} is not NAME=LOW:HIGH or NAME=LOW:HIGH:log, such as eps=1e-10:1e-4:log.", param, ctx)
+        if low >= high or (log and low <= 0):
+            least = ", with LOW above 0 where it is searched by its logarithm" if log else ""
+            self.fail(f"{value!r} takes LOW below HIGH{least}.", param, ctx)
+        return Range(key.strip(), low, high, log)
+
+
+@click.command(cls=Configured)
+@click.option("--optimizer", type=Name(), required=True, help="By name, or module:Class or file.py:Class.")
+@click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
+@click.option(
+    "--search",
+    type=_Ranges(),
+    multiple=True,
+    metavar="NAME=LOW:HIGH[:log]",
+    help="A hyperparameter to search beside the learning rate, such as beta1=0.8:0.999; may be given again.",
+)
+@click.option("--trials", type=click.IntRange(1, 100_000), default=30, show_default=True, help="All that there are.")
+@click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
+@TRAINING
+@SCHEDULE
+@HYPER
+@CLIPPING
+@sharing("tuning.journal")
+@click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
+@click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of tuning.json.")
+@TENSORBOARD
+@OUTPUT
+@click.pass_context
+def tune(ctx: click.Context, **values: Any) -> int:
+    """Search good hyperparameters of one optimiser, on validation data only, by Optuna's TPE sampler.
+
+    The learning rate is always searched, by its logarithm. The search can be stopped at any moment, and gone on with
+    by --resume; with one worker it repeats itself.
+    """
+    wish = _wish(ctx, values)
+    _check(wish, values)
+    out, seconds = values["out"], seconds_of(values["budget"] or "")
+    place = values["storage"] or str(out / "tuning.journal")
+    workers = min(values["workers"], len(wish.plan.grid) * len(wish.plan.tuning_seeds))
+    gauge = meter(Console(stderr=True), "trials", wanted=not values["no_progress"])
+    started, clock, interrupted = now(), time.monotonic(), False
+    with folder(values, "tuning.journal"), Trials.at(place, STUDY) as trials:
+        trials.agree_on(wish.asked())
+        _announce(Console(stderr=True, quiet=values["no_progress"]), wish, workers)
+        deadline = None if seconds is None else clock + seconds
+        search = Search(wish, values["trials"], trials, Pool(workers), gauge, deadline)
+        try:
+            search.conduct()
+        except KeyboardInterrupt:
+            interrupted = True
+        if values["tensorboard"] is not None:
+            tensorboard.write(values["tensorboard"], search.runs)
+        document = {
+            "command": command(ctx),
+            "started": started,
+            "seconds": time.monotonic() - clock,
+            "workers": workers,
+            "trials_wanted": values["trials"],
+            "interrupted": interrupted,
+            **_results(ctx, wish, trials),
+        }
+        return _finish(document, values)
+
+
+def _wish(ctx: click.Context, values: dict[str, Any]) -> Wish:
+    """Return what the command line asks for; what the optimiser does not have is refused."""
+    task = options.task(values)
+    low, high = values["lr_range"] or task.build().lr_range
+    if low >= high:
+        raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
+    (method,) = options.methods(ctx, (values["optimizer"],), values)
+    _searchable(method, values["search"])
+    first = values["seed"]
+    plan = Plan(
+        task=task,
+        methods=(method,),
+        budget=options.budget(ctx, values, task),
+        grid=geometric(low, high, values["trials"]),
+        tuning_seeds=tuple(range(first, first + values["tuning_seeds"])),
+        report_seeds=(),
+        target=options.target(values, task),
+    )
+    return Wish(plan, (Range("lr", low, high, log=True), *values["search"]), first)
+
+
+def _searchable(method: Method, ranges: Sequence[Range]) -> None:
+    """Refuse a hyperparameter that the optimiser does not have, that is no number, or that is fixed already."""
+    kind, seen = find(method.name), set[str]()
+    numbers = [key for key, value in kind.takes.items() if value is None or type(value) in (int, float)]
+    allowed = f"allowed: {', '.join(numbers) or 'none'}; the learning rate is always searched, over --lr-range"
+    for one in ranges:
+        fault = ""
+        if one.name in seen:
+            fault = "it is given twice"
+        elif one.name in dict(method.hyper):
+            fault = f"it is fixed at {worded(dict(method.hyper)[one.name])}: leave one of the two out"
+        elif one.name not in numbers and not (kind.open and one.name not in kind.takes and one.name != "lr"):
+            fault = f"{method.name} has no such number to search; {allowed}"
+        if fault:
+            raise click.UsageError(f"--search {one}: {fault}.")
+        seen.add(one.name)
+
+
+def _check(wish: Wish, values: dict[str, Any]) -> None:
+    """Refuse now what would fail later: both ends of every range are tried on the optimiser."""
+    check(wish.plan, values["out"], values["tensorboard"])
+    task = wish.plan.task.build()
+    for end in ("low", "high"):
+        for one in wish.space[1:]:
+            try:
+                find(wish.method.name).check_value(one.name, getattr(one, end))
+                method = replace(wish.method, hyper=(*wish.method.hyper, (one.name, getattr(one, end))))
+                method.check(task.model(0), wish.space[0].low)
+            except sr.errors.StepruleError as error:
+                raise click.UsageError(f"--search {one}: {error.what}; {error.fix}.") from error
+
+
+def _announce(talk: Console, wish: Wish, workers: int) -> None:
+    """Say what is about to happen and how long it may take."""
+    seeds = len(wish.plan.tuning_seeds)
+    trials = f"{len(wish.plan.grid)} trials" + (f" × {seeds} seeds" if seeds > 1 else "")
+    names = ", ".join(one.name for one in wish.space)
+    guess = about(estimate((wish.plan,), (measured(wish.plan),), workers))
+    talk.print(f"{trials} on {workers} workers, over {names}; {guess}", highlight=False, soft_wrap=True)
+
+
+def _results(ctx: click.Context, wish: Wish, trials: Trials) -> dict[str, Any]:
+    """Return what the study holds now, as plain JSON."""
+    trials.refresh()
+    found = told(trials.complete())
+    best = min((one for one in found if one["loss"] is not None), key=lambda one: one["loss"], default=None)
+    return {
+        "optimizer": wish.method.key,
+        "task": wish.plan.task.name,
+        "plan": wish.asked(),
+        "search": [{"name": one.name, "low": one.low, "high": one.high, "log": one.log} for one in wish.space],
+        "tuning_seeds": list(wish.plan.tuning_seeds),
+        "complete": len(found) >= len(wish.plan.grid),
+        "best": None if best is None else {**best, **_commands(ctx, wish, best["params"])},
+        "best_after": best_after(found),
+        "importance": importance(trials.optuna),
+        "trials": found,
+    }
+
+
+def _commands(ctx: click.Context, wish: Wish, params: dict[str, float]) -> dict[str, str]:
+    """Return the commands that use what was found: a run on a fresh seed, and a comparison."""
+    name, hyper = wish.method.name, {**dict(wish.method.hyper), **params}
+    sets = [f"--set={name}.{key}={_exact(value)}" for key, value in hyper.items() if key != "lr"]
+    clips = [f"--{clip.name.replace('_', '-')}={_exact(clip.bound)}" for clip in wish.method.clips]
+    same: list[str] = []
+    for key in CARRIED:
+        if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE:
+            flag, value = f"--{key.replace('_', '-')}", ctx.params[key]
+            same += [flag] if value is True else [f"{flag}={_exact(value)}"]
+    schedule = wish.method.schedule
+    own = [] if schedule == "constant" else [f"--schedule={schedule}"]
+    arms = [] if schedule == "constant" else [f"--schedules={schedule}"]
+    lr, seed = f"--lr={params['lr']!r}", f"--seed={wish.seed + REPORT_OFFSET}"
+    return {
+        "train": shlex.join(["steprule", "train", f"--optimizer={name}", lr, *sets, *clips, *own, *same, seed]),
+        "compare": shlex.join(["steprule", "compare", f"--optimizers={name},sgd", *sets, *clips, *arms, *same]),
+    }
+
+
+def _exact(value: Any) -> str:
+    """Return a value as it is typed, with every digit."""
+    if isinstance(value, tuple):
+        return ",".join(map(_exact, value))  # pyright: ignore[reportUnknownArgumentType]
+    return repr(value) if isinstance(value, float) else worded(value)
+
+
+def _finish(document: dict[str, Any], values: dict[str, Any]) -> int:
+    """Write the document, print it, and return the exit code."""
+    if not document["trials"]:
+        click.echo("Ended before the first trial was done: nothing was written.", err=True)
+        return INTERRUPTED
+    text, path, unwritten = json.dumps(document, indent=1, allow_nan=False), values["out"] / "tuning.json", None
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        unwritten = error
+    if values["as_json"]:
+        click.echo(text)
+    else:
+        _show(Console(), document)
+    if unwritten is not None:
+        print(f"steprule: error: cannot write {path}: {unwritten.strerror or unwritten}.", file=sys.stderr)
+        return 1
+    click.echo(f"Written: {path}", err=values["as_json"])
+    if document["interrupted"]:
+        return INTERRUPTED
+    return 0 if any(trial["status"] != "failed" for trial in document["trials"]) else 1
+
+
+def _show(console: Console, document: dict[str, Any]) -> None:
+    """Print the best trials, how the search went, and how to use what it found."""
+    found, best = document["trials"], document["best"]
+    console.print(_table(document))
+    console.print()
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(escape(line), style=style, highlight=False, soft_wrap=True)
+
+    if not document["complete"]:
+        say(f"{len(found)} of {document['trials_wanted']} trials are done; --resume goes on with them.")
+    lost = [trial for trial in found if trial["loss"] is None]
+    if lost:
+        say(f"{len(lost)} of {len(found)} trials gave no loss; the first: {lost[0]['status']}, {lost[0]['reason']}.")
+    if best is None:
+        say("No trial has a loss: give a lower --lr-range.")
+        return
+    steps = [f"{step['trials']}: {_short(step['loss'])}" for step in document["best_after"]]
+    say(f"Lowest loss after so many trials: {', '.join(steps)}.")
+    if document["importance"]:
+        shares = [f"{name} {100 * share:.0f} %" for name, share in document["importance"].items()]
+        say(f"Share in how the loss varies (fANOVA): {', '.join(shares)}.")
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in best["params"].items())
+    say(f"Best: {settings}, with a mean validation loss of {_short(best['loss'])}. To use it:", "bold")
+    say(f"  {best['train']}")
+    if len(best["params"]) > 1:
+        say(f"  {best['compare']}")
+
+
+def _table(document: dict[str, Any]) -> Table:
+    """Return the best trials, the best first."""
+    names, found = [one["name"] for one in document["search"]], document["trials"]
+    title = f"{document['optimizer']} on {document['task']}: the best of {len(found)} trials"
+    table = Table(title=escape(title), box=None, pad_edge=False, header_style="bold", title_style="italic")
+    for name in ("trial", *names, "valid. loss", "seconds"):
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    ranked = sorted(found, key=lambda one: math.inf if one["loss"] is None else one["loss"])
+    for place, trial in enumerate(ranked[:SHOWN]):
+        cells = [f"{trial['params'][name]:.4g}" for name in names]
+        loss = trial["status"] if trial["loss"] is None else _short(trial["loss"])
+        row = (str(trial["trial"]), *cells, loss, f"{trial['seconds']:.2f}")
+        table.add_row(*row, style="bold" if place == 0 and trial["loss"] is not None else None)
+    return table
+
+
+def _short(loss: float | None) -> str:
+    return "none" if loss is None else f"{loss:.4g}"

@@ -1,0 +1,282 @@
+"""One optimiser tuned on one task: Optuna's TPE sampler suggests, workers run, the storage remembers.
+
+A trial is the mean validation loss over the tuning seeds; the test set is never met. What is suggested for a trial
+follows from the seed and from how many trials came before it, so with one worker at a time a search repeats itself,
+also when it was killed and gone on with.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from steprule.lab.conducting import PAUSE
+from steprule.lab.ledger import DEATHS, Ledger
+from steprule.lab.runs import RunResult, RunSpec
+from steprule.lab.workers import Died
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.trial import FrozenTrial
+
+    from steprule.lab.methods import Method
+    from steprule.lab.progress import Meter
+    from steprule.lab.protocol import Plan
+    from steprule.lab.workers import Pool
+
+STUDY = "steprule tune"
+"""The name of the study in its storage."""
+
+PLAN = "plan"
+"""The study's attribute that says what it is of."""
+
+ENOUGH = 10
+"""The finished trials from which on it is told which parameter matters."""
+
+TAKEN = (TrialState.RUNNING, TrialState.COMPLETE)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A parameter that is searched, between two numbers, even in itself or in its logarithm."""
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.low:g}:{self.high:g}{':log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a search is of: the plan, of whose method and seeds every run is made, and the ranges, η's first."""
+
+    plan: Plan
+    space: tuple[Range, ...]
+    seed: int
+
+    @property
+    def method(self) -> Method:
+        """The optimiser as it is apart from what is searched."""
+        return self.plan.methods[0]
+
+    def specs(self, params: dict[str, float]) -> list[RunSpec]:
+        """Return the runs of a trial, one a tuning seed."""
+        hyper = {**dict(self.method.hyper), **{key: value for key, value in params.items() if key != "lr"}}
+        method, plan = replace(self.method, hyper=tuple(hyper.items())), self.plan
+        return [RunSpec(plan.task, method, params["lr"], seed, plan.budget, "tuning") for seed in plan.tuning_seeds]
+
+    def asked(self) -> dict[str, str]:
+        """Return what decides the search, in words: processes that differ in it do not share a study."""
+        import torch
+
+        import steprule as sr
+
+        return {
+            "optimiser": self.method.key,
+            "task": str(self.plan.task),
+            "run": str(self.plan.budget),
+            "tuning seeds": str(self.plan.tuning_seeds),
+            "search": ", ".join(map(str, self.space)),
+            "seed": str(self.seed),
+            "steprule": sr.__version__,
+            "torch": str(torch.__version__),
+        }
+
+
+class Trials(Ledger):
+    """The study's trials; what a process that is gone was trying is queued again."""
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The study as Optuna knows it."""
+        return optuna.load_study(study_name=STUDY, storage=self.storage)
+
+    def release(self, trial: int) -> None:
+        """Fail a trial that nobody is doing any more, and let its parameters be tried again."""
+        params = self.storage.get_trial(trial).params
+        if self.end(trial, TrialState.FAIL) and params:
+            self.optuna.enqueue_trial(params)
+
+    def agree_on(self, asked: dict[str, str]) -> None:
+        """Begin a study of this plan, or join it; refuse a storage that holds another, and say what differs."""
+        if PLAN not in self.storage.get_study_user_attrs(self.study):
+            self.storage.set_study_user_attr(self.study, PLAN, asked)
+        self.compare(self.storage.get_study_user_attrs(self.study)[PLAN], asked)
+
+    def complete(self) -> list[FrozenTrial]:
+        """Return the trials that gave a result, in the order in which they were suggested."""
+        return self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+@dataclass
+class _Open:
+    """A trial being tried here: runs to begin, runs at work, results."""
+
+    key: str
+    queue: list[RunSpec]
+    wanted: int
+    began: float = field(default_factory=time.monotonic)
+    at_work: list[RunSpec] = field(default_factory=list[RunSpec])
+    results: list[RunResult] = field(default_factory=list[RunResult])
+
+
+@dataclass
+class Search:
+    """One process's part in a search; it ends when enough trials are complete, by whomever, or time is up."""
+
+    wish: Wish
+    count: int
+    trials: Trials
+    pool: Pool
+    meter: Meter
+    deadline: float | None = None
+    """When the last trial should have ended, by the monotonic clock."""
+    runs: list[RunResult] = field(default_factory=list[RunResult])
+    late: bool = False
+    _open: list[_Open] = field(default_factory=list[_Open])
+    _times: list[float] = field(default_factory=list[float])
+    _deaths: Counter[RunSpec] = field(default_factory=Counter[RunSpec])
+
+    def conduct(self) -> None:
+        """Search, together with whoever else does."""
+        if self._learn() >= self.count:
+            return
+        with self.pool, self.meter:
+            self.meter.phase("search", self.count)
+            while self._learn() < self.count:
+                self._begin()
+                if self.late and not self._open:
+                    return
+                for spec, result in self.pool.ended(PAUSE):
+                    self._take(spec, result)
+
+    def _learn(self) -> int:
+        """Learn what others have done; return how many trials are complete."""
+        self.trials.refresh()
+        done = len(self.trials.complete())
+        self.meter.reach(min(done, self.count))
+        return done
+
+    def _begin(self) -> None:
+        """Give every idle worker a run; a new trial begins only where those that are open leave one idle."""
+        while self.pool.idle > sum(len(trial.queue) for trial in self._open) and self._may_ask():
+            if not self._ask():
+                break
+        for trial in self._open:
+            while trial.queue and self.pool.idle:
+                spec = trial.queue.pop(0)
+                trial.at_work.append(spec)
+                self.pool.begin(spec)
+
+    def _may_ask(self) -> bool:
+        """Whether there is time for another trial, and one is wanted; the first one always has time."""
+        lasting = fmean(self._times) if self._times else 0.0
+        self.late = self.deadline is not None and time.monotonic() + lasting > self.deadline
+        taken = self.trials.optuna.get_trials(deepcopy=False, states=TAKEN)
+        return len(taken) < self.count and (not self.late or not (self._times or self._open))
+
+    def _ask(self) -> bool:
+        """Begin a trial; where processes asked at the same moment for more than are wanted, the last ones give up."""
+        trials, study = self.trials, self.trials.optuna
+        trial = study.ask()
+        identity = trials.storage.get_trial_id_from_study_id_trial_number(trials.study, trial.number)
+        trial.set_user_attr("owner", trials.owner)
+        before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        if sum(other.state in TAKEN for other in before) >= self.count:
+            trials.end(identity, TrialState.FAIL)
+            return False
+        trials.held[str(trial.number)] = identity
+        # Whatever is suggested follows from this; a failed trial is tried again by a later one in its place.
+        study.sampler = _sampler(self.wish.seed, sum(other.state != TrialState.FAIL for other in before))
+        space = self.wish.space
+        params = {one.name: trial.suggest_float(one.name, one.low, one.high, log=one.log) for one in space}
+        specs = self.wish.specs(params)
+        self._open.append(_Open(str(trial.number), specs, len(specs)))
+        return True
+
+    def _take(self, spec: RunSpec, result: RunResult | Died) -> None:
+        """Keep what a run gave; one whose worker died is done again, but not for ever."""
+        trial = next(one for one in self._open if spec in one.at_work)
+        trial.at_work.remove(spec)
+        if isinstance(result, Died):
+            self._deaths[spec] += 1
+            if self._deaths[spec] < DEATHS:
+                trial.queue.append(spec)
+                return
+            result = RunResult(spec, "failed", f"{result.reason}, {DEATHS} times")
+        self.runs.append(result)
+        trial.results.append(result)
+        if len(trial.results) == trial.wanted:
+            self._open.remove(trial)
+            self._times.append(time.monotonic() - trial.began)
+            results = sorted(trial.results, key=lambda one: one.spec.seed)
+            self.trials.finish(trial.key, _record(results), fmean(one.validation_loss for one in results))
+
+
+def _sampler(seed: int, place: int) -> TPESampler:
+    """Return the sampler of one trial."""
+    drawn = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(seed=drawn, constant_liar=True)
+
+
+def _record(results: Sequence[RunResult]) -> dict[str, Any]:
+    """Return what a trial gave as plain JSON: the worst of its runs gives its status."""
+    worst = max(results, key=lambda one: ("finished", "diverged", "failed").index(one.status))
+    losses = [one.validation_loss if math.isfinite(one.validation_loss) else None for one in results]
+    return {
+        "status": worst.status,
+        "reason": worst.reason,
+        "losses": losses,
+        "seconds": sum(one.seconds for one in results),
+    }
+
+
+def told(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """Return the trials as plain JSON; the loss of one that did not finish is null."""
+    return [
+        {
+            "trial": place,
+            "params": trial.params,
+            "loss": trial.value if trial.value is not None and math.isfinite(trial.value) else None,
+            **trial.user_attrs["record"],
+        }
+        for place, trial in enumerate(trials, start=1)
+    ]
+
+
+def best_after(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lowest loss after 1, 2, 5, 10, 20, 50, ... trials, and after all."""
+    steps = [step for power in range(5) for step in (10**power, 2 * 10**power, 5 * 10**power) if step < len(trials)]
+    losses = [math.inf if trial["loss"] is None else trial["loss"] for trial in trials]
+    best = [(step, min(losses[:step])) for step in [*steps, len(trials)] if step]
+    return [{"trials": step, "loss": loss if math.isfinite(loss) else None} for step, loss in best]
+
+
+def importance(study: optuna.Study) -> dict[str, float]:
+    """Return each parameter's share in how the loss varies, the greatest first; nothing where too little is known."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    finite = [trial for trial in done if trial.value is not None and math.isfinite(trial.value)]
+    if len(finite) < ENOUGH or len(finite[0].params) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    try:
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (RuntimeError, ValueError):  # every loss is the same: nothing matters
+        return {}
