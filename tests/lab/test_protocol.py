@@ -4,7 +4,7 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Plan, Study, conduct, geometric, spread
+from steprule.lab.protocol import Comparison, Plan, Study, conduct, geometric, spread
 from steprule.lab.runs import Point, RunResult
 from steprule.lab.tasks import TaskSpec
 
@@ -128,3 +128,13 @@ def test_defaults_are_run_on_the_fresh_seeds_where_there_are_any():
     conduct(done, pretend(lambda spec: valley(spec, at=0.1)))
     assert [run.spec.seed for run in done.default_runs(plan.methods[1])] == [100, 101]
     assert {run.spec.lr for run in done.default_runs(plan.methods[1])} == {plan.methods[1].default_lr}
+
+
+def test_tasks_take_turns_and_are_all_tuned_before_any_is_scored():
+    tasks = (TaskSpec(), TaskSpec("cancer-logreg"))
+    plans = [Plan(task, (Method("sgd"), Method("adam")), Budget(), GRID, (0,), (100,), defaults=True) for task in tasks]
+    wanted = Comparison(tuple(Study(plan, plan.grid) for plan in plans)).wanted()
+    phases = [spec.phase for spec in wanted]
+    assert phases == sorted(phases, key=lambda phase: phase != "tuning")
+    assert [spec.task for spec in wanted[:12]] == 6 * list(tasks)
+    assert len({spec.lr for spec in wanted[:4]}) == 1

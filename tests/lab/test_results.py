@@ -33,6 +33,14 @@ def test_what_is_not_finite_is_null_and_the_text_is_strict_json():
     assert back["curve"] == [1.0, None, None, 0.123457]
 
 
+def test_a_number_too_large_to_be_drawn_is_null_as_the_reader_of_records_wants_it():
+    assert json.loads(as_text({"loss": 3.3e297, "least": -3.3e297, "kept": 1e149})) == {
+        "loss": None,
+        "least": None,
+        "kept": 1e149,
+    }
+
+
 def test_a_list_of_numbers_stays_on_one_line():
     text = as_text({"curve": [1.5, None, -2e-9], "rows": [{"lr": 0.1}]})
     assert '"curve": [ 1.5, null, -2e-09 ]' in text

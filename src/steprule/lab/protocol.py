@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING
 
 from steprule.lab.runs import RunResult, RunSpec
@@ -192,8 +192,13 @@ class Comparison:
             studies[result.spec.task].add([result])
 
     def wanted(self) -> list[RunSpec]:
-        """Return the runs that can be done now, task by task, learning rate by learning rate."""
-        return [spec for study in self.studies for spec in study.wanted()]
+        """Return the runs that can be done now, tuning first, the tasks in turn.
+
+        So every task has come as far as the others where the time for tuning runs out.
+        """
+        turns = zip_longest(*(study.wanted() for study in self.studies))
+        specs = [spec for turn in turns for spec in turn if spec is not None]
+        return sorted(specs, key=lambda spec: spec.phase != "tuning")
 
     def to_come(self) -> int:
         """Return how many runs are not done."""

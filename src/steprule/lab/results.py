@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import steprule as sr
 from steprule.lab.protocol import DEFAULTS, SELECTION, cut_words
-from steprule.lab.report.shape import SCHEMA
+from steprule.lab.report.shape import MOST, SCHEMA
 from steprule.lab.runs import DIVERGENCE
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
 
@@ -295,9 +295,12 @@ def as_text(value: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value as JSON will give it back: the page of a study and that of its file are the same."""
+    """Return the value as JSON will give it back: the page of a study and that of its file are the same.
+
+    What is not finite is null, and so is what a diverged run has left of numbers too large to draw.
+    """
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return float(f"{value:.6g}") if abs(value) < MOST else None
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
