@@ -274,7 +274,7 @@ def overview(document: dict[str, Any], parts: Sequence[Chapter], arms: Sequence[
         shown = [middles.get(arm.key) for arm in arms]
         said = [words.NONE if value is None else words.single(value, metric) for value in shown]
         name = f"{metric['name']}{words.suffix(metric)} {'↑' if metric['higher'] else '↓'}"
-        rows.append([chapter.task["title"], document["winner"].get(chapter.task["name"]) or "none named", name, *said])
+        rows.append([chapter.task["name"], document["winner"].get(chapter.task["name"]) or "none named", name, *said])
     return Table("Median test score, task by task", ["task", "winner", "score", *(arm.key for arm in arms)], rows)
 
 
