@@ -19,7 +19,8 @@ from steprule.lab import session as sessions
 from steprule.lab.budget import Budget
 from steprule.lab.files import prepare, write_atomically
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Plan, Study
+from steprule.lab.progress import Silence
+from steprule.lab.protocol import Comparison, Plan, Study
 from steprule.lab.results import Setting
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.session import Session
@@ -124,8 +125,8 @@ def test_a_disk_that_is_full_for_a_while_stops_no_run(tmp_path, monkeypatch):
     """Saving on the way fails twice; the last time there is room again."""
     methods = (Method("sgd"),)
     plan = Plan(TaskSpec(hidden=(4,)), methods, Budget(None, 2), (0.1,), (0,), ())
-    session = Session(Study(plan, plan.grid), Setting("steprule compare", 1, "now"), tmp_path, SimpleNamespace())
-    session.meter.phase = session.meter.advance = lambda *_: None
+    comparison = Comparison((Study(plan, plan.grid),))
+    session = Session(comparison, Setting("steprule compare", 1, "now"), tmp_path, Silence())
     room = iter([False, False])
 
     def write(path, text):
@@ -135,11 +136,13 @@ def test_a_disk_that_is_full_for_a_while_stops_no_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sessions, "write_atomically", write)
     monkeypatch.setattr(sessions, "SAVE_EVERY", -1.0)
-    specs = [RunSpec(plan.task, methods[0], 0.1, seed, plan.budget, "tuning") for seed in range(2)]
-    pool = SimpleNamespace(run=lambda batch: (RunResult(spec, "failed", "for a test") for spec in batch))
-    for result in session._watched(pool, specs):
-        session.study.add([result])
-    assert len(session.study.runs) == 2
+    for seed in range(2):
+        spec = RunSpec(plan.task, methods[0], 0.1, seed, plan.budget, "tuning")
+        comparison.add([RunResult(spec, "failed", "for a test")])
+        session._save_sometimes()
+        assert not (tmp_path / "results.json").exists()
+    with session.until_interrupted():
+        pass
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [run["status"] for run in written["results"][0]["runs"]] == ["failed", "failed"]
 
@@ -209,9 +212,8 @@ def test_a_folder_of_any_name_is_the_only_place_that_is_written_and_its_name_is_
     assert main([*TRAIN[:-1], f"--out={name}"]) == 0
     assert name in capsys.readouterr().out
     found = [path for path in tmp_path.rglob("*") if path.is_file()]
-    files = ("checkpoint.pt", "report.html", "results.json")
+    files = ("checkpoint.pt", "curves.csv", "report.html", "results.json", "runs.csv")
     assert sorted(found) == [(here / name).resolve() / file for file in files]
     report = (here / name / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in report
     assert "<b>bold" not in report
     assert json.loads((here / name / "results.json").read_text(encoding="utf-8"))["complete"]

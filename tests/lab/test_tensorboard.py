@@ -66,7 +66,7 @@ def test_train_and_compare_write_there(tmp_path):
     scalars, _ = read(tmp_path / "one")
     assert set(scalars["loss/validation"]) == set(range(6))
     out = ["--out", str(tmp_path / "out")]
-    few = "--optimizers sgd,adam --lrs 2 --no-extend --tuning-seeds 1 --seeds 1"
+    few = "--optimizers sgd,adam --lrs 2 --no-extend --no-defaults --tuning-seeds 1 --seeds 1"
     assert main([*f"compare {few} {common}".split(), str(tmp_path / "all"), *out]) == 0
     runs = {path.parent for path in (tmp_path / "all").rglob("events.out.tfevents.*")}
     assert len(runs) == 6

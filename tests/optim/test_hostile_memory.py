@@ -20,7 +20,8 @@ from truth import CLIPPED, bits, corrected_adam, fill_gradients, make, raw
 import steprule as sr
 from child import HERE, survives
 from steprule import board
-from steprule.backends.numba_cpu import CHUNK, CpuBatch, CpuKernel, _chunks
+from steprule.backends.base import chunks
+from steprule.backends.numba_cpu import CHUNK, CpuBatch, CpuKernel
 from steprule.errors import ParameterError
 from steprule.plan.schedule import schedule
 
@@ -137,7 +138,7 @@ def test_without_a_gradient_nothing_is_compiled_or_launched(monkeypatch: pytest.
 @pytest.mark.hostile("M11")
 def test_the_table_of_chunks_covers_tensors_longer_than_32_bits_can_count() -> None:
     sizes = [2**31 + 5, 0, 3, 2**33]
-    table = _chunks(sizes)
+    table = chunks(sizes, CHUNK)
     assert table.dtype == np.int64
     for tensor, size in enumerate(sizes):
         own = table[table[:, 0] == tensor]

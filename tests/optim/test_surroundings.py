@@ -236,7 +236,7 @@ def test_backends_may_be_chosen_and_agree() -> None:
     assert found == ["eager", "numba_cpu", "numba_cpu"]
     with pytest.raises(BackendError, match="there is no backend 'cuda'") as caught:
         board.sgd.optimizer(parameters, backend="cuda")
-    assert "numba_cpu, eager" in caught.value.fix
+    assert "numba_cpu, triton_gpu, eager" in caught.value.fix
 
 
 def test_a_backend_that_cannot_update_a_tensor_says_why() -> None:
