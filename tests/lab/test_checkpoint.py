@@ -242,7 +242,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.hostile("S7", "S10")
 def test_a_command_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
     """Twice here, from the command line; test_kills.py does it as often as one likes."""
-    command = "train --optimizer adam --lr 0.01 --iterations 200 --hidden 16 --no-progress --resume --out"
+    command = "train --optimizer adam --lr 0.01 --iterations 60 --hidden 16 --no-progress --resume --out"
     arguments = [sys.executable, "-c", CHILD, *command.split()]
     killed, draw = tmp_path / "killed", random.Random(1)
     for _ in range(2):

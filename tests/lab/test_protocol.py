@@ -4,7 +4,7 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Comparison, Plan, Study, conduct, geometric, spread
+from steprule.lab.protocol import Comparison, Plan, Study, geometric, spread
 from steprule.lab.runs import Point, RunResult
 from steprule.lab.tasks import TaskSpec
 
@@ -28,6 +28,11 @@ def pretend(loss_of):
             yield RunResult(spec, status, curve=(Point(1, 1.0, 32, 0.1, 0.1, loss, loss, 0.5),), test_score=0.5)
 
     return do
+
+
+def conduct(study, do):
+    while wanted := study.wanted():
+        study.add(do(wanted))
 
 
 def valley(spec, at):

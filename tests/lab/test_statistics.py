@@ -8,7 +8,7 @@ from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
 from steprule.lab.protocol import Plan, Study
 from steprule.lab.runs import RunResult, RunSpec
-from steprule.lab.statistics import Interval, compare, compared, interval, leaders, performance, verdict, winner
+from steprule.lab.statistics import Interval, compare, compared, interval, leaders, verdict, winner
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import train
 
@@ -121,11 +121,6 @@ def test_real_training_tells_a_handicap_and_nothing_else():
         told.append(compare(a, b, higher=False)[1])
         assert compare(slow, a, higher=False)[1] == "worse"
     assert told.count("indistinguishable") >= 19
-
-
-def test_a_performance_profile_counts_misses_and_begins_at_one():
-    times = {"a": {"sgd": 20.0, "adam": 10.0}, "b": {"sgd": 5.0, "adam": math.inf}}
-    assert performance(times) == {"sgd": [(1.0, 0.5), (2.0, 1.0)], "adam": [(1.0, 0.5)]}
 
 
 def test_a_seed_that_only_one_method_has_is_left_out():

@@ -11,6 +11,7 @@ from steprule.lab.methods import Method
 from steprule.lab.passes import accumulate
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
+from steprule.lab.tasks.base import ACCURACY
 from steprule.lab.training import index_plan, train
 
 SMALL = TaskSpec(hidden=(16,))
@@ -174,8 +175,9 @@ def test_a_tuning_run_never_meets_the_test_set():
 @pytest.mark.cpu
 def test_the_first_evaluation_at_the_target_counts():
     result = train(spec("adam", lr=0.01, iterations=60))
-    reached = result.iterations_to(0.5)
+    reached = result.first_met(ACCURACY, 0.5).iteration
     before = [point.score for point in result.curve if point.iteration < reached]
     assert 0 < reached <= 60
     assert max(before) < 0.5
-    assert result.iterations_to(1.1) == math.inf
+    assert result.first_met(ACCURACY, 1.1) is None
+    assert result.first_met(ACCURACY, None) is None

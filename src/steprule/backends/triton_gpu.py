@@ -277,12 +277,9 @@ class TritonBatch(Batch):
         function = self._functions.get(name)
         if function is None:
             return
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
-        else:
-            with np.errstate(all="ignore"):  # machine code does not warn either
-                function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
+        # The interpreter's arithmetic is NumPy's, which would warn where machine code does not.
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else np.errstate(all="ignore"):
+            function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
 
     def sweep(self, index: int) -> None:
         """Walk over memory once, and combine what the walk reduced."""

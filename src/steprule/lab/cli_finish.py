@@ -16,7 +16,7 @@ from steprule.lab.files import prepare
 from steprule.lab.lock import locked
 from steprule.lab.passes import check_precision
 from steprule.lab.report import terminal
-from steprule.lab.results import as_text, document
+from steprule.lab.results import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -86,11 +86,11 @@ def finish(session: Session, *, as_json: bool) -> int:
         click.echo("Interrupted before the first run was done: nothing was written.", err=True)
         return INTERRUPTED
     # Before anything is printed: whoever reads the output may stop reading.
-    unwritten = session.finish()
+    made, unwritten = session.finish()
     if as_json:
-        click.echo(as_text(document(comparison, session.setting)))
+        click.echo(as_text(made))
     else:
-        terminal.show(Console(), document(comparison, session.setting))
+        terminal.show(Console(), made)
     if unwritten is not None:
         print(f"steprule: error: cannot write to {out}: {unwritten.strerror or unwritten}.", file=sys.stderr)
         return 1

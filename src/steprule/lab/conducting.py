@@ -118,6 +118,7 @@ def asked(plans: tuple[Plan, ...], budget: str | None) -> dict[str, str]:
         "steprule": sr.__version__,
         "torch": str(torch.__version__),
     }
+    words |= {f"formula of {method.key}": method.made_of() for method in first.methods}
     for plan in plans:
         words[f"{plan.task.name}: options"] = str(plan.task)
         words[f"{plan.task.name}: run"] = str(plan.budget)

@@ -53,11 +53,6 @@ class Method:
         return ", ".join(parts + ([] if self.schedule == "constant" else [f"{self.schedule} schedule"]))
 
     @property
-    def label(self) -> str:
-        """The method with its clippings in the order they act, `clip_norm(1) → adam`."""
-        return " → ".join([*(clip.label for clip in self.clips), self.name])
-
-    @property
     def full_batch(self) -> bool:
         """Whether one iteration is one pass over the training set."""
         return self.kind.full_batch
@@ -85,6 +80,11 @@ class Method:
     def explain(self) -> Any:
         """Return the library's own account of the method; none for an optimiser that is not the library's."""
         return self.kind.account(dict(self.hyper), self.clips)
+
+    def made_of(self) -> str:
+        """Return what the optimiser computes, as far as it is known: its formula, or where it is defined."""
+        account = self.explain()
+        return account.formula.replace("\n", ", ") if account else self.kind.origin
 
     def check(self, model: torch.nn.Module, lr: float) -> None:
         """Refuse, before any work, an optimiser that cannot train this model; the model is used up."""

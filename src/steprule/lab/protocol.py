@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 from steprule.lab.runs import RunResult, RunSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
     from steprule.lab.budget import Budget
     from steprule.lab.methods import Method
     from steprule.lab.tasks import TaskSpec
-
-    Do = Callable[[Iterable[RunSpec]], Iterator[RunResult]]
-    """Does runs and yields their results as they end."""
 
 EXTENSIONS = 2
 """How many times the grid may grow by a point at an end where some method's best lies."""
@@ -229,12 +226,6 @@ def cut_words(study: Study) -> str:
         f"On {study.plan.task.name} the time ran out while learning rates were tried: what counts for every method "
         f"alike are those that all methods had tried by then ({rates})."
     )
-
-
-def conduct(study: Study, do: Do) -> None:
-    """Do all the runs of one study; it grows run by run."""
-    while wanted := study.wanted():
-        study.add(do(wanted))
 
 
 def tuning_specs(plan: Plan, rates: Iterable[float]) -> list[RunSpec]:

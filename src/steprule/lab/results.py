@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,19 @@ THEORY_POINTS = 100
 """At how many iterations a theory's line is drawn."""
 
 
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the folder one works in, and whether files differ from it; none outside a repository."""
+
+    def said(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        return {"commit": said("rev-parse", "HEAD"), "modified": bool(said("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+
+
 @dataclass(frozen=True)
 class Setting:
     """The circumstances of a study, for whoever wants to repeat it."""
@@ -42,6 +55,8 @@ class Setting:
     workers: int
     started: str
     seconds: float = 0.0
+    git: dict[str, Any] | None = field(default_factory=git_state)
+    """As it was when the study began."""
 
 
 def versions() -> dict[str, str]:
@@ -67,19 +82,6 @@ def hardware(workers: int) -> dict[str, Any]:
     }
 
 
-def git_state() -> dict[str, Any] | None:
-    """Return the commit of the folder one works in, and whether files differ from it; none outside a repository."""
-
-    def said(*words: str) -> str:
-        command = ["git", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
-
-    try:
-        return {"commit": said("rev-parse", "HEAD"), "modified": bool(said("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None
-
-
 def document(comparison: Comparison, setting: Setting) -> dict[str, Any]:
     """Return the whole of results.json."""
     studies = comparison.studies
@@ -93,7 +95,7 @@ def document(comparison: Comparison, setting: Setting) -> dict[str, Any]:
         "complete": comparison.complete,
         "versions": versions(),
         "hardware": hardware(setting.workers),
-        "git": git_state(),
+        "git": setting.git,
         "protocol": _protocol(comparison),
         "tasks": [_task(study, study.plan.task.build()) for study in studies],
         "optimizers": [_optimizer(studies[0], method) for method in methods],
@@ -238,7 +240,7 @@ def _result(study: Study, task: Task, method: Method) -> dict[str, Any]:
 def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dict[str, Any]:
     """Return what the runs of one phase come to."""
     score = interval([run.test_score for run in runs if run.test_score is not None])
-    met = [_met(run, task, target) for run in runs if run.status != "failed"]
+    met = [run.first_met(task.metric, target) for run in runs if run.status != "failed"]
     times = [run.optimizer_us_per_step for run in runs if run.optimizer_us_per_step is not None]
     return {
         "test_score": score and asdict(score),
@@ -250,13 +252,6 @@ def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dic
         "failed": sum(run.status == "failed" for run in runs),
         "optimizer_us_per_step": _median(times),
     }
-
-
-def _met(run: RunResult, task: Task, target: float | None) -> Any:
-    """Return the first point of a run that meets the target; none where none does."""
-    if target is None:
-        return None
-    return next((point for point in run.curve if task.metric.met(point.score, target)), None)
 
 
 def _to_target(met: Sequence[Any]) -> dict[str, float | None] | None:

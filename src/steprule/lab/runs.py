@@ -14,7 +14,7 @@ from steprule.lab.tasks import Exhibit
 if TYPE_CHECKING:
     from steprule.lab.budget import Budget
     from steprule.lab.methods import Method
-    from steprule.lab.tasks import TaskSpec
+    from steprule.lab.tasks import Metric, TaskSpec
 
 DIVERGENCE = (
     "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole "
@@ -100,11 +100,11 @@ class RunResult:
         """How many times, on average, each training example was seen."""
         return self.curve[-1].epoch if self.curve else 0.0
 
-    def iterations_to(self, target: float, *, higher: bool = True) -> float:
-        """Return the first evaluated iteration whose score is as good as that; infinite when there is none."""
-        sign = 1 if higher else -1
-        met = (point.iteration for point in self.curve if sign * point.score >= sign * target)
-        return next(met, math.inf)
+    def first_met(self, metric: Metric, target: float | None) -> Point | None:
+        """Return the first point whose score meets the target; none where none does, or there is no target."""
+        if target is None:
+            return None
+        return next((point for point in self.curve if metric.met(point.score, target)), None)
 
     def as_record(self) -> dict[str, Any]:
         """Return everything but the spec's task, method and budget as plain JSON; null is what is not finite."""

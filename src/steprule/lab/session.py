@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steprule.lab import tensorboard
 from steprule.lab.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ class Session:
                 writer.point(point)
 
         with self.until_interrupted(), self.meter:
-            self.meter.phase(spec.method.label, len(evaluation_points(spec, len(plan.task.build().data.train))))
+            self.meter.phase(spec.method.key, len(evaluation_points(spec, len(plan.task.build().data.train))))
             try:
                 study.add([attempt(spec, observe, checkpoint)])
             except KeyboardInterrupt:
@@ -93,10 +93,9 @@ class Session:
 
     def save(self) -> None:
         """Write results.json as things stand; an older file stays until there is a run to replace it with."""
-        self.setting = replace(self.setting, seconds=time.monotonic() - self._began)
         if self.out is None or not self.comparison.runs:
             return
-        write_atomically(self.out / "results.json", as_text(document(self.comparison, self.setting)))
+        write_atomically(self.out / "results.json", as_text(self._document()))
         self._saved = time.monotonic()
 
     def save_if_possible(self) -> None:
@@ -104,19 +103,20 @@ class Session:
         with suppress(OSError):
             self.save()
 
-    def finish(self) -> OSError | None:
-        """Write every file; return what prevented it, so that the results can be printed before it is told."""
+    def finish(self) -> tuple[dict[str, Any], OSError | None]:
+        """Write every file; return the document, and what prevented it: results are printed before that is told."""
+        made = self._document()
         try:
-            self.save()
-            self.write_report()
+            if self.out is not None:
+                write_atomically(self.out / "results.json", as_text(made))
+                write(made, self.out)
         except OSError as error:
-            return error
-        return None
+            return made, error
+        return made, None
 
-    def write_report(self) -> None:
-        """Write the page and the tables beside the results."""
-        if self.out is not None:
-            write(document(self.comparison, self.setting), self.out)
+    def _document(self) -> dict[str, Any]:
+        self.setting = replace(self.setting, seconds=time.monotonic() - self._began)
+        return document(self.comparison, self.setting)
 
     @contextmanager
     def until_interrupted(self) -> Generator[None]:

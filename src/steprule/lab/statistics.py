@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
@@ -60,6 +61,12 @@ class Pair:
 
 def interval(values: Sequence[float]) -> Interval | None:
     """Return the median with its bootstrap interval; a single value is its own, no value has none."""
+    return _interval(tuple(values))
+
+
+@lru_cache(maxsize=1 << 16)
+def _interval(values: tuple[float, ...]) -> Interval | None:
+    """Draw the interval, once: results are written again and again while runs come in, and most have not changed."""
     if not values:
         return None
     if len(set(values)) == 1:
@@ -161,26 +168,3 @@ def verdict(study: Study) -> str:
         return f"{top} is best on test data: better than every other method, seed by seed and interval by interval."
     names = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
     return f"No winner is named: {top} has the best median, but cannot be told from {names}."
-
-
-def performance(times: Mapping[str, Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
-    """Return each method's performance profile across tasks (Dolan and Moré 2002).
-
-    `times` holds for every task what each method took, infinite where it never arrived. A profile is a staircase of
-    (factor, share): the share of tasks on which the method took at most that many times what the fastest took.
-    """
-    solved = {task: min(row.values(), default=math.inf) for task, row in times.items()}
-    profiles: dict[str, list[tuple[float, float]]] = {}
-    for key in dict.fromkeys(key for row in times.values() for key in row):
-        ratios = sorted(_ratio(row.get(key, math.inf), solved[task]) for task, row in times.items())
-        finite = [ratio for ratio in ratios if math.isfinite(ratio)]
-        profiles[key] = [
-            (ratio, sum(other <= ratio for other in finite) / len(times)) for ratio in dict.fromkeys([1.0, *finite])
-        ]
-    return profiles
-
-
-def _ratio(own: float, best: float) -> float:
-    if not math.isfinite(own):
-        return math.inf
-    return own / best if best > 0 else (1.0 if own == 0 else math.inf)

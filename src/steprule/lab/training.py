@@ -194,12 +194,11 @@ def evaluation_points(spec: RunSpec, size: int) -> set[int]:
 
 def made_by(spec: RunSpec) -> dict[str, str]:
     """Return everything that decides a run, in words: what a checkpoint is compared by."""
-    account = spec.method.explain()
     budget = {key: str(value) for key, value in asdict(spec.budget).items() if key != "timeout"}
     return {
         "task": str(spec.task),
         "method": spec.method.key,
-        "formula": account.formula.replace("\n", ", ") if account else spec.method.kind.origin,
+        "formula": spec.method.made_of(),
         "lr": repr(spec.lr),
         "seed": str(spec.seed),
         **budget,

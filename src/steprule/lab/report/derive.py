@@ -228,7 +228,8 @@ def met(run: dict[str, Any], task: dict[str, Any], x: str = "epoch") -> float | 
 def profile(parts: Sequence[Chapter]) -> dict[str, list[float]]:
     """Return for each optimiser, task by task, how many times the fastest's epochs it took to the target.
 
-    A miss is infinite; so is an optimiser that never met the task.
+    This is what a performance profile counts (Dolan & Moré, 2002). A miss is infinite; so is an optimiser that never
+    met the task.
     """
     ratios: dict[str, list[float]] = {}
     for chapter in parts:

@@ -34,11 +34,6 @@ class Look:
         return COLOURS[self.place % len(COLOURS)][0]
 
     @property
-    def dark(self) -> str:
-        """Its colour on black."""
-        return COLOURS[self.place % len(COLOURS)][1]
-
-    @property
     def variable(self) -> str:
         """The page's name for the colour of the scheme in use."""
         return f"--c{self.place % len(COLOURS)}"
