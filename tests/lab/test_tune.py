@@ -107,12 +107,31 @@ def test_another_plan_is_refused(whole, capsys):
         assert words in said
 
 
-def test_more_trials_go_on_and_what_a_process_that_is_gone_tried_is_tried_again(whole, tmp_path, capsys):
-    out, document = whole
-    journal = shutil.copy(out / "tuning.journal", tmp_path)
+def abandoned(out, folder):
+    """Return a trial of a process that is gone, in a copy of a study."""
+    journal = shutil.copy(out / "tuning.journal", folder)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     trial = optuna.load_study(study_name="steprule tune", storage=storage).ask()
     trial.set_user_attr("owner", f"{replace(Owner.here(), started='1')}/0")
+    return trial
+
+
+def test_what_was_suggested_in_part_is_suggested_anew_as_if_nothing_had_happened(whole, tmp_path, capsys):
+    out, document = whole
+    low, high = (document["search"][0][end] for end in ("low", "high"))
+    for name in ("disturbed", "alone"):
+        (tmp_path / name).mkdir()
+    shutil.copy(out / "tuning.journal", tmp_path / "alone")
+    half = abandoned(out, tmp_path / "disturbed").suggest_float("lr", low, high, log=True)
+    rest = "--workers 1 --trials 16 --search beta=0.5:0.99 --resume"
+    found = [json.loads(process(tmp_path / name, rest).communicate()[0]) for name in ("disturbed", "alone")]
+    assert tried(found[0]) == tried(found[1])
+    assert half not in [trial["params"]["lr"] for trial in found[0]["trials"]]
+
+
+def test_more_trials_go_on_and_what_a_process_that_is_gone_tried_is_tried_again(whole, tmp_path, capsys):
+    out, document = whole
+    trial = abandoned(out, tmp_path)
     low, high = (document["search"][0][end] for end in ("low", "high"))
     params = {"lr": trial.suggest_float("lr", low, high, log=True), "beta": trial.suggest_float("beta", 0.5, 0.99)}
     more = tuned(capsys, tmp_path, "--workers 1 --trials 16 --search beta=0.5:0.99 --resume")

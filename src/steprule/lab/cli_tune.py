@@ -104,7 +104,7 @@ def tune(ctx: click.Context, **values: Any) -> int:
     gauge = meter(Console(stderr=True), "trials", wanted=not values["no_progress"])
     started, clock, interrupted = now(), time.monotonic(), False
     with folder(values, "tuning.journal"), Trials.at(place, STUDY) as trials:
-        trials.agree_on(wish.asked())
+        trials.agree_on(wish)
         _announce(Console(stderr=True, quiet=values["no_progress"]), wish, workers)
         deadline = None if seconds is None else clock + seconds
         search = Search(wish, values["trials"], trials, Pool(workers), gauge, deadline)

@@ -101,19 +101,27 @@ class Wish:
 class Trials(Ledger):
     """The study's trials; what a process that is gone was trying is queued again."""
 
+    searched: frozenset[str] = frozenset()
+    """The names of what is searched, once that is agreed on."""
+
     @property
     def optuna(self) -> optuna.Study:
         """The study as Optuna knows it."""
         return optuna.load_study(study_name=STUDY, storage=self.storage)
 
     def release(self, trial: int) -> None:
-        """Fail a trial that nobody is doing any more, and let its parameters be tried again."""
+        """Fail a trial that nobody is doing any more, and let its parameters be tried again.
+
+        A process killed while it suggested them left some only; those are forgotten, and all are suggested anew, as
+        they would have been.
+        """
         params = self.storage.get_trial(trial).params
-        if self.end(trial, TrialState.FAIL) and params:
+        if self.end(trial, TrialState.FAIL) and params.keys() == self.searched:
             self.optuna.enqueue_trial(params)
 
-    def agree_on(self, asked: dict[str, str]) -> None:
+    def agree_on(self, wish: Wish) -> None:
         """Begin a study of this plan, or join it; refuse a storage that holds another, and say what differs."""
+        asked, self.searched = wish.asked(), frozenset(one.name for one in wish.space)
         if PLAN not in self.storage.get_study_user_attrs(self.study):
             self.storage.set_study_user_attr(self.study, PLAN, asked)
         self.compare(self.storage.get_study_user_attrs(self.study)[PLAN], asked)
