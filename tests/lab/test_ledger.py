@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -142,6 +143,15 @@ def test_another_plan_is_refused_and_the_difference_named(two):
         b.join({"seeds": "6", "torch": "2"}, {})
 
 
+def test_of_two_plans_proposed_at_the_same_moment_the_first_counts_for_both(two, monkeypatch):
+    a, b = two
+    refresh, blind = b.refresh, iter([True])
+    monkeypatch.setattr(b, "refresh", lambda: None if next(blind, False) else refresh())
+    a.join({"seeds": "5"}, {"n": 1})
+    assert b.join({"seeds": "5"}, {"n": 2}) == {"n": 1}
+    assert a.agree("other", {"by": "a"}) == b.agree("other", {"by": "b"}) == {"by": "a"}
+
+
 @pytest.mark.parametrize("torn", ['{"op_code":4,"wor', '{"op_code":4}garbage', "\x00\x00"])
 def test_a_torn_last_line_loses_nothing(tmp_path, torn):
     path = tmp_path / "study.journal"
@@ -177,9 +187,9 @@ def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
 
 
-def start(out, *more):
+def start(out, *more, **how):
     command = [sys.executable, "-m", "steprule", *TINY.split(), "--out", str(out), *more]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, **how)
 
 
 def numbers(out):
@@ -207,8 +217,31 @@ def test_two_processes_in_two_folders_finish_one_study(place, tmp_path, whole):
     ledger = Ledger.at(place, "steprule compare")
     done = [trial for trial in ledger.storage.get_all_trials(ledger.study) if trial.state == TrialState.COMPLETE]
     assert set(Counter(trial.user_attrs["key"] for trial in done).values()) == {1}
-    assert len(done) == len(whole) + 1  # and the plan
+    assert len(done) == len(whole)
     ledger.close()
+
+
+@pytest.mark.hostile("S8")
+def test_a_disk_that_is_full_in_the_midst_of_a_study_is_told_and_gone_on_from(place, tmp_path, whole):
+    out, room = tmp_path / "out", 150_000 if place.startswith("sqlite") else 20_000
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))}
+    first = start(out, "--storage", place, stderr=subprocess.PIPE, text=True, **full)
+    told = first.communicate()[1].splitlines()
+    assert first.returncode == 1
+    assert len(told) == 3
+    assert told[0].startswith("steprule: error: what is done can no longer be recorded: ")
+    assert told[1] == place
+    assert start(out, "--storage", place).wait() == 0
+    assert numbers(out) == whole
+
+
+def test_a_study_that_is_begun_anew_leaves_the_one_before(tmp_path, capsys):
+    line = [part for part in TINY.split() if part != "--no-progress"]
+    for told in ("", f"--storage {tmp_path / 'study.journal.before'}"):
+        assert main([*line, "--trials", "1", "--no-defaults", "--out", str(tmp_path)]) == 0
+        assert told in " ".join(capsys.readouterr().err.split())
+    runs = [(tmp_path / name).read_text().count('"record"') for name in ("study.journal", "study.journal.before")]
+    assert runs[0] == runs[1] > 10
 
 
 @pytest.mark.hostile("S7", "L5")

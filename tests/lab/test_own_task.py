@@ -9,7 +9,8 @@ import pytest
 
 from steprule import errors
 from steprule.__main__ import main
-from steprule.lab.tasks import TaskSpec, digest
+from steprule.lab.loading import digest
+from steprule.lab.tasks import TaskSpec
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -129,12 +130,49 @@ def test_what_is_not_there_is_told(name, said, small, capsys):
     assert said in err
 
 
-def test_a_changed_file_is_another_task(small):
-    before = digest("small.py:task")
-    assert TaskSpec("small.py:task", source=before) != TaskSpec("small.py:task")
+@pytest.mark.parametrize("name", ["small.py:task", "small:task", "small:made", "again:made"])
+def test_a_changed_file_is_another_task(name, small, monkeypatch):
+    (small / "again.py").write_text("from small import made", encoding="utf-8")
+    for module in ("small", "again"):  # another test's file may have the same name, and its folder be searched
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(small)
+    before = digest(name)
     (small / "small.py").write_text(SMALL + "\n", encoding="utf-8")
-    assert digest("small.py:task") not in {before, None}
-    assert digest("digits-mlp") is digest("small:task") is None
+    assert digest(name) not in {before, ""}
+
+
+PLAN = """
+task = "small.py:task"
+optimizers = "sgd,other.py:Mine"
+trials = 1
+lr-range = [0.1, 1]
+iterations = 2
+seeds = 1
+defaults = false
+workers = 1
+no-progress = true
+"""
+
+
+def test_a_study_is_gone_on_with_only_where_task_and_optimiser_are_the_same(small, capsys):
+    (small / "other.py").write_text("import torch\nclass Mine(torch.optim.SGD): pass", encoding="utf-8")
+    (small / "plan.toml").write_text(PLAN, encoding="utf-8")
+    line = ["compare", "--config", "plan.toml"]
+    assert main(line) == 0
+    assert main([*line, "--resume"]) == 0
+    for name, said in ("other.py", "formula of other.py:Mine"), ("small.py", "small.py:task: options"):
+        text = (small / name).read_text(encoding="utf-8")
+        (small / name).write_text(text + "\n", encoding="utf-8")
+        capsys.readouterr()
+        assert main([*line, "--resume"]) == 2
+        assert said in capsys.readouterr().err
+        (small / name).write_text(text, encoding="utf-8")
+
+
+def test_two_tasks_of_one_name_are_refused(small, capsys):
+    assert main(["compare", "--tasks", "small.py:task,small.py:made", "--no-progress", "--out", "out"]) == 2
+    assert "small.py:task and small.py:made are both named 'line'" in capsys.readouterr().err
+    assert not (small / "out" / "study.journal").exists()
 
 
 def test_an_error_of_a_task_is_of_the_family():

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -44,14 +45,23 @@ def cifar_files():
     return found
 
 
-def archive(files):
+def archive(files, *before):
+    """Pack files, and entries of any kind before them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for entry in before:
+            tar.addfile(entry, io.BytesIO(bytes(min(entry.size, 1000))))
         for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+            tar.addfile(entry_of(name, len(content)), io.BytesIO(content))
     return buffer.getvalue()
+
+
+def entry_of(name, size=0, **more):
+    entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+    entry.size = size
+    for key, value in more.items():
+        setattr(entry, key, value)
+    return entry
 
 
 @pytest.fixture
@@ -203,6 +213,55 @@ def test_a_wrong_file_of_cifar10_is_refused(case, packing, write):
 )
 def test_a_wrong_archive_is_refused(content, said, write):
     refused("cifar10", write({published.CIFAR_ARCHIVE: content}), said)
+
+
+# Files that swell, or reach outside: their checksums are forged here, as if nothing else protected ---------
+
+
+@pytest.mark.hostile("S5")
+def test_a_file_that_swells_is_unpacked_no_further_than_it_says(write):
+    content = idx(drawn(60, 28, 28)) + bytes(64_000_000)
+    folder = write(packed(change(mnist_files(), IMAGES, content)))
+    tracemalloc.start()
+    refused("mnist", folder, "goes on after its last example")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+
+
+def declared(size):
+    """Pack an entry that says it is so long, and has nothing in it."""
+    return gzip.compress(entry_of(BATCHES[0], size).tobuf())
+
+
+@pytest.mark.hostile("S5")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            declared(1 << 40),
+            "'cifar-10-batches-bin/data_batch_1.bin' in cifar-10-binary.tar.gz is no plain file, or too",
+        ),
+        (archive(cifar_files(), entry_of("x", linkname="/etc/passwd", type=tarfile.SYMTYPE)), "/x' in"),
+        (archive({}, entry_of(BATCHES[0], linkname="../../x", type=tarfile.LNKTYPE)), "is no plain file"),
+        (archive({}, entry_of(BATCHES[0], type=tarfile.CHRTYPE)), "is no plain file"),
+        (archive(cifar_files(), *(entry_of(str(number)) for number in range(2000))), "lacks a file"),
+    ],
+    ids=["a length without end", "a symbolic link", "a hard link", "a device", "thousands of entries"],
+)
+def test_an_archive_that_swells_or_reaches_outside_is_refused(content, said, write):
+    refused("cifar10", write({published.CIFAR_ARCHIVE: content}), said)
+
+
+@pytest.mark.hostile("S5")
+def test_names_that_reach_outside_are_passed_over(write, tmp_path):
+    names = ("../../x", "/x", "../cifar-10-batches-bin/../x", "a/data_batch_1.bin")
+    folder = write(
+        {published.CIFAR_ARCHIVE: archive(cifar_files(), *(entry_of(name, 5) for name in names))}, under="in"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    assert len(TaskSpec("cifar10", data_dir=str(folder / "in")).build().data.train) == 48
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

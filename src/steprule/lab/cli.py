@@ -23,6 +23,7 @@ from steprule.lab.cli_lists import completion, optimizers, tasks
 from steprule.lab.cli_report import report
 from steprule.lab.cli_tune import tune
 from steprule.lab.config import Configured
+from steprule.lab.ledger import Unrecorded
 from steprule.lab.lock import locked
 from steprule.lab.optimizers import NAMES
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
@@ -156,7 +157,7 @@ def run(line: Sequence[str]) -> int:
         return 2
     except sr.errors.StepruleError as error:
         print(f"steprule: error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, Unrecorded) else 2
     finally:
         warnings.showwarning = shown
         torch.set_num_threads(threads)

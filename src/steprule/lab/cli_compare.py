@@ -22,6 +22,8 @@ from steprule.lab.results import Setting
 from steprule.lab.session import Session, now
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from steprule.lab.fitting import Pace
     from steprule.lab.methods import Method
     from steprule.lab.tasks import TaskSpec
@@ -92,7 +94,21 @@ def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[Plan, ...]:
     if len(names) > 1 and values["target"] is not None:
         raise click.UsageError("--target is of one task: leave it out, or give --task.")
     methods = crossed(options.methods(ctx, values["optimizers"], values), values["schedules"], values["clip"])
-    return tuple(_plan(ctx, values, options.task({**values, "task": name}), methods) for name in names)
+    tasks = [options.task({**values, "task": name}) for name in names]
+    _told_apart(tasks)
+    return tuple(_plan(ctx, values, task, methods) for task in tasks)
+
+
+def _told_apart(tasks: Sequence[TaskSpec]) -> None:
+    """Refuse tasks of one name: nobody could tell which of them a number is of."""
+    named: dict[str, str] = {}
+    for task in tasks:
+        name = task.build().name
+        if name in named:
+            raise click.UsageError(
+                f"--tasks: {named[name]} and {task.name} are both named {name!r}; name one otherwise."
+            )
+        named[name] = task.name
 
 
 def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: tuple[Method, ...]) -> Plan:
@@ -118,7 +134,7 @@ def _agreed(
 ) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
     """Return the plans as the first process has fitted them to the time; say what is about to happen."""
     ledger.refresh()
-    known = PLAN in ledger.records()
+    known = ledger.agreed(PLAN) is not None
     paces: list[Pace] = [] if known else [measured(plan) for plan in plans]
     fit, told = plans, list[str]()
     if budget is not None and not known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,13 +63,20 @@ def check(plan: Plan, out: Path | None, events: Path | None) -> None:
 
 @contextmanager
 def folder(values: dict[str, Any], journal: str) -> Generator[None]:
-    """Hold the folder; a study that is neither gone on with nor shared begins with an empty journal."""
+    """Hold the folder; a study that is neither gone on with nor shared begins with an empty journal.
+
+    The journal that is there is kept beside it until the next study begins.
+    """
     out: Path = values["out"]
     joining = values["resume"] or values["storage"] is not None
     if not joining:
         with locked(out):
-            for name in (journal, f"{journal}.lock"):
-                (out / name).unlink(missing_ok=True)
+            (out / f"{journal}.lock").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                (out / journal).replace(kept := out / f"{journal}.before")
+                if not values["no_progress"]:
+                    told = f"A new study; the one in {out} before can be gone on with by --storage {kept}."
+                    click.echo(told, err=True)
     with locked(out, shared=True):
         yield
 

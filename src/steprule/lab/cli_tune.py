@@ -190,7 +190,6 @@ def _announce(talk: Console, wish: Wish, workers: int) -> None:
 
 def _results(ctx: click.Context, wish: Wish, trials: Trials) -> dict[str, Any]:
     """Return what the study holds now, as plain JSON."""
-    trials.refresh()
     found = told(trials.complete())
     best = min((one for one in found if one["loss"] is not None), key=lambda one: one["loss"], default=None)
     return {

@@ -56,7 +56,7 @@ class Conductor:
         self.ledger.refresh()
         records, lost = self.ledger.records(), set(self.ledger.lost())
         for study in self.comparison.studies:
-            self._cut(study, records.get(cut_key(study)))
+            self._cut(study)
         done = len(self.comparison.runs)
         while found := [
             result_of(spec, records.get(key_of(spec)))
@@ -72,10 +72,11 @@ class Conductor:
             self.changed()
         return wanted
 
-    def _cut(self, study: Study, agreed: dict[str, list[float]] | None) -> None:
+    def _cut(self, study: Study) -> None:
         """End the tuning of a task whose time is up, on the learning rates that are complete: the same for all."""
         if study.cut is not None:
             return
+        agreed = self.ledger.agreed(cut_key(study))
         late = self.deadline is not None and time.monotonic() > self.deadline
         if agreed is None and late and study.tuning() and study.complete_rates():
             agreed = self.ledger.agree(cut_key(study), {"rates": list(study.complete_rates())})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
@@ -110,14 +111,16 @@ class Journal(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write whole lines at the end, or none."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._lock_of_ours.acquire()
         try:
+            self._lock_of_ours.acquire()
             with self._journal.open("r+b", buffering=0) as file:
                 end = whole_length(file)
                 file.truncate(end)
                 file.seek(end)
                 _write(file, text.encode())
                 os.fsync(file.fileno())
+        except OSError as error:  # told as Optuna tells it of a database
+            raise StorageInternalError(error.strerror) from error
         finally:
             self._lock_of_ours.release()
 
@@ -154,12 +157,17 @@ def opened(place: str) -> BaseStorage:
     except sr.errors.StepruleError:
         raise
     except Exception as error:
-        told = " ".join(str(error.__cause__ or error).split())[:200]
         raise sr.errors.StateError(
-            f"the storage cannot be opened: {told}",
+            f"the storage cannot be opened: {reason(error)}",
             where=place,
             fix="give --storage a file that can be written to, or a database's URL such as sqlite:///study.db",
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why a storage failed: what a driver or the system said, where Optuna hands it on."""
+    cause = error.__cause__ or error
+    return " ".join(str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause).split())[:200]
 
 
 def _file(path: Path) -> BaseStorage:

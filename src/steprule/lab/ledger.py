@@ -3,7 +3,8 @@
 A trial carries the key of a run and, when it is done, its record: plain JSON, nothing that is executed. To claim a
 run is to create its trial, running and with its owner in it, in one write; of several trials with one key that are
 running or complete the lowest number counts, so two processes that claim the same run find out at once which of them
-has it. A trial ends once: the storage refuses whoever comes second.
+has it. A trial ends once: the storage refuses whoever comes second. What the processes have to agree on is proposed
+in the same way, by a trial that has failed, so that no sampler learns from it: the first proposal counts.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 import steprule as sr
-from steprule.lab.journal import closed, display, opened
+from steprule.lab.journal import closed, display, opened, reason
 from steprule.lab.owner import Owner
 
 if TYPE_CHECKING:
@@ -41,9 +42,13 @@ DEATHS = 3
 """How often a run's worker may die before that is the run's result."""
 
 PLAN = "plan"
-"""The key of the trial that holds the plan: the first of them counts, as with any other."""
+"""The key under which the processes of a study agree on its plan."""
 
 LIVE = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+
+
+class Unrecorded(sr.errors.StepruleError):
+    """A study's storage takes nothing any more, or cannot be reached."""
 
 
 @dataclass
@@ -74,9 +79,15 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):  # a full disk: whoever comes next finds the owner dead
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with suppress(OSError, StorageInternalError):  # whoever comes next finds the owner dead
             self.close()
+        if isinstance(error, StorageInternalError):
+            raise Unrecorded(
+                f"what is done can no longer be recorded: {reason(error)}",
+                where=display(self.place),
+                fix="make room there, or make it reachable again; --resume goes on with the study",
+            ) from error
 
     def close(self) -> None:
         """Give back what is not done, and let go of the storage."""
@@ -158,8 +169,7 @@ class Ledger:
         return True
 
     def _create(self, state: TrialState, attributes: Mapping[str, Any]) -> int:
-        value = 0.0 if state == TrialState.COMPLETE else None
-        template = optuna.trial.create_trial(state=state, value=value, user_attrs=dict(attributes))
+        template = optuna.trial.create_trial(state=state, user_attrs=dict(attributes))
         return self.storage.create_new_trial(self.study, template)
 
     def finish(self, key: str, record: Mapping[str, Any], value: float) -> bool:
@@ -190,22 +200,23 @@ class Ledger:
         except UpdateFinishedTrialError:
             return False
 
+    def agreed(self, key: str) -> dict[str, Any] | None:
+        """Return what the processes of the study have agreed on under a key, if they have."""
+        proposed = (trial for trial in self._trials.get(key, ()) if trial.state == TrialState.FAIL)
+        return next((trial.user_attrs["record"] for trial in proposed if "record" in trial.user_attrs), None)
+
     def agree(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the processes of the study have agreed on under a key: the first proposal, perhaps this one."""
         self.refresh()
-        if key not in self.records():
-            self._create(TrialState.COMPLETE, {"key": key, "record": dict(record)})
+        while (found := self.agreed(key)) is None:
+            self._create(TrialState.FAIL, {"key": key, "record": dict(record)})
             self.refresh()
-        return self.records()[key]
+        return found
 
     def join(self, asked: Mapping[str, str], fitted: Mapping[str, Any]) -> dict[str, Any]:
         """Return the plan that the study was begun with; refuse another one, and say what differs."""
         plan = self.agree(PLAN, {"asked": dict(asked), "fitted": dict(fitted)})
-        self.compare(plan["asked"], asked)
-        return plan["fitted"]
-
-    def compare(self, there: Mapping[str, str], asked: Mapping[str, str]) -> None:
-        """Refuse a plan that is another than the study's, and say what differs."""
+        there = plan["asked"]
         differing = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
         if differing:
             told = "; ".join(
@@ -216,3 +227,4 @@ class Ledger:
                 where=display(self.place),
                 fix="give the options that began it, or another --out or --storage",
             )
+        return plan["fitted"]

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import steprule as sr
@@ -45,6 +45,18 @@ def load(text: str) -> Any:
     return found
 
 
+def digest(text: str) -> str:
+    """Return the beginning of the SHA-256 of the file in which what a reference names is written; empty if none is.
+
+    A study goes on only with what it began with.
+    """
+    found, home = load(text), text.rpartition(":")[0]
+    if isinstance(found, type | FunctionType):
+        home = found.__module__  # it may have been imported to where it is named
+    path = Path(home if home.endswith(".py") else getattr(sys.modules.get(home), "__file__", None) or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+
+
 def place(error: Exception) -> sr.errors.Origin | str:
     """Return the line that raised an error: the last one that is none of a library's own, if there is one."""
     if isinstance(error, SyntaxError) and error.filename:
@@ -79,14 +91,14 @@ def _file(path: Path) -> ModuleType:
     """Execute a file as a module of its own, which can be imported again under its name."""
     try:
         whole = path.resolve(strict=True)
-        digest = hashlib.sha256(str(whole).encode()).hexdigest()[:12]
+        whereabouts = hashlib.sha256(str(whole).encode()).hexdigest()[:12]
     except OSError as error:
         raise sr.errors.StepruleError(
             f"cannot read {path}: {error.strerror or error}",
             where=f"in the folder {Path.cwd()}",
             fix="give the path of a Python file",
         ) from error
-    name = f"steprule_user_{path.stem}_{digest}"
+    name = f"steprule_user_{path.stem}_{whereabouts}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, whole)

@@ -12,6 +12,7 @@ import torch
 
 import steprule as sr
 from steprule.lab.clips import Clip
+from steprule.lab.loading import digest
 from steprule.lab.optimizers import Kind, find, worded
 
 _USUAL = "clip_global_norm"
@@ -82,9 +83,11 @@ class Method:
         return self.kind.account(dict(self.hyper), self.clips)
 
     def made_of(self) -> str:
-        """Return what the optimiser computes, as far as it is known: its formula, or where it is defined."""
+        """Return what the optimiser computes, as far as it is known: its formula, or the code that defines it."""
         account = self.explain()
-        return account.formula.replace("\n", ", ") if account else self.kind.origin
+        if account is not None:
+            return account.formula.replace("\n", ", ")
+        return f"{self.kind.origin} {digest(self.name)}".rstrip()
 
     def check(self, model: torch.nn.Module, lr: float) -> None:
         """Refuse, before any work, an optimiser that cannot train this model; the model is used up."""

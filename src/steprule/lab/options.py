@@ -15,11 +15,12 @@ import steprule as sr
 from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
 from steprule.lab.fitting import seconds_of
+from steprule.lab.loading import digest
 from steprule.lab.methods import Method, accepted, value_of
 from steprule.lab.optimizers import NAMES, find
 from steprule.lab.passes import PRECISIONS
 from steprule.lab.schedules import SCHEDULES
-from steprule.lab.tasks import TASKS, TaskSpec, digest, named, takes
+from steprule.lab.tasks import TASKS, TaskSpec, named, several, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -112,9 +113,10 @@ class TaskNames(click.ParamType):
         """Return the names once each, or say which are allowed."""
         if isinstance(value, tuple):
             return value
-        if str(value).strip() == "all":
-            return tuple(name for name in TASKS if not any(takes(name).values()))
-        return tuple(dict.fromkeys(TaskName().convert(part.strip(), param, ctx) for part in str(value).split(",")))
+        try:
+            return several(str(value))
+        except sr.errors.TaskError as error:
+            self.fail(f"{error.what}; or {error.fix}.", param, ctx)
 
 
 class Schedules(click.ParamType):
@@ -335,7 +337,7 @@ def task(values: dict[str, Any]) -> TaskSpec:
     for key, needed in takes(name).items():
         if needed and key not in given:
             raise click.UsageError(f"--task {name} needs --{key.replace('_', '-')}, the folder of its published files.")
-    return TaskSpec(name, **given, source=digest(name))
+    return TaskSpec(name, **given, source=None if name in TASKS else digest(name))
 
 
 def target(values: dict[str, Any], spec: TaskSpec) -> float | None:

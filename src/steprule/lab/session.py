@@ -127,7 +127,8 @@ class Session:
             self.comparison.complete = True
         except KeyboardInterrupt:
             self.comparison.interrupted = True
-        self.save_if_possible()
+        finally:
+            self.save_if_possible()
 
 
 def now() -> str:

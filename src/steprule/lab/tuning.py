@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 STUDY = "steprule tune"
 """The name of the study in its storage."""
 
-PLAN = "plan"
-"""The study's attribute that says what it is of."""
-
 ENOUGH = 10
 """The finished trials from which on it is told which parameter matters."""
 
@@ -121,10 +118,8 @@ class Trials(Ledger):
 
     def agree_on(self, wish: Wish) -> None:
         """Begin a study of this plan, or join it; refuse a storage that holds another, and say what differs."""
-        asked, self.searched = wish.asked(), frozenset(one.name for one in wish.space)
-        if PLAN not in self.storage.get_study_user_attrs(self.study):
-            self.storage.set_study_user_attr(self.study, PLAN, asked)
-        self.compare(self.storage.get_study_user_attrs(self.study)[PLAN], asked)
+        self.searched = frozenset(one.name for one in wish.space)
+        self.join(wish.asked(), {})
 
     def complete(self) -> list[FrozenTrial]:
         """Return the trials that gave a result, in the order in which they were suggested."""

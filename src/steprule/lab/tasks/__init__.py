@@ -6,11 +6,9 @@ here is named by where it is found, as `module:name` or `file.py:name`.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["ALIASES", "TASKS", "Exhibit", "Metric", "Task", "TaskSpec", "Theory", "digest", "named", "several", "takes"]
+__all__ = ["ALIASES", "TASKS", "Exhibit", "Metric", "Task", "TaskSpec", "Theory", "named", "several", "takes"]
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits-mlp": digits_mlp,
@@ -98,14 +96,6 @@ class TaskSpec:
         return {
             name: value for name, value in vars(self).items() if name not in {"name", "source"} and value is not None
         }
-
-
-def digest(name: str) -> str | None:
-    """Return the beginning of the SHA-256 of the file that a user's task lies in; none for any other task."""
-    path = Path(name.rpartition(":")[0])
-    if name in TASKS or path.suffix != ".py" or not path.is_file():
-        return None
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 @cache
