@@ -300,7 +300,7 @@ def test_the_tables_beside_the_page_hold_every_run_and_every_point():
     assert float(first["lr"]) == float(first["lr_now"]) == expected[0]["lr"]
 
 
-@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("width", [60, 80, 140])
 @pytest.mark.parametrize("shape", [{"optimizers": 12, "tasks": 2}, {"optimizers": 1, "seeds": 1, "lrs": 1}])
 def test_the_terminal_table_fits_and_says_the_same(width, shape):
     made = synthetic.document(**shape)
@@ -312,7 +312,9 @@ def test_the_terminal_table_fits_and_says_the_same(width, shape):
     for place in range(shape["optimizers"]):
         assert any(line.startswith(synthetic.key(place).split(" ")[0]) for line in lines)
     assert made["results"][0]["tuned"]["runs"] > 0
-    assert words.score(made["results"][0]["tuned"]["test_score"], made["tasks"][0]["metric"]) in out.getvalue()
+    score = words.score(made["results"][0]["tuned"]["test_score"], made["tasks"][0]["metric"])
+    assert score.split(" [")[0] in out.getvalue()
+    assert (score in out.getvalue()) == ("B/par." in out.getvalue()) == (width >= 80)
 
 
 def test_uplot_is_the_published_one_and_keeps_its_licence():

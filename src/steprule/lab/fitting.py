@@ -12,7 +12,7 @@ from steprule.lab.protocol import geometric
 from steprule.lab.training import POINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from steprule.lab.budget import Budget
     from steprule.lab.protocol import Plan
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 STARTUP = 4.0
 """Seconds until the workers have imported torch."""
 
-FEWEST_RATES = 5
-SHORTEST = 0.05
-"""The share of its length below which a run is not cut."""
+FEW_RATES, FEWEST_RATES = 7, 5
+"""So many learning rates are kept until runs are short, and to the last."""
+
+SHORT, SHORTEST = 0.5, 0.05
+"""The shares of their length to which runs are cut before learning rates go on being given up, and at most."""
 
 MARGIN = 0.8
 """The part of the time that is planned for: an estimate is one."""
@@ -75,29 +77,45 @@ def fitted(
     plans: tuple[Plan, ...], paces: Sequence[Pace], workers: int, seconds: float
 ) -> tuple[tuple[Plan, ...], list[str]]:
     """Return plans that take at most so long, and in words what was given up: the same for every method."""
-
-    def fits(some: Sequence[Plan]) -> bool:
-        return estimate(some, paces, workers) <= MARGIN * seconds
-
-    words: list[str] = []
     rates, seeds = len(plans[0].grid), len(plans[0].tuning_seeds)
-    while not fits(plans) and len(plans[0].grid) > FEWEST_RATES:
-        fewer = len(plans[0].grid) - 1
-        plans = tuple(replace(plan, grid=geometric(plan.grid[0], plan.grid[-1], fewer)) for plan in plans)
-    if len(plans[0].grid) < rates:
-        words.append(f"{len(plans[0].grid)} learning rates instead of {rates}")
-    while not fits(plans) and len(plans[0].tuning_seeds) > 1:
-        plans = tuple(replace(plan, tuning_seeds=plan.tuning_seeds[:-1]) for plan in plans)
-    if len(plans[0].tuning_seeds) < seeds:
-        left = len(plans[0].tuning_seeds)
-        words.append(f"{left} tuning {'seed' if left == 1 else 'seeds'} instead of {seeds}")
-    whole, share = plans, 1.0
-    while not fits(plans) and share > SHORTEST:
-        share = max(SHORTEST, 0.9 * share)
-        plans = tuple(replace(plan, budget=_shorter(plan.budget, share)) for plan in whole)
+    found, fewer, less, share = plans, rates, seeds, 1.0
+    for fewer, less, share in _sparing(rates, seeds):
+        found = tuple(_spared(plan, fewer, less, share) for plan in plans)
+        if estimate(found, paces, workers) <= MARGIN * seconds:
+            break
+    words: list[str] = []
+    if less < seeds:
+        words.append(f"{less} tuning {'seed' if less == 1 else 'seeds'} instead of {seeds}")
+    if fewer < rates:
+        words.append(f"{fewer} learning rates instead of {rates}")
     if share < 1:
         words.append(f"runs of {100 * share:.0f} % of their length")
-    return plans, words
+    return found, words
+
+
+def _sparing(rates: int, seeds: int) -> Iterator[tuple[int, int, float]]:
+    """Yield learning rates, tuning seeds and the share of a run's length, in the order in which they are given up.
+
+    Seeds first: a coarse grid misses the best learning rate by more than a second seed moves it.
+    """
+    share = 1.0
+    yield rates, seeds, share
+    while seeds > 1:
+        seeds -= 1
+        yield rates, seeds, share
+    for least, shortest in ((FEW_RATES, SHORT), (FEWEST_RATES, SHORTEST)):
+        while rates > least:
+            rates -= 1
+            yield rates, seeds, share
+        while share > shortest:
+            share = max(shortest, 0.95 * share)
+            yield rates, seeds, share
+
+
+def _spared(plan: Plan, rates: int, seeds: int, share: float) -> Plan:
+    """Return a plan with so many learning rates over the same range, so many seeds, and runs of such a length."""
+    grid = plan.grid if rates == len(plan.grid) else geometric(plan.grid[0], plan.grid[-1], rates)
+    return replace(plan, grid=grid, tuning_seeds=plan.tuning_seeds[:seeds], budget=_shorter(plan.budget, share))
 
 
 def _shorter(budget: Budget, share: float) -> Budget:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import groupby, zip_longest
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from steprule.lab.runs import RunResult, RunSpec
@@ -189,13 +189,16 @@ class Comparison:
             studies[result.spec.task].add([result])
 
     def wanted(self) -> list[RunSpec]:
-        """Return the runs that can be done now, tuning first, the tasks in turn.
+        """Return the runs that can be done now, tuning first, those of the task that has had the fewest before others.
 
         So every task has come as far as the others where the time for tuning runs out.
         """
-        turns = zip_longest(*(study.wanted() for study in self.studies))
-        specs = [spec for turn in turns for spec in turn if spec is not None]
-        return sorted(specs, key=lambda spec: spec.phase != "tuning")
+        turns = [
+            (spec.phase != "tuning", turn, spec)
+            for study in self.studies
+            for turn, spec in enumerate(study.wanted(), start=len(study.runs))
+        ]
+        return [spec for *_, spec in sorted(turns, key=lambda turn: turn[:2])]
 
     def to_come(self) -> int:
         """Return how many runs are not done."""

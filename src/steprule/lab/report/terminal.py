@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +12,25 @@ from rich.table import Table
 from steprule.lab.report import words
 from steprule.lab.report.derive import Cell, Chapter, chapters
 
+LEAST, FOLDED = 10, 16
+"""How narrow names and scores are made where they have to be folded."""
+
+WIDEST = 20
+"""A header is folded beyond this."""
+
+INTERVAL = "median [95 %]"
+"""How the header of the score ends."""
+
+DEFAULT, STEP, STATE = "at its\ndefault\nlr", "step\nµs", "state\nB/par."
+SPARED = (STEP, STATE, DEFAULT)
+"""The columns that are left out where there is no room, in this order; the page has them all."""
+
 
 def show(console: Console, document: dict[str, Any]) -> None:
     """Print a table a task, who leads on it, and the footnotes."""
     parts = chapters(document)
     for chapter in parts:
-        console.print(build(document, chapter))
+        console.print(build(document, chapter, console.width))
         console.print()
         said = (
             document["verdicts"].get(chapter.task["name"], "") if len(chapter.cells) > 1 else words.single_run(document)
@@ -30,7 +44,7 @@ def show(console: Console, document: dict[str, Any]) -> None:
         console.print(escape(paragraph), style="dim", highlight=False)
 
 
-def build(document: dict[str, Any], chapter: Chapter) -> Table:
+def build(document: dict[str, Any], chapter: Chapter, width: int) -> Table:
     """Return a task's table; an optimiser is set in bold only when it alone leads."""
     task = chapter.task
     table = Table(
@@ -42,29 +56,54 @@ def build(document: dict[str, Any], chapter: Chapter) -> Table:
         header_style="bold",
         title_style="italic",
     )
-    table.add_column("name", overflow="fold")
-    columns = headers(chapter)
-    for header in columns:
-        table.add_column(escape(header), justify="right", no_wrap=True)
+    columns = ["name", *headers(chapter)]
+    rows = [(cell.arm.key, *cells(chapter, cell)) for cell in chapter.cells]
+    widths = _fitted(columns, rows, width)
+    height = max(header.count("\n") for header in columns)
+    for place, most in widths.items():
+        lowered = "\n" * (height - columns[place].count("\n")) + escape(columns[place])
+        table.add_column(lowered, justify="right" if place else "left", overflow="fold", max_width=most)
     best = document["winner"].get(task["name"])
-    for cell in chapter.cells:
-        shown = [escape(text) for text in (cell.arm.key, *cells(chapter, cell))]
-        table.add_row(*shown, style="bold" if cell.arm.key == best else None)
+    for row in rows:
+        table.add_row(*(escape(row[place]) for place in widths), style="bold" if row[0] == best else None)
     return table
+
+
+def _fitted(columns: list[str], rows: list[tuple[str, ...]], width: int) -> dict[int, int]:
+    """Return how wide each column may be; one that has no room is left out.
+
+    Long names are folded first, then the scores; then go the columns that a reader misses least.
+    """
+    texts = zip(columns, *rows, strict=True)
+    widths = {place: max(len(line) for text in part for line in text.split("\n")) for place, part in enumerate(texts)}
+    score = next(place for place, header in enumerate(columns) if header.endswith(INTERVAL))
+
+    def fits() -> bool:
+        return sum(widths.values()) + len(widths) - 1 <= width
+
+    for place, least in ((0, LEAST), (score, FOLDED)):
+        if not fits():
+            spare = width - sum(widths.values()) - len(widths) + 1 + widths[place]
+            widths[place] = min(widths[place], max(least, spare))
+    for header in SPARED:
+        if not fits() and header in columns:
+            del widths[columns.index(header)]
+    return widths
 
 
 def headers(chapter: Chapter) -> list[str]:
     """Return the columns' names; a column that nothing fills is left out."""
     task = chapter.task
     tuned = any(cell.runs("tuning") for cell in chapter.cells)
+    score = fill(f"test {task['metric']['name']}", WIDEST)
     return [
-        "best\nlr" if tuned else "\nlr",
+        "best\nlr" if tuned else "lr",
         "valid.\nloss",
-        f"test {task['metric']['name']}\nmedian [95 %]",
-        *(["at its\ndefault lr"] if _has_defaults(chapter) else []),
+        f"{score}\n{INTERVAL}",
+        *([DEFAULT] if _has_defaults(chapter) else []),
         *([f"iter. to\n{words.target(task)}"] if task["target"] is not None else []),
-        "step\nµs",
-        "state\nB/par.",
+        STEP,
+        STATE,
         "lost\nruns",
     ]
 
