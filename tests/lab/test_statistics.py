@@ -59,6 +59,14 @@ def test_no_winner_is_named_where_two_cannot_be_told_apart():
     assert verdict(done) == "No winner is named: adam has the best median, but cannot be told from sgd."
 
 
+def test_equal_medians_are_shared():
+    even = {"sgd": (0.7, 0.8, 0.9, 0.9, 0.9), "adam": (0.9, 0.9, 0.9, 0.8, 0.9), "gd": (0.9,) * 5}
+    shared = "No winner is named: sgd, adam and gd share the best median"
+    assert verdict(study(**even)) == f"{shared}."
+    near = study(**even, momentum=(0.8, 0.8, 0.8, 0.9, 0.9))
+    assert verdict(near).startswith("No winner is named: sgd, adam and gd share the best median, but cannot be told")
+
+
 def test_a_diverged_run_is_the_worst_score_there_is():
     done = study(sgd=(None,) * 5, adam=(0.1, 0.11, 0.1, 0.09, 0.1))
     assert winner(done) == "adam"

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "lab"))
 import synthetic
 
+from steprule.__main__ import main
 from steprule.lab.report.page import page as html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -104,3 +105,18 @@ def test_without_scripts_the_still_charts_are_shown(browser, files):
     view, _, _ = visit(browser, files["twelve"], "phone", scripts=False)
     assert view.locator(".still svg").first.is_visible()
     assert view.locator(".explorer").is_hidden()
+
+
+def test_a_real_comparison_is_drawn_whole(browser, tmp_path):
+    """Convex tasks, whose losses fall by many powers of ten while theory's fall further."""
+    command = (
+        "compare --tasks quadratic,cancer-logreg --optimizers gd,nesterov,adam --trials 3 --tuning-seeds 1 --seeds 3 "
+        f"--workers 2 --no-progress --out {tmp_path}"
+    )
+    assert main(command.split()) == 0
+    view, wrong, _ = visit(browser, tmp_path / "report.html", "laptop")
+    for control in view.locator("[data-set]").all():
+        for value in control.evaluate("node => [...node.options].map(option => option.value)"):
+            control.select_option(value)
+    assert view.locator(".plot canvas").count() == 2
+    assert wrong == []

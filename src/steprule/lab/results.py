@@ -118,7 +118,6 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
     return {
         "text": [*(filter(None, said) if tuned else []), DIVERGENCE, INTERVAL, *([PAIRED] if tuned else [])],
         "grids": {study.plan.task.build().name: list(study.grid) for study in comparison.studies},
-        "trials_per_optimizer": max(len(study.grid) for study in comparison.studies) * len(plan.tuning_seeds),
         "tuning_seeds": list(plan.tuning_seeds),
         "report_seeds": list(plan.report_seeds),
         "schedules": list(dict.fromkeys(method.schedule for method in plan.methods)),

@@ -130,13 +130,18 @@ def compared(study: Study) -> list[Pair]:
 def leaders(study: Study) -> list[str]:
     """Return the methods that the tuned runs cannot tell from the one with the best median, that one first."""
     higher = study.plan.task.build().metric.higher
-    table = {method.key: scores(study, method) for method in study.plan.methods}
-    middles = {key: median(found.values()) for key, found in table.items() if found}
+    middles = _middles(study)
     if not middles:
         return []
     top = (max if higher else min)(middles, key=lambda key: middles[key])
     beaten = {_other(pair, top) for pair in compared(study) if pair.phase == "report" and _beats(pair, top)}
     return [top, *(key for key in middles if key != top and key not in beaten)]
+
+
+def _middles(study: Study) -> dict[str, float]:
+    """Return the median test score of every method that has one."""
+    table = {method.key: scores(study, method) for method in study.plan.methods}
+    return {key: median(found.values()) for key, found in table.items() if found}
 
 
 def _other(pair: Pair, key: str) -> str:
@@ -166,5 +171,13 @@ def verdict(study: Study) -> str:
     top, *others = leaders(study)
     if not others:
         return f"{top} is best on test data: better than every other method, seed by seed and interval by interval."
-    names = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
-    return f"No winner is named: {top} has the best median, but cannot be told from {names}."
+    middles = _middles(study)
+    level = [key for key in (top, *others) if middles[key] == middles[top]]
+    others = [key for key in others if key not in level]
+    led = f"{top} has" if len(level) == 1 else f"{_listed(level)} share"
+    told = f", but cannot be told from {_listed(others)}" if others else ""
+    return f"No winner is named: {led} the best median{told}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from steprule.lab.report import svg, words
 from steprule.lab.report.derive import Arm, Band, Cell, Chapter, Quantity, after_trials, band, met, profile, sensitivity
@@ -22,6 +22,9 @@ LABELLED = 15
 
 CROWDED = 5
 """Bands beyond which more of them hide the lines."""
+
+SEVERAL = 2.0
+"""Powers of ten from which on they alone number an axis."""
 
 X_LABELS = {"iteration": "iterations", "epoch": "epochs", "examples": "examples seen", "seconds": "seconds"}
 
@@ -59,11 +62,11 @@ def curves(chapter: Chapter, quantity: Quantity, x: str, name: str) -> str:
         figure, axes = _figure(right=1 - _margin(arm for arm, _ in bands) if labelled else 0.97)
         for arm, drawn in bands:
             _band(axes, arm, drawn)
-        _theory(axes, chapter, quantity, x)
         axes.set_xlabel(X_LABELS[x])
         axes.set_ylabel(quantity.label)
         axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
         _vertical(axes, quantity)
+        _theory(axes, chapter, quantity, x)
         axes.margins(x=0)
         if labelled:
             _label_ends(axes, bands)
@@ -84,10 +87,11 @@ def _band(axes: Any, arm: Arm, drawn: Band) -> None:
 
 
 def _theory(axes: Any, chapter: Chapter, quantity: Quantity, x: str) -> None:
-    """Draw what theory promises for the training loss after so many iterations."""
+    """Draw what theory promises for the training loss after so many iterations, as far as optimisers come."""
     if x != "iteration" or quantity.name not in {"training_loss", "distance"}:
         return
     least = (chapter.task["optimum"] or 0.0) if quantity.name == "distance" else 0.0
+    axes.autoscale(enable=False)
     for line in chapter.task["theory"]:
         pairs = [(at, y - least) for at, y in zip(line["x"], line["y"], strict=True) if None not in {at, y}]
         known = [(at, y) for at, y in pairs if y > 0]
@@ -104,7 +108,7 @@ def _vertical(axes: Any, quantity: Quantity) -> None:
     """Scale the vertical axis; one line that flies off does not flatten the others."""
     values = [float(y) for line in axes.get_lines() for y in line.get_ydata() if math.isfinite(y)]
     if quantity.log and any(y > 0 for y in values):
-        _logarithmic(axes.yaxis, axes.set_yscale)
+        _logarithmic(axes, "y")
     elif quantity.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         ends = [float(line.get_ydata()[-1]) for line in axes.get_lines()]
@@ -112,9 +116,13 @@ def _vertical(axes: Any, quantity: Quantity) -> None:
         axes.set_ylim(max(min(values, default=0.0), math.floor(10 * worst) / 10 - 0.2) - 0.005, 1.005)
 
 
-def _logarithmic(axis: Any, set_scale: Any) -> None:
-    set_scale("log")
-    axis.set_major_locator(LogLocator(numticks=7))
+def _logarithmic(axes: Any, name: str) -> None:
+    """Scale an axis, x or y, and number it: by powers of ten where there are several, and between them elsewhere."""
+    getattr(axes, f"set_{name}scale")("log")
+    low, high = getattr(axes, f"get_{name}lim")()
+    decades, axis = math.log10(high) - math.log10(low), getattr(axes, f"{name}axis")
+    few = MaxNLocator(5, steps=[1, 2, 5, 10]) if decades < 0.5 else LogLocator(subs=(1.0, 2.0, 5.0))
+    axis.set_major_locator(LogLocator(numticks=7) if decades > SEVERAL else few)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -171,8 +179,8 @@ def rates(chapter: Chapter, name: str) -> str:
         rows.tick_params(axis="x", length=0, labelbottom=False, which="both")
         rows.spines[["left", "bottom"]].set_visible(False)
         if any(math.isfinite(y) and y > 0 for line in axes.get_lines() for y in line.get_ydata()):
-            _logarithmic(axes.yaxis, axes.set_yscale)
-        _logarithmic(axes.xaxis, axes.set_xscale)
+            _logarithmic(axes, "y")
+        _logarithmic(axes, "x")
         axes.set_xlabel("learning rate η")
         axes.set_ylabel("validation loss")
         told = "; ".join(map(_told, tuned))
@@ -261,6 +269,7 @@ def _rows(chapter: Chapter) -> tuple[Figure, Any]:
     axes.set_yticks([])
     axes.spines[["left"]].set_visible(False)
     axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
 
 
@@ -278,7 +287,7 @@ def _row_interval(axes: Any, arm: Arm, kept: dict[str, float], place: int) -> No
 
 def targets(chapter: Chapter, name: str) -> str:
     """Draw each seed's epochs to the target as a dot, and each miss as a cross at the right edge."""
-    told: list[str] = []
+    told, seen, longest = list[str](), list[float](), 0.0
     with mpl.rc_context(svg.STYLE):
         figure, axes = _rows(chapter)
         for place, cell in enumerate(chapter.cells):
@@ -292,7 +301,9 @@ def targets(chapter: Chapter, name: str) -> str:
                 edge: Any = {"transform": axes.get_yaxis_transform(), "clip_on": False, "markeredgewidth": 1.6}
                 axes.plot([1.0 - 0.025 * miss], [-place], "x", markersize=6, **edge, **mark)
             told.append(f"{cell.arm.key} in {len(known)} of {len(runs)} runs")
-        axes.set_xlim(left=0)
+            seen += known
+            longest = max(longest, *(run["epochs"] for run in runs))
+        axes.set_xlim(0, 1.06 * max(seen, default=0) or longest)
         axes.set_xlabel(f"epochs to a validation {chapter.task['metric']['name']} of {words.target(chapter.task)}")
         return svg.render(figure, name, "Epochs to the target, run by run", "Reached by " + ", ".join(told) + ".")
 
@@ -312,7 +323,7 @@ def trials(chapter: Chapter, name: str) -> str:
         axes.set_ylabel("best validation loss")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if any(math.isfinite(y) and y > 0 for line in axes.get_lines() for y in line.get_ydata()):
-            _logarithmic(axes.yaxis, axes.set_yscale)
+            _logarithmic(axes, "y")
         axes.margins(x=0)
         if len(tuned) <= LABELLED:
             _label_ends(axes, bands)

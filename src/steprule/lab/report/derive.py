@@ -96,14 +96,14 @@ class Quantity:
 
 
 def quantities(chapter: Chapter) -> list[Quantity]:
-    """Return what was measured on this task."""
+    """Return what was measured on this task; what is best looked at comes first."""
     metric = chapter.task["metric"]
     linear = metric["higher"] or metric["percent"]
     known = [
+        Quantity("distance", "distance to the least loss"),
         Quantity("training_loss", "training loss"),
         Quantity("validation_loss", "validation loss"),
         Quantity("score", f"validation {metric['name']}", not linear, metric["percent"], metric["unit"]),
-        Quantity("distance", "distance to the least loss"),
         Quantity("gradient_norm", "gradient norm"),
         Quantity("clip_coefficient", "clip coefficient", log=False),
         Quantity("update_ratio", "update-to-parameter ratio"),

@@ -28,6 +28,25 @@
     return size !== 0 && size < 1e-3 ? value.toExponential().replace("e-", "e−") : String(+value.toPrecision(6));
   };
 
+  // Numbers for a logarithmic axis: powers of ten where there are several, 1, 2 and 5 times them, or even steps.
+  // uPlot's own never end below 1e-32.
+  const powers = (low, high) => {
+    const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9);
+    const every = Math.max(1, Math.ceil((last - first) / 8)), found = [];
+    for (let power = first - 1; power <= last; power++) {
+      if (last - first >= 2) { if (power >= first && power % every === 0) found.push(+`1e${power}`); continue; }
+      for (const times of [1, 2, 5]) if (+`${times}e${power}` >= low && +`${times}e${power}` <= high) found.push(+`${times}e${power}`);
+    }
+    if (found.length > 2) return found;
+    const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough)), step = power * [1, 2, 5, 10].find((times) => times * power >= rough);
+    return [...Array(6).keys()].map((at) => (Math.ceil(low / step) + at) * step).filter((value) => value <= high);
+  };
+  const around = (u, low, high) => {
+    if (low == null || high == null) return [null, null];
+    const room = 10 ** Math.max(0.02, 0.04 * (Math.log10(high) - Math.log10(low)));
+    return [low / room, high * room];
+  };
+
   // Shapes of radius r around (x, y), by matplotlib's letters.
   const polygon = (path, x, y, r, turns) => {
     turns.forEach((turn, place) => {
@@ -123,7 +142,7 @@
       if (this.x === "iteration" && (distance || this.name === "training_loss")) {
         for (const line of this.task.theory) {
           tables.push([line.x, clean(line.y.map((value) => (value == null ? null : value - least)))]);
-          series.push({ label: line.label, theory: true, stroke: colour("--muted"), width: 1.5, dash: [3, 3], points: { show: false } });
+          series.push({ label: line.label, theory: true, auto: false, stroke: colour("--muted"), width: 1.5, dash: [3, 3], points: { show: false } });
         }
       }
       return { table: tables.length ? uPlot.join(tables, tables.map((one) => one.map(() => 2))) : [[]], series, bands };
@@ -213,12 +232,13 @@
       const axis = { stroke: colour("--muted"), font: "12px system-ui, sans-serif", grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false } };
       const unit = quantity.unit && !quantity.percent ? ` (${quantity.unit})` : "";
       const vertical = { ...axis, size: 58, label: quantity.label + unit, labelFont: "12px system-ui, sans-serif", labelSize: 20, values: (u, splits) => splits.map((one) => tick(one, quantity.percent)) };
+      if (log) Object.assign(vertical, { splits: (u, axis, low, high) => powers(low, high), filter: (u, splits) => splits });
       const horizontal = { ...axis, size: 34, label: this.controls.x.selectedOptions[0].textContent, labelFont: "12px system-ui, sans-serif", labelSize: 20, values: (u, splits) => splits.map((one) => tick(one)) };
       const whole = (u) => { this.reset.hidden = !u.data[0].length || (u.scales.x.min <= u.data[0][0] && u.scales.x.max >= u.data[0][u.data[0].length - 1]); };
       const options = {
         width, height: this.plot.clientHeight, series, bands, legend: { show: false }, axes: [horizontal, vertical],
         padding: [12, this.margin || 12, 0, 0],
-        scales: { x: { time: false }, y: { distr: log ? 3 : 1, range: log ? undefined : this.linear(quantity) } },
+        scales: { x: { time: false }, y: { distr: log ? 3 : 1, range: log ? around : this.linear(quantity) } },
         cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false }, focus: { prox: 24 } },
         focus: { alpha: 0.35 },
         hooks: { draw: [(u) => this.decorate(u)], setCursor: [(u) => this.read(u)], setScale: [(u, key) => key === "x" && whole(u)] },

@@ -236,7 +236,7 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Command", document["command"]),
         ("Learning rates", rates or "given"),
-        ("Trials an optimiser", f"{protocol['trials_per_optimizer']:,}"),
+        ("Trials an optimiser", _trials(protocol)),
         ("Tuning seeds", ", ".join(map(str, protocol["tuning_seeds"])) or "none"),
         ("Report seeds", ", ".join(map(str, protocol["report_seeds"])) or "none"),
         ("Versions", ", ".join(f"{name} {number}" for name, number in document["versions"].items())),
@@ -245,6 +245,12 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("Started", f"{document['started']}, took {document['seconds']:,.0f} s"),
         ("State", "interrupted" if document["interrupted"] else "complete" if document["complete"] else "in progress"),
     ]
+
+
+def _trials(protocol: dict[str, Any]) -> str:
+    """Return how many runs chose each optimiser's learning rate; tasks differ where a grid has grown."""
+    found = sorted({len(grid) * len(protocol["tuning_seeds"]) for grid in protocol["grids"].values()})
+    return f"{found[0]:,}" + (f" to {found[-1]:,}, by task" if len(found) > 1 else "")
 
 
 def _data(sections: Sequence[Section], ordered: Sequence[Arm]) -> Markup:

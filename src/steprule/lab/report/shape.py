@@ -145,7 +145,6 @@ DOCUMENT = {
     "protocol": {
         "text": [str],
         "grids": Each([float]),
-        "trials_per_optimizer": int,
         "tuning_seeds": [int],
         "report_seeds": [int],
         "schedules": [str],
