@@ -96,6 +96,24 @@ def deterministic(run):
     return {name: column for name, column in run["curve"].items() if name != "seconds"}
 
 
+def test_schedules_and_clippings_are_arms_of_one_plan_that_is_fitted_to_the_time(tmp_path, capsys):
+    command = (
+        "compare --task cancer-logreg --optimizers sgd,adam --schedules constant,cosine --clip none,0.5 --seeds 2 "
+        f"--workers 1 --no-extend --no-defaults --budget 5s --no-progress --json --out {tmp_path}"
+    )
+    assert main(command.split()) == 0
+    made = json.loads(capsys.readouterr().out)
+    (told,) = (text for text in made["protocol"]["text"] if "fitted to 5s" in text)
+    for given_up in ("1 tuning seed instead of 2", "5 learning rates instead of 9", "runs of 5 % of their length"):
+        assert given_up in told
+    assert [(row["schedule"], [clip["bound"] for clip in row["clips"]]) for row in made["optimizers"]] == [
+        (schedule, bounds) for _ in range(2) for schedule in ("constant", "cosine") for bounds in ([], [0.5])
+    ]
+    tried = [{(run["lr"], run["seed"]) for run in row["runs"] if run["phase"] == "tuning"} for row in made["results"]]
+    assert len(tried) == 8
+    assert all(trials == tried[0] for trials in tried)
+
+
 @pytest.mark.hostile("L3")
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     command = (

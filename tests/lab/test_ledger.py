@@ -28,7 +28,7 @@ from steprule.lab.workers import Died
 
 pytestmark = pytest.mark.cpu
 
-KILLS = int(os.environ.get("STEPRULE_KILLS", "3"))
+KILLS = int(os.environ.get("STEPRULE_KILLS", "2"))
 """How often the study is killed; `STEPRULE_KILLS=100 pytest -k killed tests/lab/test_ledger.py` for the full number."""
 
 TINY = (

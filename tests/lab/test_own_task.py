@@ -80,7 +80,7 @@ def test_the_task_in_readme_has_twenty_lines_and_is_learnt_by_workers(tmp_path, 
     Path("diabetes.py").write_text(readme_task(), encoding="utf-8")
     command = "compare --task diabetes.py:diabetes --optimizers sgd,adam --lrs 2 --lr-range 0.01 0.1 --no-extend"
     assert main([*command.split(), "--tuning-seeds=1", "--seeds=3", "--workers=1", "--no-progress", "--out=out"]) == 0
-    assert "mean squared error" in capsys.readouterr().out
+    assert "test mean squared" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").exists()
     task = TaskSpec("diabetes.py:diabetes").build()
     assert (task.title, task.network, task.parameter_count()) == ("diabetes", "Sequential", 193)

@@ -155,6 +155,28 @@ def test_time_that_is_up_ends_it_after_a_whole_trial(tmp_path, capsys):
     assert not document["interrupted"]
 
 
+@pytest.mark.hostile("L3")
+def test_ctrl_c_keeps_the_trials_that_are_done(tmp_path):
+    one = process(tmp_path, "--trials 5000")
+    journal = tmp_path / "tuning.journal"
+    while not journal.exists() or journal.read_text(encoding="utf-8").count('"record"') < 3:
+        assert one.poll() is None
+        time.sleep(0.005)
+    os.killpg(one.pid, signal.SIGINT)  # as a terminal does it: to the workers, too
+    said, noise = one.communicate()
+    assert one.returncode == 130
+    assert "Traceback" not in noise
+    assert json.loads(said) == json.loads((tmp_path / "tuning.json").read_text(encoding="utf-8"))
+    assert json.loads(said)["interrupted"]
+    assert 1 <= len(json.loads(said)["trials"]) < 5000
+
+
+def test_tensorboard_finds_every_run(tmp_path, capsys):
+    document = tuned(capsys, tmp_path, f"--workers 1 --trials 2 --tensorboard {tmp_path / 'events'}")
+    runs = {path.parent for path in (tmp_path / "events").rglob("events.out.tfevents.*")}
+    assert len(document["trials"]) == len(runs) == 2
+
+
 def test_the_table_says_what_is_best(whole, capsys):
     line = SMALL.replace(" --json", "")
     assert main(f"{line} --workers 1 --trials 14 --search beta=0.5:0.99 --out {whole[0]} --resume".split()) == 0
