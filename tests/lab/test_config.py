@@ -151,3 +151,12 @@ def test_compare_reads_its_own_table(file, tmp_path, capsys):
     document = told(["compare", "--config", str(file), "--json", "--out", str(tmp_path / "out")], capsys)
     assert [row["name"] for row in document["optimizers"]] == ["sgd", "adam"]
     assert {row["lr"] for row in document["results"]} <= {0.01, 1.0}
+
+
+def test_what_has_commas_may_be_a_list(file, capsys):
+    file.write_text('tasks = ["cancer-logreg", "quadratic"]\nschedules = ["constant", "linear"]', encoding="utf-8")
+    assert main(["compare", "--config", str(file)]) == 2
+    assert "'linear' is none of constant, cosine" in capsys.readouterr().err
+    file.write_text('tasks = ["cancer-logreg", "quadratic"]\nclip = ["none", 0]', encoding="utf-8")
+    assert main(["compare", "--config", str(file)]) == 2
+    assert "'0' is not a number greater than 0" in capsys.readouterr().err

@@ -3,7 +3,17 @@
 import pytest
 
 from steprule.lab.budget import Budget
-from steprule.lab.fitting import FEWEST_RATES, SHORTEST, Pace, as_plain, estimate, fitted, from_plain, seconds_of
+from steprule.lab.fitting import (
+    FEWEST_RATES,
+    SHORTEST,
+    Pace,
+    as_plain,
+    estimate,
+    fitted,
+    from_plain,
+    seconds_of,
+    sentence,
+)
 from steprule.lab.methods import Method
 from steprule.lab.protocol import Plan, geometric
 from steprule.lab.tasks import TaskSpec
@@ -42,8 +52,8 @@ def test_nothing_is_given_up_where_there_is_time():
     [
         (0.9, [SEED]),
         (0.7, [SEED, "8 learning rates instead of 9"]),
-        (0.4, [SEED, "7 learning rates instead of 9", "runs of 66 % of their length"]),
-        (0.2, [SEED, "5 learning rates instead of 9", "runs of 37 % of their length"]),
+        (0.4, [SEED, "7 learning rates instead of 9", "runs of 62 to 66 % of their length"]),
+        (0.2, [SEED, "5 learning rates instead of 9", "runs of 37 to 38 % of their length"]),
     ],
 )
 def test_tuning_seeds_go_first_then_some_learning_rates_then_length(share, words):
@@ -58,9 +68,16 @@ def test_tuning_seeds_go_first_then_some_learning_rates_then_length(share, words
 
 def test_where_no_time_is_enough_the_least_that_is_a_comparison_remains():
     plans, told = fitted(PLANS, PACES, 1, 1e-9)
-    assert told[-1] == f"runs of {100 * SHORTEST:.0f} % of their length"
+    assert told[-1] == f"runs of {100 * SHORTEST:.0f} to 12 % of their length"  # an epoch is not divided
     assert [(len(plan.grid), plan.tuning_seeds) for plan in plans] == [(FEWEST_RATES, (0,))] * 2
     assert [plan.budget for plan in plans] == [Budget(1), Budget(None, 20)]
+
+
+def test_it_is_said_where_no_plan_fits():
+    assert "though that takes longer than 1s, before" in sentence("1s", [], late=True)
+    assert sentence("1s", ["a", "b"], late=False).endswith(
+        "fitted to 1s before it began, alike for every method: a, b."
+    )
 
 
 def test_processes_that_join_take_the_plans_from_the_first():

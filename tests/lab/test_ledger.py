@@ -11,13 +11,16 @@ import time
 from collections import Counter
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.__main__ import main
 from steprule.lab import ledger as module
 from steprule.lab.budget import Budget
+from steprule.lab.cli_finish import folder
 from steprule.lab.conducting import Conductor
+from steprule.lab.journal import display
 from steprule.lab.ledger import Ledger
 from steprule.lab.methods import Method
 from steprule.lab.owner import Owner
@@ -152,6 +155,51 @@ def test_of_two_plans_proposed_at_the_same_moment_the_first_counts_for_both(two,
     assert a.agree("other", {"by": "a"}) == b.agree("other", {"by": "b"}) == {"by": "a"}
 
 
+def test_a_journal_in_whose_place_another_was_begun_is_neither_read_nor_written(tmp_path):
+    path = tmp_path / "study.journal"
+    before = Ledger.at(str(path), "study")
+    before.refresh()
+    before.claim(["x"], 1)
+    path.rename(tmp_path / "kept")
+    after = Ledger.at(str(path), "study")
+    after.refresh()
+    after.claim(["y"], 1)
+    whole = path.read_bytes()
+    for attempt in (before.refresh, lambda: before.finish("x", {"n": 1}, 0.5)):
+        with pytest.raises(StorageInternalError, match="another study has been begun in its place"):
+            attempt()
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_in_which_others_record_their_runs_begins_no_other_study(tmp_path, capsys):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    shared = {"out": tmp_path / "there", "storage": str(tmp_path / "here" / "study.journal"), "resume": False}
+    with folder(shared, "study.journal"):
+        assert main([*TINY.split(), "--out", str(tmp_path / "here")]) == 2
+    assert "another run writes here" in capsys.readouterr().err
+
+
+def test_a_storage_that_takes_nothing_is_refused_and_no_password_is_told(tmp_path, capsys):
+    (tmp_path / "study.db").touch()
+    url = f"sqlite:///file:{tmp_path / 'study.db'}?mode=ro&uri=true&password=hush"
+    assert main([*TINY.split(), "--out", str(tmp_path / "o"), "--storage", url]) == 2
+    told = capsys.readouterr().err
+    assert "the storage cannot be opened" in told
+    assert "hush" not in told
+    assert display("postgresql://me:hush@host/study") == "postgresql://me:***@host/study"
+    assert display("study.journal") == "study.journal"
+
+
+def test_a_lock_of_the_dead_on_a_journal_that_is_gone_is_an_error_and_no_endless_wait(tmp_path):
+    me, path = Owner.here(), tmp_path / "study.journal"
+    ledger = Ledger.at(str(path), "study")
+    path.unlink()
+    (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
+    with pytest.raises(StorageInternalError, match="No such file"):
+        ledger.storage.create_new_trial(ledger.study)
+
+
 @pytest.mark.parametrize("torn", ['{"op_code":4,"wor', '{"op_code":4}garbage', "\x00\x00"])
 def test_a_torn_last_line_loses_nothing(tmp_path, torn):
     path = tmp_path / "study.journal"
@@ -240,8 +288,14 @@ def test_a_study_that_is_begun_anew_leaves_the_one_before(tmp_path, capsys):
     for told in ("", f"--storage {tmp_path / 'study.journal.before'}"):
         assert main([*line, "--trials", "1", "--no-defaults", "--out", str(tmp_path)]) == 0
         assert told in " ".join(capsys.readouterr().err.split())
-    runs = [(tmp_path / name).read_text().count('"record"') for name in ("study.journal", "study.journal.before")]
+    names = ("study.journal", "study.journal.before")
+    runs = [(tmp_path / name).read_text().count('"record"') for name in names]
     assert runs[0] == runs[1] > 10
+    before = (tmp_path / "study.journal.before").read_bytes()
+    (tmp_path / "study.journal").write_bytes(before[:1000].rpartition(b"\n")[0] + b"\n")  # no run is done
+    with folder({"out": tmp_path, "storage": None, "resume": False}, "study.journal"):
+        assert not (tmp_path / "study.journal").exists()
+    assert (tmp_path / "study.journal.before").read_bytes() == before
 
 
 @pytest.mark.hostile("S7", "L5")

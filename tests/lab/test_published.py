@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import struct
 import tarfile
 import tracemalloc
@@ -296,3 +297,11 @@ def test_the_command_line_tells_in_three_parts_and_writes_nothing(tmp_path, caps
     assert lines[1] == str(tmp_path)
     assert lines[2].startswith("help: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_files_elsewhere_are_the_same_task(write, tmp_path):
+    folder = write(packed(mnist_files()))
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    here, there = (TaskSpec("mnist", data_dir=str(place)) for place in (folder, tmp_path / "elsewhere"))
+    assert here != there
+    assert here.told() == there.told()

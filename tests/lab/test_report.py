@@ -300,7 +300,7 @@ def test_the_tables_beside_the_page_hold_every_run_and_every_point():
     assert float(first["lr"]) == float(first["lr_now"]) == expected[0]["lr"]
 
 
-@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("width", [44, 60, 80, 140])
 @pytest.mark.parametrize("shape", [{"optimizers": 12, "tasks": 2}, {"optimizers": 1, "seeds": 1, "lrs": 1}])
 def test_the_terminal_table_fits_and_says_the_same(width, shape):
     made = synthetic.document(**shape)
@@ -334,6 +334,36 @@ def test_the_report_of_a_real_comparison_loads_nothing(small_study):
         assert f"{100 * row['tuned']['test_score']['middle']:.1f} %" in small_study.report
     assert small_study.report.count('role="region" aria-label="Formula') == 3
     assert "A run has diverged when" in small_study.report
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_an_optimiser_that_was_never_scored_stands_among_the_others(place):
+    """It diverged at every learning rate, or ctrl-C came before its fresh seeds."""
+    made = synthetic.document(3, 2)
+    for row in made["results"][place::3]:
+        row.update(tuned=None, default=None, lr=None)
+        row["runs"] = [run for run in row["runs"] if run["phase"] == "tuning"]
+    check(made)
+    text = page(made)
+    assert text.count(f"{synthetic.key(place)} in 0 of 0 runs") == 2
+    out = io.StringIO()
+    terminal.show(Console(file=out, width=80), made)
+    assert synthetic.key(place) in out.getvalue()
+
+
+def test_a_target_that_every_run_has_met_before_it_began_has_an_axis():
+    (chapter,) = chapters(synthetic.document(2, 1))
+    for cell in chapter.cells:
+        for run in cell.result["runs"]:
+            run["curve"]["score"] = [1.0 for _ in run["curve"]["score"]]
+            run["epochs"] = 0.0
+    assert "in 5 of 5 runs" in charts.targets(chapter, "t")
+
+
+def test_without_a_grid_nothing_was_tried():
+    made = synthetic.document(2, 1)
+    made["protocol"]["grids"] = {}
+    assert "Trials an optimiser" in page(made)
 
 
 def test_theory_is_drawn_as_far_as_optimisers_come():

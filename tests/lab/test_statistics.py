@@ -23,7 +23,7 @@ def study(seeds=SEEDS, **scores):
     plan = Plan(TaskSpec(), methods, Budget(), (0.1,), (), seeds)
     done = Study(plan, plan.grid, fixed_lr=0.1)
     for method, values in zip(methods, scores.values(), strict=True):
-        for seed, score in zip(seeds, values, strict=True):
+        for seed, score in zip(seeds, values, strict=False):
             status = "diverged" if score is None else "finished"
             done.add([RunResult(RunSpec(plan.task, method, 0.1, seed, plan.budget), status, test_score=score)])
     return done
@@ -57,6 +57,13 @@ def test_no_winner_is_named_where_two_cannot_be_told_apart():
     assert winner(done) is None
     assert leaders(done) == ["adam", "sgd"]
     assert verdict(done) == "No winner is named: adam has the best median, but cannot be told from sgd."
+
+
+def test_no_winner_is_named_before_every_method_has_been_scored():
+    good = (0.96, 0.95, 0.97, 0.96, 0.95)
+    done = study(sgd=(0.9, 0.88, 0.92, 0.9, 0.91), adam=good, gd=good[:4])
+    assert winner(done) is None
+    assert verdict(done) == "No winner is named: not every method has been run on every fresh seed."
 
 
 def test_equal_medians_are_shared():

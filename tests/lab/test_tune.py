@@ -107,6 +107,15 @@ def test_another_plan_is_refused(whole, capsys):
         assert words in said
 
 
+def test_an_optimiser_that_was_edited_is_refused(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("import torch\nclass Mine(torch.optim.SGD): pass", encoding="utf-8")
+    rest = f"tune --optimizer {mine}:Mine --iterations 2 --tuning-seeds 1 --trials 1 --workers 1 --out {tmp_path}"
+    assert main(f"{rest} --task cancer-logreg --no-progress".split()) == 0
+    mine.write_text("import torch\nclass Mine(torch.optim.Adam): pass", encoding="utf-8")
+    assert f"formula of {mine}:Mine" in refused(capsys, "--resume", rest)
+
+
 def abandoned(out, folder):
     """Return a trial of a process that is gone, in a copy of a study."""
     journal = shutil.copy(out / "tuning.journal", folder)

@@ -98,6 +98,7 @@ def train(ctx: click.Context, **values: Any) -> int:
     default="text",
     show_default=True,
 )
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.pass_context
 def explain(ctx: click.Context, name: str, form: str, **values: Any) -> None:
     """Show an optimiser: its formula, its passes over memory, its generated kernel."""

@@ -11,7 +11,7 @@ from steprule.lab import options
 from steprule.lab.cli_finish import check, command, finish, folder, sharing
 from steprule.lab.conducting import asked
 from steprule.lab.config import Configured
-from steprule.lab.fitting import as_plain, estimate, fitted, from_plain, measured, seconds_of
+from steprule.lab.fitting import as_plain, estimate, fitted, from_plain, measured, seconds_of, sentence
 from steprule.lab.ledger import PLAN, Ledger
 from steprule.lab.methods import crossed
 from steprule.lab.optimizers import TITLES
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     is_eager=True,
     expose_value=False,
     callback=options.set_quick,
-    help="A first look: fewer learning rates, seeds and epochs.",
+    help="A first look: fewer learning rates, seeds and epochs; of 3 fresh seeds no winner is named.",
 )
 @click.option("--tasks", type=options.TaskNames(), help="Several tasks, commas between them, or all.")
 @click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help=options.NAMED)
@@ -54,11 +54,15 @@ if TYPE_CHECKING:
 )
 @click.option("--defaults/--no-defaults", default=True, show_default=True, help="Run default learning rates as well.")
 @click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
-@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method; a winner takes 5.")
 @TRAINING
 @HYPER
 @CLIPPING
-@sharing("study.journal")
+@sharing(
+    "study.journal",
+    "Fit the plan to the time: tuning seeds are given up first, then learning rates down to 7, length down to half, "
+    "rates to 5, length to a twentieth.",
+)
 @click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
 @TENSORBOARD
@@ -136,11 +140,11 @@ def _agreed(
     ledger.refresh()
     known = ledger.agreed(PLAN) is not None
     paces: list[Pace] = [] if known else [measured(plan) for plan in plans]
-    fit, told = plans, list[str]()
+    fit, words = plans, list[str]()
     if budget is not None and not known:
-        fit, told = fitted(plans, paces, workers, seconds_of(budget) or 0.0)
-    whole = "nothing was given up" if not told else ", ".join(told)
-    words = [f"The plan was fitted to {budget} before it began, alike for every method: {whole}."] if budget else []
+        seconds = seconds_of(budget) or 0.0
+        fit, given_up = fitted(plans, paces, workers, seconds)
+        words = [sentence(budget, given_up, late=estimate(fit, paces, workers) > seconds)]
     fit, found = from_plain(plans, ledger.join(asked(plans, budget), as_plain(fit, words)))
     _announce(talk, fit, workers, [] if known else [about(estimate(fit, paces, workers))])
     for line in found:

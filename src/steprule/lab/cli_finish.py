@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
+import steprule as sr
 from steprule.lab import options, tensorboard
 from steprule.lab.config import arguments
 from steprule.lab.files import prepare
+from steprule.lab.journal import any_done, display, is_url
 from steprule.lab.lock import locked
 from steprule.lab.passes import check_precision
 from steprule.lab.report import terminal
@@ -20,7 +23,6 @@ from steprule.lab.results import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from steprule.lab.protocol import Plan
     from steprule.lab.session import Session
@@ -28,17 +30,21 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def sharing(journal: str) -> options.Decorator:
+def sharing(journal: str, within: str) -> options.Decorator:
     """Return the options of work that has a time, is recorded, and can be shared."""
     return options.together(
-        click.option("--budget", type=options.Duration(), metavar="TIME", help="Fit the work into 90s, 5m or 1h."),
+        click.option("--budget", type=options.Duration(), metavar="TIME", help=f"{within} Such as 90s, 5m or 1h."),
         click.option(
             "--storage",
             metavar="PATH|URL",
             help="Where runs are recorded: a file, or a database such as sqlite:///study.db. "
             f"Processes that name the same one, with the same options, share the work.  [default: {journal} in --out]",
         ),
-        click.option("--resume", is_flag=True, help="Go on with the study in --out, or join the process that does it."),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on with the study in --out, or join the process that does it; its options have to be repeated.",
+        ),
     )
 
 
@@ -63,27 +69,42 @@ def check(plan: Plan, out: Path | None, events: Path | None) -> None:
 
 @contextmanager
 def folder(values: dict[str, Any], journal: str) -> Generator[None]:
-    """Hold the folder; a study that is neither gone on with nor shared begins with an empty journal.
-
-    The journal that is there is kept beside it until the next study begins.
-    """
+    """Hold the folder, and that of a shared journal; a study that is neither gone on with nor shared begins anew."""
     out: Path = values["out"]
-    joining = values["resume"] or values["storage"] is not None
-    if not joining:
-        with locked(out):
-            (out / f"{journal}.lock").unlink(missing_ok=True)
-            with suppress(FileNotFoundError):
-                (out / journal).replace(kept := out / f"{journal}.before")
-                if not values["no_progress"]:
-                    told = f"A new study; the one in {out} before can be gone on with by --storage {kept}."
-                    click.echo(told, err=True)
-    with locked(out, shared=True):
+    storage: str | None = values["storage"]
+    with ExitStack() as held:
+        if storage is None and not values["resume"]:
+            with locked(out):
+                _set_aside(out / journal)
+        held.enter_context(locked(out, shared=True))
+        home = None if storage is None or is_url(storage) else Path(storage).parent
+        if home is not None and home.is_dir() and not home.samefile(out):
+            held.enter_context(locked(home, shared=True))
         yield
 
 
+def _set_aside(journal: Path) -> None:
+    """Keep the journal of the study before, where a run of it is done, until the next study begins."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    kept = journal.with_name(f"{journal.name}.before")
+    if not journal.exists():
+        return
+    if not any_done(journal):
+        journal.unlink()
+        return
+    try:
+        journal.replace(kept)
+    except OSError as error:
+        raise sr.errors.StateError(
+            f"the study that is there cannot be set aside: {error.strerror}", where=str(kept), fix="give another --out"
+        ) from error
+    told = f"A new study; the one before is kept: with its own options, --storage {kept} goes on with it."
+    click.echo(told, err=True)
+
+
 def command(ctx: click.Context) -> str:
-    """Return the command line as a person may repeat it."""
-    return shlex.join(["steprule", *arguments(ctx)])
+    """Return the command line as a person may repeat it; a database's password is left out."""
+    return shlex.join(["steprule", *map(display, arguments(ctx))])
 
 
 def finish(session: Session, *, as_json: bool) -> int:

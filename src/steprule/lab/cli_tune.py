@@ -78,13 +78,19 @@ class _Ranges(click.ParamType):
     metavar="NAME=LOW:HIGH[:log]",
     help="A hyperparameter to search beside the learning rate, such as beta1=0.8:0.999; may be given again.",
 )
-@click.option("--trials", type=click.IntRange(1, 100_000), default=30, show_default=True, help="All that there are.")
+@click.option(
+    "--trials",
+    type=click.IntRange(1, 100_000),
+    default=30,
+    show_default=True,
+    help="How many the study has in the end; with --resume a greater number goes on.",
+)
 @click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
 @TRAINING
 @SCHEDULE
 @HYPER
 @CLIPPING
-@sharing("tuning.journal")
+@sharing("tuning.journal", "Begin no trial that would not end by then.")
 @click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of tuning.json.")
 @TENSORBOARD

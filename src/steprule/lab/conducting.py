@@ -121,7 +121,7 @@ def asked(plans: tuple[Plan, ...], budget: str | None) -> dict[str, str]:
     }
     words |= {f"formula of {method.key}": method.made_of() for method in first.methods}
     for plan in plans:
-        words[f"{plan.task.name}: options"] = str(plan.task)
+        words[f"{plan.task.name}: options"] = plan.task.told()
         words[f"{plan.task.name}: run"] = str(plan.budget)
         words[f"{plan.task.name}: learning rates"] = str(plan.grid)
     return words

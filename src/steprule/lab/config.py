@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from steprule.lab.options import Names, Sizes
+from steprule.lab.options import Bounds, Names, Schedules, Sizes, TaskNames
 
 LARGEST = 1 << 20
 """Bytes of a file that are read at most: no settings are that long, and a device never ends."""
@@ -25,7 +25,7 @@ class Configured(click.Command):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        told = "Options from a TOML file, keys as the flags; tables [compare] and [train] are for one command."
+        told = "Options from a TOML file, keys as the flags; tables such as [compare] or [tune] are for one command."
         self.params.append(click.Option(["--config"], metavar="FILE.toml", expose_value=False, help=told))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -104,6 +104,10 @@ def _known(path: str, command: click.Command, table: dict[str, Any], where: str 
             raise click.UsageError(f"--config: {path}: {where}no option {key!r} in {command.name}; allowed: {allowed}.")
 
 
+LISTS = (Names, TaskNames, Schedules, Bounds, Sizes)
+"""What is written with commas on the command line, and may be a list in a file."""
+
+
 def _argument(ctx: click.Context, flag: str, option: click.Option, value: Any) -> list[str]:
     """Return one setting as it would stand on the command line; what that cannot say is refused here."""
     if option.is_flag:
@@ -121,7 +125,7 @@ def _argument(ctx: click.Context, flag: str, option: click.Option, value: Any) -
         return [f"{flag}={first}", *others]
     if option.multiple and isinstance(value, list):
         return [f"{flag}={_accepted(ctx, option, item)}" for item in value]
-    if isinstance(value, list) and isinstance(option.type, Names | Sizes):
+    if isinstance(value, list) and isinstance(option.type, LISTS):
         value = ",".join(map(str, value))
     if isinstance(option.type, click.Path) and (not isinstance(value, str) or not value or "\0" in value):
         raise click.BadParameter(f"{value!r} is not a path.", ctx, option)

@@ -76,9 +76,12 @@ def estimate(plans: Sequence[Plan], paces: Sequence[Pace], workers: int) -> floa
 def fitted(
     plans: tuple[Plan, ...], paces: Sequence[Pace], workers: int, seconds: float
 ) -> tuple[tuple[Plan, ...], list[str]]:
-    """Return plans that take at most so long, and in words what was given up: the same for every method."""
+    """Return plans that take at most so long, and in words what was given up: the same for every method.
+
+    Where no plan does, it is the least one that is a comparison.
+    """
     rates, seeds = len(plans[0].grid), len(plans[0].tuning_seeds)
-    found, fewer, less, share = plans, rates, seeds, 1.0
+    found, fewer, less = plans, rates, seeds
     for fewer, less, share in _sparing(rates, seeds):
         found = tuple(_spared(plan, fewer, less, share) for plan in plans)
         if estimate(found, paces, workers) <= MARGIN * seconds:
@@ -88,9 +91,22 @@ def fitted(
         words.append(f"{less} tuning {'seed' if less == 1 else 'seeds'} instead of {seeds}")
     if fewer < rates:
         words.append(f"{fewer} learning rates instead of {rates}")
-    if share < 1:
-        words.append(f"runs of {100 * share:.0f} % of their length")
+    if lengths := _lengths(plans, found):
+        words.append(lengths)
     return found, words
+
+
+def _lengths(plans: tuple[Plan, ...], shorter: tuple[Plan, ...]) -> str:
+    """Say to what part of their length runs have been cut, nothing where they have not; whole epochs remain."""
+
+    def length(plan: Plan) -> int:
+        return plan.budget.epochs or plan.budget.iterations or 1
+
+    shares = [round(100 * length(new) / length(old)) for old, new in zip(plans, shorter, strict=True)]
+    least, most = min(shares), max(shares)
+    if least == 100:
+        return ""
+    return f"runs of {least} % of their length" if least == most else f"runs of {least} to {most} % of their length"
 
 
 def _sparing(rates: int, seeds: int) -> Iterator[tuple[int, int, float]]:
@@ -123,6 +139,13 @@ def _shorter(budget: Budget, share: float) -> Budget:
         None if count is None else max(1, round(share * count)) for count in (budget.epochs, budget.iterations)
     )
     return replace(budget, epochs=epochs, iterations=iterations)
+
+
+def sentence(budget: str, given_up: Sequence[str], *, late: bool) -> str:
+    """Say how a plan was fitted to the time, and where no plan fits."""
+    made = f"cut to the least that compares, though that takes longer than {budget}," if late else f"fitted to {budget}"
+    whole = ", ".join(given_up) or "nothing was given up"
+    return f"The plan was {made} before it began, alike for every method: {whole}."
 
 
 def as_plain(plans: Sequence[Plan], words: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import re
 import time
 import warnings
 from contextlib import suppress
@@ -15,6 +15,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.lab.owner import Owner
@@ -25,6 +26,8 @@ except ImportError:  # Windows
     fcntl = None
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from optuna.storages import BaseStorage
 
 GRACE = 30.0
@@ -54,8 +57,8 @@ class Lock:
                 seen, since = holder, time.monotonic()
             if holder and (Owner.of(holder).dead() or time.monotonic() - since > GRACE):
                 self._break(holder)
-                continue
-            time.sleep(pause)
+            else:
+                time.sleep(pause)
             pause = min(2 * pause, 0.05)
 
     def release(self) -> None:
@@ -89,24 +92,36 @@ class Lock:
 
     def _break(self, holder: str) -> None:
         """Remove a dead holder's lock; processes of one machine take turns, lest the second remove a living one's."""
-        with suppress(OSError), self._journal.open("rb") as turn:
+        with self._journal.open("rb") as turn:
             if fcntl is not None:
-                fcntl.flock(turn, fcntl.LOCK_EX)
+                with suppress(OSError):
+                    fcntl.flock(turn, fcntl.LOCK_EX)
             if self._holder() == holder:
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
 
 
 class Journal(JournalFileBackend):
     """Optuna's journal file, in which every line is whole.
 
     A process killed in the middle of a line leaves a torn one, after which Optuna could neither read nor write; a
-    disk that fills up does the same. Whoever writes next, under the lock, cuts it off first.
+    disk that fills up does the same. Whoever writes next, under the lock, cuts it off first. A journal that another one
+    has taken the place of is no longer read or written: the same numbers mean other trials there.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock_of_ours = Lock(path)
         self._journal = path
         super().__init__(str(path))
+        self._file = _identity(path.stat())
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        """Read what has come since."""
+        self._same(self._journal.stat())
+        return super().read_logs(log_number_from)
+
+    def _same(self, found: os.stat_result) -> None:
+        if _identity(found) != self._file:
+            raise StorageInternalError("another study has been begun in its place")
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write whole lines at the end, or none."""
@@ -114,6 +129,7 @@ class Journal(JournalFileBackend):
         try:
             self._lock_of_ours.acquire()
             with self._journal.open("r+b", buffering=0) as file:
+                self._same(os.fstat(file.fileno()))
                 end = whole_length(file)
                 file.truncate(end)
                 file.seek(end)
@@ -125,10 +141,21 @@ class Journal(JournalFileBackend):
             self._lock_of_ours.release()
 
 
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
 def _write(file: Any, content: bytes) -> None:
     """Write all of it: a nearly full disk takes a part first, and refuses the rest."""
     while content:
         content = content[file.write(content) :]
+
+
+def any_done(journal: Path) -> bool:
+    """Whether a trial of the study in a journal is complete."""
+    complete = f'"state":{TrialState.COMPLETE.value}'.encode()
+    with journal.open("rb") as file:
+        return any(complete in line for line in file)
 
 
 def whole_length(file: Any) -> int:
@@ -157,11 +184,16 @@ def opened(place: str) -> BaseStorage:
     except sr.errors.StepruleError:
         raise
     except Exception as error:
-        raise sr.errors.StateError(
-            f"the storage cannot be opened: {reason(error)}",
-            where=place,
-            fix="give --storage a file that can be written to, or a database's URL such as sqlite:///study.db",
-        ) from error
+        raise unopened(place, error) from error
+
+
+def unopened(place: str, error: BaseException) -> sr.errors.StateError:
+    """Return the error that tells why a storage cannot be used at all."""
+    return sr.errors.StateError(
+        f"the storage cannot be opened: {reason(error)}",
+        where=display(place),
+        fix="give --storage a file that can be written to, or a database's URL such as sqlite:///study.db",
+    )
 
 
 def reason(error: BaseException) -> str:
@@ -233,8 +265,7 @@ def closed(storage: BaseStorage) -> None:
 
 def display(place: str) -> str:
     """Return a storage as it may be shown: a URL without its password."""
-    if not is_url(place) or "sqlalchemy" not in sys.modules:
+    if not is_url(place):
         return place
-    from sqlalchemy.engine import make_url
-
-    return make_url(place).render_as_string(hide_password=True)
+    hidden = re.sub(r"(://[^:/@]*:)[^/]*@", r"\1***@", place)
+    return re.sub(r"([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)

@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 import steprule as sr
-from steprule.lab.journal import closed, display, opened, reason
+from steprule.lab.journal import closed, display, opened, reason, unopened
 from steprule.lab.owner import Owner
 
 if TYPE_CHECKING:
@@ -45,6 +45,14 @@ PLAN = "plan"
 """The key under which the processes of a study agree on its plan."""
 
 LIVE = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+
+
+def _study(storage: BaseStorage, name: str) -> int:
+    """Return the number of the study of this name, which is begun where there is none."""
+    try:
+        return storage.create_new_study([StudyDirection.MINIMIZE], name)
+    except DuplicatedStudyError:
+        return storage.get_study_id_from_name(name)
 
 
 class Unrecorded(sr.errors.StepruleError):
@@ -71,10 +79,10 @@ class Ledger:
         """Open a study in a storage, or begin it there."""
         storage = opened(place)
         try:
-            study = storage.create_new_study([StudyDirection.MINIMIZE], name)
-        except DuplicatedStudyError:
-            study = storage.get_study_id_from_name(name)
-        return cls(place, storage, study)
+            return cls(place, storage, _study(storage, name))
+        except StorageInternalError as error:
+            closed(storage)
+            raise unopened(place, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -161,8 +169,8 @@ class Ledger:
         """Create the run's trial; say whether it is the one that counts."""
         trial = self._create(TrialState.RUNNING, {"key": key, "owner": self.owner})
         live = self.storage.get_all_trials(self.study, deepcopy=False, states=LIVE)
-        first = next(other for other in live if other.user_attrs.get("key") == key)
-        if first.number != self.storage.get_trial_number_from_id(trial):
+        first = next((other for other in live if other.user_attrs.get("key") == key), None)
+        if first is None or first.number != self.storage.get_trial_number_from_id(trial):
             self.end(trial, TrialState.PRUNED)
             return False
         self.held[key] = trial

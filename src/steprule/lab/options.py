@@ -58,6 +58,12 @@ class Number(click.ParamType):
         return f"a number {least}" + (f" and at most {self._high:g}" if math.isfinite(self._high) else "")
 
 
+def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """Return what may stand after the last comma of what is written."""
+    done, comma, begun = incomplete.rpartition(",")
+    return [CompletionItem(f"{done}{comma}{name}") for name in names if name.startswith(begun)]
+
+
 class Name(click.ParamType):
     """An optimiser by name, or by where it is found."""
 
@@ -70,10 +76,10 @@ class Name(click.ParamType):
         except sr.errors.StepruleError as error:
             self.fail(f"{error.what}; {error.fix}.", param, ctx)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Offer the names that go on from what is written, after the last comma."""
-        done, comma, begun = incomplete.rpartition(",")
-        return [CompletionItem(f"{done}{comma}{name}") for name in NAMES if name.startswith(begun)]
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the names that go on from what is written."""
+        del ctx, param
+        return _offered(NAMES, incomplete)
 
 
 class Names(Name):
@@ -101,7 +107,7 @@ class TaskName(click.ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer the names that begin so."""
         del ctx, param
-        return [CompletionItem(name) for name in TASKS if name.startswith(incomplete)]
+        return _offered(TASKS, incomplete)
 
 
 class TaskNames(click.ParamType):
@@ -118,6 +124,11 @@ class TaskNames(click.ParamType):
         except sr.errors.TaskError as error:
             self.fail(f"{error.what}; or {error.fix}.", param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the names that go on from what is written."""
+        del ctx, param
+        return _offered(["all", *TASKS], incomplete)
+
 
 class Schedules(click.ParamType):
     """Schedules by name, separated by commas."""
@@ -133,6 +144,11 @@ class Schedules(click.ParamType):
             if name not in SCHEDULES:
                 self.fail(f"{name!r} is none of {', '.join(SCHEDULES)}.", param, ctx)
         return names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the names that go on from what is written."""
+        del ctx, param
+        return _offered(SCHEDULES, incomplete)
 
 
 class Bounds(click.ParamType):

@@ -117,6 +117,10 @@ class Study:
         waiting = any(spec.phase == "tuning" for spec in wanted)
         return len(wanted) + (len(self.plan.methods) * len(self.plan.report_seeds) if waiting else 0)
 
+    def unscored(self) -> bool:
+        """Whether a method that has a learning rate lacks a run on a fresh seed."""
+        return bool(self._undone(report_specs(self)))
+
     def complete_rates(self) -> tuple[float, ...]:
         """Return the learning rates that every method has tried on every tuning seed."""
         return tuple(lr for lr in self.grid if not self._undone(tuning_specs(self.plan, (lr,))))

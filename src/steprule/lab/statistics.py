@@ -155,7 +155,7 @@ def _beats(pair: Pair, key: str) -> bool:
 def winner(study: Study) -> str | None:
     """Return the one method that is better than every other; none where there is no such method."""
     found = leaders(study)
-    return found[0] if len(found) == 1 and _contenders(study) > 1 else None
+    return found[0] if len(found) == 1 and _contenders(study) > 1 and not study.unscored() else None
 
 
 def _contenders(study: Study) -> int:
@@ -168,6 +168,8 @@ def verdict(study: Study) -> str:
         return "Nothing to compare: fewer than two methods were scored on test data."
     if len(study.plan.report_seeds) < FEWEST:
         return f"No winner is named: with fewer than {FEWEST} fresh seeds an interval says nothing."
+    if study.unscored():
+        return "No winner is named: not every method has been run on every fresh seed."
     top, *others = leaders(study)
     if not others:
         return f"{top} is best on test data: better than every other method, seed by seed and interval by interval."

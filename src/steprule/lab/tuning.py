@@ -85,7 +85,8 @@ class Wish:
 
         return {
             "optimiser": self.method.key,
-            "task": str(self.plan.task),
+            f"formula of {self.method.key}": self.method.made_of(),
+            "task": self.plan.task.told(),
             "run": str(self.plan.budget),
             "tuning seeds": str(self.plan.tuning_seeds),
             "search": ", ".join(map(str, self.space)),

@@ -65,9 +65,9 @@ def curves(chapter: Chapter, quantity: Quantity, x: str, name: str) -> str:
         axes.set_xlabel(X_LABELS[x])
         axes.set_ylabel(quantity.label)
         axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        axes.margins(x=0)
         _vertical(axes, quantity)
         _theory(axes, chapter, quantity, x)
-        axes.margins(x=0)
         if labelled:
             _label_ends(axes, bands)
         title = f"{quantity.label.capitalize()} against {X_LABELS[x]}"
@@ -88,7 +88,7 @@ def _band(axes: Any, arm: Arm, drawn: Band) -> None:
 
 def _theory(axes: Any, chapter: Chapter, quantity: Quantity, x: str) -> None:
     """Draw what theory promises for the training loss after so many iterations, as far as optimisers come."""
-    if x != "iteration" or quantity.name not in {"training_loss", "distance"}:
+    if x != "iteration" or quantity.name not in {"training_loss", "distance"} or not chapter.task["theory"]:
         return
     least = (chapter.task["optimum"] or 0.0) if quantity.name == "distance" else 0.0
     axes.autoscale(enable=False)
@@ -299,11 +299,11 @@ def targets(chapter: Chapter, name: str) -> str:
             for miss in range(len(reached) - len(known)):
                 mark: Any = {"color": cell.arm.look.light, "gid": svg.series(cell.arm.look.place)}
                 edge: Any = {"transform": axes.get_yaxis_transform(), "clip_on": False, "markeredgewidth": 1.6}
-                axes.plot([1.0 - 0.025 * miss], [-place], "x", markersize=6, **edge, **mark)
+                axes.plot([1.0 - min(0.025, 0.2 / len(runs)) * miss], [-place], "x", markersize=6, **edge, **mark)
             told.append(f"{cell.arm.key} in {len(known)} of {len(runs)} runs")
             seen += known
-            longest = max(longest, *(run["epochs"] for run in runs))
-        axes.set_xlim(0, 1.06 * max(seen, default=0) or longest)
+            longest = max([longest, *(run["epochs"] for run in runs)])
+        axes.set_xlim(0, 1.06 * max(seen, default=0) or longest or 1)
         axes.set_xlabel(f"epochs to a validation {chapter.task['metric']['name']} of {words.target(chapter.task)}")
         return svg.render(figure, name, "Epochs to the target, run by run", "Reached by " + ", ".join(told) + ".")
 

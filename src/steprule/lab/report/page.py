@@ -249,7 +249,7 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _trials(protocol: dict[str, Any]) -> str:
     """Return how many runs chose each optimiser's learning rate; tasks differ where a grid has grown."""
-    found = sorted({len(grid) * len(protocol["tuning_seeds"]) for grid in protocol["grids"].values()})
+    found = sorted({len(grid) * len(protocol["tuning_seeds"]) for grid in protocol["grids"].values()}) or [0]
     return f"{found[0]:,}" + (f" to {found[-1]:,}, by task" if len(found) > 1 else "")
 
 

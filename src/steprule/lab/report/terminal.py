@@ -21,9 +21,8 @@ WIDEST = 20
 INTERVAL = "median [95 %]"
 """How the header of the score ends."""
 
-DEFAULT, STEP, STATE = "at its\ndefault\nlr", "step\nµs", "state\nB/par."
-SPARED = (STEP, STATE, DEFAULT)
-"""The columns that are left out where there is no room, in this order; the page has them all."""
+SPARED = ("step", "state", "at its", "iter. to", "valid.", "lost")
+"""How the columns begin that are left out where there is no room, in this order; the page has them all."""
 
 
 def show(console: Console, document: dict[str, Any]) -> None:
@@ -85,9 +84,9 @@ def _fitted(columns: list[str], rows: list[tuple[str, ...]], width: int) -> dict
         if not fits():
             spare = width - sum(widths.values()) - len(widths) + 1 + widths[place]
             widths[place] = min(widths[place], max(least, spare))
-    for header in SPARED:
-        if not fits() and header in columns:
-            del widths[columns.index(header)]
+    for begun in SPARED:
+        if not fits():
+            widths = {place: most for place, most in widths.items() if not columns[place].startswith(begun)}
     return widths
 
 
@@ -100,10 +99,10 @@ def headers(chapter: Chapter) -> list[str]:
         "best\nlr" if tuned else "lr",
         "valid.\nloss",
         f"{score}\n{INTERVAL}",
-        *([DEFAULT] if _has_defaults(chapter) else []),
+        *(["at its\ndefault\nlr"] if _has_defaults(chapter) else []),
         *([f"iter. to\n{words.target(task)}"] if task["target"] is not None else []),
-        STEP,
-        STATE,
+        "step\nµs",
+        "state\nB/par.",
         "lost\nruns",
     ]
 

@@ -90,6 +90,10 @@ class TaskSpec:
         """Return the task; building the same one twice costs nothing."""
         return _build(self)
 
+    def told(self) -> str:
+        """Return in words what decides the task: wherever its data lie, they are the same."""
+        return f"{replace(self, data_dir=None)}, {self.build().about}"
+
     @property
     def options(self) -> dict[str, Any]:
         """What was chosen for the task."""
