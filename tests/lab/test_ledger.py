@@ -254,7 +254,7 @@ def numbers(out):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    assert start(out).wait() == 0
+    assert main([*TINY.split(), "--out", str(out)]) == 0
     return numbers(out)
 
 
@@ -279,7 +279,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_study_is_told_and_gone_on_from(pl
     assert len(told) == 3
     assert told[0].startswith("steprule: error: what is done can no longer be recorded: ")
     assert told[1] == place
-    assert start(out, "--storage", place).wait() == 0
+    assert main([*TINY.split(), "--out", str(out), "--storage", place]) == 0
     assert numbers(out) == whole
 
 
@@ -317,6 +317,5 @@ def test_a_study_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, w
             assert child.returncode == 0
             for left in out.iterdir():  # done before it was killed: begin another one
                 left.unlink()
-    last = start(out, "--resume")
-    assert last.wait() == 0
+    assert main([*TINY.split(), "--out", str(out), "--resume"]) == 0
     assert numbers(out) == whole

@@ -75,7 +75,7 @@ def test_the_command_it_prints_gives_the_loss_that_it_found(whole, tmp_path, cap
     assert "--set=momentum.beta=" in best["compare"]
 
 
-def test_it_repeats_itself_also_when_it_was_killed_and_gone_on_with(whole, tmp_path):
+def test_it_repeats_itself_also_when_it_was_killed_and_gone_on_with(whole, tmp_path, capsys):
     rest = "--trials 14 --search beta=0.5:0.99"
     one = process(tmp_path, rest)
     journal = tmp_path / "tuning.journal"
@@ -85,10 +85,7 @@ def test_it_repeats_itself_also_when_it_was_killed_and_gone_on_with(whole, tmp_p
     os.killpg(one.pid, signal.SIGKILL)
     one.communicate()
     assert not (tmp_path / "tuning.json").exists()
-    other = process(tmp_path, f"{rest} --resume")
-    said, noise = other.communicate()
-    assert other.returncode == 0, noise
-    assert tried(json.loads(said)) == tried(whole[1])
+    assert tried(tuned(capsys, tmp_path, f"{rest} --workers 1 --resume")) == tried(whole[1])
 
 
 def test_processes_that_share_a_storage_do_each_trial_once(tmp_path):
@@ -133,7 +130,7 @@ def test_what_was_suggested_in_part_is_suggested_anew_as_if_nothing_had_happened
     shutil.copy(out / "tuning.journal", tmp_path / "alone")
     half = abandoned(out, tmp_path / "disturbed").suggest_float("lr", low, high, log=True)
     rest = "--workers 1 --trials 16 --search beta=0.5:0.99 --resume"
-    found = [json.loads(process(tmp_path / name, rest).communicate()[0]) for name in ("disturbed", "alone")]
+    found = [tuned(capsys, tmp_path / name, rest) for name in ("disturbed", "alone")]
     assert tried(found[0]) == tried(found[1])
     assert half not in [trial["params"]["lr"] for trial in found[0]["trials"]]
 
