@@ -196,8 +196,9 @@ def test_a_lock_of_the_dead_on_a_journal_that_is_gone_is_an_error_and_no_endless
     ledger = Ledger.at(str(path), "study")
     path.unlink()
     (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
-    with pytest.raises(StorageInternalError, match="No such file"):
-        ledger.storage.create_new_trial(ledger.study)
+    for attempt in (lambda: ledger.storage.create_new_trial(ledger.study), ledger.refresh):
+        with pytest.raises(StorageInternalError, match="No such file"):
+            attempt()
 
 
 @pytest.mark.parametrize("torn", ['{"op_code":4,"wor', '{"op_code":4}garbage', "\x00\x00"])
@@ -270,32 +271,59 @@ def test_two_processes_in_two_folders_finish_one_study(place, tmp_path, whole):
 
 
 @pytest.mark.hostile("S8")
-def test_a_disk_that_is_full_in_the_midst_of_a_study_is_told_and_gone_on_from(place, tmp_path, whole):
-    out, room = tmp_path / "out", 150_000 if place.startswith("sqlite") else 20_000
-    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))}
-    first = start(out, "--storage", place, stderr=subprocess.PIPE, text=True, **full)
+def test_a_disk_that_is_full_in_the_midst_of_a_study_is_told_and_gone_on_from(tmp_path, whole):
+    out = tmp_path / "out"
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))}
+    first = start(out, stderr=subprocess.PIPE, text=True, **full)
     told = first.communicate()[1].splitlines()
     assert first.returncode == 1
+    assert told[0] == "steprule: error: what is done can no longer be recorded: File too large"
+    assert told[1] == str(out / "study.journal")
     assert len(told) == 3
-    assert told[0].startswith("steprule: error: what is done can no longer be recorded: ")
-    assert told[1] == place
-    assert main([*TINY.split(), "--out", str(out), "--storage", place]) == 0
+    assert main([*TINY.split(), "--out", str(out), "--resume"]) == 0
     assert numbers(out) == whole
 
 
+def fill(place):
+    """Record runs in a database that may take few more pages."""
+    from sqlalchemy import event
+
+    with Ledger.at(place, "study") as ledger:
+        engine = ledger.storage._backend.engine
+        with engine.connect() as connection:
+            most = connection.exec_driver_sql("PRAGMA page_count").scalar() + 1
+        event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count = {most}"))
+        engine.dispose()
+        ledger.refresh()
+        for number in range(100):
+            ledger.claim([f"run {number}"], 1)
+            ledger.finish(f"run {number}", {"text": "x" * 1000}, 0.0)
+
+
+@pytest.mark.hostile("S8")
+def test_a_database_that_is_full_is_told(tmp_path):
+    with pytest.raises(module.Unrecorded, match="database or disk is full"):
+        fill(f"sqlite:///{tmp_path / 'study.db'}")
+
+
 def test_a_study_that_is_begun_anew_leaves_the_one_before(tmp_path, capsys):
-    line = [part for part in TINY.split() if part != "--no-progress"]
-    for told in ("", f"--storage {tmp_path / 'study.journal.before'}"):
-        assert main([*line, "--trials", "1", "--no-defaults", "--out", str(tmp_path)]) == 0
-        assert told in " ".join(capsys.readouterr().err.split())
-    names = ("study.journal", "study.journal.before")
-    runs = [(tmp_path / name).read_text().count('"record"') for name in names]
-    assert runs[0] == runs[1] > 10
-    before = (tmp_path / "study.journal.before").read_bytes()
-    (tmp_path / "study.journal").write_bytes(before[:1000].rpartition(b"\n")[0] + b"\n")  # no run is done
-    with folder({"out": tmp_path, "storage": None, "resume": False}, "study.journal"):
-        assert not (tmp_path / "study.journal").exists()
-    assert (tmp_path / "study.journal.before").read_bytes() == before
+    journal, kept = tmp_path / "study.journal", tmp_path / "study.journal.before"
+    anew = {"out": tmp_path, "storage": None, "resume": False}
+    with Ledger.at(str(journal), "study") as before:
+        before.refresh()
+        before.claim(["x", "y"], 2)
+        before.finish("x", {"n": 1}, 0.5)
+    with folder(anew, "study.journal"):
+        assert f"--storage {kept} goes on with it" in capsys.readouterr().err
+        with Ledger.at(str(journal), "study") as after:  # of which nothing will be done
+            after.refresh()
+            after.claim(["x"], 1)
+    with folder(anew, "study.journal"):
+        assert capsys.readouterr().err == ""
+        assert not journal.exists()
+    with Ledger.at(str(kept), "study") as again:
+        again.refresh()
+        assert again.records() == {"x": {"n": 1}}
 
 
 @pytest.mark.hostile("S7", "L5")

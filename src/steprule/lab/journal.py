@@ -116,7 +116,11 @@ class Journal(JournalFileBackend):
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
         """Read what has come since."""
-        self._same(self._journal.stat())
+        try:
+            found = self._journal.stat()
+        except OSError as error:
+            raise StorageInternalError(error.strerror) from error
+        self._same(found)
         return super().read_logs(log_number_from)
 
     def _same(self, found: os.stat_result) -> None:
