@@ -54,7 +54,13 @@ if TYPE_CHECKING:
 )
 @click.option("--defaults/--no-defaults", default=True, show_default=True, help="Run default learning rates as well.")
 @click.option("--tuning-seeds", type=click.IntRange(1, REPORT_OFFSET), default=2, show_default=True)
-@click.option("--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh seeds a method; a winner takes 5.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Fresh seeds a method; a winner takes 5.",
+)
 @TRAINING
 @HYPER
 @CLIPPING
