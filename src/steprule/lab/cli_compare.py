@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     "Fit the plan to the time: tuning seeds are given up first, then learning rates down to 7, length down to half, "
     "rates to 5, length to a twentieth.",
 )
-@click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
 @TENSORBOARD
 @OUTPUT

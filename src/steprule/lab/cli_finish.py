@@ -45,6 +45,7 @@ def sharing(journal: str, within: str) -> options.Decorator:
             is_flag=True,
             help="Go on with the study in --out, or join the process that does it; its options have to be repeated.",
         ),
+        click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core"),
     )
 
 

@@ -91,7 +91,6 @@ class _Ranges(click.ParamType):
 @HYPER
 @CLIPPING
 @sharing("tuning.journal", "Begin no trial that would not end by then.")
-@click.option("--workers", type=click.IntRange(1, 1024), default=options.cores, show_default="one a core")
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of tuning.json.")
 @TENSORBOARD
 @OUTPUT

@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
+import steprule as sr
 from steprule.lab.ledger import DEATHS
 from steprule.lab.runs import RunResult, RunSpec, from_record
 from steprule.lab.workers import Died
@@ -101,12 +104,14 @@ def result_of(spec: RunSpec, record: dict[str, object] | None) -> RunResult:
     return from_record(spec, record)
 
 
+def made_with(plan: Plan) -> dict[str, str]:
+    """Return the code that decides a plan's results: of the optimisers, and of the libraries."""
+    formulas = {f"formula of {method.key}": method.made_of() for method in plan.methods}
+    return {"steprule": sr.__version__, "torch": str(torch.__version__), **formulas}
+
+
 def asked(plans: tuple[Plan, ...], budget: str | None) -> dict[str, str]:
     """Return what decides a comparison's results, in words: processes that differ in it do not share a study."""
-    import torch
-
-    import steprule as sr
-
     first = plans[0]
     words = {
         "tasks": ", ".join(plan.task.name for plan in plans),
@@ -116,10 +121,8 @@ def asked(plans: tuple[Plan, ...], budget: str | None) -> dict[str, str]:
         "defaults": str(first.defaults),
         "extension": str(first.extend),
         "--budget": str(budget),
-        "steprule": sr.__version__,
-        "torch": str(torch.__version__),
+        **made_with(first),
     }
-    words |= {f"formula of {method.key}": method.made_of() for method in first.methods}
     for plan in plans:
         words[f"{plan.task.name}: options"] = plan.task.told()
         words[f"{plan.task.name}: run"] = str(plan.budget)

@@ -58,16 +58,23 @@ class Number(click.ParamType):
         return f"a number {least}" + (f" and at most {self._high:g}" if math.isfinite(self._high) else "")
 
 
-def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    """Return what may stand after the last comma of what is written."""
-    done, comma, begun = incomplete.rpartition(",")
-    return [CompletionItem(f"{done}{comma}{name}") for name in names if name.startswith(begun)]
+class Offered(click.ParamType):
+    """What has names, of which a shell can offer those that go on from what is written."""
+
+    offers: Iterable[str] = ()
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer what may stand after the last comma."""
+        del ctx, param
+        done, comma, begun = incomplete.rpartition(",")
+        return [CompletionItem(f"{done}{comma}{name}") for name in self.offers if name.startswith(begun)]
 
 
-class Name(click.ParamType):
+class Name(Offered):
     """An optimiser by name, or by where it is found."""
 
     name = "name"
+    offers = NAMES
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the name of an optimiser that there is, or say which there are."""
@@ -75,11 +82,6 @@ class Name(click.ParamType):
             return find(str(value).strip()).name
         except sr.errors.StepruleError as error:
             self.fail(f"{error.what}; {error.fix}.", param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offer the names that go on from what is written."""
-        del ctx, param
-        return _offered(NAMES, incomplete)
 
 
 class Names(Name):
@@ -92,48 +94,36 @@ class Names(Name):
         return tuple(dict.fromkeys(super(Names, self).convert(part, param, ctx) for part in str(value).split(",")))
 
 
-class TaskName(click.ParamType):
+class TaskName(Offered):
     """A task by name."""
 
     name = "task"
+    offers = TASKS
+    read: Callable[[str], Any] = staticmethod(named)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the task's own name, or say which there are."""
+        if isinstance(value, tuple):
+            return value  # pyright: ignore[reportUnknownVariableType] - read already
         try:
-            return named(str(value))
+            return self.read(str(value))
         except sr.errors.TaskError as error:
             self.fail(f"{error.what}; or {error.fix}.", param, ctx)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offer the names that begin so."""
-        del ctx, param
-        return _offered(TASKS, incomplete)
 
-
-class TaskNames(click.ParamType):
+class TaskNames(TaskName):
     """Tasks by name, separated by commas; all is every one that needs no option."""
 
     name = "tasks"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the names once each, or say which are allowed."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return several(str(value))
-        except sr.errors.TaskError as error:
-            self.fail(f"{error.what}; or {error.fix}.", param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offer the names that go on from what is written."""
-        del ctx, param
-        return _offered(["all", *TASKS], incomplete)
+    offers = ("all", *TASKS)
+    read = staticmethod(several)
 
 
-class Schedules(click.ParamType):
+class Schedules(Offered):
     """Schedules by name, separated by commas."""
 
     name = "schedules"
+    offers = SCHEDULES
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the names once each, or say which are allowed."""
@@ -144,11 +134,6 @@ class Schedules(click.ParamType):
             if name not in SCHEDULES:
                 self.fail(f"{name!r} is none of {', '.join(SCHEDULES)}.", param, ctx)
         return names
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offer the names that go on from what is written."""
-        del ctx, param
-        return _offered(SCHEDULES, incomplete)
 
 
 class Bounds(click.ParamType):

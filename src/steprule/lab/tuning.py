@@ -21,7 +21,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
-from steprule.lab.conducting import PAUSE
+from steprule.lab.conducting import PAUSE, made_with
 from steprule.lab.ledger import DEATHS, Ledger
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.workers import Died
@@ -79,20 +79,14 @@ class Wish:
 
     def asked(self) -> dict[str, str]:
         """Return what decides the search, in words: processes that differ in it do not share a study."""
-        import torch
-
-        import steprule as sr
-
         return {
             "optimiser": self.method.key,
-            f"formula of {self.method.key}": self.method.made_of(),
             "task": self.plan.task.told(),
             "run": str(self.plan.budget),
             "tuning seeds": str(self.plan.tuning_seeds),
             "search": ", ".join(map(str, self.space)),
             "seed": str(self.seed),
-            "steprule": sr.__version__,
-            "torch": str(torch.__version__),
+            **made_with(self.plan),
         }
 
 
