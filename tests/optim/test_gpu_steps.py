@@ -39,7 +39,7 @@ def test_every_dtype_follows_the_interpreter(program: Any) -> None:
         truth = Truth(optimizer)
         for _ in range(2):
             fill_gradients(parameters)
-            if optimizer._paths is None:
+            if optimizer._points is None:
                 step_both(optimizer, truth)
             else:
                 optimizer.step()

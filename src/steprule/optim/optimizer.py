@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.optim.optimizer as torch_optimizer
 
-from ..backends.eager import EagerBatch
 from ..errors import BackendError, HyperparameterError, ParameterError, RuleError
 from ..graph.graph import Graph
-from ..graph.look_ahead import AHEAD, look_ahead
-from ..plan.schedule import Plan, schedule
-from ..plan.tables import array_rows, hyper_columns
+from ..graph.look_ahead import look_ahead
+from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
 from ..zoo.transforms import clip_global_norm
+from .points import Points
 from .roster import Roster
 from .squad import Kernels, Reader, plain
-from .state import STEP, check_saved, ensure
+from .state import check_saved
 from .tensors import BACKENDS, check_capturable, check_shards
 from .watch import Watch
 
@@ -31,8 +29,6 @@ _profiling: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", la
 
 NONFINITE = ("propagate", "skip", "raise")
 
-Pair = tuple[dict[str, Any], torch.Tensor]
-"""A parameter with its group."""
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
@@ -138,9 +134,9 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self) -> None:
         """Make what is derived from the program and is neither copied nor saved."""
         graph = self.program.graph
-        self._paths = look_ahead(graph)
-        self._kernels = self._compile(self._paths.closure_free if self._paths else graph)
-        self._exact = self._compile(self._paths.exact) if self._paths else self._kernels
+        paths = look_ahead(graph)
+        self._kernels = self._compile(paths.closure_free if paths else graph)
+        self._points = Points(paths, self._kernels, self._compile(paths.exact)) if paths else None
         self._start()
 
     def _compile(self, graph: Graph) -> Kernels:
@@ -164,7 +160,6 @@ class Optimizer(torch.optim.Optimizer):
         return None
 
     def _start(self) -> None:
-        self._moves: dict[Graph, Plan] = {}
         self._roster: Roster | None = None
         self._watch = Watch()
         self._busy = threading.RLock()
@@ -224,12 +219,15 @@ class Optimizer(torch.optim.Optimizer):
         with self._busy:
             if self._at_iterate:
                 raise ParameterError("step() inside at_iterate()", fix="leave the `with` block first")
-            if closure is not None and self._paths is not None:
-                return self._step_at_point(closure)
-            loss: Any = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
+            if closure is None:
+                self._update(self._choose)
+                return None
+            if self._points is not None:
+                loss = self._points.evaluate(self, closure)
+                self._update(self._points.choose)
+                return loss
+            with torch.enable_grad():
+                loss = closure()
             self._update(self._choose)
             return loss
 
@@ -253,59 +251,6 @@ class Optimizer(torch.optim.Optimizer):
 
     # Rules with a look-ahead ---------------------------------------------------------------------
 
-    @torch.no_grad()
-    def _ready(self) -> None:
-        """Give every trainable parameter its slots: a point may lie ahead before the first step."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.requires_grad and parameter.is_floating_point():
-                    ensure(self._kernels, group, parameter, self.state[parameter])
-
-    def _stepped(self) -> list[Pair]:
-        """List the (group, parameter) pairs that have state."""
-        pairs = [(group, p) for group in self.param_groups for p in group["params"]]
-        return [(group, p) for group, p in pairs if self.state.get(p)]
-
-    @torch.no_grad()
-    def _move(self, graph: Graph, pairs: list[Pair]) -> None:
-        """Run a graph that only moves parameters between the iterate and the look-ahead point."""
-        if graph not in self._moves:
-            self._moves[graph] = schedule(graph)
-        plan = self._moves[graph]
-        names, columns = array_rows(plan), hyper_columns(plan)
-        arrays = {names[0]: [p for _, p in pairs], names[1]: [p for _, p in pairs]}
-        arrays |= {name: [self.state[p][name] for _, p in pairs] for name in names[2:]}
-        numbers = [[_number(name, group, self.state[p]) for name in columns] for group, p in pairs]
-        if pairs:
-            EagerBatch(plan, arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
-
-    def _ahead(self) -> list[Pair]:
-        return [(group, p) for group, p in self._stepped() if float(self.state[p].get(AHEAD, 0.0)) > 0]
-
-    def _mark(self, pairs: list[Pair], *, ahead: float) -> None:
-        for _, parameter in pairs:
-            self.state[parameter][AHEAD].fill_(ahead)
-
-    def _step_at_point(self, closure: Callable[[], Any]) -> Any:
-        """Evaluate the closure at the look-ahead point, come back exactly, and update."""
-        assert self._paths is not None
-        self._ready()
-        pairs, ahead = self._stepped(), self._ahead()
-        stored = _hold(pairs)
-        try:
-            self._move(self._paths.to_iterate, ahead)
-            iterate = _hold(pairs)
-            self._move(self._paths.to_point, pairs)
-            with torch.enable_grad():
-                loss = closure()
-            iterate()
-        except BaseException:
-            stored()
-            raise
-        self._mark(ahead, ahead=0.0)
-        self._update(lambda _: self._exact)
-        return loss
-
     @contextmanager
     def at_iterate(self) -> Generator[None]:
         """Hold θ itself in the parameters inside a `with` block, e.g. for evaluation.
@@ -320,18 +265,12 @@ class Optimizer(torch.optim.Optimizer):
         nothing happens. Each parameter's state says which point is stored: `ahead` is 1 for the
         look-ahead point. Stepping inside the block is an error.
         """
-        pairs = self._ahead() if self._paths is not None else []
-        put_back = _hold(pairs)
         self._at_iterate = True
         try:
-            if self._paths is not None:
-                self._move(self._paths.to_iterate, pairs)
-            self._mark(pairs, ahead=0.0)  # a checkpoint made inside the block says what it holds
-            yield
+            with self._points.at_iterate(self) if self._points is not None else nullcontext():
+                yield
         finally:
             self._at_iterate = False
-            put_back()
-            self._mark(pairs, ahead=1.0)
 
     # Checkpoints ---------------------------------------------------------------------------------
 
@@ -368,21 +307,3 @@ class Optimizer(torch.optim.Optimizer):
             before.remove()
             after.remove()
             self._roster = None
-
-
-@torch.no_grad()
-def _hold(pairs: list[Pair]) -> Callable[[], None]:
-    """Keep parameters as they are now; return a function that puts them back."""
-    values = [parameter.clone(memory_format=torch.preserve_format) for _, parameter in pairs]
-
-    @torch.no_grad()
-    def put_back() -> None:
-        for (_, parameter), value in zip(pairs, values, strict=True):
-            parameter.copy_(value)
-
-    return put_back
-
-
-def _number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
-    """Read a column of the hyperparameter table for one parameter: from its group or its state."""
-    return float(group[name] if name in group else state[STEP if name == "t" else name])

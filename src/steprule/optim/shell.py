@@ -80,7 +80,7 @@ class Shell(Optimizer):
     # Programs ------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        self._paths = None
+        self._points = None
         self._by_flags: dict[Flags, Kernels] = {}
         self._start()
 
