@@ -35,7 +35,6 @@ long a peer's step takes as ours. **Below 1, marked ▼, the peer is quicker.**
 | `torch.compile` | clipping and step compiled, with the learning rate as a tensor |
 | `optax` | the same rule under `jax.jit`, with donated buffers and XLA's threads |
 | `roofline` | a kernel of ours that moves the bytes which the formula must move, with next to no arithmetic |
-| `norm in backward` | ours with `clip_global_norm(during="backward")` |
 | `no update` | of whole training steps, what is left without clipping and update |
 """
 

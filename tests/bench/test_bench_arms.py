@@ -27,7 +27,7 @@ def able(name, rule, clip):
 
 ALL_ABLE = [
     pytest.param(name, rule, clip, id=f"{name}, {rule.name}, {clip}")
-    for name in (arms.OURS, arms.WATCHED, *arms.PEERS)
+    for name in (arms.OURS, *arms.PEERS)
     for rule in RULES.values()
     for clip in CLIPS
     if able(name, rule, clip)
@@ -144,13 +144,13 @@ def test_training_steps_train(model):
     """Every arm takes the same training steps; in float32 they stay together for a while."""
     rule = RULES["momentum"]
     ends = {}
-    for name in (arms.OURS, arms.WATCHED, arms.LOOP, arms.FUSED, NOTHING):
+    for name in (arms.OURS, arms.LOOP, arms.FUSED, NOTHING):
         unit = training_unit(name, model, rule, GLOBAL_NORM)
         start = [value.copy() for value in unit.values()]
         for _ in range(3):
             unit.step()
         ends[name] = unit.values()
-    for name in (arms.OURS, arms.WATCHED, arms.FUSED):
+    for name in (arms.OURS, arms.FUSED):
         assert truth.deviation(ends[name], ends[arms.LOOP], start) < 1e-3, name
     assert all((a == b).all() for a, b in zip(ends[NOTHING], start, strict=True))
 

@@ -24,7 +24,7 @@ def host_scalars(first, tensor_count, hyper, counts, host):
     row = first + tl.arange(0, ROWS)
     inside = row < tensor_count
     lr = tl.load(hyper + row * 5, mask=inside, other=1.0)
-    # return g * minimum(1, max_norm / (global_norm(g, during=during) + _TINY))
+    # return g * minimum(1, max_norm / (global_norm(g) + _TINY))
     constant = tl.full((), 1.0, tl.float64)
     beta1 = tl.load(hyper + row * 5 + 1, mask=inside, other=1.0)
     step = tl.load(counts + row, mask=inside, other=1.0).to(tl.float64) + 1.0
@@ -98,7 +98,7 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     scalar = tl.cast(tl.load(host + tensor * 4), tl.float32)
     # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
     scalar_2 = tl.cast(tl.load(host + tensor * 4 + 1), tl.float32)
-    # return g * minimum(1, max_norm / (global_norm(g, during=during) + _TINY))
+    # return g * minimum(1, max_norm / (global_norm(g) + _TINY))
     constant = tl.full((), 1.0, tl.float64)
     max_norm = tl.load(hyper + tensor * 5 + 4)
     constant_2 = tl.full((), 1e-06, tl.float64)
@@ -127,7 +127,7 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             g = read(g_at + here, inside, tail, tl.float32)
             exp_avg = read(exp_avg_at + here, inside, tail, tl.float32)
             exp_avg_sq = read(exp_avg_sq_at + here, inside, tail, tl.float32)
-            # return g * minimum(1, max_norm / (global_norm(g, during=during) + _TINY))
+            # return g * minimum(1, max_norm / (global_norm(g) + _TINY))
             x = scalar_6 * g
             # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
             x_2 = scalar_2 * x

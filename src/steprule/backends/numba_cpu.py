@@ -168,34 +168,3 @@ class CpuBatch(Batch):
         self._directory[-1] = -1
         self._function(0, 1, self._where)
         return self.plan.guard is None or not self.refuses(0)
-
-
-class FirstPass(CpuBatch):
-    """The first pass of a plan on one gradient at a time, whatever else the plan would need.
-
-    The plan's only reduction there must be global.
-    """
-
-    def __init__(self, kernel: CpuKernel, size: int) -> None:
-        names = array_rows(kernel.plan)
-        nothing = torch.empty(size, device="meta")  # it has a size, and no memory that could be touched
-        super().__init__(kernel, dict.fromkeys(names, (nothing,)), [0])
-        self.begin(np.zeros((1, len(kernel.plan.graph.hypers) + kernel.plan.graph.uses_step)))
-
-    def sum(self, gradient: torch.Tensor) -> tuple[float, int, float]:
-        """Return the reduction over a gradient, which of its chunks has the largest part in it, and that part."""
-        self.set_gradients([gradient], [gradient.data_ptr()])
-        self.sweep(0)
-        self.clear()
-        heaviest = int(self._partial[:, 0].argmax())
-        return float(self.total[0]), heaviest, float(self._partial[heaviest, 0])
-
-    def part(self, gradient: torch.Tensor, chunk: int) -> float:
-        """Return the part of one chunk."""
-        self.set_gradients([gradient], [gradient.data_ptr()])
-        alone = len(self._chunks) == 1
-        self._cut_into(self._cuts[1] if alone else np.array([chunk, chunk + 1], dtype=np.int64))
-        self._directory[-1] = 1
-        self._function(0, 1, self._where)
-        self.clear()
-        return float(self._partial[chunk, 0])

@@ -304,8 +304,7 @@ class TritonBatch(Batch):
     def stopped(self) -> bool:
         """Whether the guard stopped the last step, and not `found`; this waits for the device."""
         guard = self.plan.guard
-        bad = guard is not None and guard not in self.plan.given
-        total = float(self.total[self.plan.reductions.index(guard)]) if bad and guard is not None else 0.0
+        total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
         return not np.isfinite(total) and float(self.found[0]) == 0.0
 
     def begun(self) -> bool:

@@ -218,7 +218,7 @@ class _Writer:
     def goes(self) -> str:
         """Spell whether the step is taken: what found out that it must not be has ended by the last pass."""
         terms = ["tl.load(found) == 0.0"]
-        if self.plan.guard is not None and self.plan.guard not in self.plan.given:
+        if self.plan.guard is not None:
             terms.append(f"finite(tl.load(total + {self.plan.reductions.index(self.plan.guard)}))")
         return " & ".join(f"({term})" if len(terms) > 1 else term for term in terms)
 

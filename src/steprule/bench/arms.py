@@ -25,7 +25,7 @@ Gradients = list[torch.Tensor]
 Values = list[NDArray[np.float64]]
 
 OURS, LOOP, FOREACH, FUSED, SCALED = "steprule", "torch loop", "torch foreach", "torch fused", "torch grad_scale"
-COMPILED, OPTAX, ROOFLINE, WATCHED = "torch.compile", "optax", "roofline", "norm in backward"
+COMPILED, OPTAX, ROOFLINE = "torch.compile", "optax", "roofline"
 COPY = "copy"
 PEERS = (LOOP, FOREACH, FUSED, SCALED, COMPILED, OPTAX)
 ARMS = (OURS, *PEERS, ROOFLINE)
@@ -93,13 +93,6 @@ class Unit:
 def ours(rule: Rule, clip: str, tensors: Tensors) -> Unit:
     """Return the step of our class, clipping and update in one kernel."""
     return Unit(rule.make(list(tensors.parameters), clip).step, tensors.parameters)
-
-
-def watched(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
-    """Return the step of our class when the norm is taken while a backward pass makes the gradients."""
-    clipping = sr.clip_global_norm(max_norm=BOUND, during="backward")
-    optimizer = rule.ours_class(tensors.parameters, lr=rule.lr, clip=clipping, **rule.options)
-    return Unit(optimizer.step, tensors.parameters)
 
 
 @lru_cache(maxsize=64)
@@ -243,14 +236,12 @@ class Setting:
 
 def applies(name: str, rule: Rule, clip: str) -> bool:
     """Whether an arm makes sense for a rule and clipping at all."""
-    if name == WATCHED:
-        return clip == GLOBAL_NORM
     return name != SCALED or (clip == GLOBAL_NORM and rule.fused)
 
 
 def missing(name: str, setting: Setting) -> str | None:
     """Return why an arm cannot take part, if so."""
-    if name in {OURS, WATCHED, ROOFLINE, COPY}:
+    if name in {OURS, ROOFLINE, COPY}:
         return None
     if name == OPTAX:
         from steprule.bench.xla import missing as missing_optax
@@ -287,7 +278,6 @@ def build(name: str, rule: Rule, clip: str, tensors: Tensors) -> Unit:
 
 BUILDERS: dict[str, Callable[[Rule, str, Tensors], Unit]] = {
     OURS: ours,
-    WATCHED: watched,
     LOOP: loop,
     FOREACH: foreach,
     FUSED: fused,

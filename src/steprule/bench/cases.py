@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from steprule.bench.arms import ARMS, COPY, FOREACH, FUSED, LOOP, ON_GPU, OPTAX, OURS, ROOFLINE, SCALED, WATCHED
+from steprule.bench.arms import ARMS, COPY, FOREACH, FUSED, LOOP, ON_GPU, OPTAX, OURS, ROOFLINE, SCALED
 from steprule.bench.models import MODELS
 from steprule.bench.rules import GLOBAL_NORM, NO_CLIP, RULES, TENSOR_NORM, VALUE
 from steprule.bench.workloads import Workload, gpt2, many, millions, perceptron, resnet18
@@ -162,7 +162,7 @@ def clipping(scale: Scale) -> Iterator[Case]:
 
 def training(scale: Scale) -> Iterator[Case]:
     """Whole training steps: forward, backward, clipping, update."""
-    arms = (OURS, WATCHED, LOOP, FOREACH, FUSED, SCALED)
+    arms = (OURS, LOOP, FOREACH, FUSED, SCALED)
     for name, model in MODELS.items():
         workload = Workload(name, model.shapes())
         for threads in _threads(scale):

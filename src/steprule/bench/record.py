@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from steprule.bench.arms import COPY, OURS, PEERS, ROOFLINE, WATCHED
+from steprule.bench.arms import COPY, OURS, PEERS, ROOFLINE
 from steprule.bench.cases import GRADIENTS
 from steprule.bench.conduct import Outcome, Result
 from steprule.bench.measure import Spread
@@ -30,8 +30,6 @@ from steprule.bench.training import NOTHING
 from steprule.bench.truth import STEPS, TOLERANCE
 
 FORMAT = 3
-NO_PEERS = (OURS, WATCHED, ROOFLINE, COPY, NOTHING)
-"""Arms to which nothing is lost: our own, and those that do less than an update."""
 
 METHOD = (
     f"Before timing, each arm takes {STEPS} steps; what it computes may differ from float64 by {TOLERANCE:g} of the "
@@ -141,7 +139,7 @@ def _digits(value: float) -> float:
 def ratios(told: Mapping[str, Any]) -> dict[str, float]:
     """Return how many times as long as ours each peer's step takes, in one case of a document."""
     named = told["arms"].items()
-    return {name: arm["ratio"]["median"] for name, arm in named if "ratio" in arm and name not in NO_PEERS}
+    return {name: arm["ratio"]["median"] for name, arm in named if "ratio" in arm and name in PEERS}
 
 
 def microseconds(told: Mapping[str, Any], name: str) -> float | None:
@@ -151,9 +149,7 @@ def microseconds(told: Mapping[str, Any], name: str) -> float | None:
 
 def columns(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """Return the arms that some of these cases timed: the peers, then what stands beside them to compare with."""
-    seen = [
-        name for name in (*PEERS, WATCHED, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)
-    ]
+    seen = [name for name in (*PEERS, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)]
     return [name for name in seen if name in PEERS], [name for name in seen if name not in PEERS]
 
 

@@ -21,7 +21,6 @@ from .roster import Roster
 from .squad import Kernels, Reader, plain
 from .state import check_saved
 from .tensors import BACKENDS, check_capturable, check_shards
-from .watch import Watch
 
 _torch: Any = torch_optimizer
 _GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
@@ -161,7 +160,6 @@ class Optimizer(torch.optim.Optimizer):
 
     def _start(self) -> None:
         self._roster: Roster | None = None
-        self._watch = Watch()
         self._busy = threading.RLock()
         self._at_iterate = False
 
@@ -242,7 +240,7 @@ class Optimizer(torch.optim.Optimizer):
                 for group in self.param_groups:
                     for state in filter(None, map(self.state.get, group["params"])):
                         state.update(self._complete(choose(group), state))  # others may have put it there
-                roster = Roster(choose, mood, self.param_groups, self.state, self.backend, self._watch)
+                roster = Roster(choose, mood, self.param_groups, self.state, self.backend)
         self._roster = None  # an interrupted roster is not used again
         stepped = not roster.squads or roster.step(self.param_groups, getattr(self, "found_inf", None))
         self._roster = roster

@@ -10,7 +10,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import gcd, isfinite
+from math import gcd
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
@@ -27,7 +27,6 @@ from .glance import Glance, looker
 from .squad import Groups, Kernels, Squad, lay_out
 from .state import ensure
 from .tensors import Entry, check, extent, label, route
-from .watch import Watch
 
 _gradient = attrgetter("grad")
 _torch: Any = torch
@@ -65,10 +64,8 @@ class Roster:
         groups: Groups,
         state: Any,
         backend: str | None,
-        watch: Watch,
     ) -> None:
         self._state = state
-        self._watch = watch
         self._chosen = [choose(group) for group in groups]
         self._choose = choose
         self._mood = mood
@@ -125,8 +122,6 @@ class Roster:
         self.device_decides = bool(self.squads) and len(self._on_device) == len(self.squads)
         """Whether kernels find out by themselves that a step must be left out."""
         self._work = [pair for squad in self.squads for pair in squad.work()]
-        self._given = [squad for squad in self.squads if squad.plan.given]
-        self._watch.follow(self._all if self._given else [])
         self._counted = True
 
     def _route(self, entry: Entry, backend: str | None) -> str:
@@ -231,7 +226,7 @@ class Roster:
                     squad.set_hypers(groups)
                 squad.advance(1)
             self._changed = False
-            written = (not self._given or self._norms_given()) and run(self._work)
+            written = run(self._work)
             if written:
                 self._count()
         except BaseException:
@@ -256,15 +251,6 @@ class Roster:
         """Take state back that was made for a step which did not happen: only what has been stepped has state."""
         for parameter in self._new:
             self._state.pop(parameter, None)
-
-    def _norms_given(self) -> bool:
-        """Hand the norm that was taken during backward to the plans; return False if a guard stops at it."""
-        total = self._watch.sum_of_squares([parameter for squad in self._given for parameter in squad.parameters])
-        for squad in self._given:
-            for batch in squad.batches:
-                batch.total[len(squad.plan.reductions) - len(squad.plan.given) :] = total
-        guarded = any(squad.plan.guard is not None for squad in self._given)
-        return not guarded or isfinite(total) or not self._culprits()
 
     def _count(self) -> None:
         """Write step counts and the like, once all parameters are written; doing it again changes nothing."""

@@ -3,8 +3,7 @@
 A reduction of elements that themselves need no earlier reduction ends in pass 0; one that needs it
 ends in pass 1, and so on. The last pass writes every output, so nothing is written before all that
 could go wrong with a norm is known. That is the fewest passes possible: a value that depends on a
-reduction of all elements cannot be applied to the first of them before the last has been read. Only the
-gradient's own norm can be had for less: taken during backward, it is given, and ends no pass.
+reduction of all elements cannot be applied to the first of them before the last has been read.
 """
 
 from __future__ import annotations
@@ -52,9 +51,7 @@ class Pass:
 
 def summary(item: Pass, graph: Graph) -> str:
     """Say in words what a pass does."""
-    given = [node for node in topological(item.scalars) if node in _given(graph)]
-    done = [f"is given {one_line(node, graph)} by backward" for node in given]
-    done += [f"reads {', '.join(item.reads)}"] if item.reads else []
+    done = [f"reads {', '.join(item.reads)}"] if item.reads else []
     done += [f"writes {', '.join(name for name, _ in item.writes)}"] if item.writes else []
     done += [f"ends in {', '.join(one_line(node, graph) for node in item.reductions)}"] if item.reductions else []
     return "; ".join(done) or "moves nothing"
@@ -73,15 +70,12 @@ class Plan:
     tensor_writes: tuple[tuple[str, Node], ...]
     host_writes: tuple[tuple[str, Node], ...]
     guard: Node | None = None
-    """The sum that is NaN when a gradient is not finite; it ends in the first pass, before anything is written.
-    A norm that is given guards as well."""
-    given: tuple[Node, ...] = ()
-    """Norms of the gradient that are known before the step begins."""
+    """The sum that is NaN when a gradient is not finite; it ends in the first pass, before anything is written."""
 
     @cached_property
     def reductions(self) -> tuple[Node, ...]:
-        """Every reduction: in the order of the passes that end in it, then those that are given."""
-        return (*(node for item in self.passes for node in item.reductions), *self.given)
+        """Every reduction, in the order of the passes that end in it."""
+        return tuple(node for item in self.passes for node in item.reductions)
 
     @property
     def bytes_per_parameter(self) -> int:
@@ -94,18 +88,12 @@ class Plan:
         return 4 * len(self.graph.element_slots)
 
 
-def _given(graph: Graph) -> tuple[Node, ...]:
-    """List the norms that backward gives; of what a transform has changed, it cannot."""
-    asked = [node for node in graph.nodes if node.op == "global_norm" and node.attr == "backward"]
-    return tuple(node for node in asked if node.inputs == (read(graph.gradient),))
-
-
-def _levels(graph: Graph, given: tuple[Node, ...]) -> dict[Node, int]:
+def _levels(graph: Graph) -> dict[Node, int]:
     """Map each node to the pass in which its value is first known to elements."""
     level: dict[Node, int] = {}
     for node in graph.nodes:
         base = max((level[child] for child in node.inputs), default=0)
-        level[node] = 0 if node in given else base + (node.op in REDUCTIONS)
+        level[node] = base + (node.op in REDUCTIONS)
     return level
 
 
@@ -160,30 +148,28 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     A guarded plan also finds out, in its first pass, whether every gradient is finite.
     """
     graph = simplify(graph)
-    given = _given(graph)
-    zero = make("global_sum", make("mul", const(0), read(graph.gradient)))
-    guard = (given[0] if given else zero) if guarded else None
-    level = _levels(graph, given)
+    guard = make("global_sum", make("mul", const(0), read(graph.gradient))) if guarded else None
+    level = _levels(graph)
     ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
     changed = [(name, node) for name, node in graph.outputs if not _unchanged(name, node)]
     writes = [(name, node) for name, node in changed if ranks[name] is Rank.ELEMENT]
     tensor_writes = [(name, node) for name, node in changed if ranks[name] is Rank.TENSOR]
     host_writes = [(name, node) for name, node in changed if ranks[name] is Rank.HOST]
-    if guard is zero:
-        level |= {node: int(node is guard) for node in topological([zero]) if node not in level}
-    last = max([int(guard is zero), *(level[node] for _, node in (*writes, *tensor_writes))])
+    if guard is not None:
+        level |= {node: int(node is guard) for node in topological([guard]) if node not in level}
+    last = max([int(guarded), *(level[node] for _, node in (*writes, *tensor_writes))])
     needed = topological([*(node for _, node in graph.outputs), *([guard] if guard is not None else [])])
     passes: list[Pass] = []
     for index in range(last + 1):
-        ending = [n for n in needed if n.op in REDUCTIONS and n not in given and level[n] == index + 1]
+        ending = [n for n in needed if n.op in REDUCTIONS and level[n] == index + 1]
         passes.append(_make_pass(index, ending, writes if index == last else []))
     host = _host_values(tuple(passes), tensor_writes, host_writes)
-    return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard, given))
+    return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard))
 
 
 def verify(plan: Plan) -> Plan:
     """Return the plan if each reduction ends before its first use and only the last pass writes."""
-    ended: set[Node] = set(plan.given)
+    ended: set[Node] = set()
     for item in plan.passes:
         missing = [node for node in topological(item.scalars) if node.op in REDUCTIONS and node not in ended]
         if missing:

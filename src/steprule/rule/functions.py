@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuleError
-from ..graph.node import make
 from ..graph.ops import OPS
 from .origin import here
 from .symbols import Symbol, apply
@@ -93,15 +92,9 @@ def norm(x: Any) -> Any:
     return _call("norm", x)
 
 
-def global_norm(x: Any, *, during: str = "step") -> Any:
-    """Euclidean length over all tensors of the optimiser, accumulated in float64.
-
-    The gradient's own may be taken `during="backward"`, while each part of it has just been made.
-    """
-    length = _call("global_norm", x)
-    if during == "step" or not isinstance(length, Symbol):
-        return length
-    return Symbol(make("global_norm", *length.node.inputs, attr=during), length.recorder)
+def global_norm(x: Any) -> Any:
+    """Euclidean length over all tensors of the optimiser, accumulated in float64."""
+    return _call("global_norm", x)
 
 
 def global_sum(x: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..rule import Transform, choice, clamp, global_norm, hyper, minimum, norm, transform
+from ..rule import Transform, clamp, global_norm, hyper, minimum, norm, transform
 
 __all__ = ["clip_global_norm", "clip_norm", "clip_value", "weight_decay"]
 
@@ -12,15 +12,9 @@ _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do 
 
 
 @transform
-def clip_global_norm(
-    theta: Any,  # noqa: ARG001
-    g: Any,
-    *,
-    max_norm: Any = hyper(1.0, low=0),
-    during: Any = choice("step", "backward"),
-) -> Any:
+def clip_global_norm(theta: Any, g: Any, *, max_norm: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
     """Shorten the whole gradient to at most `max_norm` (Pascanu, Mikolov & Bengio, 2013)."""
-    return g * minimum(1, max_norm / (global_norm(g, during=during) + _TINY))
+    return g * minimum(1, max_norm / (global_norm(g) + _TINY))
 
 
 @transform
