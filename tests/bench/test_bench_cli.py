@@ -13,11 +13,12 @@ from steprule.bench import run
 from steprule.bench.arms import FUSED, LOOP, OURS, ROOFLINE
 from steprule.bench.cases import SUITES
 from steprule.bench.machine import machine
+from steprule.bench.verdict import noise
 
 pytestmark = pytest.mark.cpu
 
 FIELDS = {"name", "suite", "rule", "clip", "workload", "tensors", "parameters", "memory_bound", "device", "threads",
-          "gradients", "bytes_per_parameter", "working_sets", "seconds", "arms"}  # fmt: skip
+          "gradients", "bytes_per_parameter", "working_sets", "seconds", "load", "arms"}  # fmt: skip
 TIMED = {"microseconds", "rounds", "steps_per_round", "deviation"}
 MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory", "gpu", "system", "python", "torch",
            "numba", "numpy", "jax", "optax", "steprule", "git"}  # fmt: skip
@@ -58,6 +59,16 @@ def test_working_sets_are_rotated_where_one_would_stay_in_the_cache(bench_run):
         touched = 4 * case["parameters"] * case["working_sets"] * 2
         assert case["working_sets"] == 1 or case["memory_bound"], case["name"]
         assert not case["memory_bound"] or touched >= 2**16 / 3, case["name"]
+
+
+def test_the_record_says_of_every_ratio_that_is_noise_why(bench_run):
+    for case in bench_run.record["cases"]:
+        assert set(case["load"]) == {"cores", "threads", "others", "waited"}
+        for name, arm in case["arms"].items():
+            if "ratio" in arm:  # the run has two rounds
+                assert arm["noise"] == noise(case, name)
+                assert arm["noise"].startswith(("2 rounds", "the machine was busy"))
+    assert "▼" not in bench_run.said.replace("below 1 (▼)", "")
 
 
 def test_picture_is_an_svg_with_both_panels(bench_run):

@@ -15,6 +15,7 @@ import torch
 from steprule.bench import arms, gpu, machine
 from steprule.bench.arms import COPY, FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Setting, Tensors, Unit
 from steprule.bench.cases import ALL, BACKWARD, FRESH, GPU, SAME, SWAPPED, Case
+from steprule.bench.load import Load, watch
 from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Feed, Spread, interleave, paired, spread
 from steprule.bench.roofline import traffic
 from steprule.bench.rules import RULES
@@ -61,6 +62,7 @@ class Result:
     skipped: str | None = None
     failed: bool = False
     seconds: float = 0.0
+    load: Load | None = None
 
     def median(self, name: str) -> float | None:
         """Return an arm's seconds a step, if it was timed."""
@@ -255,8 +257,17 @@ def _compare(result: Result, wanted: list[str], setting: Setting, options: Optio
         result.skipped = f"steprule, {result.arms[OURS].skipped}"
         return
     effort = Effort(case.seconds, options.rounds, 3 if options.quick else FEWEST)
+    end = watch(result.threads)
     times = interleave(ready, effort, pause=PAUSE if result.threads > 1 else 0.0)
+    result.load = end(_waited(ready))
     for arm in ready:
         ratio = paired(times[arm.name], times[OURS])
         before = result.arms[arm.name]
         result.arms[arm.name] = Outcome(spread(times[arm.name]), ratio, arm.inner, before.deviation)
+
+
+def _waited(ready: list[Arm]) -> float:
+    """Return the share of their time in which arms waited for a core; left out are those that wait for others."""
+    working = [arm for arm in ready if arm.name != OPTAX and not isinstance(arm, EventArm)]
+    passed = sum(arm.passed for arm in working)
+    return 1 - sum(arm.worked for arm in working) / passed if passed else 0.0

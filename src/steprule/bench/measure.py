@@ -90,6 +90,9 @@ class Arm:
     inner: int = 1
     pace: float = 0.0
     taken: int = 0
+    passed: float = 0.0
+    """Seconds that rounds took, what stands before them included; `worked` is what the processor gave of them."""
+    worked: float = 0.0
 
     def round(self, count: int) -> float:
         """Take some steps, and return the seconds each took."""
@@ -120,10 +123,14 @@ class Arm:
 
     def timed(self, turn: int) -> float:
         """Do a round after whatever must stand before it."""
+        began, worked = time.perf_counter(), time.thread_time()
         self.begin(turn)
         if self.pace < SHORT:
             self.round(1)
-        return self.round(self.inner)
+        seconds = self.round(self.inner)
+        self.passed += time.perf_counter() - began
+        self.worked += time.thread_time() - worked
+        return seconds
 
     @property
     def takes(self) -> float:

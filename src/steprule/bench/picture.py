@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from steprule.bench.arms import COMPILED, COPY, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED
 from steprule.bench.record import best_peer
 from steprule.bench.record import microseconds as _median
+from steprule.bench.verdict import vague
 
 Case = Mapping[str, Any]
 
@@ -89,6 +90,11 @@ def _label(case: Case) -> str:
     return f"{case['rule']}{clip} · {case['workload']} · {'GPU' if case.get('device') == 'cuda' else threads}"
 
 
+def _mark(case: Case, arm: str) -> dict[str, Any]:
+    """Return the colours of a mark: it is hollow where it says nothing about who is quicker."""
+    return {"color": COLOURS[arm], "markerfacecolor": PAPER if vague(case, arm) else COLOURS[arm]}
+
+
 def _draw_rates(axes: Any, cases: Sequence[Case]) -> None:
     """Draw a row a case: ours, the quickest peer, and the roofline or copy as the end of the row's bar."""
     for row, case in enumerate(cases):
@@ -98,8 +104,8 @@ def _draw_rates(axes: Any, cases: Sequence[Case]) -> None:
             axes.plot([roof], [-row], "|", color=COLOURS[ROOFLINE], markersize=13, markeredgewidth=2.5, zorder=2)
         if peer:
             beside = _rate(case, peer)
-            axes.plot([beside], [-row], MARKS[peer], color=COLOURS[peer], markersize=7, zorder=3)
-        axes.plot([own], [-row], MARKS[OURS], color=COLOURS[OURS], markersize=8, zorder=4)
+            axes.plot([beside], [-row], MARKS[peer], **_mark(case, peer), markersize=7, zorder=3)
+        axes.plot([own], [-row], MARKS[OURS], **_mark(case, OURS), markersize=8, zorder=4)
     axes.set_yticks([-row for row in range(len(cases))], [_label(case) for case in cases])
     axes.set_ylim(-len(cases) + 0.4, 0.6)
     axes.set_xlim(left=0)
@@ -118,6 +124,9 @@ def _draw_counts(axes: Any, cases: Sequence[Case]) -> None:
             axes.plot(
                 x, y, marker="." if arm in {ROOFLINE, COPY} else MARKS[arm], color=colour, linewidth=width, markersize=7
             )
+            for case in cases:
+                if _median(case, arm) and arm not in {ROOFLINE, COPY} and vague(case, arm):
+                    axes.plot([case["tensors"]], [_median(case, arm)], MARKS[arm], **_mark(case, arm), markersize=7)
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = [case["tensors"] for case in cases]
@@ -135,6 +144,8 @@ def _legend(figure: Figure, cases: Sequence[Case]) -> None:
     handles: list[Any] = [
         Line2D([], [], color=COLOURS[arm], marker=MARKS[arm], linestyle="none", markersize=8, label=arm) for arm in seen
     ]
+    if any(vague(case, arm) for case in cases for arm in seen if arm not in {ROOFLINE, COPY} and _median(case, arm)):
+        handles.append(Line2D([], [], color=MUTED, marker="o", markerfacecolor=PAPER, linestyle="none", label="noise"))
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=10)
 
 

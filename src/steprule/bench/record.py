@@ -6,10 +6,13 @@
     machine    processor, cores, cache, memory, the GPU if one was timed, versions, commit
     method     how it was timed, in words
     cases      a list: suite, rule, clip, workload, tensors, parameters, device, threads, gradients,
-               bytes_per_parameter, working_sets, seconds, and `arms`: each with microseconds (median, p25, p75),
-               rounds, steps_per_round, deviation from the float64 truth, gigabytes_per_second and ratio (its median
-               over ours; p25 and p75 are of the ratios round by round), or `skipped` with the reason
-    start      what fresh processes showed: see start.py
+               bytes_per_parameter, working_sets, seconds, load (`cores` that may be used, `threads` that were,
+               `others`: cores that other programs kept busy meanwhile, `waited`: the share of its time in which a step
+               waited for a core; older records lack it), and `arms`: each with microseconds (median, p25, p75),
+               rounds, steps_per_round, deviation from the float64 truth, gigabytes_per_second, ratio (its median
+               over ours; p25 and p75 are of the ratios round by round) and, where the ratio does not tell who is
+               quicker, noise: why; or `skipped` with the reason
+    start      what fresh processes showed, and the greatest load meanwhile: see start.py
 
 Numbers have four digits.
 """
@@ -25,9 +28,11 @@ from typing import Any
 from steprule.bench.arms import COPY, OURS, PEERS, ROOFLINE
 from steprule.bench.cases import GRADIENTS
 from steprule.bench.conduct import Outcome, Result
+from steprule.bench.load import busy
 from steprule.bench.measure import Spread
 from steprule.bench.training import NOTHING
 from steprule.bench.truth import STEPS, TOLERANCE
+from steprule.bench.verdict import NOISE, noise
 
 FORMAT = 3
 
@@ -84,7 +89,7 @@ class Record:
 def case(result: Result) -> dict[str, Any]:
     """Return one case as plain data."""
     own = result.case
-    told = {
+    told: dict[str, Any] = {
         "name": own.name,
         "suite": own.suite,
         "rule": own.rule,
@@ -100,9 +105,15 @@ def case(result: Result) -> dict[str, Any]:
         "working_sets": result.copies,
         "seconds": round(result.seconds, 1),
     }
+    if result.load:
+        told["load"] = result.load.facts()
     if result.skipped:
         told["skipped"] = result.skipped
-    return told | {"arms": {name: _arm(name, outcome, result) for name, outcome in result.arms.items()}}
+    told["arms"] = {name: _arm(name, outcome, result) for name, outcome in result.arms.items()}
+    for name, arm in told["arms"].items():
+        if "ratio" in arm and (reason := noise(told, name)):
+            arm["noise"] = reason
+    return told
 
 
 def _arm(name: str, outcome: Outcome, result: Result) -> dict[str, Any]:
@@ -160,10 +171,34 @@ def best_peer(told: Mapping[str, Any]) -> str | None:
 
 
 def losses(document: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """List where a peer is quicker: case, peer, ratio below 1."""
+    """List where a peer is quicker, as far as the spread lets one tell: case, peer, ratio below 1."""
     return [
-        (told["name"], name, ratio) for told in document["cases"] for name, ratio in ratios(told).items() if ratio < 1
+        (told["name"], name, ratio)
+        for told in document["cases"]
+        for name, ratio in ratios(told).items()
+        if ratio < 1 and noise(told, name) is None
     ]
+
+
+def undecided(document: Mapping[str, Any]) -> dict[str, int]:
+    """Return why ratios to peers tell nothing, and how many."""
+    found: dict[str, int] = {}
+    for told in document["cases"]:
+        for name in ratios(told):
+            if reason := noise(told, name):
+                kind = reason.partition(":")[0]
+                found[kind] = found.get(kind, 0) + 1
+    return found
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """Word whether peers are quicker anywhere; where nobody can tell, say so."""
+    lost, open_ = losses(document), undecided(document)
+    told = f"Where a peer is quicker ({len(lost)}):" if lost else "Nowhere here is a peer quicker."
+    if not open_:
+        return told
+    counted = "; ".join(f"{count} because {reason}" for reason, count in open_.items())
+    return f"{NOISE} is noise, which tells nothing: {counted}. {told if lost else 'No other peer is quicker.'}"
 
 
 def wrong(results: Sequence[Result]) -> list[str]:
@@ -175,7 +210,7 @@ def start_lines(start: Mapping[str, Any] | None) -> list[str]:
     """Word what fresh processes showed, a line a fact."""
     if start is None:
         return []
-    lines: list[str] = []
+    lines = [f"what follows is rough: {told}"] if (told := busy(start.get("load"))) else []
     seconds = start.get("import_seconds", {})
     if "median" in seconds:
         lines.append(f"import steprule, after torch: {seconds['median']:.2f} s")

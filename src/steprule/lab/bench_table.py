@@ -8,7 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from steprule.bench.arms import OURS
-from steprule.bench.record import best_peer, columns, losses, microseconds, ratios, start_lines
+from steprule.bench.load import busy
+from steprule.bench.record import best_peer, columns, losses, microseconds, start_lines, summary
+from steprule.bench.verdict import LOSS, NOISE, ratio, share
 from steprule.lab.report.words import NONE
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     Case = Mapping[str, Any]
-
-LOSS = "▼"
 
 
 def time_of(microseconds: float | None) -> str:
@@ -30,24 +30,21 @@ def time_of(microseconds: float | None) -> str:
     return f"{microseconds:#.3g}".rstrip(".") + " µs"
 
 
-def _ratio(value: float | None) -> str:
-    if value is None:
-        return NONE
-    told = f"{value:.3f}" if 0.995 <= value < 1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
-    return f"[bold red]{told} {LOSS}[/]" if value < 1 else told
+def _marked(told: str) -> str:
+    """Colour a ratio: red for a loss, dim for what says nothing."""
+    return f"[bold red]{told}[/]" if LOSS in told else f"[dim]{told}[/]" if told == NOISE else told
 
 
 def _row(case: Case, peers: Sequence[str], beside: Sequence[str]) -> list[str]:
     """Return a case's cells: our time, its quartiles, the quickest peer, the ratio to each, and what stands beside."""
-    name = escape(case["name"])
+    name = escape(case["name"]) + (" [dim](busy)[/]" if busy(case.get("load")) else "")
     if "skipped" in case:
         return [name, f"[red]{escape(case['skipped'])}[/]"]
-    own, found, best = case["arms"][OURS]["microseconds"], ratios(case), best_peer(case)
+    own, best = case["arms"][OURS]["microseconds"], best_peer(case)
     between = f"{time_of(own['p25'])} – {time_of(own['p75'])}"
     quickest = f"{time_of(microseconds(case, best))} {best}" if best else NONE
-    others = [microseconds(case, arm) for arm in beside]
-    shares = [f"{100 * other / own['median']:.0f} %" if other else NONE for other in others]
-    return [name, time_of(own["median"]), between, quickest, *(_ratio(found.get(peer)) for peer in peers), *shares]
+    shares = [share(case, arm) for arm in beside]
+    return [name, time_of(own["median"]), between, quickest, *(_marked(ratio(case, peer)) for peer in peers), *shares]
 
 
 def table(title: str, cases: Sequence[Case]) -> Table:
@@ -77,12 +74,8 @@ def show(console: Console, document: Mapping[str, Any]) -> None:
     for reason in reasons:
         console.print(escape(f"Left out: {reason}"), style="dim", highlight=False)
     if suites:
-        _tell_losses(console, losses(document))
-
-
-def _tell_losses(console: Console, lost: Sequence[tuple[str, str, float]]) -> None:
-    told = "× is how many times as long a peer's step takes as ours; "
-    told += f"below 1 ({LOSS}) it is quicker:" if lost else "nowhere here is one quicker."
-    console.print(told, highlight=False)
-    for name, peer, ratio in lost:
-        console.print(f"{_ratio(ratio)} {peer}: {escape(name)}", highlight=False)
+        console.print("× is how many times as long a peer's step takes as ours: ~ is rough, below 1 "
+                      f"({LOSS}) the peer is quicker. {summary(document)}", highlight=False)  # fmt: skip
+    cases = {case["name"]: case for case in document["cases"]}
+    for name, peer, _ in losses(document):
+        console.print(f"{_marked(ratio(cases[name], peer))} {peer}: {escape(name)}", highlight=False)

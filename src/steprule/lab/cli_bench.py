@@ -13,6 +13,7 @@ from rich.console import Console
 
 from steprule.bench import cases, gpu, machine
 from steprule.bench.conduct import Options
+from steprule.bench.load import warning
 from steprule.bench.record import Record, wrong
 from steprule.bench.run import estimate, works
 from steprule.lab.files import prepare, write_atomically
@@ -69,8 +70,9 @@ def bench(ctx: click.Context, **values: Any) -> int:
 
     With --device cuda, beside torch's foreach, fused and compiled steps and a copy of the same bytes, on its GPU.
 
-    All arms compute the same update, which is checked first, and take turns in one process. Leaves bench.json, the
-    record with machine and versions, and bench.svg in the folder given by --out.
+    All arms compute the same update, which is checked first, and take turns in one process. A ratio that the spread of
+    its times, or other programs at work, leave open is printed as a question mark. Leaves bench.json, the record with
+    machine and versions, and bench.svg in the folder given by --out.
     """
     options = Options(values["threads"], values["rounds"], values["quick"], values["device"])
     suites = _suites(values["suite"], options.device)
@@ -78,6 +80,8 @@ def bench(ctx: click.Context, **values: Any) -> int:
     command = shlex.join(["steprule", *ctx.find_root().obj])
     record = Record(command, machine.machine(options.threads, options.device))
     talk, loud = Console(stderr=True), not values["no_progress"]
+    if told := warning():
+        talk.print(told, highlight=False)
     if loud:
         talk.print(f"{', '.join(suites)}: {about(estimate(suites, options))}", highlight=False)
     gauge = meter(talk, "pieces", wanted=loud)
