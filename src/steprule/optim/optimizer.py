@@ -5,42 +5,42 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.optim.optimizer as torch_optimizer
 
-from ..errors import BackendError, HyperparameterError, ParameterError, RuleError
+from ..errors import HyperparameterError, ParameterError, RuleError
 from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
-from ..zoo.transforms import clip_global_norm
+from .options import NAMES, Option, Options
 from .points import Points
 from .roster import Roster
 from .squad import Kernels, Reader, plain
 from .state import check_saved
-from .tensors import BACKENDS, check_capturable, check_shards
+from .tensors import check_capturable, check_shards
 
 _torch: Any = torch_optimizer
 _GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
 _profiling: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 
-NONFINITE = ("propagate", "skip", "raise")
-
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
-def _compose(rule: Program, clip: Program | float | None) -> Program:
+def _compose(rule: Program, options: Options) -> Program:
     """Put the clipping before the rule, and make sure that what is left is a rule."""
     if not isinstance(rule, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RuleError(
             f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
         )
-    if clip is not None:
-        clipping = clip if isinstance(clip, Program) else clip_global_norm(max_norm=clip)
-        return chain(clipping, rule)
-    return chain(rule) if isinstance(rule, Transform) else rule  # chain words the error
+    program = rule
+    if isinstance(options.clip, Program):
+        program = chain(options.clip, rule)
+    elif isinstance(rule, Transform):
+        program = chain(rule)  # which words the error
+    return program.compensated() if options.compensated else program
 
 
 def _observed(self: Optimizer, closure: Callable[[], Any] | None) -> Any:
@@ -83,7 +83,8 @@ class Optimizer(torch.optim.Optimizer):
     `params` are tensors, groups (dicts) or named parameters, as for any torch optimiser. `clip` is a number
     (the greatest global norm) or any transform. `nonfinite` says what a gradient with NaN or infinity does:
     `"propagate"` as in torch, `"skip"` leaves the whole step out (no parameter, state or count changes),
-    `"raise"` names the parameter. `backend` forces `"numba_cpu"`, `"triton_gpu"` or `"eager"`.
+    `"raise"` names the parameter. `backend` forces `"numba_cpu"`, `"triton_gpu"` or `"eager"`. These three can be set
+    later, e.g. `opt.nonfinite = "skip"`, and hold from the next step on; a new `clip` brings its own numbers.
     `compensated=True` keeps what storing bfloat16 and float16 parameters loses in a slot `remainder` and adds it
     back at the next step (Kahan, 1965), so that small steps are not rounded away; wider parameters gain nothing by it.
     Other keywords are hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are
@@ -105,9 +106,9 @@ class Optimizer(torch.optim.Optimizer):
         capturable: bool = False,
         **hyper: Any,
     ) -> None:
-        self._configure(nonfinite, backend, capturable=capturable)
-        program = _compose(rule, clip)
-        self.program = program.compensated() if compensated else program
+        self._start(Options(clip, nonfinite, backend, compensated, capturable))
+        self._rule = rule
+        self._install(self._options)
         known = self.program.hypers
         unknown = [name for name in hyper if name not in known]
         if unknown:
@@ -115,32 +116,59 @@ class Optimizer(torch.optim.Optimizer):
                 f"`{self.program.name}` has no hyperparameter `{unknown[0]}`",
                 fix=f"it has {', '.join(known) or 'none'}",
             )
-        self._prepare()
         super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
         check_capturable(self.param_groups, backend, asked=capturable)
 
-    def _configure(self, nonfinite: str, backend: str | None, *, capturable: bool) -> None:
-        if backend is not None and backend not in BACKENDS:
-            raise BackendError(f"there is no backend {backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None")
-        if nonfinite not in NONFINITE:
-            raise HyperparameterError(
-                f"nonfinite is {nonfinite!r}", fix=f"use one of {', '.join(map(repr, NONFINITE))}"
-            )
-        self.nonfinite = nonfinite
-        self.backend = backend
-        self.capturable = capturable
+    # What runs -----------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        """Make what is derived from the program and is neither copied nor saved."""
-        graph = self.program.graph
-        paths = look_ahead(graph)
-        self._kernels = self._compile(paths.closure_free if paths else graph)
-        self._points = Points(paths, self._kernels, self._compile(paths.exact)) if paths else None
-        self._start()
+    clip, nonfinite, backend, compensated, capturable = Option(), Option(), Option(), Option(), Option()
 
-    def _compile(self, graph: Graph) -> Kernels:
+    @property
+    def program(self) -> Program:
+        """The formula that runs: the rule, with what stands before it."""
+        return self._program
+
+    def _start(self, options: Options) -> None:
+        """Make what an optimiser has from the beginning and is not derived from anything."""
+        self._options = options
+        self._roster: Roster | None = None
+        self._busy = threading.RLock()
+        self._at_iterate = False
+
+    def _install(self, options: Options) -> None:
+        """Make what is derived from the rule and the options, and is neither copied nor saved."""
+        program = _compose(self._rule, options)
+        paths = look_ahead(program.graph)
+        kernels = self._compile(paths.closure_free if paths else program.graph, options)
+        self._points = Points(paths, kernels, self._compile(paths.exact, options)) if paths else None
+        self._options, self._program, self._kernels = options, program, kernels
+
+    def _configure(self, options: Options) -> None:
+        """Take other options from the next step on; if that cannot be, nothing changes."""
+        with self._busy:
+            before, old = dict(vars(self)), self._of_clip()
+            try:
+                self._install(options)
+                new = old if options.clip is before["_options"].clip else self._of_clip()
+                check_capturable(self.param_groups, options.backend, asked=options.capturable)
+                for index, group in enumerate(self.param_groups):
+                    self._check_group({**group, **new}, f"group {index}")
+            except BaseException:
+                vars(self).update(before)
+                raise
+            for group in (self.defaults, *self.param_groups) if new is not old else ():
+                for name in old:
+                    group.pop(name, None)
+                group.update(new)
+            self._roster = None
+
+    def _of_clip(self) -> dict[str, Any]:
+        """Return the hyperparameters that stand in groups because of the option `clip`."""
+        return {name: hyper.value for name, hyper in self._program.hypers.items() if name not in self._rule.hypers}
+
+    def _compile(self, graph: Graph, options: Options) -> Kernels:
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
-        return Kernels(schedule(graph, guarded=self.nonfinite != "propagate"), readers, capturable=self.capturable)
+        return Kernels(schedule(graph, guarded=options.guarded), readers, capturable=options.capturable)
 
     def _reader(self, name: str) -> Reader:
         """Return how a hyperparameter is found in a group; by its name."""
@@ -158,24 +186,25 @@ class Optimizer(torch.optim.Optimizer):
         """Return what, besides the groups, decides how they are updated; nothing here."""
         return None
 
-    def _start(self) -> None:
-        self._roster: Roster | None = None
-        self._busy = threading.RLock()
-        self._at_iterate = False
-
     @property
     def graph(self) -> Graph:
         """The graph whose slots the state of the first group holds."""
         return self._choose(self.param_groups[0]).plan.graph
 
+    _kept: ClassVar[tuple[str, ...]] = ("_rule",)
+    """What copies and pickles keep besides torch's own and the options."""
+
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in ("program", "backend", "nonfinite", "capturable")}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in self._kept}, **self._options.kept()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_busy" not in self.__dict__:
-            self._prepare()
+        own = {name: state[name] for name in NAMES if name in state}
+        super().__setstate__({name: value for name, value in state.items() if name not in own})
+        if "program" in vars(self):  # written before clip could be set: it is in the program
+            self._rule = vars(self).pop("program")
+        if "_busy" not in vars(self):
+            self._start(Options(**own))
+            self._install(self._options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked before it is added."""
@@ -244,7 +273,7 @@ class Optimizer(torch.optim.Optimizer):
         self._roster = None  # an interrupted roster is not used again
         stepped = not roster.squads or roster.step(self.param_groups, getattr(self, "found_inf", None))
         self._roster = roster
-        if self.nonfinite == "raise" and (not stepped or roster.stopped()):
+        if self._options.nonfinite == "raise" and (not stepped or roster.stopped()):
             raise roster.blame()
 
     # Rules with a look-ahead ---------------------------------------------------------------------

@@ -17,14 +17,13 @@ from ..errors import HyperparameterError
 from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Program, Rule, chain
-from ..zoo.transforms import clip_global_norm, coupled_weight_decay, decoupled_weight_decay, maximize, unscale
+from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
 from .optimizer import Optimizer
+from .options import Options
 from .squad import Kernels, OnDevice, Reader, plain
 from .tensors import check_capturable
 
 Flags = tuple[Any, ...]
-KEPT = ("clip", "nonfinite", "backend", "compensated", "capturable", "_step_supports_amp_scaling")
-"""What copies and pickles of a shell keep besides torch's own."""
 
 
 class Own(TypedDict, total=False):
@@ -57,10 +56,8 @@ class Shell(Optimizer):
         backend: str | None = None,
         compensated: bool = False,
     ) -> None:
-        self._configure(nonfinite, backend, capturable=bool(defaults.get("capturable")))
-        self.compensated = compensated
-        self.clip = clip_global_norm(max_norm=clip) if isinstance(clip, int | float) else clip
-        self._prepare()
+        self._start(Options(clip, nonfinite, backend, compensated, bool(defaults.get("capturable"))))
+        self._install(self._options)
         self._refuse_options(defaults)
         torch.optim.Optimizer.__init__(self, params, defaults)
         check_capturable(self.param_groups, backend, asked=self.capturable)
@@ -79,10 +76,14 @@ class Shell(Optimizer):
 
     # Programs ------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _install(self, options: Options) -> None:
+        self._options = options
         self._points = None
         self._by_flags: dict[Flags, Kernels] = {}
-        self._start()
+
+    def _of_clip(self) -> dict[str, Any]:
+        """Return nothing: what the clipping takes is read from it, unless a group has a number of its own."""
+        return {}
 
     def _flags(self, group: Mapping[str, Any]) -> Flags:
         """Return what decides a group's formula: its rule, and which transforms stand before it."""
@@ -111,11 +112,11 @@ class Shell(Optimizer):
     def _chain(self, flags: Flags) -> Program:
         rule, maximise, decays, decoupled, scaled, _ = flags
         before = [unscale] if scaled else []
-        before += [self.clip] if self.clip is not None else []
+        before += [self._options.clip] if isinstance(self._options.clip, Program) else []
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
         program = chain(*before, rule)
-        return program.compensated() if self.compensated else program
+        return program.compensated() if self._options.compensated else program
 
     def _kernels_for(self, flags: Flags) -> Kernels:
         graph, default = self._chain(flags).graph, flags[-1]
@@ -123,8 +124,8 @@ class Shell(Optimizer):
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self.inits.items()}
-        plan = schedule(graph, guarded=self.nonfinite != "propagate")
-        return Kernels(plan, readers, host, inits, self.capturable)
+        plan = schedule(graph, guarded=self._options.guarded)
+        return Kernels(plan, readers, host, inits, self._options.capturable)
 
     def _reader(self, name: str) -> Reader:
         if name in self.parts_of:
@@ -132,8 +133,8 @@ class Shell(Optimizer):
             return lambda group: _part(group, key, place)
         if name == "inverse_scale":
             return lambda _: self._inverse_scale()
-        clip = self.clip.hypers if self.clip is not None else {}
-        own = clip.get(name)
+        clip = self._options.clip
+        own = clip.hypers.get(name) if isinstance(clip, Program) else None
         return lambda group: group.get(name, None if own is None else own.value)
 
     def _title(self) -> str:
@@ -155,9 +156,7 @@ class Shell(Optimizer):
         scale: torch.Tensor = self.grad_scale  # type: ignore[attr-defined]
         return 1.0 / float(scale) if self._on_host(scale) else OnDevice(1.0 / scale.double())
 
-    def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in KEPT}
-        return {**torch.optim.Optimizer.__getstate__(self), **own}
+    _kept: ClassVar[tuple[str, ...]] = ("_step_supports_amp_scaling",)
 
     # Checkpoints ---------------------------------------------------------------------------------
 

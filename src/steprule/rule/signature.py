@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +14,15 @@ from .declare import Choice
 from .origin import of_definition
 
 STEP = "t"
-RESERVED = {"step", "params", STEP}
-RESERVED_HYPERS = {"params", "param_names", "rule", "clip", "state", "backend"}
-"""Keys of a param group and keywords of `steprule.Optimizer`, which stand beside the hyperparameters."""
+OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "capturable"})
+"""What an optimiser takes besides hyperparameters: the fields of its `Options`, which this room cannot ask."""
+RESERVED = OPTIONS | {"step", "params", STEP}
+"""What no argument may be called."""
+RESERVED_HYPERS = RESERVED - {"step"} | {
+    *("self", "rule", "state", "param_names"),
+    *("foreach", "fused", "maximize", "differentiable"),
+}
+"""What no hyperparameter may be called: also other words of optimisers, and keys that set options in torch's groups."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,20 @@ class Signature:
     wants_step: bool
 
 
+def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
+    if name in reserved:
+        used = ", ".join(sorted(reserved - {STEP}))
+        asked = "t is the step count: ask for it as a keyword-only argument, `*, t`"
+        raise RuleError(
+            f"`{name}` is reserved, so it cannot name an argument of a rule",
+            where=of_definition(function),
+            fix=asked if name == STEP else f"choose another name; optimisers use {used} themselves",
+        )
+
+
 def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
     default = parameter.default
-    if parameter.name in RESERVED:
-        raise RuleError(
-            f"`{parameter.name}` is reserved, so it cannot name an array",
-            where=of_definition(function),
-            fix="t is the step count: ask for it as a keyword-only argument, `*, t`",
-        )
+    _refuse_reserved(parameter.name, RESERVED, function)
     if default is inspect.Parameter.empty:
         return Slot(parameter.name)
     if isinstance(default, Slot):
@@ -51,12 +64,7 @@ def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
 
 def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper | Choice:
     default = parameter.default
-    if parameter.name in RESERVED_HYPERS:
-        raise RuleError(
-            f"`{parameter.name}` is reserved, so it cannot name a hyperparameter",
-            where=of_definition(function),
-            fix=f"optimisers and their groups use {', '.join(sorted(RESERVED_HYPERS))} themselves",
-        )
+    _refuse_reserved(parameter.name, RESERVED_HYPERS, function)
     if isinstance(default, Choice):
         return default
     if isinstance(default, Hyper):
