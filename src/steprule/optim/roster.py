@@ -24,6 +24,7 @@ from ..errors import NonFiniteError, ParameterError
 from ..plan.tables import array_rows
 from .device_squad import DeviceSquad
 from .glance import Glance, looker
+from .settings import Settings
 from .squad import Groups, Kernels, Squad, lay_out
 from .state import ensure
 from .tensors import Entry, check, extent, label, route
@@ -31,27 +32,6 @@ from .tensors import Entry, check, extent, label, route
 _gradient = attrgetter("grad")
 _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
-
-
-class Settings:
-    """What stood in a param group besides its parameters, to be compared by identity."""
-
-    def __init__(self, group: dict[str, Any]) -> None:
-        names = [name for name in group if name != "params"]
-        self._count = len(group)
-        self._get = itemgetter(*names, "params") if names else None  # with two names or more, the answer is a tuple
-        self._values = self._get(group) if self._get is not None else ()
-        # A tensor's value may change while it stays the same tensor.
-        self._readable = not any(isinstance(value, torch.Tensor) for value in self._values)
-
-    def still_hold(self, group: dict[str, Any]) -> bool:
-        """Whether every entry is the very object it was."""
-        if len(group) != self._count or not self._readable or self._get is None:
-            return False
-        try:
-            return all(map(is_, self._get(group), self._values))
-        except KeyError:
-            return False
 
 
 class Roster:
@@ -66,10 +46,10 @@ class Roster:
         backend: str | None,
     ) -> None:
         self._state = state
-        self._chosen = [choose(group) for group in groups]
+        self._settings = [Settings(group, choose) for group in groups]
+        self._chosen = [settings.kernels for settings in self._settings]
         self._choose = choose
         self._mood = mood
-        self._settings = [Settings(group) for group in groups]
         self._changed = True
         self._groups = [list(group["params"]) for group in groups]
         self._all = [parameter for group in self._groups for parameter in group]
@@ -141,10 +121,12 @@ class Roster:
             return False
         same = mood == self._mood and choose == self._choose
         for index, group in enumerate(groups):
-            if not (same and self._settings[index].still_hold(group)):
-                if choose(group) is not self._chosen[index]:
-                    return False
-                self._settings[index] = Settings(group)
+            settings = self._settings[index]
+            if not (same and settings.still_hold(group)):
+                if not (same and settings.only_numbers_changed(group)):
+                    self._settings[index] = settings = Settings(group, choose)
+                    if settings.kernels is not self._chosen[index]:
+                        return False
                 self._changed = True
             if group["params"] is not self._lists[index] or len(self._lists[index]) != len(self._groups[index]):
                 return False

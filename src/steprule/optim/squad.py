@@ -309,7 +309,7 @@ def plain(value: Any) -> Any:
     """Return a hyperparameter as a plain value that can be compared; what is none is left to be refused."""
     if isinstance(value, OnDevice):
         value = value.number
-    if isinstance(value, int | float | str | None):
+    if value is None or isinstance(value, str) or type(value) in (float, int, bool):
         return value
     try:
         return float(value.detach() if isinstance(value, torch.Tensor) else value)

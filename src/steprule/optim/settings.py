@@ -1,0 +1,93 @@
+"""What stood in a param group, so that a step knows at little cost whether it must be read again.
+
+Only what cannot change while it stays the same object is compared by identity. A list, an array, a tensor, an object
+of somebody's own, or a tuple with one of these in it, is read at every step. So that this costs nothing where nobody
+looks (names of parameters, what trainers keep in a group), the keys that are read are known: a group is read once
+through `Reading`, which remembers what it was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import is_, itemgetter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .squad import Kernels
+
+_FIXED = frozenset({float, int, bool, str, type(None)})
+
+
+def _fixed(value: object) -> bool:
+    """Whether a value stays what it is while it is the same object."""
+    return type(value) in _FIXED or (type(value) is tuple and all(map(_fixed, value)))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+class Reading(dict[str, Any]):
+    """A param group as it is now, which remembers the keys that it is asked for."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        super().__init__(group)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what stands under a key, like any dict."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        self.asked.update(super().keys())
+        return super().__iter__()
+
+
+class Settings:
+    """The entries of one param group that its kernels are chosen by, or that its hyperparameters are read from."""
+
+    def __init__(self, group: dict[str, Any], choose: Callable[[dict[str, Any]], Kernels]) -> None:
+        reading = Reading(group)
+        self.kernels = choose(reading)
+        flags = set(reading.asked)
+        for read in self.kernels.readers:
+            read(reading)
+        keys = sorted(flags & group.keys()), sorted((reading.asked - flags) & group.keys())
+        self._flags = len(keys[0])
+        self._absent = tuple(reading.asked - group.keys())
+        self._get = itemgetter(*keys[0], *keys[1], "params", "params")  # at least two, so that the answer is a tuple
+        self._remember(group)
+
+    def _remember(self, group: dict[str, Any]) -> None:
+        self._count = len(group)
+        self._values = self._get(group)
+        self._fixed = all(map(_fixed, self._values[:-2]))
+
+    def still_hold(self, group: dict[str, Any]) -> bool:
+        """Whether every entry is the very object it was, and no object of a kind that changes."""
+        if not self._fixed or len(group) != self._count:
+            return False
+        for key in self._absent:
+            if key in group:
+                return False
+        try:
+            return all(map(is_, self._get(group), self._values))
+        except KeyError:
+            return False
+
+    def only_numbers_changed(self, group: dict[str, Any]) -> bool:
+        """Whether what chooses kernels is as it was; if so, what stands there now is remembered."""
+        try:
+            flags = self._get(group)[: self._flags]
+        except KeyError:
+            return False
+        unread = not any(key in group for key in self._absent)
+        if not (unread and all(map(_fixed, flags)) and all(map(is_, flags, self._values))):
+            return False
+        self._remember(group)
+        return True
