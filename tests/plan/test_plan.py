@@ -121,8 +121,8 @@ def reducing_what_it_writes(theta, g, m, k=slot(rank="tensor"), *, lr=0.1):
         (chain(sr.clip_global_norm, normalised), 3),
         (chain(sr.clip_global_norm, variance), 4),
         (chain(sr.clip_norm, sr.clip_norm, board.sgd), 3),
-        (counting, 2),
-        (reducing_what_it_writes, 2),
+        (counting, 1),
+        (reducing_what_it_writes, 1),
     ],
     ids=lambda item: getattr(item, "name", ""),
 )

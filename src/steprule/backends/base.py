@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..graph.node import Node
 from ..graph.ops import OPS
-from ..plan.schedule import Plan
+from ..plan.schedule import Pass, Plan
 
 Table = NDArray[np.float64]
 
@@ -20,9 +20,9 @@ Table = NDArray[np.float64]
 class Batch(ABC):
     """Tensors of one dtype and device, bound to a plan.
 
-    The caller runs `begin`, then for every pass but the last `sweep` and `end`, between which it may replace the
-    totals of global reductions by those of all batches; then `write`. `step` does all of it for a batch that
-    is alone. After an interrupt `begun` tells whether anything was written, and `finish` writes the rest; `clear`
+    The caller runs `begin`, then `sweep` for every pass, after which it may replace the totals of global reductions by
+    those of all batches; then `end`. `step` does all of it for a batch that is alone. After an interrupt `begun` tells
+    whether anything was written, `finish` ends the last pass, and `end` is left as it is if that was done; `clear`
     forgets a step that has been counted.
     """
 
@@ -43,11 +43,11 @@ class Batch(ABC):
 
     @abstractmethod
     def sweep(self, index: int) -> None:
-        """Walk over memory once: pass `index`."""
+        """Walk over memory once, and reduce: pass `index`."""
 
     @abstractmethod
-    def end(self, index: int) -> None:
-        """Finish pass `index`, its totals now being those of all batches."""
+    def end(self) -> None:
+        """Write the slots of one number a tensor, after the last pass; nothing if this step has written them."""
 
     @abstractmethod
     def begun(self) -> bool:
@@ -55,7 +55,7 @@ class Batch(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Write what an interrupted last pass has not written."""
+        """Write what an interrupted last pass has not written, and reduce it whole; a second call does no harm."""
 
     @abstractmethod
     def clear(self) -> None:
@@ -64,18 +64,12 @@ class Batch(ABC):
     def step(self, hyper: Table) -> bool:
         """Run every pass; return whether anything was written (a guarded plan stops at a bad gradient)."""
         self.begin(hyper)
-        for item in self.plan.passes[:-1]:
+        for item in self.plan.passes:
             self.sweep(item.index)
             if self.refuses(item.index):
                 return False
-            self.end(item.index)
-        self.write()
+        self.end()
         return True
-
-    def write(self) -> None:
-        """Run the last pass, the only one that writes."""
-        self.sweep(len(self.plan.passes) - 1)
-        self.end(len(self.plan.passes) - 1)
 
     def refuses(self, index: int) -> bool:
         """Whether the plan's guard, which ends in pass `index`, found what is not finite."""
@@ -97,42 +91,47 @@ def run(work: Sequence[tuple[Batch, Table]]) -> bool:
         walking = [batch for batch in batches if index < len(batch.plan.passes) - 1]
         for batch in walking:
             batch.sweep(index)
-        _share_totals(walking, index)
+        _share_totals([(batch, batch.plan.passes[index]) for batch in walking])
         if any(batch.refuses(index) for batch in walking):
             return False
-        for batch in walking:
-            batch.end(index)
     for batch in batches:
-        batch.write()
+        batch.sweep(len(batch.plan.passes) - 1)
+    _wind_up(batches)
     return True
 
 
 def settle(work: Sequence[tuple[Batch, Table]]) -> bool:
     """Finish a step that was interrupted while it wrote; return False if it had not come so far."""
-    written = any(batch.begun() for batch, _ in work)
+    batches = [batch for batch, _ in work]
+    written = any(batch.begun() for batch in batches)
     if written:
-        for batch, _ in work:
+        for batch in batches:
             batch.finish()
+        _wind_up(batches)
     return written
 
 
-def _share_totals(batches: Sequence[Batch], index: int) -> None:
+def _wind_up(batches: Sequence[Batch]) -> None:
+    """Share the totals that only slots of one number a tensor wait for, and write these."""
+    _share_totals([(batch, batch.plan.passes[-1]) for batch in batches])
+    for batch in batches:
+        batch.end()
+
+
+def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
     """Replace each batch's share of a global reduction by the whole; equal formulas are one node in all plans.
 
     What is on a device is added there, and waited for only if a batch in main memory needs it.
     """
+    shared = [(batch, node) for batch, item in ended for node in item.reductions if OPS[node.op].kind == "global"]
     whole: dict[Node, Any] = {}
-    for batch in batches:
-        for node in batch.plan.passes[index].reductions:
-            if OPS[node.op].kind == "global":
-                share = batch.total[batch.plan.reductions.index(node)]
-                whole[node] = _sum(whole[node], share) if node in whole else share
-    for batch in batches:
-        for node in batch.plan.passes[index].reductions:
-            if node in whole:
-                share, held = whole[node], batch.total
-                on_host = isinstance(held, np.ndarray) and isinstance(share, torch.Tensor)
-                held[batch.plan.reductions.index(node)] = float(share) if on_host else share
+    for batch, node in shared:
+        share = batch.total[batch.plan.reductions.index(node)]
+        whole[node] = _sum(whole[node], share) if node in whole else share
+    for batch, node in shared:
+        share, held = whole[node], batch.total
+        on_host = isinstance(held, np.ndarray) and isinstance(share, torch.Tensor)
+        held[batch.plan.reductions.index(node)] = float(share) if on_host else share
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -64,6 +64,7 @@ class EagerBatch(Batch):
         rows = [dict(zip(self._columns, map(float, row), strict=True)) for row in hyper]
         self._numbers = [rows[row] for row in self.rows]
         self._reduced = [{} for _ in self.rows]
+        self._writing = None
 
     @torch.no_grad()
     def sweep(self, index: int) -> None:
@@ -71,23 +72,20 @@ class EagerBatch(Batch):
         self._sweep(self.plan.passes[index], range(len(self.rows)))
 
     def _sweep(self, item: Pass, tensors: range) -> None:
-        shares = dict.fromkeys((n for n in item.reductions if OPS[n.op].kind == "global"), 0.0)
         for tensor in tensors:
             values = self._scalars(tensor, [*item.scalars])
             self._elements(tensor, item, values)
             for node in item.reductions:
-                reduced = _reduce(node, values[node.inputs[0]])
-                if node in shares:
-                    shares[node] += float(reduced)
-                else:
-                    self._reduced[tensor][node] = reduced
+                self._reduced[tensor][node] = _reduce(node, values[node.inputs[0]])
             self._write(tensor, item, values)
-        for node, share in shares.items():
-            self.total[self.plan.reductions.index(node)] = share
+        for node in item.reductions:
+            if OPS[node.op].kind == "global":
+                shares = [float(reduced[node]) for reduced in self._reduced]
+                self.total[self.plan.reductions.index(node)] = sum(shares)
 
-    def end(self, index: int) -> None:
+    def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""
-        if index == len(self.plan.passes) - 1:
+        if self.plan.tensor_writes and (self._writing or (-1,))[0] < len(self.rows):
             self._write_tensor_slots()
 
     def begun(self) -> bool:
@@ -100,8 +98,6 @@ class EagerBatch(Batch):
         reached, pairs = self._writing or (-1, [])
         self._copy(reached, pairs)
         self._sweep(self.plan.passes[-1], range(reached + 1, len(self.rows)))
-        if reached < len(self.rows):
-            self._write_tensor_slots()
 
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""

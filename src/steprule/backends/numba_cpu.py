@@ -85,6 +85,7 @@ class CpuBatch(Batch):
 
     def begin(self, hyper: Table) -> None:
         """Compute the host scalars."""
+        self._done.fill(0)
         if self._hyper is not hyper:
             self._take(hyper)
         self._once(0)
@@ -127,6 +128,10 @@ class CpuBatch(Batch):
         self._cut_into(parts)
         self._directory[-1] = 2 * index + 1
         walk(self._function, self._address, len(parts) - 1, self._where)
+        self._combine(index)
+
+    def _combine(self, index: int) -> None:
+        """Reduce what a walk has left, a number a chunk."""
         if self.plan.passes[index].reductions:
             self._once(2 * index + 2)
 
@@ -139,23 +144,21 @@ class CpuBatch(Batch):
         last = len(self.plan.passes) - 1
         if not self._done.any():
             self._cut_into(self._share())
-        count = len(self._parts) - 1
         self._directory[-1] = 2 * last + 1
-        for part in range(count):
+        for part in range(len(self._parts) - 1):
             if not self._done[part]:
                 self._function(part, part + 1, self._where)
-        if not self._done[count]:
-            self.end(last)
+        self._combine(last)
 
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._done.fill(0)
         self._held[1] = ()
 
-    def end(self, index: int) -> None:
+    def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""
-        if self.plan.tensor_writes and index == len(self.plan.passes) - 1:
-            self._once(2 * index + 2)
+        if self.plan.tensor_writes and not self._done[len(self._parts) - 1]:
+            self._once(2 * len(self.plan.passes) + 1)
 
     def step(self, hyper: Table) -> bool:
         """Run every pass: in one call when one thread will do."""

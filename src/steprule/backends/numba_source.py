@@ -1,7 +1,8 @@
 """Plan → the source of one CPU kernel, a file a person can read.
 
 One entry point runs any stage: -1 is the whole step; 0 computes the host scalars; then, for pass k, 2k + 1
-walks the parts lo..hi and 2k + 2 combines what they reduced. The tables it is given, by row and column:
+walks the parts lo..hi and 2k + 2 combines what they reduced; after n passes, 2n + 1 writes the slots of one number a
+tensor. The tables it is given, by row and column:
 
     addresses  [tensor, array]   where each parameter, gradient and slot begins
     tensors    [tensor, 2]       its row of hyperparameters, its number of elements
@@ -281,16 +282,15 @@ class _Writer:
                     if item is self.plan.passes[-1]:
                         with self.source.block("for part in range(lo, hi):"):
                             self.source.line("done[part] = 1")
-                with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
-                    if item.reductions:
+                if item.reductions:
+                    with self.source.block(f"if stage == {2 * item.index + 2} or stage == -1:"):
                         counts = "tensor_count, chunk_count"
                         self.source.line(f"end_{item.index}({counts}, chunks, partial, reduced, total)")
                         self.guard(item)
-                    elif self.plan.tensor_writes and item is self.plan.passes[-1]:
-                        self.source.line(f"finish_tensors(tensor_count, {_ALL})")
-                        self.source.line("done[part_count] = 1")
-                    else:
-                        self.source.line("pass")
+            if self.plan.tensor_writes:
+                with self.source.block(f"if stage == {2 * len(self.plan.passes) + 1} or stage == -1:"):
+                    self.source.line(f"finish_tensors(tensor_count, {_ALL})")
+                    self.source.line("done[part_count] = 1")
 
 
 def cpu_source(plan: Plan, dtype: str, version: str) -> str:

@@ -221,7 +221,7 @@ class TritonBatch(Batch):
             self.found,
         )
         self._streams: list[Any] = [self._stream()]
-        self._begun = self._may_leave_out = False
+        self._begun = self._ended = self._may_leave_out = False
         self.set_gradients(gradients := arrays[plan.graph.gradient], [g.data_ptr() for g in gradients])
 
     def _table(self, values: NDArray[np.int64]) -> torch.Tensor:
@@ -246,6 +246,7 @@ class TritonBatch(Batch):
     def begin(self, hyper: Table) -> None:
         """Send what has changed, and compute the host scalars if they are needed at once."""
         self._prepare()
+        self._begun = self._ended = False
         self._gradient_table.send(self._addresses)
         self._hyper.send(hyper)
         for rows, column, number in self.shares:
@@ -282,20 +283,27 @@ class TritonBatch(Batch):
             function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
 
     def sweep(self, index: int) -> None:
-        """Walk over memory once, and combine what the walk reduced."""
+        """Walk over memory once, and combine what the walk reduced.
+
+        Of the last pass nobody can tell later how far it has come: so it is not interrupted.
+        """
+        if index < len(self.plan.passes) - 1:
+            self._walk(index)
+            return
+        with uninterrupted():
+            self._begun = True
+            self._walk(index)
+
+    def _walk(self, index: int) -> None:
         self._launch(f"pass_{index}", self._counts[1])
         self._launch(f"end_{index}", self._counts[0])
 
-    def end(self, index: int) -> None:
+    def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""
-        if index == len(self.plan.passes) - 1:
-            self._launch("finish", self._counts[0])
-
-    def write(self) -> None:
-        """Run the last pass, of which nobody can tell later how far it has come: so it is not interrupted."""
-        with uninterrupted():
-            self._begun = True
-            super().write()
+        if self.plan.tensor_writes and not self._ended:
+            with uninterrupted():
+                self._ended = True
+                self._launch("finish", self._counts[0])
 
     def refuses(self, index: int) -> bool:  # noqa: ARG002
         """Return False: kernels look at the guard themselves, and asking them would mean waiting."""
@@ -312,11 +320,14 @@ class TritonBatch(Batch):
         return self._begun
 
     def finish(self) -> None:
-        """Write, unless that has been done."""
+        """Write, unless that has been done; what was reduced is combined again, since totals may have been shared."""
+        last = len(self.plan.passes) - 1
         if not self._begun:
-            self.write()
+            self.sweep(last)
+        else:
+            self._launch(f"end_{last}", self._counts[0])
 
     def clear(self) -> None:
         """Forget that this step has written, and its gradients, so that zero_grad frees them."""
-        self._begun = False
+        self._begun = self._ended = False
         self._gradients = ()

@@ -1,13 +1,15 @@
 """Cut a graph at its reductions: everything between two cuts is one pass over memory.
 
-A reduction of elements that themselves need no earlier reduction ends in pass 0; one that needs it
-ends in pass 1, and so on. The last pass writes every output, so nothing is written before all that
-could go wrong with a norm is known. That is the fewest passes possible: a value that depends on a
-reduction of all elements cannot be applied to the first of them before the last has been read.
+A reduction of elements that themselves need no earlier reduction may end in pass 0; one that needs it
+in pass 1, and so on. The last pass writes every output, so nothing is written before all that a
+reduction does to an element is known. That is the fewest passes possible: a value that depends on a
+reduction of all elements cannot be applied to the first of them before the last has been read. What
+feeds no element, only slots of one number a tensor, costs no pass: it may end in the last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,10 +90,10 @@ class Plan:
         return 4 * len(self.graph.element_slots)
 
 
-def _levels(graph: Graph) -> dict[Node, int]:
-    """Map each node to the pass in which its value is first known to elements."""
+def _levels(roots: list[Node]) -> dict[Node, int]:
+    """Map each node to the pass in which its value can first be known to elements."""
     level: dict[Node, int] = {}
-    for node in graph.nodes:
+    for node in topological(roots):
         base = max((level[child] for child in node.inputs), default=0)
         level[node] = base + (node.op in REDUCTIONS)
     return level
@@ -122,6 +124,44 @@ def _make_pass(index: int, reductions: list[Node], writes: list[tuple[str, Node]
     return Pass(index, reads, tuple(writes), tuple(reductions), tuple(scalars), computed)
 
 
+def _nearest(roots: list[Node]) -> list[Node]:
+    """List the reductions that roots use themselves, not through another."""
+    found = {node for node in topological(roots) if node.op in REDUCTIONS}
+    return [node for node in topological(roots, found) if node in found]
+
+
+def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> list[list[Node]]:
+    """List the reductions that end in each pass, as few passes as new elements and new numbers of tensors need.
+
+    Where a reduction may end in several, it ends where it makes the fewest arrays be read. What is global ends as early
+    as it can: in the same pass of every plan that shares it.
+    """
+    roots = [*elements, *tensors, *([guard] if guard is not None else [])]
+    level = _levels(roots)
+    last = max([int(guard is not None), *(level[n] for n in elements), *(level[n] - 1 for n in tensors)])
+    reductions = [node for node in topological(roots) if node.op in REDUCTIONS]
+    before = {node: _nearest([node.inputs[0]]) for node in reductions}
+    reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.op == "read"} for node in reductions}
+    read: list[set[Node]] = [set() for _ in range(last + 1)]
+    read[last] = {leaf for leaf in _cone(elements)[0] if leaf.op == "read"}
+
+    def placed(choose: Callable[[Node, range], int]) -> dict[Node, int]:
+        due = dict.fromkeys(_nearest(tensors), last) | dict.fromkeys(_nearest(elements), last - 1)
+        chosen: dict[Node, int] = {}
+        for node in reversed(reductions):  # users first
+            early = level[node] - 1
+            fixed = node is guard or OPS[node.op].kind == "global"
+            chosen[node] = early if fixed else choose(node, range(early, due[node] + 1))
+            due |= {other: min(due.get(other, last), chosen[node] - 1) for other in before[node]}
+        return chosen
+
+    for node, index in placed(lambda _, allowed: allowed[-1]).items():
+        if index == level[node] - 1:
+            read[index] |= reads[node]
+    chosen = placed(lambda node, allowed: min(allowed, key=lambda index: len(reads[node] - read[index])))
+    return [[node for node in reductions if chosen[node] == index] for index in range(last + 1)]
+
+
 def _unchanged(name: str, node: Node) -> bool:
     return node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
 
@@ -149,26 +189,23 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     """
     graph = simplify(graph)
     guard = make("global_sum", make("mul", const(0), read(graph.gradient))) if guarded else None
-    level = _levels(graph)
     ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
     changed = [(name, node) for name, node in graph.outputs if not _unchanged(name, node)]
     writes = [(name, node) for name, node in changed if ranks[name] is Rank.ELEMENT]
     tensor_writes = [(name, node) for name, node in changed if ranks[name] is Rank.TENSOR]
     host_writes = [(name, node) for name, node in changed if ranks[name] is Rank.HOST]
-    if guard is not None:
-        level |= {node: int(node is guard) for node in topological([guard]) if node not in level}
-    last = max([int(guarded), *(level[node] for _, node in (*writes, *tensor_writes))])
-    needed = topological([*(node for _, node in graph.outputs), *([guard] if guard is not None else [])])
-    passes: list[Pass] = []
-    for index in range(last + 1):
-        ending = [n for n in needed if n.op in REDUCTIONS and level[n] == index + 1]
-        passes.append(_make_pass(index, ending, writes if index == last else []))
+    ending = _place([node for _, node in writes], [node for _, node in tensor_writes], guard)
+    last = len(ending) - 1
+    passes = [_make_pass(index, nodes, writes if index == last else []) for index, nodes in enumerate(ending)]
     host = _host_values(tuple(passes), tensor_writes, host_writes)
     return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard))
 
 
 def verify(plan: Plan) -> Plan:
-    """Return the plan if each reduction ends before its first use and only the last pass writes."""
+    """Return the plan if each reduction ends before its first use and only the last pass writes.
+
+    Numbers of tensors are written after the last pass, so they may use what ends in it.
+    """
     ended: set[Node] = set()
     for item in plan.passes:
         missing = [node for node in topological(item.scalars) if node.op in REDUCTIONS and node not in ended]
@@ -177,4 +214,7 @@ def verify(plan: Plan) -> Plan:
         if item.writes and item is not plan.passes[-1]:
             raise GraphError(f"{plan.graph.name}: pass {item.index} writes, but only the last pass may")
         ended |= set(item.reductions)
+    missing = [node for node in _nearest([node for _, node in plan.tensor_writes]) if node not in ended]
+    if missing:
+        raise GraphError(f"{plan.graph.name}: a slot uses {missing[0]!r}, which no pass ends in")
     return plan
