@@ -13,7 +13,7 @@ import torch
 from truth import as_array, corrected_adam, fill_gradients
 
 import steprule as sr
-from steprule import rule
+from steprule import rule, slot
 from steprule.backends.numba_cpu import PARALLEL_FROM
 
 pytestmark = pytest.mark.cpu
@@ -22,9 +22,12 @@ PACKAGE = str(Path(sr.__file__).parent)
 
 
 @rule
-def walking(theta, g, m, *, lr=1.0, t):
-    """Move by one and count in a slot, so that parameters, state and step count can be compared."""
-    return theta + lr * t / t, m + 1
+def walking(theta, g, m, k=slot(rank="tensor"), *, lr=1.0, t):
+    """Move by one and count in slots, so that parameters, state and step count can be compared.
+
+    The sum over all tensors feeds a number of each tensor alone, which is written after the last pass.
+    """
+    return theta + lr * t / t, m + 1, k + sr.global_sum(g)
 
 
 class Interrupt:
@@ -84,7 +87,10 @@ def counts(parameters: list[torch.nn.Parameter], optimizer: sr.Optimizer) -> set
 
 
 def slots(parameters: list[torch.nn.Parameter], optimizer: sr.Optimizer) -> set[float]:
-    return {float(v) for p in parameters for v in optimizer.state.get(p, {}).get("m", torch.zeros(1)).unique()}
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    elements = sum(parameter.numel() for parameter in parameters)
+    each = {float(v) for state in states for v in state.get("m", torch.zeros(1)).unique()}
+    return each | {float(state.get("k", 0.0)) / elements for state in states}
 
 
 @pytest.mark.hostile("P9")

@@ -1,0 +1,119 @@
+"""The fewest passes and bytes: what feeds no element costs no pass, whoever runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import steprule as sr
+from steprule import chain, rule, slot
+from steprule.graph.evaluate import evaluate
+from steprule.plan.schedule import schedule
+from steprule.zoo import papers
+
+
+@rule
+def prodigal(
+    theta,
+    g,
+    m,
+    v,
+    s,
+    start=slot(init=0.5),
+    d=slot(rank="tensor", init=1e-3),
+    r=slot(rank="tensor"),
+    *,
+    lr=1.0,
+    beta=0.9,
+):
+    """Like Prodigy (Mishchenko & Defazio, 2023), with an estimate for each tensor; it acts at the next step."""
+    m = beta * m + (1 - beta) * d * g
+    v = beta * v + (1 - beta) * d * d * g * g
+    s = beta * s + (1 - beta) * d * g
+    r = beta * r + (1 - beta) * d * sr.sum(g * (start - theta))
+    better = sr.maximum(d, r / (sr.sum(abs(s)) + 1e-12))
+    return theta - lr * d * m / (sr.sqrt(v) + d * 1e-8), m, v, s, start, better, r
+
+
+@rule
+def watching(theta, g, k=slot(rank="tensor"), a=slot(rank="tensor"), *, lr=0.1):
+    """Keep what is summed over all tensors, and the largest of what was written; neither moves an element."""
+    new = theta - lr * g
+    return new, sr.global_sum(g * g) + k, sr.max(new)
+
+
+@rule
+def ratio(theta, g, k=slot(rank="tensor"), *, lr=0.1):
+    """Need one reduction for elements, and one of its result for the slot."""
+    scaled = g / (sr.norm(g) + 1)
+    return theta - lr * scaled, sr.sum(scaled * theta)
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(
+    ("program", "passes", "streams"),
+    [
+        (prodigal, 1, 10),
+        (watching, 1, 3),
+        (ratio, 2, 4),
+        (chain(sr.clip_global_norm, prodigal), 2, 11),
+        (chain(sr.clip_global_norm, papers.lamb), 3, 1 + 4 + 7),
+    ],
+    ids=lambda item: getattr(item, "name", ""),
+)
+def test_a_reduction_that_moves_no_element_costs_no_pass_and_others_read_nothing_twice_in_vain(
+    program: Any, passes: int, streams: int
+) -> None:
+    plan = schedule(program.graph)
+    assert len(plan.passes) == passes
+    assert plan.bytes_per_parameter == 4 * streams
+    assert sum(len(item.reductions) for item in plan.passes) == len(set(plan.reductions))
+
+
+@pytest.mark.null
+def test_a_guarded_rule_still_knows_of_bad_gradients_before_it_writes() -> None:
+    plan = schedule(watching.graph, guarded=True)
+    assert [item.writes == () for item in plan.passes] == [True, False]
+    assert plan.guard in plan.passes[0].reductions
+
+
+def told(program: Any, parameters: list[torch.nn.Parameter], steps: int) -> list[dict[str, Any]]:
+    """Return what the interpreter makes of some steps with the gradients that the parameters have."""
+    arrays = [{"theta": p.detach().double().numpy(), "g": p.grad.double().numpy()} for p in parameters]
+    for own, parameter in zip(arrays, parameters, strict=True):
+        own |= {
+            s.name: np.full(parameter.shape if s.rank.name == "ELEMENT" else (), s.init) for s in program.graph.slots
+        }
+    numbers = [{hyper.name: hyper.value for hyper in program.graph.hypers}] * len(arrays)
+    for _ in range(steps):
+        arrays = [own | new for own, new in zip(arrays, evaluate(program.graph, arrays, numbers), strict=True)]
+    return arrays
+
+
+@pytest.mark.interp
+@pytest.mark.cpu
+@pytest.mark.parametrize(
+    ("program", "backend"),
+    [(watching, "numba_cpu"), *((p, name) for p in (watching, ratio, prodigal) for name in ("eager", "triton_gpu"))],
+    ids=lambda item: getattr(item, "name", item),
+)
+def test_slots_that_wait_for_the_last_pass_are_right_on_every_backend(program: Any, backend: str) -> None:
+    """With two dtypes, so that sums over all tensors are shared between batches after the last pass."""
+    shapes = [((7,), torch.float64), ((2, 3), torch.float32), ((0,), torch.float64), ((40_000,), torch.float32)]
+    parameters = [
+        torch.nn.Parameter(torch.randn(shape, dtype=dtype))
+        for shape, dtype in shapes[: 3 if backend == "triton_gpu" else 4]
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    expected = told(program, parameters, 3)
+    optimizer = program.optimizer(parameters, backend=backend)
+    for _ in range(3):
+        optimizer.step()
+    for parameter, new in zip(parameters, expected, strict=True):
+        np.testing.assert_allclose(parameter.detach().double().numpy(), new["theta"], rtol=2e-5, atol=1e-6)
+        for name, held in optimizer.state[parameter].items():
+            np.testing.assert_allclose(held.double().numpy(), new[name], rtol=2e-5, atol=1e-6, err_msg=name)
