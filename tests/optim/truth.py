@@ -43,7 +43,12 @@ class Truth:
     def _known(self, parameter: torch.Tensor) -> dict[str, Any]:
         if parameter not in self.arrays:
             theta = as_array(parameter)
-            slots = {s.name: np.full(theta.shape if s.rank is Rank.ELEMENT else (), s.init) for s in self.graph.slots}
+            slots = {
+                s.name: theta.copy()
+                if s.init == "theta"
+                else np.full(theta.shape if s.rank is Rank.ELEMENT else (), s.init)
+                for s in self.graph.slots
+            }
             self.arrays[parameter] = {self.graph.parameter: theta, **slots}
             self.steps[parameter] = 0
         return self.arrays[parameter]

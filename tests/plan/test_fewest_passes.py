@@ -10,7 +10,9 @@ import torch
 
 import steprule as sr
 from steprule import chain, rule, slot
+from steprule.errors import RuleError
 from steprule.graph.evaluate import evaluate
+from steprule.graph.node import Rank
 from steprule.plan.schedule import schedule
 from steprule.zoo import papers
 
@@ -22,7 +24,7 @@ def prodigal(
     m,
     v,
     s,
-    start=slot(init=0.5),
+    start=slot(init="theta"),
     d=slot(rank="tensor", init=1e-3),
     r=slot(rank="tensor"),
     *,
@@ -52,12 +54,21 @@ def ratio(theta, g, k=slot(rank="tensor"), *, lr=0.1):
     return theta - lr * scaled, sr.sum(scaled * theta)
 
 
+@rule
+def dog(theta, g, start=slot(init="theta"), reach=slot(rank="tensor", init=1e-3), total=slot(rank="tensor"), *, lr=1.0):
+    """DoG (Ivgi, Hinder & Carmon, 2023): the step is the distance from the start over the root of all gradients."""
+    reach = sr.maximum(reach, sr.norm(theta - start))
+    total = total + sr.sum(g * g)
+    return theta - lr * reach / sr.sqrt(total + 1e-8) * g, start, reach, total
+
+
 @pytest.mark.null
 @pytest.mark.parametrize(
     ("program", "passes", "streams"),
     [
         (prodigal, 1, 10),
         (watching, 1, 3),
+        (dog, 2, 6),
         (ratio, 2, 4),
         (chain(sr.clip_global_norm, prodigal), 2, 11),
         (chain(sr.clip_global_norm, papers.lamb), 3, 1 + 4 + 7),
@@ -84,9 +95,9 @@ def told(program: Any, parameters: list[torch.nn.Parameter], steps: int) -> list
     """Return what the interpreter makes of some steps with the gradients that the parameters have."""
     arrays = [{"theta": p.detach().double().numpy(), "g": p.grad.double().numpy()} for p in parameters]
     for own, parameter in zip(arrays, parameters, strict=True):
-        own |= {
-            s.name: np.full(parameter.shape if s.rank.name == "ELEMENT" else (), s.init) for s in program.graph.slots
-        }
+        for each in program.graph.slots:
+            fresh = np.full(parameter.shape if each.rank is Rank.ELEMENT else (), 0.0)
+            own[each.name] = fresh + (own["theta"] if each.init == "theta" else each.init)
     numbers = [{hyper.name: hyper.value for hyper in program.graph.hypers}] * len(arrays)
     for _ in range(steps):
         arrays = [own | new for own, new in zip(arrays, evaluate(program.graph, arrays, numbers), strict=True)]
@@ -97,7 +108,11 @@ def told(program: Any, parameters: list[torch.nn.Parameter], steps: int) -> list
 @pytest.mark.cpu
 @pytest.mark.parametrize(
     ("program", "backend"),
-    [(watching, "numba_cpu"), *((p, name) for p in (watching, ratio, prodigal) for name in ("eager", "triton_gpu"))],
+    [
+        (watching, "numba_cpu"),
+        (dog, "numba_cpu"),
+        *((p, name) for p in (watching, ratio, prodigal, dog) for name in ("eager", "triton_gpu")),
+    ],
     ids=lambda item: getattr(item, "name", item),
 )
 def test_slots_that_wait_for_the_last_pass_are_right_on_every_backend(program: Any, backend: str) -> None:
@@ -117,3 +132,52 @@ def test_slots_that_wait_for_the_last_pass_are_right_on_every_backend(program: A
         np.testing.assert_allclose(parameter.detach().double().numpy(), new["theta"], rtol=2e-5, atol=1e-6)
         for name, held in optimizer.state[parameter].items():
             np.testing.assert_allclose(held.double().numpy(), new[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+# A slot that starts as the parameter --------------------------------------------------------------------
+
+
+@pytest.mark.null
+def test_a_slot_that_starts_as_the_parameter_is_a_copy_of_it_at_the_first_step_and_in_checkpoints() -> None:
+    """Whatever the rule calls its parameter, and whatever changed between construction and that step."""
+
+    @rule
+    def pulled(w, grad, anchor=slot(init="theta"), *, lr=0.1):
+        return w - lr * (grad + w - anchor), anchor
+
+    parameter = torch.nn.Parameter(torch.randn(4, 3).t().to(torch.bfloat16))
+    optimizer = pulled.optimizer([parameter])
+    with torch.no_grad():
+        parameter.mul_(2)
+    first = parameter.detach().clone()
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    anchor = optimizer.state[parameter]["anchor"]
+    assert anchor.dtype is torch.bfloat16
+    assert anchor.stride() == parameter.stride()
+    assert torch.equal(anchor, first)
+    again = torch.nn.Parameter(parameter.detach().clone())
+    resumed = pulled.optimizer([again])
+    resumed.load_state_dict(optimizer.state_dict())
+    for own, stepping in ((parameter, optimizer), (again, resumed)):
+        own.grad = torch.ones_like(own)
+        stepping.step()
+    assert torch.equal(parameter, again)
+    assert torch.equal(resumed.state[again]["anchor"], first)
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(
+    ("declared", "what", "fix"),
+    [
+        ({"init": "w"}, "cannot start from 'w'", 'init="theta"'),
+        ({"init": "zeros"}, "cannot start from 'zeros'", "a number"),
+        ({"init": "theta", "rank": "tensor"}, "is one number", "leave out rank="),
+        ({"init": "theta", "rank": "host"}, "is one number", "leave out rank="),
+    ],
+)
+def test_a_slot_that_starts_from_what_it_cannot_hold_is_refused(declared: dict[str, Any], what: str, fix: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        slot(**declared)
+    assert what in caught.value.what
+    assert fix in caught.value.fix

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from ..errors import HyperparameterError, Origin
 from .node import Node, Rank, topological
@@ -13,14 +14,14 @@ from .node import Node, Rank, topological
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A state array kept from step to step: where it varies and what it starts from.
+    """A state array kept from step to step: where it varies and what it starts from, a number or the parameter.
 
     A checkpoint may lack an `optional` one, which then starts afresh.
     """
 
     name: str
     rank: Rank = Rank.ELEMENT
-    init: float = 0.0
+    init: float | Literal["theta"] = 0.0
     optional: bool = False
 
 

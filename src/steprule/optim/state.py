@@ -23,7 +23,9 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FREED = "points at memory that was freed"
 
 
-def _fresh(slot: Slot, init: float, parameter: torch.Tensor, host_dtype: torch.dtype) -> torch.Tensor:
+def _fresh(slot: Slot, init: float | str, parameter: torch.Tensor, host_dtype: torch.dtype) -> torch.Tensor:
+    if isinstance(init, str):
+        return like(parameter.detach(), parameter.detach())
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=host_dtype, device="cpu")
     if slot.rank is Rank.TENSOR:

@@ -55,7 +55,7 @@ def _checked(declared: Hyper, value: float | None) -> Hyper:
     return declared
 
 
-def slot(*, init: float = 0.0, rank: Literal["element", "tensor", "host"] = "element") -> Any:
+def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tensor", "host"] = "element") -> Any:
     """Declare a state slot that does not start from zero, or is smaller than the parameter.
 
     >>> import steprule as sr
@@ -64,10 +64,22 @@ def slot(*, init: float = 0.0, rank: Literal["element", "tensor", "host"] = "ele
     ...     s = s + g**2
     ...     return theta - lr * g / sr.sqrt(s), s
 
+    `init="theta"` starts it as a copy of the parameter at its first step, whatever the rule calls that.
     `rank="tensor"` keeps one number a tensor, `rank="host"` one float64 number on the host.
     """
     if rank not in tuple(RANKS):
         raise RuleError(f"a slot cannot have rank {rank!r}", fix=f"use one of {', '.join(RANKS)}")
+    if isinstance(init, str):
+        if init != "theta":
+            raise RuleError(
+                f"a slot cannot start from {init!r}", fix='give a number, or init="theta" for the parameter'
+            )
+        if rank != "element":
+            raise RuleError(
+                f"a slot of rank {rank!r} is one number, so it cannot start as the parameter",
+                fix="leave out rank=, so that it is as large as the parameter, or give a number as init",
+            )
+        return Slot("", RANKS[rank], "theta")
     _checked(Hyper("init"), init)
     return Slot("", RANKS[rank], float(init))
 
