@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Unpack
 
-from ..errors import HyperparameterError
 from ..graph.graph import Hyper
 from ..rule import Rule
 from ..zoo import adam as adams
 from ..zoo import adaptive, descent
 from .shell import Own, Shell
+from .squad import plain
 from .state import ensure
 
 Betas = tuple[Any, Any]
@@ -35,14 +35,16 @@ class SGD(Shell):
     def __init__(self, params: Iterable[Any], lr: Any = 1e-3, momentum: Any = 0, dampening: Any = 0,
                  weight_decay: Any = 0, nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None,
                  differentiable: bool = False, fused: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
-        Hyper("momentum", low=0).check(momentum, "SGD")
-        if nesterov and (momentum <= 0 or dampening != 0):
-            raise HyperparameterError("Nesterov momentum needs a momentum above 0 and no dampening",
-                                      fix="SGD(params, momentum=0.9, nesterov=True)")  # fmt: skip
         defaults = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
                     "nesterov": nesterov, "maximize": maximize, "foreach": foreach, "differentiable": differentiable,
                     "fused": fused}  # fmt: skip
         super().__init__(params, defaults, **own)
+
+    def _check_keys(self, group: dict[str, Any], which: str) -> None:
+        super()._check_keys(group, which)
+        if group["nesterov"]:
+            Hyper("momentum", above=0).check(plain(group["momentum"]), f"SGD with nesterov=True, {which}")
+            Hyper("dampening", low=0, high=0).check(plain(group["dampening"]), f"SGD with nesterov=True, {which}")
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return plain descent without momentum, else the kind of momentum asked for."""
@@ -64,7 +66,6 @@ class Adagrad(Shell):
                  initial_accumulator_value: Any = 0, eps: Any = 1e-10, foreach: bool | None = None, *,
                  maximize: bool = False, differentiable: bool = False, fused: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
-        Hyper("initial_accumulator_value", low=0).check(initial_accumulator_value, "Adagrad")
         defaults = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
                     "initial_accumulator_value": initial_accumulator_value, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable, "fused": fused}  # fmt: skip
@@ -93,7 +94,6 @@ class RMSprop(Shell):
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8, weight_decay: Any = 0,
                  momentum: Any = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
                  maximize: bool = False, differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
-        Hyper("momentum", low=0).check(momentum, "RMSprop")
         defaults = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
                     "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable}  # fmt: skip

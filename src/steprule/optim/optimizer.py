@@ -15,6 +15,7 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
+from .groups import TORCH, check_keys
 from .options import NAMES, Option, Options
 from .points import Points
 from .roster import Roster
@@ -117,7 +118,6 @@ class Optimizer(torch.optim.Optimizer):
                 fix=f"it has {', '.join(known) or 'none'}",
             )
         super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
-        check_capturable(self.param_groups, backend, asked=capturable)
 
     # What runs -----------------------------------------------------------------------------------
 
@@ -207,11 +207,31 @@ class Optimizer(torch.optim.Optimizer):
             self._install(self._options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its hyperparameters are checked before it is added."""
-        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
-            self._check_group({**self.defaults, **param_group}, f"group {len(self.param_groups)}")
-        super().add_param_group(param_group)
-        self._roster = None
+        """Add a group; it is asked for what the constructor is, before it is added.
+
+        Raises `HyperparameterError` for a value out of its range, and for a key that looks like a hyperparameter and is
+        none (`beat1`, or `betas` where there are `beta1` and `beta2`). Keys of your own are kept.
+        """
+        with self._busy:
+            if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+                group, which = {**self.defaults, **param_group}, f"group {len(self.param_groups)}"
+                self._check_keys(group, which)
+                self._check_group(group, which)
+            super().add_param_group(param_group)
+            try:
+                check_capturable(self.param_groups[-1:], self.backend, asked=self.capturable)
+            except BaseException:
+                self.param_groups.pop()
+                raise
+            self._roster = None
+
+    def _check_keys(self, group: dict[str, Any], which: str) -> None:
+        """Refuse in a new group what the constructor would refuse."""
+        known = self.program.hypers
+        betas = ", ".join(name for name in known if name.startswith("beta"))
+        asked = {key for key in TORCH & group.keys() if group[key] is not None and group[key] is not False}
+        theirs = {key: (key == "betas" and betas) or f"what {self._title()} has, {', '.join(known)}" for key in asked}
+        check_keys(group, which, self._title(), known, theirs, capturable=self.capturable)
 
     def _check_group(self, group: dict[str, Any], which: str) -> None:
         """Refuse a group with a hyperparameter that is missing or out of its range, or a decay that nothing applies."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Unpack
 
-from ..graph.graph import Hyper
 from ..rule import Rule
 from ..zoo import papers
 from .shell import Own, Shell
@@ -78,7 +77,6 @@ class Yogi(_OfOneRule):
     def __init__(self, params: Iterable[Any], lr: Any = 1e-2, betas: Betas = (0.9, 0.999), eps: Any = 1e-3,
                  initial_accumulator: Any = 1e-6, weight_decay: Any = 0, *, maximize: bool = False,
                  foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
-        Hyper("initial_accumulator", low=0).check(initial_accumulator, "Yogi")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "initial_accumulator": initial_accumulator,
                     "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}  # fmt: skip
         super().__init__(params, defaults, **own)

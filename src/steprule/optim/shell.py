@@ -13,15 +13,15 @@ from typing import Any, ClassVar, TypedDict
 import torch
 
 from ..backends.triton_gpu import NAME as TRITON
-from ..errors import HyperparameterError
+from ..graph.graph import Hyper
 from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Program, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
+from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options
 from .squad import Kernels, OnDevice, Reader, plain
-from .tensors import check_capturable
 
 Flags = tuple[Any, ...]
 
@@ -58,21 +58,22 @@ class Shell(Optimizer):
     ) -> None:
         self._start(Options(clip, nonfinite, backend, compensated, bool(defaults.get("capturable"))))
         self._install(self._options)
-        self._refuse_options(defaults)
         torch.optim.Optimizer.__init__(self, params, defaults)
-        check_capturable(self.param_groups, backend, asked=self.capturable)
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule that a group's flags ask for."""
         raise TypeError(f"{type(self).__name__} names no rule for {sorted(group)}")
 
-    def _refuse_options(self, defaults: Mapping[str, Any]) -> None:
-        if defaults.get("differentiable"):
-            raise HyperparameterError(
-                "differentiable=True asks for what a compiled step cannot give",
-                fix="leave differentiable=False, or use torch.optim",
-            )
+    def _check_keys(self, group: dict[str, Any], which: str) -> None:
+        clip, others = (
+            self._options.clip,
+            {name: key for name, (key, _) in self.parts_of.items() if key in self.defaults},
+        )
+        own = clip.hypers if isinstance(clip, Program) else {}
+        check_keys(group, which, self._title(), {**self.defaults, **own}, others, capturable=self.capturable)
+        for name in self.inits.values():
+            Hyper(name, low=0).check(plain(group[name]), f"{self._title()}, {which}")
 
     # Programs ------------------------------------------------------------------------------------
 
@@ -92,7 +93,8 @@ class Shell(Optimizer):
         # Like torch, no decay is no operation: 0·θ would spread what is not finite. A rule may have a decay of its own.
         asked = "weight_decay" in self.defaults and plain(group.get("weight_decay", 0)) != 0
         decays = asked and "weight_decay" not in rule.hypers
-        decoupled = bool(group.get("decoupled_weight_decay", self.decoupled))
+        told = "decoupled_weight_decay" in self.defaults
+        decoupled = bool(group.get("decoupled_weight_decay", self.decoupled)) if told else self.decoupled
         return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
     def _mood(self) -> object:

@@ -1,0 +1,78 @@
+"""What may stand in a param group: what the constructor takes, and what trainers note there for themselves.
+
+torch keeps any key and reads those it knows, so that a misspelt one changes nothing and says nothing. Here a key that
+looks like a hyperparameter, or asks for what no group can have, is refused when its group is added. What a checkpoint
+brings, or is written into a group later, is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ..errors import HyperparameterError
+from ..rule.signature import OPTIONS
+
+TORCH = frozenset({
+    *("lr", "betas", "eps", "amsgrad", "momentum", "dampening", "nesterov", "alpha", "centered", "rho", "lr_decay"),
+    *("initial_accumulator_value", "lambd", "t0", "etas", "step_sizes", "momentum_decay", "maximize"),
+})  # fmt: skip
+"""Hyperparameters as torch.optim spells them, but for weight decay, which trainers put into every group."""
+_OTHER_WORDS = {"learning_rate": "lr", "wd": "weight_decay", "l2": "weight_decay", "epsilon": "eps"}
+_TRAINERS = frozenset({"layer_decay", "params", "param_names", "foreach", "fused", "capturable", "differentiable"})
+"""Keys that mean nothing here, and are near to a hyperparameter by chance if at all."""
+_NEAR = 0.8  # of the letters: `beat1` for `beta1`
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _meant(key: str, reads: Collection[str]) -> str | None:
+    """Return the hyperparameter whose name a key seems to be.
+
+    A name with a word more or less (`initial_lr`, `lr_scale`, `weight_decay_mult`) is another one.
+    """
+    pairs = [sorted((key, name), key=len) for name in reads]
+    if any(f"_{short}_" in f"_{long}_" and len(long) > len(short) + 2 for short, long in pairs):
+        return None
+    bare = {_bare(name): name for name in reads}
+    near = get_close_matches(_bare(_OTHER_WORDS.get(key.lower(), key)), bare, 1, _NEAR)
+    return bare[near[0]] if near else None
+
+
+def _refuse(what: str, which: str, key: str, value: Any, fix: str) -> HyperparameterError:
+    return HyperparameterError(what, where=f"  {which}: {key}={value!r}", fix=fix)
+
+
+def check_keys(
+    group: Mapping[str, Any],
+    which: str,
+    title: str,
+    reads: Collection[str],
+    other_names: Mapping[str, str],
+    *,
+    capturable: bool,
+) -> None:
+    """Raise `HyperparameterError` for a key that asks for something and would not be read.
+
+    `other_names` are spellings of hyperparameters that look like none, with the name that is read.
+    """
+    refused = OPTIONS if group.get("capturable") and not capturable else OPTIONS - {"capturable"}
+    for key in refused & group.keys():
+        fix = f"give it to the constructor, {key}=...; groups that differ in it are two optimisers"
+        raise _refuse(f"`{key}` is an option of the whole optimiser", which, key, group[key], fix)
+    if group.get("differentiable"):
+        raise HyperparameterError(
+            "differentiable=True asks for what a compiled step cannot give",
+            where=f"  {which}",
+            fix="leave differentiable=False, or use torch.optim",
+        )
+    for key, value in group.items():
+        if key in reads or key in _TRAINERS or not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            continue
+        meant = other_names.get(key) or _meant(key, reads)
+        if meant is not None:
+            fix = f"write {meant}; a key of your own needs a name that is less like it"
+            raise _refuse(f"{title} has no hyperparameter `{key}`", which, key, value, fix)
