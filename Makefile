@@ -14,7 +14,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts lint lint-style lint-format lint-types fuzz bench clean
+.PHONY: help compare test test-page test-hosts lint lint-style lint-format lint-types fuzz mutants bench clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-page    look at the report in Chromium, with the network off: accessibility, phone, dark'
 	@echo 'make lint         check style, format and types'
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
+	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
@@ -58,6 +59,9 @@ lint-types: $(VENV)/dev
 
 fuzz: $(VENV)/test
 	@OMP_NUM_THREADS=2 $(python) tests/fuzz --minutes $(MINUTES) $(ARGS)
+
+mutants: $(VENV)/test
+	@$(python) tests/mutants $(ARGS)
 
 bench: $(VENV)/lab
 	@$(python) -m steprule bench --out '$(OUT)' $(ARGS)

@@ -23,7 +23,8 @@ def kernel_cache(tmp_path_factory: pytest.TempPathFactory):
     """Keep kernels of a test run in a directory of its own, shared by its worker processes."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    os.environ["STEPRULE_CACHE"] = str(shared / "steprule-cache")
+    # `make mutants` runs the tests hundreds of times, and keeps the kernels that a defect does not change.
+    os.environ["STEPRULE_CACHE"] = os.environ.get("STEPRULE_TEST_CACHE", str(shared / "steprule-cache"))
     yield
     del os.environ["STEPRULE_CACHE"]
 

@@ -1,0 +1,188 @@
+"""`make mutants`: plant one small defect at a time, and see whether the tests of its room notice.
+
+Each defect is planted in a copy of the package, and the room's tests run against it until the first one fails. Which
+defects are tried is drawn by `--seed`, as many from each part. Survivors are listed with what was changed: each is a
+test that is missing, code that is not needed, or a change that makes no difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from sites import Site, sites
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path("src/steprule")
+LONGEST = 300
+"""Seconds after which a test run is taken to hang; the tests of a room take a tenth of it."""
+
+CPU = ("tests/test_golden.py", "tests/backends/test_reductions.py", "tests/test_random_rules.py",
+       "tests/test_theory.py", "tests/backends/test_cache.py", "tests/backends/test_threads.py")  # fmt: skip
+TRITON = ("tests/test_golden.py", "tests/backends/test_reductions.py", "tests/optim/test_gpu_steps.py",
+          "tests/optim/test_gpu_zoo.py", "tests/backends/test_triton_compiled.py")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files that stand or fall together, and the tests that know them, quickest first."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+PARTS = {
+    "graph": Part(
+        ("graph/*.py",),
+        ("tests/graph", "tests/rule", "tests/plan", "tests/test_golden.py", "tests/test_random_rules.py"),
+    ),
+    "plan": Part(("plan/*.py",), ("tests/plan", "tests/test_golden.py", "tests/test_random_rules.py")),
+    "cpu": Part(("backends/[!t]*.py", "backends/threads.py"), CPU),
+    "triton": Part(("backends/triton*.py", "optim/device_*.py"), TRITON),
+    "optim": Part(("optim/[!d]*.py",), ("tests/optim", "tests/parity")),
+}
+"""What is tried, part by part. Rooms that write kernels are broken in the text of kernels too."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A defect in a file."""
+
+    part: str
+    file: str
+    site: Site
+
+    def told(self) -> str:
+        """Word what is broken, as a line of a difference."""
+        source = (ROOT / PACKAGE / self.file).read_text(encoding="utf-8")
+        first = source.rfind("\n", 0, self.site.start) + 1
+        last = source.find("\n", self.site.end)
+        line = source[first:last].strip()
+        changed = (source[first : self.site.start] + self.site.text + source[self.site.end : last]).strip()
+        return f"{PACKAGE / self.file}:{self.site.line} ({self.site.kind})\n    - {line}\n    + {changed}"
+
+
+def _files(part: Part) -> Iterator[str]:
+    for pattern in part.files:
+        for path in sorted((ROOT / PACKAGE).glob(pattern)):
+            yield str(path.relative_to(ROOT / PACKAGE))
+
+
+def draw(parts: Sequence[str], count: int, seed: int) -> list[Mutant]:
+    """Draw as many defects from each part, every site being as likely as any other."""
+    chance = random.Random(seed)
+    drawn: list[Mutant] = []
+    for place, name in enumerate(parts):
+        found = [
+            Mutant(name, file, site)
+            for file in dict.fromkeys(_files(PARTS[name]))
+            for site in sites(
+                (ROOT / PACKAGE / file).read_text(encoding="utf-8"), writes_code=file.startswith("backends/")
+            )
+        ]
+        share = count // len(parts) + (place < count % len(parts))
+        drawn += chance.sample(found, min(share, len(found)))
+    chance.shuffle(drawn)  # a run that is cut short has tried some of each
+    return drawn
+
+
+def _run(source: Path, tests: Sequence[str], cache: Path) -> tuple[str, str]:
+    """Run tests against a copy of the package; return caught, survived or hung, and what noticed."""
+    there = [test for test in tests if (ROOT / test).exists()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no", *there]
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "STEPRULE_TEST_CACHE": str(cache),
+                                "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return "caught", f"no answer after {LONGEST} s"
+    if done.returncode == 0:
+        return "survived", ""
+    noticed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return "caught", noticed[0] if noticed else done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "crash"
+
+
+def try_one(mutant: Mutant, cache: Path) -> dict[str, object]:
+    """Plant one defect, run the tests of its room, and return what came of it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        path = source / "steprule" / mutant.file
+        path.write_text(mutant.site.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
+        verdict, noticed = _run(source, PARTS[mutant.part].tests, cache)
+    return {"part": mutant.part, "file": mutant.file, **asdict(mutant.site), "verdict": verdict, "noticed": noticed,
+            "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+
+
+def check_unbroken(parts: Sequence[str], cache: Path, jobs: int) -> None:
+    """Make sure that the tests pass where nothing is broken: else everything would count as caught."""
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = {name: pool.submit(_run, ROOT / "src", PARTS[name].tests, cache) for name in parts}
+    for name, run in runs.items():
+        verdict, noticed = run.result()
+        if verdict != "survived":
+            raise click.ClickException(f"the tests of {name} fail without any defect: {noticed}")
+
+
+@click.command()
+@click.option("--count", default=80, show_default=True, help="Defects to try.")
+@click.option("--seed", default=0, show_default=True, help="Decides which.")
+@click.option("--minutes", default=60.0, show_default=True, help="Begin no defect after this long.")
+@click.option("--parts", default=",".join(PARTS), show_default=True, help="Parts to break, with commas between.")
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Defects tried at once.")
+@click.option("--need", default=90.0, show_default=True, help="Percent that must be caught, or the exit code is 1.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write what came of each as JSON.")
+def main(count: int, seed: int, minutes: float, parts: str, jobs: int, need: float, out: Path | None) -> None:
+    """Plant defects in the package, one at a time, and count those that the tests notice."""
+    names = parts.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise click.BadParameter(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    mutants, until = draw(names, count, seed), time.monotonic() + 60 * minutes
+    results: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "kernels"
+        click.echo(f"{len(mutants)} defects drawn with seed {seed}; first the tests without any ...")
+        check_unbroken(names, cache, jobs)
+
+        def one(mutant: Mutant) -> dict[str, object] | None:
+            return try_one(mutant, cache) if time.monotonic() < until else None
+
+        with ThreadPoolExecutor(jobs) as pool:
+            running = {pool.submit(one, mutant): mutant for mutant in mutants}
+            for run in as_completed(running):
+                result = run.result()
+                if result is not None:
+                    results.append(result)
+                    mutant = running[run]
+                    rest = mutant.told() if result["verdict"] == "survived" else f"{mutant.file}:{mutant.site.line}"
+                    click.echo(f"[{len(results)}/{len(mutants)}] {result['verdict']} ({result['seconds']} s)  {rest}")
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _tell(names, results, need)
+
+
+def _tell(names: Sequence[str], results: Sequence[dict[str, object]], need: float) -> None:
+    caught = [result for result in results if result["verdict"] == "caught"]
+    for name in names:
+        own = [result for result in results if result["part"] == name]
+        click.echo(f"{name:8} {sum(result in caught for result in own):3} of {len(own)} caught")
+    percent = 100 * len(caught) / len(results) if results else 0.0
+    click.echo(f"{len(caught)} of {len(results)} defects caught: {percent:.0f} %")
+    if percent < need:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
