@@ -146,7 +146,8 @@ class _Finder:
 _FINDERS: dict[type[ast.AST], Callable[[_Finder, ast.AST], Iterator[Site]]] = {
     ast.Compare: _Finder.compare, ast.BinOp: _Finder.binary, ast.BoolOp: _Finder.boolean, ast.UnaryOp: _Finder.unary,
     ast.Constant: _Finder.constant, ast.If: _Finder.condition, ast.IfExp: _Finder.condition,
-    ast.While: _Finder.condition, ast.comprehension: _Finder.filtered, ast.Name: _Finder.name, ast.Attribute: _Finder.name,
+    ast.While: _Finder.condition, ast.comprehension: _Finder.filtered,
+    ast.Name: _Finder.name, ast.Attribute: _Finder.name,
     ast.Return: _Finder.statement, ast.Expr: _Finder.statement, ast.AugAssign: _Finder.statement,
     ast.Raise: _Finder.statement,
 }  # type: ignore[dict-item]  # fmt: skip
