@@ -46,7 +46,7 @@ MISSPELT: list[tuple[str, dict[str, Any], str]] = [
     ("board.momentum", {"betas": (0.5, 0.5)}, "beta"),
     ("board.rmsprop", {"alpha": 0.5}, "lr, beta"),
     ("board.rmsprop", {"rho": 0.5}, "lr, beta"),
-    ("board.sgd", {"momentum": 0.0}, "lr"),
+    ("board.sgd", {"momentum": 0.1}, "lr"),
     ("board.sgd", {"nesterov": True}, "lr"),
     ("board.sgd", {"maximize": True}, "lr"),
     ("AdamW", {"beta1": 0.5}, "betas"),
@@ -110,6 +110,14 @@ def test_keys_that_trainers_add_stay(name: str) -> None:
     again = make(name, [{"params": parameters()}, {"params": parameters()}], backend="eager")
     again.load_state_dict(optimizer.state_dict())
     assert {key: again.param_groups[1][key] for key in own} == own
+
+
+def test_groups_that_torch_has_filled_in_serve_a_rule_too() -> None:
+    """torch.optim writes its defaults into the dicts that it is given."""
+    groups = [{"params": parameters(), "lr": 0.5}]
+    torch.optim.SGD(groups)
+    assert groups[0]["momentum"] == 0
+    assert sr.Optimizer(groups, board.sgd).param_groups[0]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("option", ["clip", "nonfinite", "backend", "compensated", "capturable"])

@@ -229,7 +229,9 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse in a new group what the constructor would refuse."""
         known = self.program.hypers
         betas = ", ".join(name for name in known if name.startswith("beta"))
-        asked = {key for key in TORCH & group.keys() if group[key] is not None and group[key] is not False}
+        asked = {
+            key for key in TORCH & group.keys() if plain(group[key])
+        }  # torch's classes fill what is off into groups
         theirs = {key: (key == "betas" and betas) or f"what {self._title()} has, {', '.join(known)}" for key in asked}
         check_keys(group, which, self._title(), known, theirs, capturable=self.capturable)
 
