@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from steprule.bench.arms import OURS
+from steprule.bench.load import busy
 from steprule.bench.record import best_peer, columns, losses, start_lines, summary
-from steprule.bench.verdict import LOSS, number, ratio, share
+from steprule.bench.verdict import LOSS, NOISE, number, ratio, share
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "BENCHMARKS.md"
@@ -77,7 +78,7 @@ def row(case: dict[str, Any], peers: list[str], beside: list[str]) -> str:
     cells = [
         case["name"],
         f"{time_of(own['median'])} ({time_of(own['p25'])} – {time_of(own['p75'])})",
-        f"{best}, {bold(ratio(case, best))}" if best else "–",
+        NOISE if busy(case.get("load")) else f"{best}, {bold(ratio(case, best))}" if best else "–",
         *(bold(ratio(case, peer)) for peer in peers),
         *(share(case, arm) for arm in beside),
     ]

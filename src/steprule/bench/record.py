@@ -193,12 +193,14 @@ def undecided(document: Mapping[str, Any]) -> dict[str, int]:
 
 def summary(document: Mapping[str, Any]) -> str:
     """Word whether peers are quicker anywhere; where nobody can tell, say so."""
-    lost, open_ = losses(document), undecided(document)
-    told = f"Where a peer is quicker ({len(lost)}):" if lost else "Nowhere here is a peer quicker."
-    if not open_:
-        return told
-    counted = "; ".join(f"{count} because {reason}" for reason, count in open_.items())
-    return f"{NOISE} is noise, which tells nothing: {counted}. {told if lost else 'No other peer is quicker.'}"
+    lost, left = losses(document), undecided(document)
+    counted = "; ".join(f"{count} because {reason}" for reason, count in left.items())
+    told = f"{NOISE} is noise, which tells nothing: {counted}. " if left else ""
+    if lost:
+        return f"{told}Where a peer is quicker ({len(lost)}):"
+    decided = sum(len(ratios(case)) for case in document["cases"]) - sum(left.values())
+    rest = "No other peer is quicker." if decided else "Nothing here tells who is quicker."
+    return told + rest if left else "Nowhere here is a peer quicker."
 
 
 def wrong(results: Sequence[Result]) -> list[str]:

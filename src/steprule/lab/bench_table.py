@@ -37,12 +37,13 @@ def _marked(told: str) -> str:
 
 def _row(case: Case, peers: Sequence[str], beside: Sequence[str]) -> list[str]:
     """Return a case's cells: our time, its quartiles, the quickest peer, the ratio to each, and what stands beside."""
-    name = escape(case["name"]) + (" [dim](busy)[/]" if busy(case.get("load")) else "")
+    disturbed = busy(case.get("load"))
+    name = escape(case["name"]) + (" [dim](busy)[/]" if disturbed else "")
     if "skipped" in case:
         return [name, f"[red]{escape(case['skipped'])}[/]"]
     own, best = case["arms"][OURS]["microseconds"], best_peer(case)
     between = f"{time_of(own['p25'])} – {time_of(own['p75'])}"
-    quickest = f"{time_of(microseconds(case, best))} {best}" if best else NONE
+    quickest = NOISE if disturbed else f"{time_of(microseconds(case, best))} {best}" if best else NONE
     shares = [share(case, arm) for arm in beside]
     return [name, time_of(own["median"]), between, quickest, *(_marked(ratio(case, peer)) for peer in peers), *shares]
 
