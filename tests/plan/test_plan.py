@@ -216,8 +216,9 @@ def test_explain_tells_the_plan_as_plain_data() -> None:
     data = told.as_json()
     assert set(data) == {
         *("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter"),
-        *("backend", "reason", "source"),
+        *("backend", "reason", "source", "groups"),
     }
+    assert data["groups"] == []
     assert json.loads(json.dumps(data))["passes"] == list(told.passes)
 
 

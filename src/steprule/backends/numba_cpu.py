@@ -16,6 +16,7 @@ from .base import Arrays, Batch, Table, chunks
 from .numba_source import COUNTS, TABLES, cpu_source
 from .threads import cheap, walk
 
+NAME = "numba_cpu"
 Parts = NDArray[np.int64]
 """Where the chunks of each part begin, and the end of the last."""
 _PARTS = TABLES.index("parts")

@@ -18,7 +18,8 @@ from ..backends.triton_gpu import Share, TritonBatch, capturing
 from ..errors import BackendError
 from ..graph.node import Rank
 from ..plan.tables import array_rows
-from .squad import Crew, Groups, Kernels, OnDevice, plain
+from .compiled import Compiled, Kernels
+from .squad import Crew, Groups, OnDevice, plain
 from .state import STEP
 from .tensors import Entry
 
@@ -26,8 +27,8 @@ from .tensors import Entry
 class DeviceSquad:
     """Tensors under one plan that Triton kernels update: one crew, one batch."""
 
-    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any) -> None:
-        self.kernels, self.plan = kernels, kernels.plan
+    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, compiled: Compiled) -> None:
+        self.kernels, self.plan, self.compiled = kernels, kernels.plan, [compiled]
         self.parameters = [entry.parameter for entry in entries]
         self._device = self.parameters[0].device
         if capturing(self._device):
@@ -44,7 +45,7 @@ class DeviceSquad:
         crew = Crew(entries, self.states, names[2:], pointed=True)
         arrays = {names[0]: self.parameters, names[1]: crew.gradients}
         arrays |= {name: [own[name] for own in self.states] for name in names[2:]}
-        self._batch = TritonBatch(kernels.on_gpu(self.parameters[0].dtype), arrays, counts)
+        self._batch = TritonBatch(compiled.kernel, arrays, counts)
         crew.gradients = ()
         self.crews, self.batches, self.order = [crew], [self._batch], [list(range(len(entries)))]
         self.hyper: Table = np.zeros((len(entries), len(graph.hypers)))

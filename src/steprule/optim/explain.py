@@ -1,30 +1,37 @@
-"""Explain: everything the compiler knows about a rule, for a person and for a program."""
+"""Explain: everything that is known about a rule or a running optimiser, for a person and for a program."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from ..backends.numba_cpu import NAME as NUMBA
 from ..backends.numba_cpu import CpuKernel
-from ..backends.triton_gpu import NAME as TRITON
-from ..backends.triton_gpu import TritonKernel
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
 from ..plan.schedule import Pass, Plan, schedule, summary
 from ..rule import Program, Transform
-from .optimizer import Optimizer
-from .tensors import KERNEL_REASON, Entry, label, route
+from .compiled import Compiled, Kernels
+from .optimizer import Optimizer, Running
+from .tensors import KERNEL_REASON
 
-_DEFAULT = (torch.float32, "numba_cpu", KERNEL_REASON)
 KEYS = ("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "backend", "reason", "source")
+GROUP_KEYS = ("group", "tensors", "parameters", "dtype", "device", *KEYS)
+Sizes = Mapping[str, int]
+"""Bytes an element, array by array."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a rule is and how it runs; sizes are of float32 unless `dtype` says otherwise."""
+    """What a rule is and how it runs; sizes are of float32 unless `dtype` says otherwise.
+
+    That of an optimiser has `groups`: an explanation for the parameters of each group, dtype, device and backend, with
+    their number. It is itself the first of them that has parameters, or the first that runs without a kernel.
+    """
 
     name: str
     formula: str
@@ -37,47 +44,117 @@ class Explanation:
     reason: str
     source: str
     dtype: str = "float32"
+    device: str = "cpu"
+    group: int = 0
+    tensors: int = 0
+    parameters: int = 0
+    groups: tuple[Explanation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as plain data, under fixed keys."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEYS}
+        """Return the facts as plain data, under fixed keys; under `groups`, those of every group."""
+        return {**_pick(self, KEYS), "groups": [_pick(one, GROUP_KEYS) for one in self.groups]}
 
     def __str__(self) -> str:
-        lines = [self.name, "", *("    " + line for line in self.formula.splitlines()), ""]
-        for item in self.passes:
-            cost = f"{item['bytes_per_parameter']} bytes, {item['flops_per_parameter']} flops a parameter"
-            lines.append(f"pass {item['index']}: {item['summary']} ({cost})")
-        if self.passes:
-            count = f"{len(self.passes)} pass" + "es" * (len(self.passes) != 1)
-            lines.append(f"{count}, {self.bytes_per_parameter} bytes a parameter in {self.dtype}; "
-                         f"state: {self.state_bytes_per_parameter} bytes a parameter")  # fmt: skip
-        lines.append(f"backend: {self.backend} ({self.reason})")
-        return "\n".join(lines)
+        if len(self.groups) < 2:
+            return "\n".join([self.name, *_lines(self)])
+        alike: dict[tuple[str, ...], list[Explanation]] = {}
+        for one in self.groups:
+            alike.setdefault((one.name, *_lines(one)), []).append(one)
+        told = [[f"{name}, {_places(found)}", *lines] for (name, *lines), found in alike.items()]
+        return "\n\n".join("\n".join(lines) for lines in told)
 
 
-def _facts(plan: Plan, item: Pass, itemsize: int) -> dict[str, Any]:
+def _pick(one: Explanation, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value := getattr(one, key), tuple) else value for key in keys}
+
+
+def _lines(one: Explanation) -> list[str]:
+    """Word all but the name."""
+    lines = ["", *("    " + line for line in one.formula.splitlines()), ""]
+    for item in one.passes:
+        cost = f"{item['bytes_per_parameter']} bytes, {item['flops_per_parameter']} flops a parameter"
+        lines.append(f"pass {item['index']}: {item['summary']} ({cost})")
+    if one.passes:
+        count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
+        lines.append(f"{count}, {one.bytes_per_parameter} bytes a parameter in {one.dtype}; "
+                     f"state: {one.state_bytes_per_parameter} bytes a parameter")  # fmt: skip
+    return [*lines, f"backend: {one.backend} ({one.reason})"]
+
+
+def _places(found: list[Explanation]) -> str:
+    """Say which parameters are explained alike: their groups, their number, where they are."""
+    groups = sorted({one.group for one in found})
+    tensors, numbers = sum(one.tensors for one in found), sum(one.parameters for one in found)
+    told = f"group{'s' * (len(groups) > 1)} {', '.join(map(str, groups))}"
+    devices = ", ".join(dict.fromkeys(one.device for one in found))
+    return f"{told}: {tensors} tensor{'s' * (tensors != 1)}, {numbers:,} numbers, {found[0].dtype} on {devices}"
+
+
+def _facts(plan: Plan, item: Pass, sizes: Sizes) -> dict[str, Any]:
     return {
         "index": item.index,
         "summary": summary(item, plan.graph),
         "reads": list(item.reads),
         "writes": [name for name, _ in item.writes],
         "reductions": [one_line(node, plan.graph) for node in item.reductions],
-        "bytes_per_parameter": item.bytes_per_parameter(itemsize),
+        "bytes_per_parameter": sum(sizes[name] for name in (*item.reads, *(name for name, _ in item.writes))),
         "flops_per_parameter": item.flops,
     }
 
 
-def _of_optimizer(optimizer: Optimizer) -> tuple[torch.dtype, str, str]:
-    """Return the dtype, backend and reason of what an optimiser would run now; eager if that is so anywhere."""
-    found: list[tuple[torch.dtype, str, str]] = []
-    for i, group in enumerate(optimizer.param_groups):
-        names = [slot.name for slot in optimizer.program_of(group).graph.element_slots]
-        for j, parameter in enumerate(group["params"]):
-            state = optimizer.state.get(parameter, {})
-            slots = [state[name] for name in names if name in state]
-            backend, reason = route(Entry(label(group, i, j), i, parameter, parameter), slots, optimizer.backend)
-            found.append((parameter.dtype, backend, reason))
-    return next((item for item in found if item[1] == "eager"), found[0] if found else _DEFAULT)
+def _of(program: Program, plan: Plan, sizes: Sizes, **runs: Any) -> Explanation:
+    """Explain what one plan does to arrays of these sizes; `runs` says who runs it."""
+    graph = program.graph
+    passes = tuple(_facts(plan, item, sizes) for item in plan.passes)
+    return Explanation(
+        name=program.name,
+        formula=formula(graph),
+        latex=latex(graph),
+        equations=equations(graph),
+        passes=passes,
+        bytes_per_parameter=sum(item["bytes_per_parameter"] for item in passes),
+        state_bytes_per_parameter=sum(sizes[slot.name] for slot in plan.graph.element_slots),
+        **runs,
+    )
+
+
+def _sizes(plan: Plan, parameter: torch.Tensor, state: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    graph, width = plan.graph, parameter.element_size()
+    own = [(slot.name, state[slot.name].element_size()) for slot in graph.element_slots]
+    return (graph.parameter, width), (graph.gradient, width), *own
+
+
+def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[Explanation]:
+    """Explain a group: once for all parameters that the same object updates and whose slots are of the same types."""
+    plan = kernels.plan
+    alike: dict[tuple[Compiled, Any], list[torch.Tensor]] = {}
+    for parameter, state, compiled in running:
+        alike.setdefault((compiled, _sizes(plan, parameter, state)), []).append(parameter)
+    for (compiled, sizes), parameters in alike.items():
+        yield _of(
+            compiled.program, compiled.plan, dict(sizes), group=index, tensors=len(parameters),
+            parameters=sum(parameter.numel() for parameter in parameters), backend=compiled.backend,
+            reason=compiled.reason, source=compiled.source, dtype=str(compiled.dtype).removeprefix("torch."),
+            device=str(compiled.device),
+        )  # fmt: skip
+    if not running:
+        yield _of(kernels.program, plan, _single(plan), group=index, backend="none", source="",
+                  reason="no parameter of this group can have a gradient")  # fmt: skip
+
+
+def _single(plan: Plan) -> Sizes:
+    """Return the sizes of arrays in float32."""
+    graph = plan.graph
+    return dict.fromkeys((graph.parameter, graph.gradient, *(slot.name for slot in graph.element_slots)), 4)
+
+
+def _of_optimizer(optimizer: Optimizer) -> Explanation:
+    """Explain every group by the objects that run on it."""
+    found = optimizer._running()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    groups = [told for index, (kernels, running) in enumerate(found) for told in _of_group(index, kernels, running)]
+    eager = next((told for told in groups if told.backend == "eager"), None)
+    first = eager or next((told for told in groups if told.tensors), groups[0])
+    return replace(first, groups=tuple(groups))
 
 
 def explain(program: Program | Optimizer) -> Explanation:
@@ -88,14 +165,14 @@ def explain(program: Program | Optimizer) -> Explanation:
     >>> len(told.passes), told.bytes_per_parameter, told.state_bytes_per_parameter
     (2, 32, 8)
 
-    Takes a rule, a chain, a transform or an optimiser. `str()` of the result is for people,
-    `as_json()` for programs. For a rule with a look-ahead, passes and source are those of the
-    closure-free form.
+    Takes a rule, a chain, a transform or an optimiser. `str()` of the result is for people, `as_json()` for programs.
+    An optimiser is asked what it runs: guards, the types of its parameters and of its state as they are now, and every
+    group are in the answer, in `groups`. For a rule with a look-ahead, passes and source are those of the closure-free
+    form, unless the optimiser's last step had a closure. Nothing is compiled or changed. Raises `RuleError` for
+    anything else, and what the next step would raise where a backend was forced that cannot take a parameter.
     """
-    dtype, backend, reason = _DEFAULT
     if isinstance(program, Optimizer):
-        dtype, backend, reason = _of_optimizer(program)
-        program = program.program_of(program.param_groups[0])
+        return _of_optimizer(program)
     if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RuleError(f"{program!r} is no rule, chain, transform or optimiser", fix="explain(board.adam)")
     graph = program.graph
@@ -104,19 +181,5 @@ def explain(program: Program | Optimizer) -> Explanation:
                            "a transform runs inside a rule's kernel: chain it with one", "")  # fmt: skip
     paths = look_ahead(graph)
     plan = schedule(paths.closure_free if paths else graph)
-    itemsize = dtype.itemsize
-    kinds: dict[str, Any] = {"numba_cpu": CpuKernel, TRITON: TritonKernel}
-    source = kinds[backend](plan, dtype).source if backend in kinds else ""
-    return Explanation(
-        name=program.name,
-        formula=formula(graph),
-        latex=latex(graph),
-        equations=equations(graph),
-        passes=tuple(_facts(plan, item, itemsize) for item in plan.passes),
-        bytes_per_parameter=sum(item.bytes_per_parameter(itemsize) for item in plan.passes),
-        state_bytes_per_parameter=itemsize * len(plan.graph.element_slots),
-        backend=backend,
-        reason=reason,
-        source=source,
-        dtype=str(dtype).removeprefix("torch."),
-    )
+    source = CpuKernel(plan, torch.float32).source
+    return _of(program, plan, _single(plan), backend=NUMBA, reason=KERNEL_REASON, source=source)

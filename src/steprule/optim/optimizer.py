@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
@@ -15,18 +15,21 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
+from .compiled import Compiled, Kernels, Reader
 from .groups import TORCH, check_keys
 from .options import NAMES, Option, Options
 from .points import Points
 from .roster import Roster
-from .squad import Kernels, Reader, plain
-from .state import check_saved
-from .tensors import check_capturable, check_shards
+from .squad import lay_out, plain
+from .state import check_saved, ensure
+from .tensors import Entry, check_capturable, check_shards, label, stand_in
 
 _torch: Any = torch_optimizer
 _GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
 _profiling: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 
+Running = tuple[torch.Tensor, Mapping[str, Any], Compiled]
+"""A parameter, its state as the next step will find it, and what updates it."""
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
@@ -139,8 +142,8 @@ class Optimizer(torch.optim.Optimizer):
         """Make what is derived from the rule and the options, and is neither copied nor saved."""
         program = _compose(self._rule, options)
         paths = look_ahead(program.graph)
-        kernels = self._compile(paths.closure_free if paths else program.graph, options)
-        self._points = Points(paths, kernels, self._compile(paths.exact, options)) if paths else None
+        kernels = self._compile(program, paths.closure_free if paths else program.graph, options)
+        self._points = Points(paths, kernels, self._compile(program, paths.exact, options)) if paths else None
         self._options, self._program, self._kernels = options, program, kernels
 
     def _configure(self, options: Options) -> None:
@@ -166,17 +169,13 @@ class Optimizer(torch.optim.Optimizer):
         """Return the hyperparameters that stand in groups because of the option `clip`."""
         return {name: hyper.value for name, hyper in self._program.hypers.items() if name not in self._rule.hypers}
 
-    def _compile(self, graph: Graph, options: Options) -> Kernels:
+    def _compile(self, program: Program, graph: Graph, options: Options) -> Kernels:
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
-        return Kernels(schedule(graph, guarded=options.guarded), readers, capturable=options.capturable)
+        return Kernels(program, schedule(graph, guarded=options.guarded), readers, capturable=options.capturable)
 
     def _reader(self, name: str) -> Reader:
         """Return how a hyperparameter is found in a group; by its name."""
         return lambda group: group.get(name)
-
-    def program_of(self, group: Mapping[str, Any]) -> Program:  # noqa: ARG002
-        """Return the formula that runs on a param group: one for all of them here."""
-        return self.program
 
     def _choose(self, group: dict[str, Any]) -> Kernels:  # noqa: ARG002
         """Return the kernels for a group; one for all of them here."""
@@ -297,6 +296,22 @@ class Optimizer(torch.optim.Optimizer):
         self._roster = roster
         if self._options.nonfinite == "raise" and (not stepped or roster.stopped()):
             raise roster.blame()
+
+    @torch.no_grad()
+    def _running(self) -> Iterator[tuple[Kernels, list[Running]]]:
+        """Give, group by group, what the next step would run on each parameter: the very objects that it uses."""
+        choose = self._choose if self._roster is None else self._roster.choose
+        for index, group in enumerate(self.param_groups):
+            kernels, found = choose(group), list[Running]()
+            for place, parameter in enumerate(group["params"]):
+                if parameter.requires_grad or parameter.grad is not None:
+                    known = self.state.get(parameter)
+                    state = dict(self._complete(kernels, known)) if known else {}
+                    lay_out(kernels.plan, parameter, state)
+                    ensure(kernels, group, stand_in(parameter), state)
+                    entry = Entry(label(group, index, place), index, parameter, parameter)
+                    found.append((parameter, state, kernels.for_entry(entry, state, self.backend)))
+            yield kernels, found
 
     # Rules with a look-ahead ---------------------------------------------------------------------
 

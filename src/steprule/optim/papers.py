@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Unpack
 
 from ..rule import Rule
 from ..zoo import papers
+from .compiled import Reader
 from .shell import Own, Shell
-from .squad import Reader
 
 Betas = tuple[Any, Any]
 ThreeBetas = tuple[Any, Any, Any]

@@ -17,7 +17,7 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, LookAhead
 from ..plan.schedule import Plan, schedule
 from ..plan.tables import array_rows, hyper_columns
-from .squad import Kernels
+from .compiled import Kernels
 from .state import STEP, ensure
 
 Owner = torch.optim.Optimizer

@@ -21,13 +21,13 @@ from ..backends.base import run, settle
 from ..backends.numba_cpu import CpuBatch
 from ..backends.triton_gpu import NAME as TRITON
 from ..errors import NonFiniteError, ParameterError
-from ..plan.tables import array_rows
+from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
 from .glance import Glance, looker
 from .settings import Settings
-from .squad import Groups, Kernels, Squad, lay_out
+from .squad import Groups, Squad, lay_out
 from .state import ensure
-from .tensors import Entry, check, extent, label, route
+from .tensors import Entry, check, extent, label
 
 _gradient = attrgetter("grad")
 _torch: Any = torch
@@ -48,7 +48,7 @@ class Roster:
         self._state = state
         self._settings = [Settings(group, choose) for group in groups]
         self._chosen = [settings.kernels for settings in self._settings]
-        self._choose = choose
+        self.choose = choose
         self._mood = mood
         self._changed = True
         self._groups = [list(group["params"]) for group in groups]
@@ -85,30 +85,31 @@ class Roster:
 
     def _muster(self, backend: str | None) -> None:
         members: dict[tuple[object, ...], list[int]] = {}
-        backends = [self._route(entry, backend) for entry in self._entries]
-        for index, (entry, name) in enumerate(zip(self._entries, backends, strict=True)):
-            kind = (entry.parameter.dtype, entry.parameter.device) if name == TRITON else ()
+        compiled = [self._compiled_for(entry, backend) for entry in self._entries]
+        for index, (entry, own) in enumerate(zip(self._entries, compiled, strict=True)):
+            kind = (own,) if own.backend == TRITON else ()
             members.setdefault((id(self._chosen[entry.group]), *kind), []).append(index)
         self._members = list(members.values())
         self.squads: list[Squad | DeviceSquad] = []
         for indices in self._members:
             entries = [self._entries[i] for i in indices]
             kernels = self._chosen[entries[0].group]
-            if backends[indices[0]] == TRITON:
-                self.squads.append(DeviceSquad(kernels, entries, self._state))
+            own = [compiled[i] for i in indices]
+            if own[0].backend == TRITON:
+                self.squads.append(DeviceSquad(kernels, entries, self._state, own[0]))
             else:
-                self.squads.append(Squad(kernels, entries, self._state, [backends[i] for i in indices]))
+                self.squads.append(Squad(kernels, entries, self._state, own))
         self._on_device = [squad for squad in self.squads if isinstance(squad, DeviceSquad)]
         self.device_decides = bool(self.squads) and len(self._on_device) == len(self.squads)
         """Whether kernels find out by themselves that a step must be left out."""
         self._work = [pair for squad in self.squads for pair in squad.work()]
         self._counted = True
 
-    def _route(self, entry: Entry, backend: str | None) -> str:
-        """Lay a parameter's slots out as it is, and return the backend that updates it."""
-        plan, state = self._chosen[entry.group].plan, self._state[entry.parameter]
-        lay_out(plan, entry.parameter, state)
-        return route(entry, [state[name] for name in array_rows(plan)[2:]], backend)[0]
+    def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
+        """Lay a parameter's slots out as it is, and return what updates it."""
+        kernels, state = self._chosen[entry.group], self._state[entry.parameter]
+        lay_out(kernels.plan, entry.parameter, state)
+        return kernels.for_entry(entry, state, backend)
 
     def still_holds(
         self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups, state: Any
@@ -119,7 +120,7 @@ class Roster:
         """
         if state is not self._state or len(groups) != len(self._groups) or len(state) != len(self._dicts):
             return False
-        same = mood == self._mood and choose == self._choose
+        same = mood == self._mood and choose == self.choose
         for index, group in enumerate(groups):
             settings = self._settings[index]
             if not (same and settings.still_hold(group)):
@@ -130,7 +131,7 @@ class Roster:
                 self._changed = True
             if group["params"] is not self._lists[index] or len(self._lists[index]) != len(self._groups[index]):
                 return False
-        self._mood, self._choose = mood, choose
+        self._mood, self.choose = mood, choose
         if self._glance is not None:
             self._glance.fetch()
         gradients = list(map(_gradient, self._all))

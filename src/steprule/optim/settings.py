@@ -13,7 +13,7 @@ from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .squad import Kernels
+    from .compiled import Kernels
 
 _FIXED = frozenset({float, int, bool, str, type(None)})
 

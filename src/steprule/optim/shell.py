@@ -18,10 +18,11 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Program, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
+from .compiled import Kernels, Reader
 from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options
-from .squad import Kernels, OnDevice, Reader, plain
+from .squad import OnDevice, plain
 
 Flags = tuple[Any, ...]
 
@@ -107,10 +108,6 @@ class Shell(Optimizer):
             self._by_flags[flags] = self._kernels_for(flags)
         return self._by_flags[flags]
 
-    def program_of(self, group: Mapping[str, Any]) -> Program:
-        """Return the whole formula of a group: what stands before its rule, and the rule."""
-        return self._chain(self._flags(group))
-
     def _chain(self, flags: Flags) -> Program:
         rule, maximise, decays, decoupled, scaled, _ = flags
         before = [unscale] if scaled else []
@@ -121,13 +118,13 @@ class Shell(Optimizer):
         return program.compensated() if self._options.compensated else program
 
     def _kernels_for(self, flags: Flags) -> Kernels:
-        graph, default = self._chain(flags).graph, flags[-1]
+        program, default = self._chain(flags), flags[-1]
         # torch keeps step counts and the like in float32, unless everything is float64.
         host = torch.float64 if default == torch.float64 else torch.float32
-        readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
+        readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self.inits.items()}
-        plan = schedule(graph, guarded=self._options.guarded)
-        return Kernels(plan, readers, host, inits, self._options.capturable)
+        plan = schedule(program.graph, guarded=self._options.guarded)
+        return Kernels(program, plan, readers, host, inits, self._options.capturable)
 
     def _reader(self, name: str) -> Reader:
         if name in self.parts_of:

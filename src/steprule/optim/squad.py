@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, is_, itemgetter, le
 from typing import Any
@@ -13,21 +13,19 @@ import torch
 
 from ..backends.base import Batch, Table
 from ..backends.eager import EagerBatch
-from ..backends.numba_cpu import CpuBatch, CpuKernel
-from ..backends.triton_gpu import TritonKernel
+from ..backends.numba_cpu import NAME as NUMBA
+from ..backends.numba_cpu import CpuBatch
 from ..errors import ParameterError
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Rank
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows, hyper_columns
-from .state import HOST_DTYPE, STEP
+from .compiled import Compiled, Kernels
+from .state import STEP
 from .tensors import Entry, extent, in_order_of, in_order_of_slot, present
 from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
-Reader = Callable[[dict[str, Any]], Any]
-"""Reads one hyperparameter of a param group."""
-
 _gradient = attrgetter("grad")
 _address = torch.Tensor.data_ptr
 _offset = torch.Tensor.storage_offset
@@ -39,33 +37,6 @@ class OnDevice:
     """A hyperparameter that need not leave the device it is on."""
 
     number: torch.Tensor
-
-
-@dataclass
-class Kernels:
-    """The kernels of one plan, one a dtype, compiled when first needed; `readers` find its hyperparameters."""
-
-    plan: Plan
-    readers: tuple[Reader, ...]
-    host_dtype: torch.dtype = HOST_DTYPE
-    inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
-    """Slots that start from a hyperparameter, and how it is read."""
-    capturable: bool = False
-    """Whether hyperparameters that are tensors on a device stay there, unread, for CUDA graphs."""
-    _kernels: dict[torch.dtype, CpuKernel] = field(default_factory=dict[torch.dtype, CpuKernel])
-    _gpu: dict[torch.dtype, TritonKernel] = field(default_factory=dict[torch.dtype, TritonKernel])
-
-    def get(self, dtype: torch.dtype) -> CpuKernel:
-        """Return the kernel of a dtype."""
-        if dtype not in self._kernels:
-            self._kernels[dtype] = CpuKernel(self.plan, dtype)
-        return self._kernels[dtype]
-
-    def on_gpu(self, dtype: torch.dtype) -> TritonKernel:
-        """Return the GPU kernels of a dtype."""
-        if dtype not in self._gpu:
-            self._gpu[dtype] = TritonKernel(self.plan, dtype, capturable=self.capturable)
-        return self._gpu[dtype]
 
 
 class Crew:
@@ -130,15 +101,15 @@ class Crew:
 
 
 class Squad:
-    """Tensors under one plan, each updated by the backend that is named beside it."""
+    """Tensors under one plan, each updated by what stands beside it."""
 
-    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, backends: Sequence[str]) -> None:
+    def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, compiled: Sequence[Compiled]) -> None:
         self.kernels = kernels
         self.plan = kernels.plan
         self.parameters = [entry.parameter for entry in entries]
         self._state = state
         self._make_rows(entries)
-        self._make_batches(entries, kernels, backends)
+        self._make_batches(entries, compiled)
 
     # Hyperparameters -----------------------------------------------------------------------------
 
@@ -195,25 +166,25 @@ class Squad:
 
     # Tensors -------------------------------------------------------------------------------------
 
-    def _make_batches(self, entries: list[Entry], kernels: Kernels, backends: Sequence[str]) -> None:
+    def _make_batches(self, entries: list[Entry], compiled: Sequence[Compiled]) -> None:
         names = array_rows(self.plan)
         slots = names[2:]
-        sorted_in: dict[tuple[str, Any, Any], list[int]] = {}
-        for index, entry in enumerate(entries):
-            parameter = entry.parameter
-            sorted_in.setdefault((backends[index], parameter.dtype, parameter.device), []).append(index)
+        sorted_in: dict[Compiled, list[int]] = {}
+        for index, own in enumerate(compiled):
+            sorted_in.setdefault(own, []).append(index)
+        self.compiled = list(sorted_in)
         self.crews: list[Crew] = []
         self.batches: list[Batch] = []
         self.order = list(sorted_in.values())
-        for (name, dtype, _), members in sorted_in.items():
+        for what, members in sorted_in.items():
             own = [entries[i] for i in members]
             states = [self._state[entry.parameter] for entry in own]
-            kernel_batch = name == "numba_cpu"
+            kernel_batch = what.backend == NUMBA
             crew = Crew(own, states, slots, pointed=kernel_batch)
             arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
             arrays |= {slot: [state[slot] for state in states] for slot in slots}
             rows = [self.rows[i] for i in members]
-            batch = CpuBatch(kernels.get(dtype), arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
+            batch = CpuBatch(what.kernel, arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
             crew.gradients = ()
             self.crews.append(crew)
             self.batches.append(batch)
@@ -293,7 +264,7 @@ class Squad:
 
 def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any]) -> None:
     """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout."""
-    for slot in plan.graph.element_slots:
+    for slot in [slot for slot in plan.graph.element_slots if slot.name in state]:
         if state[slot.name].shape != parameter.shape:
             raise ParameterError(
                 f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "

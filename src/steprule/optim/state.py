@@ -15,7 +15,7 @@ from ..graph.node import Rank
 from .tensors import label, like, present
 
 if TYPE_CHECKING:
-    from .squad import Kernels
+    from .compiled import Kernels
 
 STEP = "step"
 HOST_DTYPE = torch.float64

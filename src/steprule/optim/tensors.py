@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ..backends import triton_gpu
+from ..backends import numba_cpu, triton_gpu
 from ..backends.numba_cpu import DTYPES
 from ..errors import BackendError, HyperparameterError, ParameterError
 from ..plan.schedule import Plan
 
-BACKENDS = ("numba_cpu", triton_gpu.NAME, "eager")
+BACKENDS = (numba_cpu.NAME, triton_gpu.NAME, "eager")
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
 KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
 GPU_REASON = "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
@@ -153,7 +153,7 @@ def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tu
     if forced == "eager":
         return "eager", "asked for"
     on_host = entry.parameter.device.type == "cpu"
-    name = forced or ("numba_cpu" if on_host else triton_gpu.NAME)
+    name = forced or (numba_cpu.NAME if on_host else triton_gpu.NAME)
     obstacle = _obstacle(entry.parameter, name) or _form(entry.parameter, slots)
     if obstacle and forced:
         fix = "leave backend=None"
@@ -195,6 +195,12 @@ def like(parameter: torch.Tensor, value: torch.Tensor | float, dtype: torch.dtyp
     """Return a new tensor laid out as the parameter, holding a value."""
     new = torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
     return new.copy_(value) if isinstance(value, torch.Tensor) else new.fill_(value)
+
+
+def stand_in(parameter: torch.Tensor) -> torch.Tensor:
+    """Return an empty tensor of a parameter's kind, from which slots can be made that take no memory."""
+    wrapped = hasattr(parameter, "__tensor_flatten__")
+    return parameter if wrapped else torch.empty(0, dtype=parameter.dtype, device=parameter.device)
 
 
 def in_order_of(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

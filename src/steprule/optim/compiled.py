@@ -1,0 +1,75 @@
+"""What runs: one object a plan, dtype, device and backend. Batches are made of it, and `explain` quotes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..backends.numba_cpu import NAME as NUMBA
+from ..backends.numba_cpu import CpuKernel
+from ..backends.triton_gpu import NAME as TRITON
+from ..backends.triton_gpu import TritonKernel
+from ..plan.schedule import Plan
+from ..plan.tables import array_rows
+from ..rule import Program
+from .state import HOST_DTYPE
+from .tensors import Entry, route
+
+Reader = Callable[[dict[str, Any]], Any]
+"""Reads one hyperparameter of a param group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A plan as it runs on tensors of one kind: who runs it, why, and the code; eager has none."""
+
+    program: Program
+    plan: Plan
+    dtype: torch.dtype
+    device: torch.device
+    backend: str
+    reason: str
+    kernel: Any
+
+    @property
+    def source(self) -> str:
+        """The text of the kernel; nothing where torch operations run."""
+        return "" if self.kernel is None else self.kernel.source
+
+
+@dataclass
+class Kernels:
+    """All that runs one plan, a kernel a dtype, compiled when first needed; `readers` find its hyperparameters."""
+
+    program: Program
+    plan: Plan
+    readers: tuple[Reader, ...]
+    host_dtype: torch.dtype = HOST_DTYPE
+    inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
+    """Slots that start from a hyperparameter, and how it is read."""
+    capturable: bool = False
+    """Whether hyperparameters that are tensors on a device stay there, unread, for CUDA graphs."""
+    _kernels: dict[tuple[str, torch.dtype], Any] = field(default_factory=dict[tuple[str, torch.dtype], Any])
+    _compiled: dict[tuple[Any, ...], Compiled] = field(default_factory=dict[tuple[Any, ...], Compiled])
+
+    def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
+        """Return what updates a parameter whose slots are laid out as it is."""
+        slots = [state[name] for name in array_rows(self.plan)[2:]]
+        parameter = entry.parameter
+        key = (parameter.dtype, parameter.device, *route(entry, slots, forced))
+        if key not in self._compiled:
+            self._compiled[key] = Compiled(self.program, self.plan, *key, self._kernel(key[2], parameter.dtype))
+        return self._compiled[key]
+
+    def _kernel(self, backend: str, dtype: torch.dtype) -> CpuKernel | TritonKernel | None:
+        """Return the kernel of a dtype, the same for all devices."""
+        key = (backend, dtype)
+        if key not in self._kernels:
+            if backend == NUMBA:
+                self._kernels[key] = CpuKernel(self.plan, dtype)
+            elif backend == TRITON:
+                self._kernels[key] = TritonKernel(self.plan, dtype, capturable=self.capturable)
+        return self._kernels.get(key)
