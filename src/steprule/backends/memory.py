@@ -11,9 +11,12 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core.extending import intrinsic
 
-EXACT: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz"}, "_nrt": False}
-"""How kernels are compiled: division by zero gives infinity, as on any array; a product and a sum may be one
-operation; NaN and infinity are kept; and no reference is counted, since nothing is allocated."""
+EXACT: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "_nrt": False}
+"""How kernels are compiled: division by zero gives infinity, as on any array; every operation rounds once, as IEEE 754
+says, so that an element's bits do not depend on where in a tensor it stands (were a product and a sum one operation,
+the loop of vectors and the last few elements could choose different ones); and no reference is counted, since nothing
+is allocated."""
+_SUM: dict[str, Any] = {**EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
 
 INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Functions that only kernels call need no door to Python, which saves half of their compile time."""
@@ -79,10 +82,16 @@ int32_at = _pointer_to(types.int32)
 int64_at = _pointer_to(types.int64)
 
 
-@njit(**{**EXACT, "fastmath": {"reassoc", "contract", "nsz"}}, **INNER)
+@njit(**_SUM, **INNER)
 def add_in_any_order(total: float, term: float) -> float:
     """Add a term to a running sum, letting the compiler keep several sums at once."""
     return total + term
+
+
+@njit(**_SUM, **INNER)
+def add_square_in_any_order(total: float, term: float) -> float:
+    """Add a term's square to a running sum, likewise; the square need not be rounded by itself."""
+    return total + term * term
 
 
 class _PlainPointer:
@@ -108,5 +117,6 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "float64_at": _plain(ctypes.c_double, np.float64),
     "int64_at": _plain(ctypes.c_int64, int),
     "add_in_any_order": lambda total, term: total + term,
+    "add_square_in_any_order": lambda total, term: total + term * term,
 }
 """What the helpers mean without a compiler, for running a kernel's source as ordinary Python."""

@@ -36,8 +36,8 @@ COUNTS = ("tensor_count", "chunk_count", "row_count", "part_count")
 INTEGER_TABLES = {"addresses", "tensors", "chunks", "done", "parts"}
 _ALL = ", ".join(TABLES[:-2])
 _RESERVED = {
-    *TABLES, *COUNTS, "at", "add", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
-    "count", "kernel", "first", "last", "part", "integers", "reals", "directory", "of", "i", "host_scalars",
+    *TABLES, *COUNTS, "at", "add", "add_square", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor",
+    "start", "count", "kernel", "first", "last", "part", "integers", "reals", "directory", "of", "i", "host_scalars",
     "finish_tensors", "abs", "range", "t",
 }  # fmt: skip
 
@@ -204,9 +204,8 @@ class _Writer:
             if node.op == "max":
                 self.source.line(f"{name} = {value} if {value} > {name} or {value} != {value} else {name}")
             else:
-                wide = f"np.float64({value})"
-                term = f"{wide} * {wide}" if node.op.endswith("norm") else wide
-                self.source.line(f"{name} = add({name}, {term})")
+                added = "add_square" if node.op.endswith("norm") else "add"
+                self.source.line(f"{name} = {added}({name}, np.float64({value}))")
         for name, node in item.writes:
             self.source.line(f"{views[name]}[i] = {self.names[node]}")
         if not (item.writes or sums):
@@ -307,8 +306,8 @@ def cpu_source(plan: Plan, dtype: str, version: str) -> str:
     source.line()
     source.line("import numpy as np")
     source.line()
-    for name, short in (("add_in_any_order", "add"), (f"{dtype}_at", "at"), ("float64_at", "reals"),
-                        ("inner", "inner"), ("int64_at", "integers")):  # fmt: skip
+    for name, short in (("add_in_any_order", "add"), ("add_square_in_any_order", "add_square"), (f"{dtype}_at", "at"),
+                        ("float64_at", "reals"), ("inner", "inner"), ("int64_at", "integers")):  # fmt: skip
         source.line(f"from steprule.backends.memory import {name}{f' as {short}' if short != name else ''}")
     source.line()
     source.line(f"real = np.{dtype}")
