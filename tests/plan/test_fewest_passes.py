@@ -62,6 +62,9 @@ def dog(theta, g, start=slot(init="theta"), reach=slot(rank="tensor", init=1e-3)
     return theta - lr * reach / sr.sqrt(total + 1e-8) * g, start, reach, total
 
 
+clipped_lars = chain(sr.clip_global_norm, papers.lars)
+
+
 @pytest.mark.null
 @pytest.mark.parametrize(
     ("program", "passes", "streams"),
@@ -72,6 +75,8 @@ def dog(theta, g, start=slot(init="theta"), reach=slot(rank="tensor", init=1e-3)
         (ratio, 2, 4),
         (chain(sr.clip_global_norm, prodigal), 2, 11),
         (chain(sr.clip_global_norm, papers.lamb), 3, 1 + 4 + 7),
+        (clipped_lars, 2, 2 + 5),
+        (chain(sr.clip_norm, papers.lars), 2, 2 + 5),
     ],
     ids=lambda item: getattr(item, "name", ""),
 )
@@ -111,7 +116,7 @@ def told(program: Any, parameters: list[torch.nn.Parameter], steps: int) -> list
     [
         (watching, "numba_cpu"),
         (dog, "numba_cpu"),
-        *((p, name) for p in (watching, ratio, prodigal, dog) for name in ("eager", "triton_gpu")),
+        *((p, name) for p in (watching, ratio, prodigal, dog, clipped_lars) for name in ("eager", "triton_gpu")),
     ],
     ids=lambda item: getattr(item, "name", item),
 )

@@ -2,7 +2,9 @@
 
 Each row takes a node whose inputs are already simple and returns a better one, or None. A row keeps
 the value for every finite input up to the last bits of rounding, and keeps NaN and infinity: what
-is not true of them (x·0 = 0, x − x = 0) is not a row.
+is not true of them (x·0 = 0, x − x = 0) is not a row. Nor is what may overflow where the formula does
+not: elements are multiplied and divided in the order in which they are written, since (a·g)·g may be finite
+where a·g² is not. Of what is reduced, the sign of a zero is not kept.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial, reduce
 
 import numpy as np
 
+from .bounds import away_from_zero, finite
 from .graph import Graph
 from .node import Node, Rank, const, make, topological
-from .ops import OPS
+from .ops import OPS, REDUCTIONS
 from .verify import verify
 
 Row = Callable[[Node], Node | None]
@@ -35,14 +39,14 @@ def fold_constants(node: Node) -> Node | None:
 
 
 def drop_neutral(node: Node) -> Node | None:
-    """X + 0, x − 0, 1·x, x / 1, x¹ are x."""
+    """X − 0, 1·x, x / 1, x¹ are x; x + 0 is not where x is −0, as 1/x tells."""
     if len(node.inputs) != 2:
         return None
     a, b = node.inputs
     left, right = _value(a), _value(b)
-    if (node.op == "add" and left == 0) or (node.op == "mul" and left == 1):
+    if node.op == "mul" and left == 1:
         return b
-    if (node.op in {"add", "sub"} and right == 0) or (node.op in {"mul", "div", "pow"} and right == 1):
+    if (node.op == "sub" and repr(right) == "0.0") or (node.op in {"mul", "div", "pow"} and right == 1):
         return a
     return None
 
@@ -76,29 +80,55 @@ def small_powers(node: Node) -> Node | None:
 
 
 def divide_scalars_once(node: Node) -> Node | None:
-    """X / s is x·(1/s) where s is no element: the division is done once, not once an element."""
-    if node.op == "div" and node.rank is Rank.ELEMENT and node.inputs[1].rank < Rank.ELEMENT:
-        return make("mul", make("div", const(1), node.inputs[1]), node.inputs[0])
-    return None
+    """X / s is x·(1/s) where s is no element: the division is done once, not once an element.
 
-
-def common_denominator(node: Node) -> Node | None:
-    """a/d ± b/d is (a ± b)/d: one division where two would do (and ∞ for NaN where d is 0)."""
-    if node.op in {"add", "sub"} and all(child.op == "div" for child in node.inputs):
-        (a, d), (b, e) = (child.inputs for child in node.inputs)
-        if d is e:
-            return make("div", make(node.op, a, b), d)
-    return None
-
-
-def scalars_first(node: Node) -> Node | None:
-    """h·(k·x) is (h·k)·x and (h·x)/y·k likewise, for host scalars: hoisted out of the loop."""
-    if node.op != "mul" or node.rank is not Rank.ELEMENT:
+    A norm, or what a slot holds, may be so small that 1/s is infinite where x / s is not; hyperparameters are not.
+    """
+    if node.op != "div" or node.rank is not Rank.ELEMENT or node.inputs[1].rank is Rank.ELEMENT:
         return None
-    scalar, rest = node.inputs
-    if scalar.rank is Rank.HOST and rest.op == "mul" and rest.inputs[0].rank is Rank.HOST:
-        return make("mul", make("mul", scalar, rest.inputs[0]), rest.inputs[1])
-    return None
+    if node.inputs[1].rank > Rank.HOST and not away_from_zero(node.inputs[1]):
+        return None
+    return make("mul", make("div", const(1), node.inputs[1]), node.inputs[0])
+
+
+def scalars_out(node: Node) -> Node | None:
+    """sum(a·x) is a·sum(x), and ‖a·x‖ is |a|·‖x‖, where a waits for a reduction itself: then x need not wait.
+
+    Only where a cannot be infinite, since 0·∞ is NaN and a sum need not be 0; a clipping's factor cannot. Of a sum over
+    all tensors only what is the same for all of them comes out. (x of no element: 0 becomes NaN if a is.)
+    """
+    if node.op not in {"sum", "mean", "norm", "global_sum", "global_norm"}:
+        return None
+    out: list[Node] = []
+    kept: list[Node | None] = []  # None is a minus
+    inner = node.inputs[0]
+    while inner.op == "neg" or (inner.op == "mul" and inner.inputs[0].rank < Rank.ELEMENT):
+        factor = None if inner.op == "neg" else inner.inputs[0]
+        if factor is not None and _comes_out(factor, of=node):
+            out.append(factor)
+        else:
+            kept.append(factor)
+        inner = inner.inputs[-1]
+    if not out:
+        return None
+    for factor in reversed(kept):
+        inner = make("neg", inner) if factor is None else make("mul", factor, inner)
+    outer = reduce(partial(make, "mul"), out)
+    return make("mul", make("abs", outer) if node.op.endswith("norm") else outer, make(node.op, inner))
+
+
+def _comes_out(factor: Node, *, of: Node) -> bool:
+    waits = any(node.op in REDUCTIONS for node in topological([factor]))
+    return waits and finite(factor) and (OPS[of.op].kind == "tensor" or _shared(factor))
+
+
+def _shared(scalar: Node) -> bool:
+    """Whether a scalar is the same for all tensors, whatever their groups, step counts and slots."""
+    whole = {node for node in topological([scalar]) if OPS[node.op].kind == "global"}
+    return all(
+        node in whole or node.op == "const" or (node.inputs and OPS[node.op].kind != "tensor")
+        for node in topological([scalar], whole)
+    )
 
 
 def order_operands(node: Node) -> Node | None:
@@ -124,8 +154,7 @@ ROWS: tuple[Row, ...] = (
     negations,
     small_powers,
     divide_scalars_once,
-    common_denominator,
-    scalars_first,
+    scalars_out,
     order_operands,
     same_choice,
 )
