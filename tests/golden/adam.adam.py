@@ -1,6 +1,6 @@
 """adam, float32: one step for any number of tensors of any size on a GPU.
 
-    exp_avgₜ = (1 − β₁) g + β₁ exp_avgₜ₋₁
+    exp_avgₜ = ((1 − β₁) (g − exp_avgₜ₋₁) + exp_avgₜ₋₁ if β₁ > 0.5, else g − β₁ (g − exp_avgₜ₋₁))
     exp_avg_sqₜ = (1 − β₂) g g + β₂ exp_avg_sqₜ₋₁
     θₜ = θₜ₋₁ − η / (1 − β₁^t) · exp_avgₜ / (ε + 1 / √(1 − β₂^t) · √(exp_avg_sqₜ))
 
@@ -23,7 +23,7 @@ def host_scalars(first, tensor_count, hyper, counts, host):
     row = first + tl.arange(0, ROWS)
     inside = row < tensor_count
     lr = tl.load(hyper + row * 4, mask=inside, other=1.0)
-    # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
     constant = tl.full((), 1.0, tl.float64)
     beta1 = tl.load(hyper + row * 4 + 1, mask=inside, other=1.0)
     step = tl.load(counts + row, mask=inside, other=1.0).to(tl.float64) + 1.0
@@ -31,7 +31,7 @@ def host_scalars(first, tensor_count, hyper, counts, host):
     scalar = power(beta1, step)
     scalar_2 = constant - scalar
     scalar_3 = divide(lr, scalar_2)
-    # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
     scalar_4 = constant - beta1
     beta2 = tl.load(hyper + row * 4 + 2, mask=inside, other=1.0)
     # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
@@ -39,7 +39,7 @@ def host_scalars(first, tensor_count, hyper, counts, host):
     scalar_6 = constant - scalar_5
     scalar_7 = root(scalar_6)
     scalar_8 = divide(constant, scalar_7)
-    # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
     scalar_9 = constant - beta2
     tl.store(host + row * 4, scalar_3, mask=inside)
     tl.store(host + row * 4 + 1, scalar_4, mask=inside)
@@ -65,12 +65,16 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     count = tl.where(go, count, 0)
     # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
     scalar = tl.cast(tl.load(host + tensor * 4), tl.float32)
-    # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
-    scalar_2 = tl.cast(tl.load(host + tensor * 4 + 1), tl.float32)
     beta1 = tl.load(hyper + tensor * 4 + 1)
+    # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+    constant = tl.full((), 0.5, tl.float64)
+    scalar_2 = beta1 > constant
+    scalar_3 = tl.cast(tl.load(host + tensor * 4 + 1), tl.float32)
     eps = tl.cast(tl.load(hyper + tensor * 4 + 3), tl.float32)
-    scalar_3 = tl.cast(tl.load(host + tensor * 4 + 2), tl.float32)
-    scalar_4 = tl.cast(tl.load(host + tensor * 4 + 3), tl.float32)
+    # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+    scalar_4 = tl.cast(tl.load(host + tensor * 4 + 2), tl.float32)
+    # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
+    scalar_5 = tl.cast(tl.load(host + tensor * 4 + 3), tl.float32)
     beta2 = tl.load(hyper + tensor * 4 + 2)
     beta1_2 = tl.cast(beta1, tl.float32)
     beta2_2 = tl.cast(beta2, tl.float32)
@@ -87,23 +91,27 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             g = read(g_at + here, inside, tail, tl.float32)
             exp_avg = read(exp_avg_at + here, inside, tail, tl.float32)
             exp_avg_sq = read(exp_avg_sq_at + here, inside, tail, tl.float32)
-            # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
-            x = scalar_2 * g
-            x_2 = beta1_2 * exp_avg
-            new_exp_avg = x + x_2
+            # difference = g - m
+            x = g - exp_avg
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            x_2 = scalar_3 * x
+            x_3 = x_2 + exp_avg
+            x_4 = beta1_2 * x
+            x_5 = g - x_4
+            new_exp_avg = tl.where(scalar_2, x_3, x_5)
             # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-            x_3 = scalar * new_exp_avg
-            # return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
-            x_4 = g * g
-            x_5 = scalar_4 * x_4
-            x_6 = beta2_2 * exp_avg_sq
-            new_exp_avg_sq = x_5 + x_6
+            x_6 = scalar * new_exp_avg
+            # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
+            x_7 = scalar_5 * g
+            x_8 = x_7 * g
+            x_9 = beta2_2 * exp_avg_sq
+            new_exp_avg_sq = x_8 + x_9
             # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-            x_7 = root(new_exp_avg_sq)
-            x_8 = scalar_3 * x_7
-            x_9 = eps + x_8
-            x_10 = divide(x_3, x_9)
-            new_theta = theta - x_10
+            x_10 = root(new_exp_avg_sq)
+            x_11 = scalar_4 * x_10
+            x_12 = eps + x_11
+            x_13 = divide(x_6, x_12)
+            new_theta = theta - x_13
             write(theta_at + here, new_theta, inside, tail)
             write(exp_avg_at + here, new_exp_avg, inside, tail)
             write(exp_avg_sq_at + here, new_exp_avg_sq, inside, tail)

@@ -1,6 +1,6 @@
 """adamax, float32: one step for any number of tensors of any size on a GPU.
 
-    exp_avgₜ = (1 − β₁) g + β₁ exp_avgₜ₋₁
+    exp_avgₜ = ((1 − β₁) (g − exp_avgₜ₋₁) + exp_avgₜ₋₁ if β₁ > 0.5, else g − β₁ (g − exp_avgₜ₋₁))
     exp_infₜ = max(β₂ exp_infₜ₋₁, ε + |g|)
     θₜ = θₜ₋₁ − η / (1 − β₁^t) · exp_avgₜ / exp_infₜ
 
@@ -23,7 +23,7 @@ def host_scalars(first, tensor_count, hyper, counts, host):
     row = first + tl.arange(0, ROWS)
     inside = row < tensor_count
     lr = tl.load(hyper + row * 4, mask=inside, other=1.0)
-    # m = beta1 * exp_avg + (1 - beta1) * g
+    # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
     constant = tl.full((), 1.0, tl.float64)
     beta1 = tl.load(hyper + row * 4 + 1, mask=inside, other=1.0)
     step = tl.load(counts + row, mask=inside, other=1.0).to(tl.float64) + 1.0
@@ -31,7 +31,7 @@ def host_scalars(first, tensor_count, hyper, counts, host):
     scalar = power(beta1, step)
     scalar_2 = constant - scalar
     scalar_3 = divide(lr, scalar_2)
-    # m = beta1 * exp_avg + (1 - beta1) * g
+    # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
     scalar_4 = constant - beta1
     tl.store(host + row * 2, scalar_3, mask=inside)
     tl.store(host + row * 2 + 1, scalar_4, mask=inside)
@@ -55,9 +55,11 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     count = tl.where(go, count, 0)
     # return theta - lr / (1 - beta1**t) * m / u, m, u
     scalar = tl.cast(tl.load(host + tensor * 2), tl.float32)
-    # m = beta1 * exp_avg + (1 - beta1) * g
-    scalar_2 = tl.cast(tl.load(host + tensor * 2 + 1), tl.float32)
     beta1 = tl.load(hyper + tensor * 4 + 1)
+    # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+    constant = tl.full((), 0.5, tl.float64)
+    scalar_2 = beta1 > constant
+    scalar_3 = tl.cast(tl.load(host + tensor * 2 + 1), tl.float32)
     beta2 = tl.cast(tl.load(hyper + tensor * 4 + 2), tl.float32)
     eps = tl.cast(tl.load(hyper + tensor * 4 + 3), tl.float32)
     beta1_2 = tl.cast(beta1, tl.float32)
@@ -74,20 +76,24 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             g = read(g_at + here, inside, tail, tl.float32)
             exp_avg = read(exp_avg_at + here, inside, tail, tl.float32)
             exp_inf = read(exp_inf_at + here, inside, tail, tl.float32)
-            # m = beta1 * exp_avg + (1 - beta1) * g
-            x = scalar_2 * g
-            x_2 = beta1_2 * exp_avg
-            new_exp_avg = x + x_2
+            # difference = g - m
+            x = g - exp_avg
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            x_2 = scalar_3 * x
+            x_3 = x_2 + exp_avg
+            x_4 = beta1_2 * x
+            x_5 = g - x_4
+            new_exp_avg = tl.where(scalar_2, x_3, x_5)
             # return theta - lr / (1 - beta1**t) * m / u, m, u
-            x_3 = scalar * new_exp_avg
+            x_6 = scalar * new_exp_avg
             # u = maximum(beta2 * exp_inf, abs(g) + eps)
-            x_4 = beta2 * exp_inf
-            x_5 = tl.abs(g)
-            x_6 = eps + x_5
-            new_exp_inf = maximum(x_4, x_6)
+            x_7 = beta2 * exp_inf
+            x_8 = tl.abs(g)
+            x_9 = eps + x_8
+            new_exp_inf = maximum(x_7, x_9)
             # return theta - lr / (1 - beta1**t) * m / u, m, u
-            x_7 = divide(x_3, new_exp_inf)
-            new_theta = theta - x_7
+            x_10 = divide(x_6, new_exp_inf)
+            new_theta = theta - x_10
             write(theta_at + here, new_theta, inside, tail)
             write(exp_avg_at + here, new_exp_avg, inside, tail)
             write(exp_inf_at + here, new_exp_inf, inside, tail)

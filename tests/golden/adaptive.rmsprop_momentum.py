@@ -1,6 +1,6 @@
 """rmsprop_momentum, float32: one step for any number of tensors of any size on a GPU.
 
-    square_avgₜ = α square_avgₜ₋₁ + (1 − α) g g
+    square_avgₜ = (1 − α) g g + α square_avgₜ₋₁
     momentum_bufferₜ = g / (ε + √(square_avgₜ)) + momentum momentum_bufferₜ₋₁
     θₜ = θₜ₋₁ − η momentum_bufferₜ
 
@@ -47,9 +47,9 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     count = tl.where(go, count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 4), tl.float32)
     eps = tl.cast(tl.load(hyper + tensor * 4 + 2), tl.float32)
-    alpha = tl.load(hyper + tensor * 4 + 1)
     # return alpha * v + (1 - alpha) * g**2
     scalar = tl.cast(tl.load(host + tensor), tl.float32)
+    alpha = tl.load(hyper + tensor * 4 + 1)
     momentum = tl.cast(tl.load(hyper + tensor * 4 + 3), tl.float32)
     alpha_2 = tl.cast(alpha, tl.float32)
     theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
@@ -66,10 +66,10 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             square_avg = read(square_avg_at + here, inside, tail, tl.float32)
             momentum_buffer = read(momentum_buffer_at + here, inside, tail, tl.float32)
             # return alpha * v + (1 - alpha) * g**2
-            x = alpha_2 * square_avg
-            x_2 = g * g
-            x_3 = scalar * x_2
-            new_square_avg = x + x_3
+            x = scalar * g
+            x_2 = x * g
+            x_3 = alpha_2 * square_avg
+            new_square_avg = x_2 + x_3
             # b = momentum * momentum_buffer + g / (sqrt(v) + eps)
             x_4 = root(new_square_avg)
             x_5 = eps + x_4

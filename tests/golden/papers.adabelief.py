@@ -69,6 +69,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     scalar_2 = tl.cast(tl.load(host + tensor * 4 + 1), tl.float32)
     beta1 = tl.load(hyper + tensor * 4 + 1)
     eps = tl.cast(tl.load(hyper + tensor * 4 + 3), tl.float32)
+    # return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s
     scalar_3 = tl.cast(tl.load(host + tensor * 4 + 2), tl.float32)
     beta2 = tl.load(hyper + tensor * 4 + 2)
     # s = beta2 * exp_avg_var + (1 - beta2) * (g - m) ** 2 + eps
@@ -97,8 +98,8 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # s = beta2 * exp_avg_var + (1 - beta2) * (g - m) ** 2 + eps
             x_4 = beta2_2 * exp_avg_var
             x_5 = g - new_exp_avg
-            x_6 = x_5 * x_5
-            x_7 = scalar_4 * x_6
+            x_6 = scalar_4 * x_5
+            x_7 = x_6 * x_5
             x_8 = x_4 + x_7
             new_exp_avg_var = eps + x_8
             # return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s

@@ -2,7 +2,7 @@
 
     exp_avgₜ = (1 − β₁) g + β₁ exp_avgₜ₋₁
     exp_avg_diffₜ = (1 − β₂) (0 if t = 1, else neg_pre_gradₜ₋₁ + g) + β₂ exp_avg_diffₜ₋₁
-    exp_avg_sqₜ = (1 − β₃) (β₂ (0 if t = 1, else neg_pre_gradₜ₋₁ + g) + g) (β₂ (0 if t = 1, else neg_pre_gradₜ₋₁ + g) + g) + β₃ exp_avg_sqₜ₋₁
+    exp_avg_sqₜ = (β₂ (0 if t = 1, else neg_pre_gradₜ₋₁ + g) + g) (1 − β₃) (β₂ (0 if t = 1, else neg_pre_gradₜ₋₁ + g) + g) + β₃ exp_avg_sqₜ₋₁
     neg_pre_gradₜ = −g
     θₜ = 1 / (1 + λ η) · (θₜ₋₁ − η (1 / (1 − β₂^t) · β₂ exp_avg_diffₜ + 1 / (1 − β₁^t) · exp_avgₜ) / (ε + 1 / √(1 − β₃^t) · √(exp_avg_sqₜ)))
 
@@ -81,8 +81,10 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
     count = tl.where(go, count, 0)
+    # return moved / (1 + lr * weight_decay), m, v, n, -g
     scalar = tl.cast(tl.load(host + tensor * 8), tl.float32)
     lr = tl.cast(tl.load(hyper + tensor * 6), tl.float32)
+    # ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
     scalar_2 = tl.cast(tl.load(host + tensor * 8 + 1), tl.float32)
     beta2 = tl.load(hyper + tensor * 6 + 2)
     # v = beta2 * exp_avg_diff + (1 - beta2) * difference
@@ -92,11 +94,13 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     constant = tl.full((), 1.0, tl.float64)
     scalar_4 = step == constant
     constant_2 = tl.full((), 0.0, tl.float32)
+    # ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
     scalar_5 = tl.cast(tl.load(host + tensor * 8 + 4), tl.float32)
     # m = beta1 * exp_avg + (1 - beta1) * g
     scalar_6 = tl.cast(tl.load(host + tensor * 8 + 5), tl.float32)
     beta1 = tl.load(hyper + tensor * 6 + 1)
     eps = tl.cast(tl.load(hyper + tensor * 6 + 4), tl.float32)
+    # moved = theta - lr * ahead / (sqrt(n) / sqrt(1 - beta3**t) + eps)
     scalar_7 = tl.cast(tl.load(host + tensor * 8 + 6), tl.float32)
     # n = beta3 * exp_avg_sq + (1 - beta3) * (g + beta2 * difference) ** 2
     scalar_8 = tl.cast(tl.load(host + tensor * 8 + 7), tl.float32)
@@ -143,8 +147,8 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # n = beta3 * exp_avg_sq + (1 - beta3) * (g + beta2 * difference) ** 2
             x_12 = beta2_2 * x_2
             x_13 = x_12 + g
-            x_14 = x_13 * x_13
-            x_15 = scalar_8 * x_14
+            x_14 = scalar_8 * x_13
+            x_15 = x_13 * x_14
             x_16 = beta3_2 * exp_avg_sq
             new_exp_avg_sq = x_15 + x_16
             # moved = theta - lr * ahead / (sqrt(n) / sqrt(1 - beta3**t) + eps)

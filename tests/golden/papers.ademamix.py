@@ -94,6 +94,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     go = tl.load(found) == 0.0
     count = tl.where(go, count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 8), tl.float32)
+    # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
     scalar = tl.cast(tl.load(host + tensor * 8), tl.float32)
     beta1 = tl.load(hyper + tensor * 8 + 1)
     # m1 = beta1 * exp_avg_fast + (1 - beta1) * g
@@ -105,6 +106,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     # slow = where(t < beta3_warmup, _slower(beta1, beta3, t / beta3_warmup), beta3)
     scalar_5 = tl.load(host + tensor * 8 + 4)
     eps = tl.cast(tl.load(hyper + tensor * 8 + 7), tl.float32)
+    # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
     scalar_6 = tl.cast(tl.load(host + tensor * 8 + 6), tl.float32)
     # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
     scalar_7 = tl.cast(tl.load(host + tensor * 8 + 7), tl.float32)
@@ -142,8 +144,8 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_7 = x_3 + x_6
             x_8 = lr * x_7
             # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
-            x_9 = g * g
-            x_10 = scalar_7 * x_9
+            x_9 = scalar_7 * g
+            x_10 = x_9 * g
             x_11 = beta2_2 * exp_avg_sq
             new_exp_avg_sq = x_10 + x_11
             # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v

@@ -192,6 +192,8 @@ EXAMPLES: list[tuple[Any, Node, Node]] = [
         make("norm", make("mul", LR, make("neg", make("mul", SHORTENED, G)))),
         make("mul", make("abs", SHORTENED), make("norm", make("mul", LR, make("neg", G)))),
     ),
+    (rows.squares_last, make("mul", LR, make("mul", G, G)), make("mul", make("mul", LR, G), G)),
+    (rows.squares_last, make("mul", NORM, make("mul", G, G)), make("mul", make("mul", NORM, G), G)),
     (rows.order_operands, make("mul", G, LR), make("mul", LR, G)),
     (rows.order_operands, make("add", LR, const(2)), make("add", const(2), LR)),
     (rows.same_choice, make("where", LESS, G, G), G),

@@ -120,6 +120,11 @@ def _alike(p: Planter) -> Node:
     return p.one(make("where", p.condition(), x, x), make("minimum", x, x), make("maximum", x, x))
 
 
+def _square(p: Planter) -> Node:
+    x = p.x()
+    return make("mul", x, x)
+
+
 PATTERNS: dict[str, list[Plant]] = {
     "fold_constants": [_constants],
     "drop_neutral": [
@@ -144,6 +149,7 @@ PATTERNS: dict[str, list[Plant]] = {
         _summed_over_all,
         lambda p: make("norm", make("mul", make("sub", p.shortening(LR), const(2)), p.x(0))),
     ],
+    "squares_last": [lambda p: make("mul", p.one(LR, H, K, make("norm", G)), _square(p))],
     "order_operands": [
         lambda p: make(p.one("add", "mul"), p.x(), p.scalar()),
         lambda p: make(p.one("add", "mul"), make("mul", LR, p.x()), p.number()),
@@ -189,6 +195,11 @@ NEAR: dict[str, list[Plant]] = {
         lambda p: make(p.one("global_sum", "global_norm"), make("mul", make("div", LR, p.longer()), p.x(0))),
         lambda p: make(p.one("global_sum", "global_norm"), make("mul", p.shortening(p.one(LR, K, step())), p.x())),
         lambda p: make(p.one(*REDUCE), make(p.one("add", "maximum"), p.shortening(LR), p.x())),
+    ],
+    "squares_last": [
+        lambda p: make("mul", LR, make("mul", p.x(), make("neg", p.x()))),
+        lambda p: make(p.one("add", "minimum", "div"), LR, _square(p)),
+        lambda p: make("mul", p.x(), _square(p)),
     ],
     "order_operands": [lambda p: make(p.one("sub", "div"), p.x(), p.scalar())],
     "same_choice": [

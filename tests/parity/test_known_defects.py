@@ -222,16 +222,13 @@ def test_propagate_spoils_exactly_what_torch_spoils(name: str, bad: float) -> No
             if step == 1:
                 found[4].grad[0, 1, 2, 3] = bad
             optimizer.step()
-    if name == "Rprop" and bad != bad:  # torch.sign(nan) is 0: torch's loop hides a NaN, our sign passes it on
-        assert [int(p.isnan().sum()) for p in (own[0][4], twin[0][4])] == [1, 0]
-        return
     for p, q in zip(own[0], twin[0], strict=True):
         assert torch.equal(torch.isfinite(p), torch.isfinite(q))
         assert deviation(p[torch.isfinite(q)], q[torch.isfinite(q)]) <= 1e-5
     spoiled = [int((~torch.isfinite(p)).sum()) for p in own[0]]
     assert spoiled == [0, 0, 0, 0, spoiled[4], 0, 0, 0, 0, 0]
     assert spoiled[4] <= 1
-    assert spoiled[4] == 1 or bad == bad  # NaN always spoils; Rprop and Adagrad may survive an infinity
+    assert spoiled[4] == 1 or bad == bad or name == "Rprop"  # which, like torch's, leaves an element without sign alone
 
 
 # Mixed precision ---------------------------------------------------------------------------------------------

@@ -131,6 +131,16 @@ def _shared(scalar: Node) -> bool:
     )
 
 
+def squares_last(node: Node) -> Node | None:
+    """s·x² is (s·x)·x for a scalar: where x² alone would overflow, what is wanted need not, and the other way never."""
+    if node.op != "mul" or node.rank is not Rank.ELEMENT:
+        return None
+    scalar, rest = node.inputs
+    if scalar.rank < Rank.ELEMENT and rest.op == "mul" and rest.inputs[0] is rest.inputs[1]:
+        return make("mul", make("mul", scalar, rest.inputs[0]), rest.inputs[0])
+    return None
+
+
 def order_operands(node: Node) -> Node | None:
     """Write the operand that varies least first, so that equal sums and products are one node."""
     if node.op not in {"add", "mul"}:
@@ -155,6 +165,7 @@ ROWS: tuple[Row, ...] = (
     small_powers,
     divide_scalars_once,
     scalars_out,
+    squares_last,
     order_operands,
     same_choice,
 )
@@ -190,8 +201,9 @@ def simplify(graph: Graph) -> Graph:
     for _ in range(_ROUNDS):
         image = _simplify_once(roots)
         for old, new in image.items():
-            if old in origins:
-                origins.setdefault(new, origins[old])
+            for part in (new, *new.inputs) if old in origins else ():  # a row may have made what its node is made of
+                if part.inputs:
+                    origins.setdefault(part, origins[old])
         gradients = {image.get(node, node): name for node, name in gradients.items()}
         after = [image[root] for root in roots]
         if after == roots:

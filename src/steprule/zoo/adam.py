@@ -1,7 +1,8 @@
 """Adam and its relatives with torch.optim's conventions.
 
 Both moments are bias-corrected, ε stands outside the root. Weight decay is a transform: coupled before
-the rule, decoupled as AdamW has it.
+the rule, decoupled as AdamW has it. Averages are taken as `torch.lerp` does, which decides what an infinite
+gradient leaves behind.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..rule import abs, hyper, maximum, rule, slot, sqrt, where
+from .averages import average
 
 _LR = hyper(1e-3, low=0)
 _BETA1 = hyper(0.9, low=0, below=1)
@@ -17,7 +19,7 @@ _EPS = hyper(1e-8, low=0)
 
 
 def _moments(m: Any, v: Any, g: Any, beta1: Any, beta2: Any) -> tuple[Any, Any]:
-    return beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
 
 
 @rule
@@ -72,7 +74,7 @@ def adamax(
     t: Any,
 ) -> Any:
     """Adamax (Kingma & Ba, 2015): the infinity norm in place of the second moment; ε is added to |g|."""
-    m = beta1 * exp_avg + (1 - beta1) * g
+    m = average(exp_avg, g, beta1)
     u = maximum(beta2 * exp_inf, abs(g) + eps)
     return theta - lr / (1 - beta1**t) * m / u, m, u
 
@@ -97,8 +99,8 @@ def nadam(
     mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
     mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
     product = mu_product * mu
-    ahead = lr * (1 - mu) / (1 - product) * g + lr * mu_next / (1 - product * mu_next) * m
-    return theta - ahead / (sqrt(v) / sqrt(1 - beta2**t) + eps), product, m, v
+    ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
+    return theta - lr * ahead / (sqrt(v / (1 - beta2**t)) + eps), product, m, v
 
 
 @rule

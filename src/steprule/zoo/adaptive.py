@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..rule import clamp, hyper, rule, sign, sqrt, where
+from ..rule import clamp, hyper, rule, sqrt, where
+from .averages import average
 
 
 @rule
@@ -71,7 +72,9 @@ def rmsprop_momentum(
 
 
 def _deviation(v: Any, a: Any, eps: Any) -> Any:
-    return sqrt(v - a**2) + eps
+    # v may overflow, and a² with it; torch takes both in one operation, so that ∞ is left and not NaN.
+    spread = where(v - v == 0, v - a**2, v - 0 * a)
+    return sqrt(spread) + eps
 
 
 @rule
@@ -88,7 +91,7 @@ def rmsprop_centered(
 ) -> Any:
     """RMSprop scaled by the standard deviation of the gradient (Graves, 2013)."""
     v = _mean_square(square_avg, g, alpha)
-    a = alpha * grad_avg + (1 - alpha) * g
+    a = average(grad_avg, g, alpha)
     return theta - lr * g / _deviation(v, a, eps), v, a
 
 
@@ -108,7 +111,7 @@ def rmsprop_centered_momentum(
 ) -> Any:
     """Centred RMSprop with momentum on the scaled gradient."""
     v = _mean_square(square_avg, g, alpha)
-    a = alpha * grad_avg + (1 - alpha) * g
+    a = average(grad_avg, g, alpha)
     b = momentum * momentum_buffer + g / _deviation(v, a, eps)
     return theta - lr * b, v, b, a
 
@@ -150,4 +153,5 @@ def rprop(
     factor = where(agreement > 0, eta_plus, where(agreement < 0, eta_minus, 1))
     step_size = clamp(where(t == 1, lr, step_size) * factor, smallest, largest)
     g = where(agreement < 0, 0, g)
-    return theta - sign(g) * step_size, g, step_size
+    direction = where(g > 0, 1, where(g < 0, -1, 0))  # NaN has none, as in torch: such an element stays where it is
+    return theta - direction * step_size, g, step_size

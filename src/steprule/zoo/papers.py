@@ -73,7 +73,7 @@ def yogi(
     Departure: the second moment starts from a small number, not from an average over a mini-batch.
     """
     m = beta1 * exp_avg + (1 - beta1) * g
-    v = exp_avg_sq - (1 - beta2) * sign(exp_avg_sq - g**2) * g**2
+    v = exp_avg_sq - (1 - beta2) * g**2 * sign(exp_avg_sq - g**2)
     return theta - lr * m / (sqrt(v) + eps), m, v
 
 
