@@ -225,6 +225,7 @@ def step_on_a_smaller_storage_at_the_same_address() -> None:
                 break
         if back > 10:
             break
+    assert back, "no address came back, so this shows nothing"
 
 
 @pytest.mark.hostile("M14")

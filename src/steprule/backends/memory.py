@@ -80,6 +80,7 @@ float32_at = _pointer_to(types.float32)
 float64_at = _pointer_to(types.float64)
 int32_at = _pointer_to(types.int32)
 int64_at = _pointer_to(types.int64)
+uint16_at = _pointer_to(types.uint16)
 
 
 @njit(**_SUM, **INNER)

@@ -6,8 +6,6 @@ the step out, so the host need not know. What is edited there in place is follow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from ..backends.triton_gpu import Share, TritonBatch, capturing
 from ..errors import BackendError
 from ..graph.node import Rank
 from ..plan.tables import array_rows
+from .cells import Cells
 from .compiled import Compiled, Kernels
 from .squad import Crew, Groups, OnDevice, plain
 from .state import STEP
@@ -38,9 +37,7 @@ class DeviceSquad:
         graph = self.plan.graph
         self.hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
         counts = self._make_counts()
-        self.host_slots = [[own[name] for own in self.states] for name in self.hosts]
-        self._get_hosts = [itemgetter(name) for name in self.hosts]
-        self._places = [[slot.data_ptr() for slot in slots] for slots in self.host_slots]
+        self.cells = Cells(self.hosts, self.states)
         names = array_rows(self.plan)
         crew = Crew(entries, self.states, names[2:], pointed=True)
         arrays = {names[0]: self.parameters, names[1]: crew.gradients}
@@ -95,20 +92,9 @@ class DeviceSquad:
         """Whether a guard stopped the last step; this waits for the device."""
         return self._batch.stopped()
 
-    def kept(self) -> Iterator[tuple[str, list[Any]]]:
-        """Give what each state holds for its host slots, slot by slot."""
-        return zip(self.hosts, self.host_slots, strict=True)
-
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
-        try:
-            for host, slots, places in zip(self._get_hosts, self.host_slots, self._places, strict=True):
-                now = list(map(host, self.states))
-                if not all(map(is_, now, slots)) or [slot.data_ptr() for slot in now] != places:
-                    return False
-        except (KeyError, AttributeError, RuntimeError):
-            return False
-        if not self.crews[0].still_holds(gradients):
+        if not (self.cells.still_hold() and self.crews[0].still_holds(gradients)):
             return False
         self._batch.set_gradients(gradients, [gradient.data_ptr() for gradient in gradients])
         return True

@@ -1,15 +1,15 @@
 """One look at all that raw pointers rely on: a single call of compiled code, before every launch.
 
 A step of a thousand small tensors is spent asking them, from Python, where they are. Here the same questions are
-asked by a compiled loop, of CPython through `PyList_GetItem` and `PyDict_GetItem`, and of torch through its stable C
-interface. Why the answers are those that Python would get:
+asked by a compiled loop, of CPython through `PyList_GetItem` and `PyDict_GetItemWithError`, and of torch through its
+stable C interface. Why the answers are those that Python would get:
 
 - The loop holds the interpreter lock, so that nothing moves while it looks.
 - Lists, dicts and keys that it is told of are alive: each is held by the roster, or was made for this call.
-- Two places in memory are no promise of torch's: a Python tensor keeps its C++ handle right behind its object header,
-  and what the handle points at holds the set of dispatch keys, which tell a plain tensor in main memory from one that
-  is lazily negated, sparse, fake, wrapped or elsewhere. Both are verified on tensors of several kinds before the
-  first look; where they are not found, there is no glance.
+- Six places in memory are no promise of torch's: a Python tensor keeps its C++ handle right behind its object header,
+  and what the handle points at holds its dtype, storage, offset in that, shape, and the set of dispatch keys, which
+  tell a plain tensor in main memory from one that is lazily negated, sparse, fake, wrapped or elsewhere. All are
+  verified on tensors of several kinds before the first look; where they are not found, there is no glance.
 - Nothing is asked of an object before its type and keys are those of the plain tensor that was there.
 - Gradients are in a list that lives until the step is over.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
-from .glance_source import DIRECTORY, SOURCE, TABLES, WIDTH
+from .glance_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
 
 Rows = NDArray[np.int64]
 _HEADER = object.__basicsize__
@@ -39,16 +39,30 @@ _FAR_FROM = 24
 """Tensors from which it pays to fetch before asking."""
 
 
+class Places(NamedTuple):
+    """Where in a C++ tensor are its dispatch keys, its dtype, its storage, its offset in that, and its shape."""
+
+    keys: int
+    dtype: int
+    storage: int
+    offset: int
+    shape: int
+
+
 class Looker(NamedTuple):
     """The compiled loop, and what begins its directory."""
 
     look: Callable[[int, int, int], None]
     functions: tuple[int, ...]
-    keys: int
+    places: Places
 
 
 def _word(place: int) -> int:
     return ctypes.c_int64.from_address(place).value
+
+
+def _half_word(place: int) -> int:
+    return ctypes.c_uint16.from_address(place).value
 
 
 def _keys(tensor: torch.Tensor) -> int:
@@ -56,25 +70,78 @@ def _keys(tensor: torch.Tensor) -> int:
     return ctypes.c_int64(torch._C._dispatch_keys(tensor).raw_repr()).value  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
-def _place_of_keys() -> int | None:
-    """Return where in a C++ tensor its dispatch keys are, if tensors of all kinds agree, and their handles' place."""
-    plain, negated = torch.empty(1, device="cpu"), getattr(torch, "_neg_view")  # noqa: B009
-    kinds: list[Any] = [
+def _dtype(tensor: torch.Tensor) -> int:
+    """Return the number by which torch calls a dtype."""
+    code = ctypes.c_int32()
+    torch_library().aoti_torch_get_dtype(ctypes.c_void_p(id(tensor) + _HEADER), ctypes.byref(code))
+    return code.value
+
+
+def _storage(tensor: Any) -> int:
+    """Return where a tensor's C++ storage is."""
+    return tensor.untyped_storage()._cdata  # noqa: SLF001
+
+
+def _offset(tensor: Any) -> int:
+    return tensor.storage_offset()
+
+
+def _shape(tensor: Any) -> list[int]:
+    """Return the number of dimensions, the sizes, and the strides."""
+    return [tensor.dim(), *tensor.shape, *tensor.stride()]
+
+
+def _shape_at(place: int, limit: int = WITHIN) -> list[int]:
+    """Read what `_shape` returns; up to a number of dimensions, beyond which what is read may be no address."""
+    count = _word(place)
+    if not 0 <= count <= limit:
+        return []
+    sizes = place + 8 if count <= WITHIN else _word(place + 8)
+    strides = sizes + 8 * (WITHIN if count <= WITHIN else count)
+    return [count, *(_word(at + 8 * axis) for at in (sizes, strides) for axis in range(count))]
+
+
+def _kinds() -> tuple[list[Any], list[Any]]:
+    """Make tensors of several kinds: those that have memory of their own, and others."""
+    plain, negated = torch.empty(17, device="cpu"), getattr(torch, "_neg_view")  # noqa: B009
+    dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+    held: list[Any] = [
         plain,
         torch.nn.Parameter(torch.empty(2, 3, dtype=torch.float64, device="cpu")),
-        negated(plain),
+        negated(plain[5:]),
         torch.empty(1, dtype=torch.complex64, device="cpu").conj(),
-        torch.empty(1, device="meta"),
-        torch.zeros(2, 2, device="cpu").to_sparse(),
+        *(torch.empty(13 + 2 * i, dtype=dtype, device="cpu")[i + 9 :] for i, dtype in enumerate(dtypes)),
+        *(torch.empty(tuple(range(2, 2 + count)), device="cpu").mT for count in range(2, WITHIN + 3)),
+        torch.empty((), device="cpu"),
     ]
-    if any(_word(id(tensor) + _HEADER) != tensor._cdata for tensor in kinds):  # noqa: SLF001
+    return held, [torch.empty(1, device="meta"), torch.zeros(2, 2, device="cpu").to_sparse()]
+
+
+def _places() -> Places | None:
+    """Return the places in a C++ tensor, if tensors of all kinds agree about each, and their handles' place."""
+    held, others = _kinds()
+    if any(_word(id(tensor) + _HEADER) != tensor._cdata for tensor in (*held, *others)):  # noqa: SLF001
         return None
-    places = [
-        place
-        for place in range(0, 192, 8)  # no torch has made a tensor smaller
-        if all(_word(tensor._cdata + place) == _keys(tensor) for tensor in kinds)  # noqa: SLF001
+    found: list[int] = []
+    asked: list[tuple[Any, Any, int, list[Any]]] = [
+        (_keys, _word, 8, held + others),
+        (_dtype, _half_word, 2, held),
+        (_storage, _word, 8, held),
+        (_offset, _word, 8, held),
+        (_shape, _shape_at, 8, [tensor for tensor in held if tensor.dim() <= WITHIN]),
     ]
-    return places[0] if len(places) == 1 else None
+    for value, read, step, tensors in asked:
+        places = [
+            place
+            for place in range(0, 192, step)  # no torch has made a tensor smaller
+            if all(read(tensor._cdata + place) == value(tensor) for tensor in tensors)  # noqa: SLF001
+        ]
+        if len(places) != 1:
+            return None
+        found += places
+    shape = found[-1]
+    agree = all(_shape_at(tensor._cdata + shape, limit=99) == _shape(tensor) for tensor in held)  # noqa: SLF001
+    return Places(*found) if agree else None
 
 
 @cache
@@ -85,25 +152,17 @@ def looker() -> Looker | None:
     if sys.implementation.name != "cpython" or not locked or library is None or sys.maxsize < 2**32:
         return None
     try:
-        names = ("data_ptr", "storage_size", "storage_offset", "dtype", "dim", "sizes", "strides")
-        functions = [ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_GetItem]
-        functions += [getattr(library, f"aoti_torch_get_{name}") for name in names]
-        keys = _place_of_keys()
+        functions = [ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_GetItemWithError]
+        functions += [library.aoti_torch_get_data_ptr, library.aoti_torch_get_storage_size]
+        places = _places()
     except (AttributeError, RuntimeError, TypeError):
         return None
-    code = None if keys is None else address(load(SOURCE))
-    if keys is None or code is None:
+    code = None if places is None else address(load(SOURCE))
+    if places is None or code is None:
         return None
     # A call of this kind keeps the interpreter lock.
     look = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(code)
-    return Looker(look, tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions), keys)
-
-
-def _dtype_code(tensor: torch.Tensor) -> int:
-    """Return the number by which torch's C interface calls a dtype."""
-    code = ctypes.c_int32()
-    torch_library().aoti_torch_get_dtype(ctypes.c_void_p(id(tensor) + _HEADER), ctypes.byref(code))
-    return code.value
+    return Looker(look, tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions), places)
 
 
 class Described:
@@ -116,7 +175,7 @@ class Described:
     def row(self, tensor: torch.Tensor, *rest: int, shaped: bool = True) -> tuple[int, ...]:
         """Describe a tensor."""
         if tensor.dtype not in self._codes:
-            self._codes[tensor.dtype] = _dtype_code(tensor)
+            self._codes[tensor.dtype] = _dtype(tensor)
         place = len(self.shapes)
         if shaped:
             self.shapes += [n for pair in zip(tensor.shape, tensor.stride(), strict=True) for n in pair]
@@ -134,6 +193,16 @@ def _far(tensors: Sequence[torch.Tensor], states: Sequence[object]) -> list[tupl
     return [(place,) for place in places]
 
 
+def _of_cells(cells: Sequence[torch.Tensor]) -> Iterator[tuple[int, ...]]:
+    """Describe tensors of one number; where a storage begins is asked of the first that is in it."""
+    known: set[int] = set()
+    for cell in cells:
+        storage = _storage(cell)
+        where = 0 if storage in known else cell.data_ptr()
+        known.add(storage)
+        yield id(cell), _keys(cell), _dtype(cell), storage, _offset(cell), where
+
+
 class Glance:
     """Asks whether a step may point where the last one pointed; if so, gradients' addresses are in their tables."""
 
@@ -145,6 +214,7 @@ class Glance:
         entries: Sequence[tuple[Mapping[str, Any], str, object]],
         tensors: Sequence[tuple[torch.Tensor, int, int, bool]],
         gradients: Iterable[tuple[torch.Tensor, int, int, int]],
+        cells: Sequence[torch.Tensor],
         numbers: Sequence[tuple[NDArray[Any], NDArray[Any]]],
     ) -> None:
         described = Described()
@@ -154,16 +224,17 @@ class Glance:
             "entries": [(id(own), id(key), id(item)) for own, key, item in entries],
             "tensors": [described.row(t, id(t), where, size, shaped=shaped) for t, where, size, shaped in tensors],
             "gradients": [described.row(g, cell, needed, offset) for g, cell, needed, offset in gradients],
+            "cells": list(_of_cells(cells)),
             "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in numbers],
             "far": _far([row[0] for row in tensors], states) if len(states) >= _FAR_FROM else [],
         }
         # What is known by its address must stay alive.
-        self._held = (lists, states, entries, [row[0] for row in tensors], numbers)
+        self._held = (lists, states, entries, [row[0] for row in tensors], cells, numbers)
         self._tables = {name: np.array(rows[name], dtype=np.int64).reshape(-1, WIDTH[name]) for name in TABLES}
         self._shapes = np.array([*described.shapes, 0], dtype=np.int64)
         self._answer = np.zeros(1, dtype=np.int64)
         tables = [n for own in self._tables.values() for n in (len(own), own.ctypes.data)]
-        places = [_HEADER, found.keys, self._answer.ctypes.data, self._shapes.ctypes.data]
+        places = [*found.places, _HEADER, self._answer.ctypes.data, self._shapes.ctypes.data]
         self._directory = np.array([0, *found.functions, *places, *tables], dtype=np.int64)
         assert len(self._directory) == len(DIRECTORY)
         self._look, self._where = found.look, self._directory.ctypes.data

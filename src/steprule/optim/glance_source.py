@@ -4,21 +4,25 @@ It is called with the list of gradients, a list of all states, and the address o
 fetches what it will ask next time from far memory.
 """
 
-FUNCTIONS = ("item_of_list", "item_of_dict", "address_of", "storage_of", "offset_of", "dtype_of", "dimensions_of",
-             "sizes_of", "strides_of")  # fmt: skip
+FUNCTIONS = ("item_of_list", "item_of_dict", "address_of", "size_of")
 """C functions that it calls, in the order of the directory."""
-TABLES = ("lists", "values", "entries", "tensors", "gradients", "numbers", "far")
+PLACES = ("keys", "dtype", "storage", "offset", "shape")
+"""What it reads in C++ tensors themselves."""
+WITHIN = 5
+"""Dimensions up to which a C++ tensor holds sizes and strides itself, after their number: room for so many sizes, then
+the strides. If there are more, it holds where the sizes are, and strides follow them."""
+TABLES = ("lists", "values", "entries", "tensors", "gradients", "cells", "numbers", "far")
 """What it is told, in the order of the directory: how many rows, and where they begin. What the columns are is said
 where they are read."""
-WIDTH = {"lists": 3, "values": 1, "entries": 3, "tensors": 8, "gradients": 8, "numbers": 3, "far": 1}
-DIRECTORY = ("same", *FUNCTIONS, "header", "keys", "answer", "shapes",
+WIDTH = {"lists": 3, "values": 1, "entries": 3, "tensors": 8, "gradients": 8, "cells": 6, "numbers": 3, "far": 1}
+DIRECTORY = ("same", *FUNCTIONS, *PLACES, "header", "answer", "shapes",
              *(f"{name}_{what}" for name in TABLES for what in ("count", "at")))  # fmt: skip
 
 _PLACES = "\n".join(f"{name.upper()} = {place}" for place, name in enumerate(DIRECTORY))
 
 SOURCE = f'''"""Has anything changed that raw pointers rely on? `same` in the directory becomes 1 if nothing has."""
 
-from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of
+from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of, uint16_at
 
 {_PLACES}
 
@@ -28,25 +32,19 @@ def changed(tensor, row, of):
     """Whether an object differs from what was there: type, dispatch keys, dtype, dimensions, where its shape is."""
     if int64_at(tensor + of[HEADER] - 8)[0] != row[0]:
         return True
-    handle, answer = tensor + of[HEADER], of[ANSWER]
-    if int64_at(int64_at(handle)[0] + of[KEYS])[0] != row[1]:
-        return True
-    if failure_of(of[DTYPE_OF], (handle, answer)) != 0 or int32_at(answer)[0] != row[2]:
+    within = int64_at(tensor + of[HEADER])[0]
+    if int64_at(within + of[KEYS])[0] != row[1] or uint16_at(within + of[DTYPE])[0] != row[2]:
         return True
     if row[3] < 0:  # a slot, which is held to its address and storage
         return False
-    found = int64_at(answer)
-    if failure_of(of[DIMENSIONS_OF], (handle, answer)) != 0 or found[0] != row[3]:
+    held = within + of[SHAPE]
+    if int64_at(held)[0] != row[3]:
         return True
     shape = int64_at(of[SHAPES] + 8 * row[4])
-    if failure_of(of[SIZES_OF], (handle, answer)) != 0:
-        return True
-    sizes = int64_at(found[0])
-    if failure_of(of[STRIDES_OF], (handle, answer)) != 0:
-        return True
-    strides = int64_at(found[0])
+    sizes = int64_at(held + 8 if row[3] <= {WITHIN} else int64_at(held)[1])
+    behind = {WITHIN} if row[3] <= {WITHIN} else row[3]
     for axis in range(row[3]):
-        if sizes[axis] != shape[2 * axis] or strides[axis] != shape[2 * axis + 1]:
+        if sizes[axis] != shape[2 * axis] or sizes[behind + axis] != shape[2 * axis + 1]:
             return True
     return False
 
@@ -71,7 +69,19 @@ def same_containers(values, of):
 
 @inner
 def same_numbers(of):
-    """Whether numbers of the state are as they were written."""
+    """Whether numbers of the state are where they were written, and as they were."""
+    rows = int64_at(of[CELLS_AT])  # a tensor of one number: its dispatch keys, dtype, storage, place in it, and where
+    for i in range(of[CELLS_COUNT]):  # that is, asked for one tensor of a storage alone
+        handle = rows[6 * i] + of[HEADER]
+        within = int64_at(handle)[0]
+        if int64_at(within + of[KEYS])[0] != rows[6 * i + 1] or uint16_at(within + of[DTYPE])[0] != rows[6 * i + 2]:
+            return False
+        if int64_at(within + of[STORAGE])[0] != rows[6 * i + 3] or int64_at(within + of[OFFSET])[0] != rows[6 * i + 4]:
+            return False
+        if rows[6 * i + 5] != 0:
+            answer = of[ANSWER]
+            if failure_of(of[ADDRESS_OF], (handle, answer)) != 0 or int64_at(answer)[0] != rows[6 * i + 5]:
+                return False
     rows = int64_at(of[NUMBERS_AT])  # where they are, where they are kept as they were, how many words of 32 bits
     for i in range(of[NUMBERS_COUNT]):
         now, written = int32_at(rows[3 * i]), int32_at(rows[3 * i + 1])
@@ -100,7 +110,7 @@ def kernel(gradients, values, directory):
             return
         if failure_of(of[ADDRESS_OF], (handle, answer)) != 0 or found[0] != row[6]:
             return
-        if failure_of(of[STORAGE_OF], (handle, answer)) != 0 or found[0] != row[7]:
+        if failure_of(of[SIZE_OF], (handle, answer)) != 0 or found[0] != row[7]:
             return
     for i in range(of[GRADIENTS_COUNT]):
         row = int64_at(of[GRADIENTS_AT] + 64 * i)  # besides: where its address is wanted, bytes needed, its offset
@@ -108,9 +118,9 @@ def kernel(gradients, values, directory):
         if changed(tensor, row, of):
             return
         handle = tensor + of[HEADER]
-        if failure_of(of[STORAGE_OF], (handle, answer)) != 0 or found[0] < row[6]:
+        if failure_of(of[SIZE_OF], (handle, answer)) != 0 or found[0] < row[6]:
             return
-        if failure_of(of[OFFSET_OF], (handle, answer)) != 0 or found[0] != row[7]:
+        if int64_at(int64_at(handle)[0] + of[OFFSET])[0] != row[7]:
             return
         if failure_of(of[ADDRESS_OF], (handle, answer)) != 0:
             return

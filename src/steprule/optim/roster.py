@@ -182,12 +182,13 @@ class Roster:
             states=self._dicts,
             entries=[
                 entry
-                for owner in (*crews, *self.squads)
+                for owner in (*crews, *(squad.cells for squad in self.squads))
                 for name, held in owner.kept()
                 for entry in zip(owner.states, [name] * len(held), held, strict=True)
             ],
             tensors=[row for crew in crews for row in crew.pointed_at()],
             gradients=[rows[place] for place in range(len(rows))],
+            cells=[cell for squad in self.squads for cell in squad.cells.tensors],
             numbers=[(own.counts, own.counted) for own in self.squads if isinstance(own, Squad) and own.hosts],
         )
 

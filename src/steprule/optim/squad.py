@@ -20,6 +20,7 @@ from ..graph.evaluate import evaluate_host
 from ..graph.node import Rank
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows, hyper_columns
+from .cells import Cells
 from .compiled import Compiled, Kernels
 from .state import STEP
 from .tensors import Entry, extent, in_order_of, in_order_of_slot, present
@@ -118,7 +119,10 @@ class Squad:
         graph = self.plan.graph
         self._columns = hyper_columns(self.plan)
         self.hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
-        counts = torch.zeros(len(entries), len(self.hosts), dtype=self.kernels.host_dtype, device="cpu")
+        # NumPy owns this memory: torch may move a storage elsewhere under its views (`share_memory_`, a queue).
+        self.counts = np.zeros((len(entries), len(self.hosts)), dtype=str(self.kernels.host_dtype).split(".")[1])
+        counts = torch.from_numpy(self.counts)
+        taken: set[int] = set()
         rows: dict[tuple[float, ...], int] = {}
         self.rows: list[int] = []
         for index, entry in enumerate(entries):
@@ -128,15 +132,15 @@ class Squad:
             for column, name in enumerate(self.hosts):
                 counts[index, column] = own[column]
                 # A view: one addition counts for every parameter. The tensor stays the one that others may hold.
-                if type(state[name]) is torch.Tensor and state[name].dtype == counts.dtype:
+                fits = type(state[name]) is torch.Tensor and state[name].dtype == counts.dtype
+                if fits and id(state[name]) not in taken:
                     state[name].data = counts[index, column]
                 else:
                     state[name] = counts[index, column]
-        self.counts = counts.numpy()
+                taken.add(id(state[name]))
         self.counted = self.counts.copy()
-        self._get_hosts = [itemgetter(name) for name in self.hosts]
         self.states = [self._state[parameter] for parameter in self.parameters]
-        self.host_slots = [[state[name] for state in self.states] for name in self.hosts]
+        self.cells = Cells(self.hosts, self.states)
         self._rows_of_group: dict[int, list[int]] = {}
         for key, row in rows.items():
             self._rows_of_group.setdefault(int(key[0]), []).append(row)
@@ -189,10 +193,6 @@ class Squad:
             self.crews.append(crew)
             self.batches.append(batch)
 
-    def kept(self) -> Iterator[tuple[str, list[Any]]]:
-        """Give what each state holds for its host slots, slot by slot."""
-        return zip(self.hosts, self.host_slots, strict=True)
-
     def still_holds(self, gradients: list[torch.Tensor]) -> bool:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
         if not self._counts_hold():
@@ -205,16 +205,11 @@ class Squad:
         return True
 
     def _counts_hold(self) -> bool:
-        """Whether step counts and host slots are the ones this squad wrote: not replaced, not edited."""
+        """Whether step counts and host slots are the ones this squad wrote: not replaced, moved or edited."""
         if not self.hosts:
             return True
-        try:
-            for host, slots in zip(self._get_hosts, self.host_slots):  # noqa: B905  # as long as each other
-                if not all(map(is_, map(host, self.states), slots)):
-                    return False
-        except KeyError:
-            return False
-        return self.counts.tobytes() == self.counted.tobytes()  # bit by bit: NaN equals itself
+        same = self.counts.tobytes() == self.counted.tobytes()  # bit by bit: NaN equals itself
+        return same and self.cells.still_hold()
 
     # The step ------------------------------------------------------------------------------------
 
@@ -233,6 +228,7 @@ class Squad:
             np.copyto(self._ends, self._new_hosts)
         np.copyto(self.counts, self._ends[self._row_of] if self._only is None else self._only, casting="same_kind")
         np.copyto(self.counted, self.counts)
+        self.cells.follow(self.counts)
 
     def _next_hosts(self) -> Table:
         """Return the columns of host slots for the step after this one, as exact as the state keeps them.
