@@ -18,7 +18,7 @@ from torch_loop import PAIRS, batch, deviation, held, identical, loss_of, networ
 
 import steprule as sr
 from steprule import board
-from steprule.optim.optimizer import _uncompiled
+from steprule.optim.surroundings import uncompiled
 
 pytestmark = [pytest.mark.cpu, pytest.mark.host("torch.compile")]
 
@@ -227,7 +227,7 @@ def test_where_torch_cannot_mark_a_function_it_is_wrapped(monkeypatch: pytest.Mo
     monkeypatch.delattr(eval_frame, "set_code_exec_strategy")
     called = []
 
-    @_uncompiled
+    @uncompiled
     def step(x: torch.Tensor) -> torch.Tensor:
         called.append(torch.compiler.is_compiling())
         return x + 1

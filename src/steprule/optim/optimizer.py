@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar, TypeVar
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
-import torch.optim.optimizer as torch_optimizer
 
 from ..errors import HyperparameterError, ParameterError, RuleError
 from ..graph.graph import Graph
@@ -22,15 +21,12 @@ from .points import Points
 from .roster import Roster
 from .squad import lay_out, plain
 from .state import check_saved, ensure
+from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
 from .tensors import Entry, check_capturable, check_shards, label, stand_in
-
-_torch: Any = torch_optimizer
-_GLOBAL_PRE, _GLOBAL_POST = _torch._global_optimizer_pre_hooks, _torch._global_optimizer_post_hooks  # noqa: SLF001
-_profiling: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 
 Running = tuple[torch.Tensor, Mapping[str, Any], Compiled]
 """A parameter, its state as the next step will find it, and what updates it."""
-Step = TypeVar("Step", bound=Callable[..., Any])
+_BLOCK = "at_iterate()"
 
 
 def _compose(rule: Program, options: Options) -> Program:
@@ -45,32 +41,6 @@ def _compose(rule: Program, options: Options) -> Program:
     elif isinstance(rule, Transform):
         program = chain(rule)  # which words the error
     return program.compensated() if options.compensated else program
-
-
-def _observed(self: Optimizer, closure: Callable[[], Any] | None) -> Any:
-    """Take a step inside torch's own wrapper: profiler record, pre and post hooks."""
-    step = torch.optim.Optimizer.profile_hook_step(type(self)._step)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return step(self) if closure is None else step(self, closure)
-
-
-def _uncompiled(step: Step) -> Step:
-    """Keep `torch.compile` out of a function and of all that it calls; a graph ends before it and begins after it.
-
-    `torch.compiler.disable` says the same with a wrapper, about 2 µs a call. Marking the function and its code costs
-    nothing where nothing is compiled; without this call (torch before 2.7), the wrapper it is.
-    """
-    wrap: Any = torch.compiler.disable
-    try:
-        from torch._C._dynamo import eval_frame  # pyright: ignore[reportMissingModuleSource]
-
-        dynamo: Any = eval_frame
-        skip = dynamo._FrameAction.SKIP  # noqa: SLF001
-        dynamo.set_code_exec_strategy(step.__code__, dynamo._FrameExecStrategy(skip, skip))  # noqa: SLF001
-    except (ImportError, AttributeError, TypeError):
-        return wrap(step)
-    told = "a step is one compiled kernel already"
-    vars(step).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=told)
-    return step
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -136,7 +106,8 @@ class Optimizer(torch.optim.Optimizer):
         self._options = options
         self._roster: Roster | None = None
         self._busy = threading.RLock()
-        self._at_iterate = False
+        self._inside: list[str] = []
+        self._put_back: Callable[[], None] | None = None
 
     def _install(self, options: Options) -> None:
         """Make what is derived from the rule and the options, and is neither copied nor saved."""
@@ -212,6 +183,8 @@ class Optimizer(torch.optim.Optimizer):
         none (`beat1`, or `betas` where there are `beta1` and `beta2`). Keys of your own are kept.
         """
         with self._busy:
+            if self._inside:
+                raise self._misplaced("add_param_group()")
             if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
                 group, which = {**self.defaults, **param_group}, f"group {len(self.param_groups)}"
                 self._check_keys(group, which)
@@ -248,16 +221,16 @@ class Optimizer(torch.optim.Optimizer):
     def _title(self) -> str:
         return f"`{self.program.name}`"
 
-    @_uncompiled
+    @uncompiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; return the closure's value, if one is given.
 
         A rule with a look-ahead evaluates the closure at the look-ahead point. Without a closure the
         gradients are taken to be those at the stored parameters, which then are that point: see `at_iterate`.
         """
-        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _GLOBAL_PRE or _GLOBAL_POST
-        if hooks or _profiling():
-            return _observed(self, closure)
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or GLOBAL_PRE or GLOBAL_POST
+        if hooks or profiling():
+            return observed(self, type(self)._step, closure)  # noqa: SLF001
         return self._step(closure)
 
     # torch wraps `step` in a profiler's record and the calls of hooks, about 8 µs; here only when there are any.
@@ -265,19 +238,23 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         with self._busy:
-            if self._at_iterate:
-                raise ParameterError("step() inside at_iterate()", fix="leave the `with` block first")
+            if self._inside:
+                raise self._misplaced("step()")
             if closure is None:
                 self._update(self._choose)
                 return None
             if self._points is not None:
-                loss = self._points.evaluate(self, closure)
-                self._update(self._points.choose)
-                return loss
+                with self._away("a closure at the look-ahead point"):
+                    return self._points.step(self, closure, self._update_exactly)
             with torch.enable_grad():
                 loss = closure()
             self._update(self._choose)
             return loss
+
+    def _update_exactly(self) -> None:
+        """Update with gradients of the look-ahead point; the closure may have set other options."""
+        assert self._points is not None
+        self._update(self._points.choose)
 
     def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
         roster = self._roster
@@ -326,15 +303,42 @@ class Optimizer(torch.optim.Optimizer):
         ...     prediction = model(torch.ones(1, 2))
 
         Only rules with a look-ahead, stepped without a closure, store another point; for all others
-        nothing happens. Each parameter's state says which point is stored: `ahead` is 1 for the
-        look-ahead point. Stepping inside the block is an error.
+        nothing moves. Each parameter's state says which point is stored: `ahead` is 1 for the
+        look-ahead point. At the end of the outermost block parameters are put back, bit for bit; one that was written
+        inside, or whose slots were, keeps what was written, and `ahead` stays 0. Inside, `step`, `load_state_dict` and
+        `add_param_group` raise `ParameterError`.
         """
-        self._at_iterate = True
+        with self._busy:
+            if any(place != _BLOCK for place in self._inside):
+                raise self._misplaced("at_iterate()")
+            if self._points is not None and not self._inside:
+                self._put_back = self._points.to_iterate(self)
+            self._inside.append(_BLOCK)
         try:
-            with self._points.at_iterate(self) if self._points is not None else nullcontext():
-                yield
+            yield
         finally:
-            self._at_iterate = False
+            with self._busy:
+                self._inside.remove(_BLOCK)
+                put_back = self._put_back
+                if not self._inside and put_back is not None:
+                    self._put_back = None
+                    put_back()
+
+    @contextmanager
+    def _away(self, place: str) -> Generator[None]:
+        """Note that parameters are not where steps leave them."""
+        self._inside.append(place)
+        try:
+            yield
+        finally:
+            self._inside.remove(place)
+
+    def _misplaced(self, action: str) -> ParameterError:
+        return ParameterError(
+            f"{action} inside {self._inside[-1]}",
+            where="  parameters are not where steps leave them, and go back when it ends",
+            fix="leave the `with` block first" if self._inside[-1] == _BLOCK else f"call {action} after step(closure)",
+        )
 
     # Checkpoints ---------------------------------------------------------------------------------
 
@@ -363,6 +367,8 @@ class Optimizer(torch.optim.Optimizer):
                 for name, value in self.defaults.items():
                     group.setdefault(name, value)
 
+        if self._inside:
+            raise self._misplaced("load_state_dict()")
         before = self.register_load_state_dict_pre_hook(check)
         after = self.register_load_state_dict_post_hook(restore, prepend=True)
         try:

@@ -5,8 +5,7 @@ No arithmetic of its own: the graphs of `graph/look_ahead.py` are run on all par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from .state import STEP, ensure
 Owner = torch.optim.Optimizer
 Pair = tuple[dict[str, Any], torch.Tensor]
 """A parameter with its group."""
+_NEW = -1.0
+"""What `ahead` is in state that was made for a step which has not happened yet."""
 
 
 class Points:
@@ -38,36 +39,54 @@ class Points:
         """Return the kernels for gradients that a closure has taken at the point."""
         return self._exact
 
-    def evaluate(self, owner: Owner, closure: Callable[[], Any]) -> Any:
-        """Evaluate a closure at the look-ahead point, and leave the parameters at the iterate, bit for bit."""
-        self._ready(owner)
-        pairs, ahead = _stepped(owner), _ahead(owner)
-        stored = _hold(pairs)
+    def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[], None]) -> Any:
+        """Evaluate a closure at the look-ahead point, come back to the iterate bit for bit, and update from there.
+
+        What is not updated is left as it was: if the closure or a check raises, if a guard stops the step, where there
+        is no gradient. That shows in `ahead`, which an update makes 0.
+        """
+        points: list[_Copy] = []
+        iterates: list[_Copy] = []
         try:
+            self._ready(owner)
+            pairs, ahead = _stepped(owner), _ahead(owner)
+            points += [_Copy(parameter) for _, parameter in ahead]
             self._move(owner, self._paths.to_iterate, ahead)
-            iterate = _hold(pairs)
+            iterates += [_Copy(parameter) for _, parameter in pairs]
             self._move(owner, self._paths.to_point, pairs)
             with torch.enable_grad():
                 loss = closure()
-            iterate()
-        except BaseException:
-            stored()
-            raise
-        _mark(owner, ahead, ahead=0.0)
+            for iterate in iterates:
+                iterate.put_back()
+            iterates = []
+            update()
+        finally:
+            _insist(lambda: _undo(owner, points, iterates))
         return loss
 
-    @contextmanager
-    def at_iterate(self, owner: Owner) -> Generator[None]:
-        """Move parameters to the iterate, and put the point back bit for bit."""
+    def to_iterate(self, owner: Owner) -> Callable[[], None]:
+        """Move parameters to the iterate; return what puts the points back, bit for bit.
+
+        What was written in between is kept: that parameter, or one whose slots were written, is not put back, and
+        `ahead` goes on saying that it is the iterate which is stored.
+        """
         pairs = _ahead(owner)
-        put_back = _hold(pairs)
+        points = [_Copy(parameter) for _, parameter in pairs]
         try:
             self._move(owner, self._paths.to_iterate, pairs)
-            _mark(owner, pairs, ahead=0.0)  # a checkpoint made inside the block says what it holds
-            yield
-        finally:
-            put_back()
-            _mark(owner, pairs, ahead=1.0)
+            iterates = [_Copy(parameter) for _, parameter in pairs]
+            _mark(owner, [parameter for _, parameter in pairs], ahead=0.0)  # a checkpoint made meanwhile says so
+            slots = [_Slots(owner, parameter) for _, parameter in pairs]
+        except BaseException:
+            _insist(lambda: _put_back(owner, points))
+            raise
+
+        def back() -> None:
+            kept = zip(points, iterates, slots, strict=True)
+            untouched = [point for point, iterate, own in kept if iterate.still_there() and own.still_there(owner)]
+            _insist(lambda: _put_back(owner, untouched))
+
+        return back
 
     @torch.no_grad()
     def _ready(self, owner: Owner) -> None:
@@ -75,7 +94,10 @@ class Points:
         for group in owner.param_groups:
             for parameter in group["params"]:
                 if parameter.requires_grad and parameter.is_floating_point():
+                    made = not owner.state.get(parameter)
                     ensure(self._kernels, group, parameter, owner.state[parameter])
+                    if made:
+                        _mark(owner, [parameter], ahead=_NEW)
 
     @torch.no_grad()
     def _move(self, owner: Owner, graph: Graph, pairs: list[Pair]) -> None:
@@ -84,11 +106,60 @@ class Points:
             self._moves[graph] = schedule(graph)
         plan = self._moves[graph]
         names, columns = array_rows(plan), hyper_columns(plan)
+        hypers = {hyper.name for hyper in graph.hypers}
+
+        def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
+            return float(group[name] if name in hypers else state[STEP if name == "t" else name])
+
         arrays = {names[0]: [p for _, p in pairs], names[1]: [p for _, p in pairs]}
         arrays |= {name: [owner.state[p][name] for _, p in pairs] for name in names[2:]}
-        numbers = [[_number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
+        numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
         if pairs:
             EagerBatch(plan, arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
+
+
+class _Copy:
+    """A parameter, and what it held."""
+
+    def __init__(self, parameter: torch.Tensor) -> None:
+        self.parameter = parameter
+        self._value = parameter.detach().clone(memory_format=torch.preserve_format)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Write into the parameter what it held."""
+        self.parameter.copy_(self._value)
+
+    @torch.no_grad()
+    def still_there(self) -> bool:
+        """Whether the parameter holds it, number by number: writes past torch do not show in its version."""
+        now, then = _local(self.parameter.detach()), _local(self._value)
+        if now.shape != then.shape or now.dtype != then.dtype:
+            return False
+        then = then.to(now.device)
+        return bool(((now == then) | (now.isnan() & then.isnan())).all())
+
+
+class _Slots:
+    """The state of a parameter: which tensors it holds, and at which versions."""
+
+    def __init__(self, owner: Owner, parameter: torch.Tensor) -> None:
+        self._parameter = parameter
+        self._seen = [(key, value, _version(value)) for key, value in owner.state[parameter].items()]
+
+    def still_there(self, owner: Owner) -> bool:
+        """Whether all of it is as it was."""
+        state = owner.state.get(self._parameter, {})
+        return all(state.get(key) is value and _version(value) == version for key, value, version in self._seen)
+
+
+def _version(value: Any) -> int:
+    counted = isinstance(value, torch.Tensor) and not value.is_inference()
+    return value._version if counted else 0  # noqa: SLF001
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _stepped(owner: Owner) -> list[Pair]:
@@ -98,30 +169,44 @@ def _stepped(owner: Owner) -> list[Pair]:
 
 
 def _ahead(owner: Owner) -> list[Pair]:
-    return [(group, p) for group, p in _stepped(owner) if float(owner.state[p].get(AHEAD, 0.0)) > 0]
+    return [(group, p) for group, p in _stepped(owner) if _mark_of(owner, p) > 0]
 
 
-def _mark(owner: Owner, pairs: list[Pair], *, ahead: float) -> None:
-    for _, parameter in pairs:
+def _mark_of(owner: Owner, parameter: torch.Tensor) -> float:
+    return float(owner.state.get(parameter, {}).get(AHEAD, 0.0))
+
+
+def _mark(owner: Owner, parameters: list[torch.Tensor], *, ahead: float) -> None:
+    for parameter in parameters:
         owner.state[parameter][AHEAD].fill_(ahead)
 
 
-@torch.no_grad()
-def _hold(pairs: list[Pair]) -> Callable[[], None]:
-    """Keep parameters as they are now; return a function that puts them back."""
-    values = [parameter.clone(memory_format=torch.preserve_format) for _, parameter in pairs]
-
-    @torch.no_grad()
-    def put_back() -> None:
-        for (_, parameter), value in zip(pairs, values, strict=True):
-            parameter.copy_(value)
-
-    return put_back
+def _put_back(owner: Owner, points: list[_Copy]) -> None:
+    for point in points:
+        point.put_back()
+        _mark(owner, [point.parameter], ahead=1.0)
 
 
-def _number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
-    """Read a column of the hyperparameter table for one parameter: from its group or its state."""
-    return float(group[name] if name in group else state[STEP if name == "t" else name])
+def _undo(owner: Owner, points: list[_Copy], iterates: list[_Copy]) -> None:
+    """Put back what was moved and not updated, and forget the state of what has not been stepped."""
+    for iterate in iterates:
+        iterate.put_back()
+    _put_back(owner, [point for point in points if _mark_of(owner, point.parameter) > 0])
+    for parameter in [p for _, p in _stepped(owner) if _mark_of(owner, p) == _NEW]:
+        del owner.state[parameter]
+
+
+def _insist(action: Callable[[], None]) -> None:
+    """Do what may be done twice to its end, however many interrupts come."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            action()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 __all__ = ["Points"]
