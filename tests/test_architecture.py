@@ -18,7 +18,7 @@ pytestmark = pytest.mark.null
 
 PACKAGE = Path(steprule.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-ORDER = ["errors", "version", "graph", "rule", "plan", "backends", "zoo", "optim", "steprule"]
+ORDER = ["errors", "version", "locks", "graph", "rule", "plan", "backends", "zoo", "optim", "steprule"]
 """Each room may import those before it; `steprule` is the public face."""
 ABOVE = {"bench": {"steprule", "bench"}, "lab": {"steprule", "bench", "lab"}, "__main__": {"lab"}}
 """What uses the library as anyone does: of it, these may import the public face only."""
@@ -101,3 +101,21 @@ def test_every_op_has_a_spelling_on_every_backend() -> None:
     assert all(name in _SPELLING and name in _GPU_SPELLING for name in numbered)
     assert all(callable(spelling(name)) for name in [*numbered, *REDUCTIONS])
     assert set(_SPELLING) <= set(OPS)
+
+
+def test_every_lock_of_the_library_is_one_that_forked_children_find_free() -> None:
+    """Also those inside others: Python 3.11's `cached_property` has one. What uses the library as anyone does may."""
+    locking = {"Lock", "RLock", "Condition", "Semaphore", "Event", "Barrier", "cached_property"}
+    found = [
+        f"{path.relative_to(PACKAGE)} uses {name}"
+        for path in FILES
+        if _room(path) not in {*ABOVE, "locks"}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in ([node.attr] if isinstance(node, ast.Attribute) else _names_imported(node))
+        if name in locking
+    ]
+    assert found == ["backends/triton_gpu.py uses Event"] * found.count("backends/triton_gpu.py uses Event")
+
+
+def _names_imported(node: ast.AST) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []

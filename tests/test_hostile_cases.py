@@ -97,7 +97,10 @@ CASES = {
     "C2": Case("entries damaged, foreign, linked, of other machines and versions", "compiled anew, never run"),
     "C3": Case("a cache that is no directory, open to others, read-only, full, without home", "kernels stay in memory"),
     "C4": Case("a kill while a kernel is compiled or written", "nothing locked or poisoned; what is left goes"),
-    "C5": Case("forks after threads ran, loaders with workers, spawned processes", "no hang, no abort, right numbers"),
+    "C5": Case(
+        "forks after threads ran, or while they compile, step, import or hold locks; loaders with workers",
+        "no hang, no abort, right numbers",
+    ),
     "C6": Case("threads with their own optimisers, with one, in hooks; at the interpreter's end", "as one by one"),
     "C7": Case("thread counts that change, one core, fewer threads of Numba's", "the same bits, torch's count kept"),
     "C8": Case("no compiler, another threading layer, no Triton", "slow but right, or named"),

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     glance.looker()
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_loaded", {})
+    monkeypatch.setattr(cache, "_told", set())
     return tmp_path / "cache" / "kernels"
 
 
@@ -153,8 +155,9 @@ def test_without_a_directory_kernels_stay_in_memory(
     else:
         place.mkdir(parents=True, mode=0o700)
         monkeypatch.setattr(cache.tempfile, "mkdtemp", read_only)
-    assert step() == (1, 0)
-    assert step() == (1, 0)
+    with pytest.warns(UserWarning, match="so kernels stay in memory(.|\n)*help: .* set STEPRULE_CACHE"):
+        assert step() == (1, 0)
+    assert step() == (1, 0)  # without a word: it is told once a process
     assert not place.is_dir() or entries(place) == []
 
 
@@ -168,6 +171,69 @@ def test_without_home_the_cache_is_where_the_system_says(monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert step() == (1, 0)
     assert len(entries(tmp_path / "steprule" / "kernels")) == 1
+
+
+def test_a_tilde_in_the_variable_is_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(cache.VARIABLE, "~/mine")
+    assert cache.directory() == tmp_path / "mine" / "kernels"
+    assert not Path("~").exists()
+
+
+@pytest.mark.hostile("C3")
+def test_with_umask_000_nothing_is_open_to_others(
+    pristine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "some" / "where"))
+    seen: list[Path] = []
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda own, to: (seen.extend([own, *own.iterdir()]), rename(own, to)))
+    before = os.umask(0)
+    try:
+        place = cache.directory()
+        assert place is not None
+        code, source = (pristine / "kernel.o").read_bytes(), (pristine / "kernel.py").read_text(encoding="utf-8")
+        cache._write(place, pristine.name, source, "symbol", code)
+    finally:
+        os.umask(before)
+    made = list((tmp_path / "some").rglob("*"))
+    assert len(made) == 6
+    assert len(seen) == 4
+    assert {path.stat().st_mode & 0o077 for path in [tmp_path / "some", *made]} == {0}
+
+
+# What is removed ---------------------------------------------------------------------------------------
+
+
+def put(place: Path, name: str, days: float, size: int = 10) -> Path:
+    entry = place / name
+    entry.mkdir(mode=0o700, parents=True)
+    (entry / "kernel.o").write_bytes(bytes(size))
+    then = time.time() - days * 86_400
+    os.utime(entry, (then, then))
+    return entry
+
+
+def test_entries_that_are_old_or_too_much_are_removed_when_one_is_written(
+    place: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "KEPT_BYTES", 10_000)
+    ages = {"a": 91, "b": 80, "c": 2, "d": 1}
+    old, late, middle, early = (put(place, name * 32, days, 4_000) for name, days in ages.items())
+    others = put(place, "not-an-entry", 1_000)
+    link = place / ("e" * 32)
+    link.symlink_to(others)
+    cache._sweep(place)
+    assert [path.exists() for path in (old, late, middle, early, others, link)] == [0, 0, 1, 1, 1, 1]
+
+
+def test_linking_an_entry_keeps_it(place: Path, pristine: Path) -> None:
+    place.mkdir(parents=True, mode=0o700)
+    entry = Path(shutil.copytree(pristine, place / pristine.name))
+    os.utime(entry, (0, 0))
+    assert step() == (0, 1)
+    cache._sweep(place)
+    assert step() == (0, 1)
 
 
 # Damage ------------------------------------------------------------------------------------------------
@@ -245,6 +311,7 @@ def test_a_symbolic_link_is_not_followed(what: str, place: Path, pristine: Path,
     assert step() == (1, 0)
     assert sorted(path.name for path in target.iterdir()) == ["MANIFEST.json", "kernel.o", "kernel.py"]
     assert not (tmp_path / "nowhere").exists()
+    assert step() == (0, 1)
 
 
 @pytest.mark.hostile("C2")

@@ -14,16 +14,18 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
 import torch
 
 import steprule as sr
 from child import PATIENCE, ended, fork, interpreter, said
 from steprule import board
-from steprule.backends import cache
+from steprule.backends import cache, compiler
 
 pytestmark = pytest.mark.cpu
 
@@ -78,25 +80,83 @@ def test_sixteen_processes_that_compile_one_rule_at_once_leave_one_sound_entry(p
 # What another machine, or another version, has written ------------------------------------------------------
 
 
+def a_host_with_other_features(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cache.llvm, "get_host_cpu_features", type("Features", (), {"flatten": lambda self: "+none"}))
+
+
+DECIDING: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
+    "processor": lambda patch: patch.setattr(cache.llvm, "get_host_cpu_name", lambda: "another"),
+    "its features": a_host_with_other_features,
+    "numba": lambda patch: patch.setattr(cache.numba, "__version__", "0.0"),
+    "llvmlite": lambda patch: patch.setattr(cache.llvmlite, "__version__", "0.0"),
+    "python": lambda patch: patch.setattr(cache.sys, "version", "3.99"),
+    "a variable": lambda patch: patch.setenv("NUMBA_OPT", "0"),
+    "a file": lambda patch: Path(".numba_config.yaml").write_text('opt: "0"\n'),
+    "a name set at run time": lambda patch: patch.setattr(numba.config, "CPU_NAME", "generic"),
+    "features set at run time": lambda patch: patch.setattr(numba.config, "CPU_FEATURES", ""),
+    "AVX": lambda patch: patch.setattr(numba.config, "ENABLE_AVX", False),
+    "optimisation": lambda patch: patch.setattr(numba.config, "OPT", 1),
+    "vectorisation": lambda patch: patch.setattr(numba.config, "LOOP_VECTORIZE", 0),
+    "bounds": lambda patch: patch.setattr(numba.config, "BOUNDSCHECK", 1),
+    "debugging": lambda patch: patch.setattr(numba.config, "DEBUGINFO_DEFAULT", 1),
+    "a library of Intel's": lambda patch: patch.setattr(numba.config, "USING_SVML", "another"),
+    "what the generator was made from": lambda patch: patch.setattr(compiler, "_made_from", [("generic", "", "3")]),
+}
+IDLE: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
+    "threads": lambda patch: patch.setattr(numba.config, "NUMBA_NUM_THREADS", 1),
+    "a layer of threads": lambda patch: patch.setenv("NUMBA_THREADING_LAYER", "workqueue"),
+    "colours": lambda patch: patch.setattr(numba.config, "COLOR_SCHEME", "dark_bg"),
+    "a cache": lambda patch: patch.setenv("NUMBA_CACHE_DIR", "elsewhere"),
+}
+
+
+@pytest.fixture
+def configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None]:
+    """Let a test change what Numba is told, here and from files; what it has read is forgotten afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        monkeypatch.setattr(compiler, "_made_from", list(compiler._made_from))
+        yield
+        monkeypatch.undo()
+    numba.config.reload_config()
+
+
 @pytest.mark.hostile("C2")
-@pytest.mark.parametrize("what", ["processor", "its features", "numba", "llvmlite", "python", "a switch of Numba's"])
-def test_an_entry_of_another_machine_or_version_is_left_alone(
-    what: str, place: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", DECIDING)
+@pytest.mark.usefixtures("configuration")
+def test_an_entry_of_another_machine_version_or_configuration_is_left_alone(
+    what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is in effect counts, wherever it was set: by a variable, a file, or a program."""
     name = cache.digest("kernel")
-    features = type("Features", (), {"flatten": lambda self: "+none"})
-    changes: dict[str, tuple[Any, str, Any]] = {
-        "processor": (cache.llvm, "get_host_cpu_name", lambda: "another"),
-        "its features": (cache.llvm, "get_host_cpu_features", features),
-        "numba": (cache.numba, "__version__", "0.0"),
-        "llvmlite": (cache.llvmlite, "__version__", "0.0"),
-        "python": (cache.sys, "version", "3.99"),
-    }
-    if what in changes:
-        monkeypatch.setattr(*changes[what])
-    else:
-        monkeypatch.setenv("NUMBA_OPT", "0")
+    DECIDING[what](monkeypatch)
     assert cache.digest("kernel") != name
+
+
+@pytest.mark.parametrize("what", IDLE)
+@pytest.mark.usefixtures("configuration")
+def test_what_decides_no_machine_code_shares_entries(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = cache.digest("kernel")
+    IDLE[what](monkeypatch)
+    assert cache.digest("kernel") == name
+
+
+def compile_for_generic() -> None:
+    """Make Numba's generator for a plain processor, then forget that it was asked to."""
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = "generic", ""
+    first = cache.digest("kernel")
+    numba.njit(lambda: 1)()
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = None, None
+    print(json.dumps([first, cache.digest("kernel")]))
+
+
+@pytest.mark.hostile("C2")
+@pytest.mark.slow
+def test_kernels_are_named_after_the_processor_that_the_generator_was_made_for() -> None:
+    """Numba makes its generator once: what is set later changes neither it nor what it makes."""
+    with interpreter("import test_hostile_processes as tests; tests.compile_for_generic()") as process:
+        first, second = json.loads(said(process, STATED))
+    assert len({first, second, cache.digest("kernel")}) == 3
 
 
 # A cache that cannot be written -----------------------------------------------------------------------------
@@ -113,6 +173,8 @@ def test_on_a_disk_that_takes_nothing_kernels_stay_in_memory(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.warns(UserWarning, match=f"cannot be written \\({os.strerror(code)}\\)"):
+        assert step() == (1, 0)
     assert step() == (1, 0)
     assert list(place.iterdir()) == []
 

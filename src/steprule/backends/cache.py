@@ -5,7 +5,7 @@ the source, for people, and the object code. It is built beside its place and re
 sees all of it or nothing, and two processes that build it at once both succeed. Nothing in it is Python that
 is run or data that is unpickled: object code is linked only if the directory is private to this user, its
 digest is the one written beside it, and the source equals the one just generated. Any doubt means that
-the kernel is compiled again.
+the kernel is compiled again. What nobody has linked for long is removed when something new is written.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import importlib
 import json
 import linecache
 import os
+import re
 import shutil
 import stat
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -36,7 +36,8 @@ import numba
 import numpy as np
 from numba.core import config
 
-from . import memory
+from ..locks import lock
+from . import compiler, memory
 
 numba_config: Any = config
 
@@ -51,8 +52,13 @@ _SOURCE, _OBJECT, _MANIFEST = "kernel.py", "kernel.o", "MANIFEST.json"
 _WORKSHOP = ".build-"
 ABANDONED = 3600.0
 """Seconds after which an unfinished entry has nobody who will finish it: writing one takes milliseconds."""
-_lock = threading.RLock()
+KEPT_SECONDS, KEPT_BYTES = 90 * 86_400.0, 256 << 20
+"""How long an entry is kept after it was last linked, and how much all entries may take together."""
+_ENTRY = re.compile("[0-9a-f]{32}")
+_lock = lock()
 _loaded: dict[str, Kernel] = {}
+_told: set[str] = set()
+_untold: list[str] = []
 _kept: list[object] = []  # machine code lives as long as the process: a kernel may be running at its end
 
 
@@ -74,16 +80,37 @@ def directory() -> Path | None:
     """Return the private directory of kernels, made if need be; None if there is none to trust."""
     chosen = os.environ.get(VARIABLE)
     shared = os.environ.get("XDG_CACHE_HOME")
+    place: Path | None = None
     try:
         base = Path(chosen) if chosen else (Path(shared) if shared else Path.home() / ".cache") / "steprule"
-        place = base / "kernels"
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = base.expanduser() / "kernels"
+        for path in reversed((place, *place.parents)):  # each made for its owner alone, whatever the umask
+            if path == place or not path.exists():
+                path.mkdir(mode=0o700, exist_ok=True)
         private = _private(place)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        _report(f"{place or chosen or 'the cache of kernels'} cannot be used ({_reason(error)})")
         return None
     if not private:
-        warnings.warn(f"{place} is not private to this user, so kernels stay in memory", stacklevel=2)
+        _report(f"{place} is not private to this user")
     return place if private else None
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _report(trouble: str) -> None:
+    """Have it told once, after the kernel is there, that the cache is of no use."""
+    if trouble not in _told:
+        _told.add(trouble)
+        help_ = f"make it yours alone (chmod 700), with room to write, or set {VARIABLE} to a directory that is"
+        _untold.append(f"{trouble}, so kernels stay in memory and every process compiles them anew\nhelp: {help_}")
+
+
+def _tell() -> None:
+    while _untold:
+        warnings.warn(_untold.pop(), stacklevel=3)
 
 
 def _private(path: Path) -> bool:
@@ -102,9 +129,7 @@ def digest(source: str) -> str:
         numba.__version__,
         llvmlite.__version__,
         sys.version,
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
-        *(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")),
+        *compiler.settings(),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
@@ -132,11 +157,35 @@ def _read(entry: Path, source: str) -> tuple[str, bytes] | None:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what processes that were killed have left behind."""
-    for workshop in place.glob(f"{_WORKSHOP}*"):
+    """Remove what processes that were killed have left behind, and entries that are old or too much."""
+    now = time.time()
+    entries: list[tuple[float, int, Path]] = []
+    for path in place.iterdir():
         with contextlib.suppress(OSError):  # another process may be removing it too
-            if time.time() - workshop.lstat().st_mtime > ABANDONED:
-                shutil.rmtree(workshop, ignore_errors=True)
+            used = path.lstat().st_mtime
+            if path.name.startswith(_WORKSHOP) and now - used > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+            elif _ENTRY.fullmatch(path.name) and not path.is_symlink():
+                entries.append((used, sum(file.lstat().st_size for file in path.iterdir()), path))
+    room = KEPT_BYTES
+    for used, size, path in sorted(entries, reverse=True):
+        room -= size
+        if room < 0 or now - used > KEPT_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _mark_used(entry: Path) -> None:
+    with contextlib.suppress(OSError):  # a disk that can only be read
+        os.utime(entry)
+
+
+def _fill(path: Path, data: bytes | str) -> None:
+    """Write a new file that only its owner may read, whatever the umask."""
+    path.touch(mode=0o600, exist_ok=False)
+    if isinstance(data, str):
+        path.write_text(data, encoding="utf-8")
+    else:
+        path.write_bytes(data)
 
 
 def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> None:
@@ -144,12 +193,13 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
     _sweep(place)
     workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=place))
     try:
-        (workshop / _SOURCE).write_text(source, encoding="utf-8")
-        (workshop / _OBJECT).write_bytes(code)
-        manifest = {"symbol": symbol, "sha256": _seal(symbol, code)}
-        (workshop / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        _fill(workshop / _SOURCE, source)
+        _fill(workshop / _OBJECT, code)
+        _fill(workshop / _MANIFEST, json.dumps({"symbol": symbol, "sha256": _seal(symbol, code)}))
         entry = place / name
-        if entry.exists() and _read(entry, source) is None:
+        if entry.is_symlink() or entry.is_file():
+            entry.unlink()  # what a link leads to is not ours
+        elif entry.exists() and _read(entry, source) is None:
             shutil.rmtree(entry, ignore_errors=True)
         if not entry.exists():
             workshop.rename(entry)
@@ -223,21 +273,27 @@ def load(source: str) -> Kernel:
         name = digest(source)
         if name not in _loaded:
             _loaded[name] = _find(source, name)
-        return _loaded[name]
+        kernel = _loaded[name]
+    _tell()
+    return kernel
 
 
 def _find(source: str, name: str) -> Kernel:
     if numba_config.DISABLE_JIT:
         return plain(source)
+    compiler.ask()
     place = directory()
     stored = _read(place / name, source) if place is not None else None
     linked = _link(name, *stored) if stored is not None else None
-    if linked is not None:
+    if linked is not None and place is not None:
+        _mark_used(place / name)
         return linked
     kernel, symbol, code = _compile(source, name)
     if place is not None and code is not None:
-        with contextlib.suppress(OSError):  # a full or read-only disk: memory is always there
+        try:
             _write(place, name, source, symbol, code)
+        except OSError as error:  # a full or read-only disk: memory is always there
+            _report(f"{place} cannot be written ({_reason(error)})")
     return kernel
 
 

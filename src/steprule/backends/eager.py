@@ -14,6 +14,7 @@ from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan
 from ..plan.tables import hyper_columns
 from .base import Arrays, Batch, Table
+from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
@@ -66,6 +67,7 @@ class EagerBatch(Batch):
         self._reduced = [{} for _ in self.rows]
         self._writing = None
 
+    @alone
     @torch.no_grad()
     def sweep(self, index: int) -> None:
         """Compute one pass, tensor by tensor."""
@@ -92,6 +94,7 @@ class EagerBatch(Batch):
         """Whether this step has begun to write."""
         return self._writing is not None
 
+    @alone
     @torch.no_grad()
     def finish(self) -> None:
         """Write again what was being written, then what follows."""

@@ -15,12 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
+from ..locks import lock
+
 Part = tuple[int, int]
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def torch_library() -> Any:
@@ -43,22 +47,40 @@ def _find_loop() -> Callable[[int, int, int, int, int], int] | None:
     return loop
 
 
-_lock = threading.Lock()
+_lock = lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 _loops: list[Callable[[int, int, int, int, int], int]] = [loop for loop in [_find_loop()] if loop is not None]
 """torch's loop, if it may be used in this process."""
+_forked = False
 
 
 def _forget_threads() -> None:
-    """Leave the parent's threads behind in a forked child; its lock may have been held."""
-    global _lock  # noqa: PLW0603
-    _lock = threading.Lock()
+    """Leave the parent's threads behind in a forked child."""
+    global _forked  # noqa: PLW0603
+    _forked = True
     _pools.clear()
     _loops.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+
+
+def alone(function: Call) -> Call:
+    """Let a function's torch operations run in one thread in a forked child: torch would wait for the parent's."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if not _forked:
+            return function(*arguments, **options)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*arguments, **options)
+        finally:
+            torch.set_num_threads(threads)
+
+    return cast("Call", call)
 
 
 def cheap() -> bool:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import BackendError
+from ..locks import lock
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
@@ -41,7 +42,7 @@ Share = tuple[slice, int, torch.Tensor]
 """Neighbouring tensors, a column, and the number on the device that stands there."""
 
 _modules: dict[str, dict[str, Any]] = {}
-_lock = threading.Lock()
+_lock = lock()
 
 
 # Where it runs ----------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 from ..errors import HyperparameterError, Origin
+from ..locks import once
 from .node import Node, Rank, topological
 
 
@@ -99,13 +99,13 @@ class Graph:
     counts_steps: bool = False
     origins: Mapping[Node, Origin] = field(default_factory=_no_origins)
 
-    @cached_property
+    @once
     def outputs(self) -> tuple[tuple[str, Node], ...]:
         """The (name, new value) of the parameter and of every slot, in order."""
         names = (self.parameter, *(slot.name for slot in self.slots))
         return tuple(zip(names, (self.new_parameter, *self.new_slots), strict=True))
 
-    @cached_property
+    @once
     def nodes(self) -> tuple[Node, ...]:
         """Every node, inputs before users."""
         return tuple(topological(self.roots))
@@ -116,7 +116,7 @@ class Graph:
         point = () if self.evaluate_at is None else (self.evaluate_at,)
         return (self.new_parameter, *self.new_slots, *point)
 
-    @cached_property
+    @once
     def uses_step(self) -> bool:
         """Whether steps are counted: t appears, or the rule asked for it."""
         return self.counts_steps or any(node.op == "step" for node in self.nodes)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import weakref
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from ..locks import lock
 from .ops import OPS
 
 
@@ -51,7 +51,7 @@ def _spell(node: Node, depth: int) -> str:
 
 
 _interned: weakref.WeakValueDictionary[str, Node] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_lock = lock()
 
 
 def _rank_of(op: str, inputs: tuple[Node, ...], attr: Attr) -> Rank:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ import torch
 from ..errors import HyperparameterError, ParameterError, RuleError
 from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
+from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
 from .compiled import Compiled, Kernels, Reader
@@ -105,7 +105,7 @@ class Optimizer(torch.optim.Optimizer):
         """Make what an optimiser has from the beginning and is not derived from anything."""
         self._options = options
         self._roster: Roster | None = None
-        self._busy = threading.RLock()
+        self._busy = lock()
         self._inside: list[str] = []
         self._put_back: Callable[[], None] | None = None
 

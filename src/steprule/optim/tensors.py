@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ..backends import numba_cpu, triton_gpu
+from ..backends import compiler, numba_cpu, triton_gpu
 from ..backends.numba_cpu import DTYPES
+from ..backends.threads import alone
 from ..errors import BackendError, HyperparameterError, ParameterError
 from ..plan.schedule import Plan
 
@@ -173,7 +174,9 @@ def _obstacle(parameter: torch.Tensor, backend: str) -> str:
         return triton_gpu.obstacle(parameter.device, parameter.dtype)
     if parameter.device.type != "cpu":
         return f"parameters are on {parameter.device.type}, and its kernels run in main memory"
-    return "" if parameter.dtype in DTYPES else f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
+    if parameter.dtype in DTYPES:
+        return compiler.obstacle()
+    return f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
 
 
 def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
@@ -191,6 +194,7 @@ def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
     return ""
 
 
+@alone
 def like(parameter: torch.Tensor, value: torch.Tensor | float, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return a new tensor laid out as the parameter, holding a value."""
     new = torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
@@ -218,6 +222,7 @@ def _same_walk(a: torch.Tensor, b: torch.Tensor) -> bool:
     return all(x == y for x, y, size in zip(a.stride(), b.stride(), a.shape, strict=True) if size > 1)
 
 
+@alone
 def in_order_of_slot(parameter: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
     """Return a slot that is walked in the parameter's order, copying it only if it is not."""
     if slot.stride() == parameter.stride():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 from ..errors import GraphError
 from ..graph.graph import Graph
@@ -19,6 +18,7 @@ from ..graph.node import Node, Rank, const, make, read, topological
 from ..graph.ops import OPS, REDUCTIONS
 from ..graph.show import one_line
 from ..graph.simplify import simplify
+from ..locks import once
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Plan:
     guard: Node | None = None
     """The sum that is NaN when a gradient is not finite; it ends in the first pass, before anything is written."""
 
-    @cached_property
+    @once
     def reductions(self) -> tuple[Node, ...]:
         """Every reduction, in the order of the passes that end in it."""
         return tuple(node for item in self.passes for node in item.reductions)

@@ -6,12 +6,12 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 from ..errors import HyperparameterError, RuleError
 from ..graph.compensate import compensated
 from ..graph.graph import Graph, Hyper
+from ..locks import once
 from .origin import of_definition
 from .signature import STEP, read_signature
 from .symbols import Recorder, Symbol
@@ -27,12 +27,12 @@ class Program:
     parts: tuple[Part, ...]
     name: str
 
-    @cached_property
+    @once
     def graph(self) -> Graph:
         """The formula as data, exactly as written."""
         return trace(self.name, self.parts)
 
-    @cached_property
+    @once
     def hypers(self) -> dict[str, Hyper]:
         """The hyperparameters under the names that param groups use."""
         return {hyper.name: hyper for hyper in self.graph.hypers}
@@ -202,7 +202,7 @@ class Compensated(Program):
         self.parts = program.parts
         self.name = f"{program.name}, compensated"
 
-    @cached_property
+    @once
     def graph(self) -> Graph:
         """The program's formula, from θ + r to θ and r."""
         return replace(compensated(self.program.graph), name=self.name)
