@@ -232,13 +232,11 @@ def test_sharded_parameters_are_stepped_as_torch_steps_them_and_resume(name: str
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_would_reduce_over_shards_is_refused_everywhere_before_anything_is_written(kind: str, both: Any) -> None:
+def test_what_would_reduce_over_shards_is_refused_everywhere_when_the_optimiser_is_made(kind: str, both: Any) -> None:
     for side in found(both, f"FSDP2 refuses {kind}"):
         assert "parameter 0 of group 0: shape (8, 4)" in side["told"]
         assert "is a DTensor" in side["told"]
         assert "clip_grad_norm_" in side["told"]
-        assert side["untouched"]
-        assert side["state"] == 0
 
 
 def test_a_look_ahead_works_on_sharded_parameters(both: Any) -> None:

@@ -18,6 +18,7 @@ from ..graph.node import Rank
 from ..plan.tables import array_rows
 from .cells import Cells
 from .compiled import Compiled, Kernels
+from .shards import local
 from .squad import Crew, Groups, OnDevice, plain
 from .state import STEP
 from .tensors import Entry
@@ -28,20 +29,21 @@ class DeviceSquad:
 
     def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, compiled: Compiled) -> None:
         self.kernels, self.plan, self.compiled = kernels, kernels.plan, [compiled]
-        self.parameters = [entry.parameter for entry in entries]
-        self._device = self.parameters[0].device
+        parameters = [entry.parameter for entry in entries]
+        self.owners = [entry.owner for entry in entries]
+        self._device = parameters[0].device
         if capturing(self._device):
             raise BackendError("what this step needs on the GPU is not there yet, and a CUDA graph is being captured",
                                fix="take a few steps before the capture, with the same parameters")  # fmt: skip
-        self.states: list[Any] = [state[parameter] for parameter in self.parameters]
+        self.states: list[Any] = [state[owner] for owner in self.owners]
         graph = self.plan.graph
         self.hosts = ([STEP] if graph.uses_step else []) + [s.name for s in graph.slots if s.rank is Rank.HOST]
         counts = self._make_counts()
         self.cells = Cells(self.hosts, self.states)
         names = array_rows(self.plan)
         crew = Crew(entries, self.states, names[2:], pointed=True)
-        arrays = {names[0]: self.parameters, names[1]: crew.gradients}
-        arrays |= {name: [own[name] for own in self.states] for name in names[2:]}
+        arrays = {names[0]: parameters, names[1]: crew.gradients}
+        arrays |= {name: [local(own[name]) for own in self.states] for name in names[2:]}
         self._batch = TritonBatch(compiled.kernel, arrays, counts)
         crew.gradients = ()
         self.crews, self.batches, self.order = [crew], [self._batch], [list(range(len(entries)))]

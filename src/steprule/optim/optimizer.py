@@ -127,6 +127,7 @@ class Optimizer(torch.optim.Optimizer):
                 check_capturable(self.param_groups, options.backend, asked=options.capturable)
                 for index, group in enumerate(self.param_groups):
                     self._check_group({**group, **new}, f"group {index}")
+                    check_shards(group, index, self._choose(group).plan)
             except BaseException:
                 vars(self).update(before)
                 raise
@@ -192,6 +193,9 @@ class Optimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
             try:
                 check_capturable(self.param_groups[-1:], self.backend, asked=self.capturable)
+                check_shards(
+                    self.param_groups[-1], len(self.param_groups) - 1, self._choose(self.param_groups[-1]).plan
+                )
             except BaseException:
                 self.param_groups.pop()
                 raise

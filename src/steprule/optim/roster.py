@@ -25,9 +25,10 @@ from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
 from .glance import Glance, looker
 from .settings import Settings
+from .shards import Shards, local
 from .squad import Groups, Squad, lay_out
 from .state import ensure
-from .tensors import Entry, check, extent, label
+from .tensors import Entry, check, extent, here, label
 
 _gradient = attrgetter("grad")
 _torch: Any = torch
@@ -57,27 +58,29 @@ class Roster:
         for entry in self._entries:
             check(entry)
         _no_overlap(self._entries)
-        self._new = [entry.parameter for entry in self._entries if not state.get(entry.parameter)]
+        self.parameters = [entry.owner for entry in self._entries]
+        self._new = [owner for owner in self.parameters if not state.get(owner)]
         for entry in self._entries:
-            ensure(self._chosen[entry.group], groups[entry.group], entry.parameter, state[entry.parameter])
+            ensure(self._chosen[entry.group], groups[entry.group], entry.owner, state[entry.owner])
         self._present = [gradient is not None for gradient in map(_gradient, self._all)]
         self._complete = all(self._present)
         self._dicts = list(state.values())
-        self.parameters = [entry.parameter for entry in self._entries]
         try:
             self._muster(backend)
         except BaseException:
             self._forget_new()
             raise
+        slots = (slot for squad in self.squads for crew in squad.crews for _, held in crew.kept() for slot in held)
+        self._shards = Shards(self.parameters, slots)
         self._lists = [group["params"] for group in groups]
         self._glance = self._make_glance()
         self._gradients: list[torch.Tensor] = []
-        self._named = [(entry.label, entry.parameter) for entry in self._entries]
+        self._named = [(entry.label, entry.owner) for entry in self._entries]
         del self._entries  # they hold gradients, which zero_grad is to free
 
     def _gather(self, groups: Groups) -> list[Entry]:
         return [
-            Entry(label(group, i, j), i, parameter, parameter.grad)
+            here(Entry(label(group, i, j), i, parameter, parameter.grad))
             for i, group in enumerate(groups)
             for j, parameter in enumerate(group["params"])
             if parameter.grad is not None
@@ -107,8 +110,8 @@ class Roster:
 
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
         """Lay a parameter's slots out as it is, and return what updates it."""
-        kernels, state = self._chosen[entry.group], self._state[entry.parameter]
-        lay_out(kernels.plan, entry.parameter, state)
+        kernels, state = self._chosen[entry.group], self._state[entry.owner]
+        lay_out(kernels.plan, entry.owner, state)
         return kernels.for_entry(entry, state, backend)
 
     def still_holds(
@@ -139,6 +142,10 @@ class Roster:
             if [gradient is not None for gradient in gradients] != self._present:
                 return False
             gradients = [gradient for gradient in gradients if gradient is not None]
+        if self._shards:
+            gradients = self._shards.parts(gradients)
+            if gradients is None:
+                return False
         return self._looked(gradients) if self._glance is None else self._glanced(gradients)
 
     def _glanced(self, gradients: list[torch.Tensor]) -> bool:
@@ -266,7 +273,7 @@ class Roster:
 
     def _culprits(self) -> list[tuple[str, torch.Tensor]]:
         now = [(label, parameter, parameter.grad) for label, parameter in self._named]
-        return [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(g).all())]
+        return [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(local(g)).all())]
 
 
 def _no_overlap(entries: list[Entry]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter, is_, itemgetter, le
+from operator import is_, itemgetter, le
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,12 @@ from ..plan.schedule import Plan
 from ..plan.tables import array_rows, hyper_columns
 from .cells import Cells
 from .compiled import Compiled, Kernels
+from .shards import distributed, local, placed, placed_as
 from .state import STEP
 from .tensors import Entry, extent, in_order_of, in_order_of_slot, present
 from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
-_gradient = attrgetter("grad")
 _address = torch.Tensor.data_ptr
 _offset = torch.Tensor.storage_offset
 _storage, _size = torch.Tensor.untyped_storage, torch.UntypedStorage.nbytes
@@ -49,14 +49,14 @@ class Crew:
         self.parameters = [entry.parameter for entry in entries]
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         # A gradient that had to be copied must be copied again next time.
-        self.given = all(map(is_, gradients, map(_gradient, self.parameters)))
+        self.given = all(map(is_, gradients, [entry.gradient for entry in entries]))
         self.pointed = pointed
         self.states = states
         self.slots = slots
         self._get_slots = [itemgetter(name) for name in slots]
         self._same_gradients = witness(gradients)
         self.held = [[slot(state) for state in states] for slot in self._get_slots]
-        self.tensors = [*self.parameters, *chain.from_iterable(self.held)]
+        self.tensors = [*self.parameters, *map(local, chain.from_iterable(self.held))]
         self._same_tensors = witness(self.tensors)
         self.addresses = list(map(_address, self.tensors))
         # Storages are held, so that memory outlives a parameter whose data another thread replaces under a kernel;
@@ -107,7 +107,7 @@ class Squad:
     def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, compiled: Sequence[Compiled]) -> None:
         self.kernels = kernels
         self.plan = kernels.plan
-        self.parameters = [entry.parameter for entry in entries]
+        self.owners = [entry.owner for entry in entries]
         self._state = state
         self._make_rows(entries)
         self._make_batches(entries, compiled)
@@ -126,7 +126,7 @@ class Squad:
         rows: dict[tuple[float, ...], int] = {}
         self.rows: list[int] = []
         for index, entry in enumerate(entries):
-            state = self._state[entry.parameter]
+            state = self._state[entry.owner]
             own = tuple(float(state[name]) for name in self.hosts)
             self.rows.append(rows.setdefault((entry.group, *own), len(rows)))
             for column, name in enumerate(self.hosts):
@@ -139,7 +139,7 @@ class Squad:
                     state[name] = counts[index, column]
                 taken.add(id(state[name]))
         self.counted = self.counts.copy()
-        self.states = [self._state[parameter] for parameter in self.parameters]
+        self.states = [self._state[owner] for owner in self.owners]
         self.cells = Cells(self.hosts, self.states)
         self._rows_of_group: dict[int, list[int]] = {}
         for key, row in rows.items():
@@ -182,11 +182,11 @@ class Squad:
         self.order = list(sorted_in.values())
         for what, members in sorted_in.items():
             own = [entries[i] for i in members]
-            states = [self._state[entry.parameter] for entry in own]
+            states = [self._state[entry.owner] for entry in own]
             kernel_batch = what.backend == NUMBA
             crew = Crew(own, states, slots, pointed=kernel_batch)
             arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
-            arrays |= {slot: [state[slot] for state in states] for slot in slots}
+            arrays |= {slot: [local(state[slot]) for state in states] for slot in slots}
             rows = [self.rows[i] for i in members]
             batch = CpuBatch(what.kernel, arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
             crew.gradients = ()
@@ -267,9 +267,25 @@ def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any]) -> None:
                 f"the parameter {tuple(parameter.shape)}",
                 fix="replacing a parameter's data by another size starts a new parameter: delete its state",
             )
-        if not present(state[slot.name]):
+        value = _beside(parameter, state[slot.name], slot.name)
+        if not present(local(value)):
             raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
-        state[slot.name] = in_order_of_slot(parameter, state[slot.name].resolve_neg())
+        state[slot.name] = in_order_of_slot(parameter, value)
+
+
+def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a slot that is distributed as its parameter, if it is a DTensor."""
+    if not (distributed(parameter) or distributed(value)):
+        return value.resolve_neg()
+    alike = distributed(value) is distributed(parameter)
+    moved = placed_as(parameter, value) if alike else None
+    if moved is None:
+        own, other = (f"a {type(t.data).__name__}{placed(t)}" for t in (value, parameter))
+        raise ParameterError(
+            f"state {name!r} is {own}, the parameter {other}",
+            fix="load it by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which distributes it",
+        )
+    return moved
 
 
 def plain(value: Any) -> Any:

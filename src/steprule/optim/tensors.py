@@ -7,7 +7,7 @@ the process, as it does in torch's own operations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,23 +16,36 @@ from ..backends import compiler, numba_cpu, triton_gpu
 from ..backends.numba_cpu import DTYPES
 from ..backends.threads import alone
 from ..errors import BackendError, HyperparameterError, ParameterError
+from ..graph.ops import OPS
+from ..graph.show import one_line
 from ..plan.schedule import Plan
+from .shards import distributed, local, pending, placed, placed_as, whole
 
 BACKENDS = (numba_cpu.NAME, triton_gpu.NAME, "eager")
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
 KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
 GPU_REASON = "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
+SHARD_REASON = "each process updates its part of a DTensor by one compiled kernel, and sends nothing"
 INTERPRETED_REASON = "asked for; Triton's interpreter runs GPU kernels in main memory, slowly"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One parameter of a step, with its gradient and where it was found."""
+    """One parameter of a step, with its gradient and where it was found.
+
+    Of a DTensor, `here` makes `parameter` and `gradient` what this process holds; the state is the owner's.
+    """
 
     label: str
     group: int
     parameter: torch.Tensor
     gradient: torch.Tensor
+    shared: torch.Tensor | None = None
+
+    @property
+    def owner(self) -> torch.Tensor:
+        """The parameter as the optimiser was given it."""
+        return self.parameter if self.shared is None else self.shared
 
 
 def label(group: Mapping[str, Any], group_index: int, index: int) -> str:
@@ -81,22 +94,46 @@ def present(tensor: torch.Tensor) -> bool:
 
 
 def _refuse(entry: Entry, what: str, fix: str) -> ParameterError:
-    parameter = entry.parameter
-    where = f"  {entry.label}: shape {tuple(parameter.shape)}, {parameter.dtype}, on {parameter.device}"
+    owner = entry.owner
+    where = f"  {entry.label}: shape {tuple(owner.shape)}, {owner.dtype}, on {owner.device}{placed(owner)}"
     return ParameterError(what, where=where, fix=fix)
 
 
 def _check_real(entry: Entry) -> None:
-    """Refuse what only stands for a tensor, and a shard of one beside what is whole."""
+    """Refuse what only stands for a tensor."""
     parameter, gradient = entry.parameter, entry.gradient
     for name, tensor in (("parameter", parameter), ("gradient", gradient)):
         if _functorch.is_functorch_wrapped_tensor(tensor):
             raise _refuse(entry, f"the {name} exists only inside torch.func (vmap or grad)", "step outside of it")
         if type(tensor).__name__ == "FakeTensor":
             raise _refuse(entry, f"the {name} is a FakeTensor, which holds no numbers", "step outside FakeTensorMode")
-    if hasattr(parameter, "full_tensor") is not hasattr(gradient, "full_tensor"):
+
+
+def here(entry: Entry) -> Entry:
+    """Return an entry of what this process holds, with the gradient distributed as the parameter is."""
+    parameter, gradient = entry.parameter, entry.gradient
+    if not (distributed(parameter) or distributed(gradient)):
+        return entry
+    if distributed(parameter) is not distributed(gradient):
         kinds = f"a {type(parameter.data).__name__} and the gradient a {type(gradient).__name__}"
         raise _refuse(entry, f"the parameter is {kinds}", "distribute both, or neither")
+    _check_shape(entry)
+    moved = gradient if gradient is parameter else placed_as(parameter, gradient)
+    if moved is None:
+        raise _refuse(entry, f"the gradient is a DTensor{placed(gradient)}, and cannot be sent to its parameter's",
+                      "distribute both alike: p.grad = distribute_tensor(p.grad.full_tensor(), p.device_mesh, "
+                      "p.placements)")  # fmt: skip
+    return replace(entry, parameter=local(parameter), gradient=local(moved), shared=parameter)
+
+
+def _check_shape(entry: Entry) -> None:
+    parameter, gradient = entry.parameter, entry.gradient
+    if gradient.shape != parameter.shape:
+        raise _refuse(
+            entry,
+            f"the gradient has shape {tuple(gradient.shape)}, the parameter {tuple(parameter.shape)}",
+            "clear the old gradient (zero_grad) after replacing the parameter's data",
+        )
 
 
 def check(entry: Entry) -> None:
@@ -111,12 +148,7 @@ def check(entry: Entry) -> None:
                           "optimise torch.view_as_real(p), or leave it out")  # fmt: skip
         if tensor.is_meta:
             raise _refuse(entry, f"the {name} is on the meta device", "materialise the model first, e.g. to_empty()")
-    if gradient.shape != parameter.shape:
-        raise _refuse(
-            entry,
-            f"the gradient has shape {tuple(gradient.shape)}, the parameter {tuple(parameter.shape)}",
-            "clear the old gradient (zero_grad) after replacing the parameter's data",
-        )
+    _check_shape(entry)
     if gradient.device != parameter.device:
         raise _refuse(entry, f"the gradient is on {gradient.device}", "move both to one device")
     if overlapping(parameter):
@@ -127,13 +159,34 @@ def check(entry: Entry) -> None:
 
 
 def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None:
-    """Raise `ParameterError` if a plan reduces over DTensors: here, every process would reduce its own shards."""
-    for index, parameter in enumerate(group["params"] if plan.reductions else ()):
-        if parameter.grad is not None and hasattr(parameter, "full_tensor"):
-            entry = Entry(label(group, group_index, index), group_index, parameter, parameter.grad)
-            raise _refuse(entry, f"the parameter is a DTensor, and `{plan.graph.name}` needs a norm, sum, mean or max",
-                          "clip with torch.nn.utils.clip_grad_norm_ instead of clip=, leave nonfinite=\"propagate\", "
-                          "and choose a rule without reductions")  # fmt: skip
+    """Raise `ParameterError` for a DTensor that cannot be updated part by part, each process its own."""
+    for index, parameter in enumerate(group["params"]):
+        if not distributed(parameter) or not (parameter.requires_grad or parameter.grad is not None):
+            continue
+        entry = Entry(label(group, group_index, index), group_index, parameter, parameter)
+        if pending(parameter):
+            raise _refuse(entry, "the parameter is a DTensor, of which each process holds a term of a sum (Partial)",
+                          "p = nn.Parameter(p.redistribute(placements=[Replicate()]))")  # fmt: skip
+        if plan.reductions and not whole(parameter):
+            what, fix = _reduces(plan)
+            raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
+
+
+def _reduces(plan: Plan) -> tuple[str, str]:
+    """Say what a plan needs of whole tensors, and how to do without."""
+    clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
+    own = [node for node in plan.reductions if node is not plan.guard]
+    if not own:
+        finite = clip.format("torch.inf") + ".full_tensor().isfinite()"
+        return ("a guard against NaN and infinity looks at all of every gradient",
+                f'leave nonfinite="propagate", and write: if {finite}: optimizer.step()')  # fmt: skip
+    guard = "" if plan.guard is None else ' and nonfinite="propagate"'
+    what = f"`{plan.graph.name}` needs {one_line(own[0], plan.graph)} of all of it"
+    clip = clip.format("max_norm=1.0")
+    if all(OPS[node.op].kind == "global" for node in own):
+        return what, f"leave clip=None{guard}, and write before optimizer.step(): {clip}"
+    rule = f"sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm; leave clip=None{guard} there"
+    return what, f"{rule}, and clip before optimizer.step(): {clip}"
 
 
 def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *, asked: bool) -> None:
@@ -151,6 +204,7 @@ def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *
 
 def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tuple[str, str]:
     """Return the backend for one parameter and the reason."""
+    entry, slots = here(entry), list(map(local, slots))
     if forced == "eager":
         return "eager", "asked for"
     on_host = entry.parameter.device.type == "cpu"
@@ -163,6 +217,8 @@ def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tu
         raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix=fix)
     if obstacle:
         return "eager", obstacle
+    if entry.shared is not None:
+        return name, SHARD_REASON
     if name == triton_gpu.NAME:
         return name, INTERPRETED_REASON if on_host else GPU_REASON
     return name, KERNEL_REASON
@@ -203,8 +259,9 @@ def like(parameter: torch.Tensor, value: torch.Tensor | float, dtype: torch.dtyp
 
 def stand_in(parameter: torch.Tensor) -> torch.Tensor:
     """Return an empty tensor of a parameter's kind, from which slots can be made that take no memory."""
-    wrapped = hasattr(parameter, "__tensor_flatten__")
-    return parameter if wrapped else torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+    part = local(parameter)
+    wrapped = hasattr(part, "__tensor_flatten__")
+    return part if wrapped else torch.empty(0, dtype=part.dtype, device=part.device)
 
 
 def in_order_of(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -225,7 +282,8 @@ def _same_walk(a: torch.Tensor, b: torch.Tensor) -> bool:
 @alone
 def in_order_of_slot(parameter: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
     """Return a slot that is walked in the parameter's order, copying it only if it is not."""
-    if slot.stride() == parameter.stride():
+    strides = local(slot).stride()
+    if strides == local(parameter).stride():
         return slot
     ordered = torch.empty_like(parameter, dtype=slot.dtype, memory_format=torch.preserve_format)
-    return slot if ordered.stride() == slot.stride() else ordered.detach().copy_(slot)
+    return slot if local(ordered).stride() == strides else ordered.detach().copy_(slot)
