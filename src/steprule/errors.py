@@ -52,6 +52,10 @@ class HyperparameterError(StepruleError, ValueError):
     """A hyperparameter is missing, unknown, or out of its declared range."""
 
 
+class ArgumentError(StepruleError, TypeError):
+    """An optimiser's class was called with arguments that it does not take, or without one that it needs."""
+
+
 class GraphError(StepruleError, AssertionError):
     """A graph broke one of its own laws: a defect of the package or of a hand-built graph."""
 

@@ -86,7 +86,7 @@ def _peer(
 
 def by_interpreter(optimizer: sr.Optimizer, given: Gradients) -> Expected:
     """Take the step with the interpreter; all groups have one formula."""
-    graph = optimizer.graph
+    graph = optimizer._choose(optimizer.param_groups[0]).plan.graph
     arrays: list[Mapping[str, Any]] = []
     numbers: list[dict[str, float]] = []
     stepped: list[torch.Tensor] = []

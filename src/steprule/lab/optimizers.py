@@ -38,7 +38,19 @@ NAMES = (*TITLES, *CLASSES)
 
 _RULES = (type(sr.board.sgd), type(sr.chain(sr.clip_value, sr.board.sgd)))
 _OURS_TO_SET = frozenset(
-    {"params", "parameters", "lr", "maximize", "capturable", "differentiable", "clip", "nonfinite", "backend", "t"}
+    {
+        "params",
+        "parameters",
+        "lr",
+        "maximize",
+        "capturable",
+        "differentiable",
+        "clip",
+        "nonfinite",
+        "backend",
+        "compensated",
+        "t",
+    }
 )
 """Parameters that the lab sets itself, or that would change what is compared."""
 

@@ -1,10 +1,7 @@
 """torch.optim's classes by name: the same arguments, numbers and checkpoints, each one kernel.
 
-Every class also takes `clip` (a number: the greatest global norm; or any transform), `nonfinite`
-("propagate", "skip" or "raise"), `backend` and `compensated`, as `steprule.Optimizer` does. `foreach` is accepted
-and changes nothing; `fused=True` switches on GradScaler's protocol (gradients are unscaled inside the kernel, an
-overflowing step is left out); `capturable=True` is for parameters on a GPU; `differentiable` is refused. Formulas and
-their sources stand in `steprule.zoo`.
+`documented` puts what each argument and option means under every class's own words. Formulas and their sources stand in
+`steprule.zoo`.
 """
 
 from __future__ import annotations
@@ -16,13 +13,15 @@ from ..graph.graph import Hyper
 from ..rule import Rule
 from ..zoo import adam as adams
 from ..zoo import adaptive, descent
-from .shell import Own, Shell
+from .documented import DECAY, documented
+from .shell import Number, Own, Shell
 from .squad import plain
 from .state import ensure
 
-Betas = tuple[Any, Any]
+Betas = tuple[Number, Number]
 
 
+@documented
 class SGD(Shell):
     """Run torch.optim.SGD's update: plain, with heavy-ball momentum, or with Nesterov's.
 
@@ -30,11 +29,18 @@ class SGD(Shell):
     >>> opt = sr.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1, momentum=0.9, nesterov=True, clip=1.0)
     """
 
-    hidden: ClassVar[Mapping[str, float]] = {"started": 1.0}
+    _hidden: ClassVar[Mapping[str, float]] = {"started": 1.0}
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, momentum: Any = 0, dampening: Any = 0,
-                 weight_decay: Any = 0, nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None,
-                 differentiable: bool = False, fused: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "momentum": "how much of the buffer of past gradients is kept a step; 0 has no buffer; at least 0",
+        "dampening": "this part of each gradient is kept out of the buffer",
+        "nesterov": "True looks ahead along the buffer; momentum must be above 0, dampening 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, momentum: Number = 0, dampening: Number = 0,
+                 weight_decay: Number = 0, nesterov: bool = False, *, maximize: bool = False,
+                 foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
                     "nesterov": nesterov, "maximize": maximize, "foreach": foreach, "differentiable": differentiable,
                     "fused": fused}  # fmt: skip
@@ -46,13 +52,14 @@ class SGD(Shell):
             Hyper("momentum", above=0).check(plain(group["momentum"]), f"SGD with nesterov=True, {which}")
             Hyper("dampening", low=0, high=0).check(plain(group["dampening"]), f"SGD with nesterov=True, {which}")
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return plain descent without momentum, else the kind of momentum asked for."""
         if not group["momentum"]:
             return descent.sgd
         return descent.nesterov if group["nesterov"] else descent.heavy_ball
 
 
+@documented
 class Adagrad(Shell):
     """Run torch.optim.Adagrad's update; its accumulators exist from the start.
 
@@ -60,10 +67,15 @@ class Adagrad(Shell):
     >>> opt = sr.optim.Adagrad(torch.nn.Linear(2, 1).parameters(), initial_accumulator_value=0.1)
     """
 
-    inits: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
+    _inits: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, lr_decay: Any = 0, weight_decay: Any = 0,
-                 initial_accumulator_value: Any = 0, eps: Any = 1e-10, foreach: bool | None = None, *,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "lr_decay": "the learning rate is divided by 1 + (t − 1) · lr_decay; at least 0",
+        "initial_accumulator_value": "where the sums of squares begin; at least 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-2, lr_decay: Number = 0, weight_decay: Number = 0,
+                 initial_accumulator_value: Number = 0, eps: Number = 1e-10, foreach: bool | None = None, *,
                  maximize: bool = False, differentiable: bool = False, fused: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
@@ -79,11 +91,12 @@ class Adagrad(Shell):
             if parameter.is_floating_point():
                 ensure(self._choose(group), group, parameter, self.state[parameter])
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Adagrad."""
         return adaptive.adagrad
 
 
+@documented
 class RMSprop(Shell):
     """Run torch.optim.RMSprop's update: plain, centred, with momentum, or both.
 
@@ -91,21 +104,29 @@ class RMSprop(Shell):
     >>> opt = sr.optim.RMSprop(torch.nn.Linear(2, 1).parameters(), centered=True, momentum=0.9)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8, weight_decay: Any = 0,
-                 momentum: Any = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
-                 maximize: bool = False, differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "alpha": "how much of the average square is kept a step; at least 0",
+        "momentum": "how much of the last direction is kept a step; 0 has no buffer; at least 0",
+        "centered": "True subtracts the square of the average gradient from the average square",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-2, alpha: Number = 0.99, eps: Number = 1e-8,
+                 weight_decay: Number = 0, momentum: Number = 0, centered: bool = False, capturable: bool = False,
+                 foreach: bool | None = None, maximize: bool = False, differentiable: bool = False,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
                     "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the one of four that the group's flags name."""
         if group["momentum"]:
             return adaptive.rmsprop_centered_momentum if group["centered"] else adaptive.rmsprop_momentum
         return adaptive.rmsprop_centered if group["centered"] else adaptive.rmsprop
 
 
+@documented
 class Adam(Shell):
     """Run torch.optim.Adam's update, or AMSGrad's.
 
@@ -113,21 +134,23 @@ class Adam(Shell):
     >>> opt = sr.optim.Adam(torch.nn.Linear(2, 1).parameters(), lr=1e-3, betas=(0.9, 0.99), clip=1.0)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
-                 weight_decay: Any = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
-                 capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
-                 decoupled_weight_decay: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-8,
+                 weight_decay: Number = 0, amsgrad: bool = False, *, foreach: bool | None = None,
+                 maximize: bool = False, capturable: bool = False, differentiable: bool = False,
+                 fused: bool | None = None, decoupled_weight_decay: bool = False,
+                 **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
                     "maximize": maximize, "foreach": foreach, "capturable": capturable,
                     "differentiable": differentiable, "fused": fused,
                     "decoupled_weight_decay": decoupled_weight_decay}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return Adam or AMSGrad."""
         return adams.amsgrad if group["amsgrad"] else adams.adam
 
 
+@documented
 class AdamW(Adam):
     """Run torch.optim.AdamW's update: Adam with decoupled weight decay.
 
@@ -135,8 +158,12 @@ class AdamW(Adam):
     >>> opt = sr.optim.AdamW(torch.nn.Linear(2, 1).parameters(), lr=1e-3, weight_decay=0.1, clip=1.0)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
-                 weight_decay: Any = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "weight_decay": DECAY,
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-8,
+                 weight_decay: Number = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
                  foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
                  fused: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
@@ -144,6 +171,7 @@ class AdamW(Adam):
                          decoupled_weight_decay=True, **own)  # fmt: skip
 
 
+@documented
 class NAdam(Shell):
     """Run torch.optim.NAdam's update.
 
@@ -151,8 +179,12 @@ class NAdam(Shell):
     >>> opt = sr.optim.NAdam(torch.nn.Linear(2, 1).parameters(), lr=2e-3)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 2e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
-                 weight_decay: Any = 0, momentum_decay: Any = 4e-3, decoupled_weight_decay: bool = False, *,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "momentum_decay": "the first of betas is multiplied by 1 − 0.5 · 0.96^(t · momentum_decay); at least 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 2e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-8,
+                 weight_decay: Number = 0, momentum_decay: Number = 4e-3, decoupled_weight_decay: bool = False, *,
                  foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
                  differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
@@ -161,11 +193,12 @@ class NAdam(Shell):
                     "differentiable": differentiable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return NAdam."""
         return adams.nadam
 
 
+@documented
 class RAdam(Shell):
     """Run torch.optim.RAdam's update.
 
@@ -173,8 +206,8 @@ class RAdam(Shell):
     >>> opt = sr.optim.RAdam(torch.nn.Linear(2, 1).parameters(), lr=1e-3)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
-                 weight_decay: Any = 0, decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-8,
+                 weight_decay: Number = 0, decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
                  maximize: bool = False, capturable: bool = False, differentiable: bool = False,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
@@ -182,11 +215,12 @@ class RAdam(Shell):
                     "differentiable": differentiable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return RAdam."""
         return adams.radam
 
 
+@documented
 class Adamax(Shell):
     """Run torch.optim.Adamax's update.
 
@@ -194,18 +228,19 @@ class Adamax(Shell):
     >>> opt = sr.optim.Adamax(torch.nn.Linear(2, 1).parameters(), lr=2e-3)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 2e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-8,
-                 weight_decay: Any = 0, foreach: bool | None = None, *, maximize: bool = False,
+    def __init__(self, params: Iterable[Any], lr: Number = 2e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-8,
+                 weight_decay: Number = 0, foreach: bool | None = None, *, maximize: bool = False,
                  differentiable: bool = False, capturable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "foreach": foreach,
                     "maximize": maximize, "differentiable": differentiable, "capturable": capturable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Adamax."""
         return adams.adamax
 
 
+@documented
 class Adadelta(Shell):
     """Run torch.optim.Adadelta's update.
 
@@ -213,18 +248,24 @@ class Adadelta(Shell):
     >>> opt = sr.optim.Adadelta(torch.nn.Linear(2, 1).parameters(), lr=1.0, rho=0.9)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1.0, rho: Any = 0.9, eps: Any = 1e-6, weight_decay: Any = 0,
-                 foreach: bool | None = None, *, capturable: bool = False, maximize: bool = False,
-                 differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "lr": "a factor of the step that the formula finds by itself; at least 0",
+        "rho": "how much of both averages is kept a step; from 0 to 1",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1.0, rho: Number = 0.9, eps: Number = 1e-6,
+                 weight_decay: Number = 0, foreach: bool | None = None, *, capturable: bool = False,
+                 maximize: bool = False, differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "capturable": capturable, "foreach": foreach, "differentiable": differentiable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Adadelta."""
         return adaptive.adadelta
 
 
+@documented
 class ASGD(Shell):
     """Run torch.optim.ASGD's update; the averaged parameters are in the state, under `ax`.
 
@@ -232,19 +273,26 @@ class ASGD(Shell):
     >>> opt = sr.optim.ASGD(torch.nn.Linear(2, 1).parameters(), lr=1e-2, t0=100)
     """
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, lambd: Any = 1e-4, alpha: Any = 0.75, t0: Any = 1e6,
-                 weight_decay: Any = 0, foreach: bool | None = None, maximize: bool = False,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "lambd": "how fast parameters shrink, and the learning rate falls",
+        "alpha": "the power with which the learning rate falls",
+        "t0": "the step from which parameters are averaged",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-2, lambd: Number = 1e-4, alpha: Number = 0.75,
+                 t0: Number = 1e6, weight_decay: Number = 0, foreach: bool | None = None, maximize: bool = False,
                  differentiable: bool = False, capturable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay,
                     "foreach": foreach, "maximize": maximize, "differentiable": differentiable,
                     "capturable": capturable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return averaged SGD."""
         return descent.asgd
 
 
+@documented
 class Rprop(Shell):
     """Run torch.optim.Rprop's update.
 
@@ -252,17 +300,23 @@ class Rprop(Shell):
     >>> opt = sr.optim.Rprop(torch.nn.Linear(2, 1).parameters(), lr=1e-2)
     """
 
-    parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {
+    _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {
         "eta_minus": ("etas", 0), "eta_plus": ("etas", 1), "smallest": ("step_sizes", 0), "largest": ("step_sizes", 1),
     }  # fmt: skip
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, etas: Betas = (0.5, 1.2),
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "lr": "the length of each element's first step; at least 0",
+        "etas": "factors of an element's step where its gradient changed sign (between 0 and 1), else (above 1)",
+        "step_sizes": "the shortest and the longest step of an element",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-2, etas: Betas = (0.5, 1.2),
                  step_sizes: Betas = (1e-6, 50), *, capturable: bool = False, foreach: bool | None = None,
                  maximize: bool = False, differentiable: bool = False, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "foreach": foreach, "maximize": maximize,
                     "differentiable": differentiable, "capturable": capturable}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return Rprop."""
         return adaptive.rprop

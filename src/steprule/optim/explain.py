@@ -51,8 +51,9 @@ class Explanation:
     groups: tuple[Explanation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as plain data, under fixed keys; under `groups`, those of every group."""
-        return {**_pick(self, KEYS), "groups": [_pick(one, GROUP_KEYS) for one in self.groups]}
+        """Return the facts as plain data, under fixed keys; of an optimiser those of every group too, under `groups`."""
+        groups = {"groups": [_pick(one, GROUP_KEYS) for one in self.groups]} if self.groups else {}
+        return _pick(self, KEYS) | groups
 
     def __str__(self) -> str:
         if len(self.groups) < 2:

@@ -29,7 +29,7 @@ def _bare(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def _meant(key: str, reads: Collection[str]) -> str | None:
+def meant(key: str, reads: Collection[str]) -> str | None:
     """Return the hyperparameter whose name a key seems to be.
 
     A name with a word more or less (`initial_lr`, `lr_scale`, `weight_decay_mult`) is another one.
@@ -72,7 +72,7 @@ def check_keys(
     for key, value in group.items():
         if key in reads or key in _TRAINERS or not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             continue
-        meant = other_names.get(key) or _meant(key, reads)
-        if meant is not None:
-            fix = f"write {meant}; a key of your own needs a name that is less like it"
+        wanted = other_names.get(key) or meant(key, reads)
+        if wanted is not None:
+            fix = f"write {wanted}; a key of your own needs a name that is less like it"
             raise _refuse(f"{title} has no hyperparameter `{key}`", which, key, value, fix)

@@ -15,6 +15,7 @@ from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
 from .compiled import Compiled, Kernels, Reader
+from .documented import called_by_name
 from .groups import TORCH, check_keys
 from .options import NAMES, Option, Options
 from .points import Points
@@ -43,6 +44,7 @@ def _compose(rule: Program, options: Options) -> Program:
     return program.compensated() if options.compensated else program
 
 
+@called_by_name
 class Optimizer(torch.optim.Optimizer):
     """Run a rule on a model's parameters; a real `torch.optim.Optimizer`.
 
@@ -157,10 +159,17 @@ class Optimizer(torch.optim.Optimizer):
         """Return what, besides the groups, decides how they are updated; nothing here."""
         return None
 
-    @property
-    def graph(self) -> Graph:
-        """The graph whose slots the state of the first group holds."""
-        return self._choose(self.param_groups[0]).plan.graph
+    def __repr__(self) -> str:
+        head, _, groups = super().__repr__().partition("\n")
+        told = {"rule": self._formulas(), **{name: repr(value) for name, value in self._options.kept().items()}}
+        return "\n".join([head, *(f"    {name}: {value}" for name, value in told.items()), groups])
+
+    def _formulas(self) -> str:
+        """Name the formulas that run, as far as the groups let one tell."""
+        try:
+            return ", ".join(dict.fromkeys(self._choose(group).program.name for group in self.param_groups))
+        except Exception:  # noqa: BLE001 - whatever was put into a group, it can be looked at
+            return "unknown"
 
     _kept: ClassVar[tuple[str, ...]] = ("_rule",)
     """What copies and pickles keep besides torch's own and the options."""

@@ -1,7 +1,7 @@
 """Optimisers of papers that torch.optim does not have, under the arguments that their torch implementations use.
 
-All take `clip`, `nonfinite` and `backend`, and accept `foreach`, as torch.optim's classes here do. Formulas, their
-sources and departures stand in `steprule.zoo.papers`.
+What each argument and option means stands under every class's own words. Formulas, their sources and departures stand
+in `steprule.zoo.papers`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Unpack
 from ..rule import Rule
 from ..zoo import papers
 from .compiled import Reader
-from .shell import Own, Shell
+from .documented import documented
+from .shell import Number, Own, Shell
 
-Betas = tuple[Any, Any]
-ThreeBetas = tuple[Any, Any, Any]
+Betas = tuple[Number, Number]
+ThreeBetas = tuple[Number, Number, Number]
 
 _BETAS = {"beta1": ("betas", 0), "beta2": ("betas", 1), "beta3": ("betas", 2)}
 
@@ -23,13 +24,14 @@ _BETAS = {"beta1": ("betas", 0), "beta2": ("betas", 1), "beta3": ("betas", 2)}
 class _OfOneRule(Shell):
     """A shell around one rule, whatever the flags of a group."""
 
-    rule: ClassVar[Rule]
+    _formula: ClassVar[Rule]
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return the rule of this class."""
-        return self.rule
+        return self._formula
 
 
+@documented
 class Lion(_OfOneRule):
     """Run Lion (Chen et al., 2023), with decoupled weight decay.
 
@@ -37,15 +39,20 @@ class Lion(_OfOneRule):
     >>> opt = sr.optim.Lion(torch.nn.Linear(2, 1).parameters(), lr=1e-4, weight_decay=0.1)
     """
 
-    rule = papers.lion
-    decoupled: ClassVar[bool] = True
+    _formula = papers.lion
+    _decoupled: ClassVar[bool] = True
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: Any = 0, *,
-                 maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "betas": "how much of the average is under the sign, and how much of it is kept a step; each from 0 to 1",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: Number = 0,
+                 *, maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
         super().__init__(params, defaults, **own)
 
 
+@documented
 class AdaBelief(_OfOneRule):
     """Run AdaBelief (Zhuang et al., 2020), with decoupled weight decay and without rectification.
 
@@ -53,17 +60,22 @@ class AdaBelief(_OfOneRule):
     >>> opt = sr.optim.AdaBelief(torch.nn.Linear(2, 1).parameters(), lr=1e-3, clip=1.0)
     """
 
-    rule = papers.adabelief
-    decoupled: ClassVar[bool] = True
+    _formula = papers.adabelief
+    _decoupled: ClassVar[bool] = True
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-16,
-                 weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "betas": "how much is kept a step of the average, and of the square around it; each from 0, below 1",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-16,
+                 weight_decay: Number = 0, *, maximize: bool = False, foreach: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
         super().__init__(params, defaults, **own)
 
 
+@documented
 class Yogi(_OfOneRule):
     """Run Yogi (Zaheer et al., 2018); weight decay is coupled, an L2 penalty.
 
@@ -71,17 +83,22 @@ class Yogi(_OfOneRule):
     >>> opt = sr.optim.Yogi(torch.nn.Linear(2, 1).parameters(), lr=1e-2, initial_accumulator=1e-6)
     """
 
-    rule = papers.yogi
-    inits: ClassVar[Mapping[str, str]] = {"exp_avg_sq": "initial_accumulator"}
+    _formula = papers.yogi
+    _inits: ClassVar[Mapping[str, str]] = {"exp_avg_sq": "initial_accumulator"}
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-2, betas: Betas = (0.9, 0.999), eps: Any = 1e-3,
-                 initial_accumulator: Any = 1e-6, weight_decay: Any = 0, *, maximize: bool = False,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "initial_accumulator": "where the second moment begins; at least 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-2, betas: Betas = (0.9, 0.999), eps: Number = 1e-3,
+                 initial_accumulator: Number = 1e-6, weight_decay: Number = 0, *, maximize: bool = False,
                  foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "initial_accumulator": initial_accumulator,
                     "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}  # fmt: skip
         super().__init__(params, defaults, **own)
 
 
+@documented
 class ADOPT(Shell):
     """Run ADOPT (Taniguchi et al., 2024), with the paper's clipping unless `clipped=False`.
 
@@ -91,24 +108,31 @@ class ADOPT(Shell):
     The first step of a parameter only measures its gradient: the parameter does not move.
     """
 
-    rules: ClassVar[Mapping[tuple[bool, bool], Rule]] = {
+    _rules: ClassVar[Mapping[tuple[bool, bool], Rule]] = {
         (decouple, clipped): papers.adopt(decouple=decouple, clipped=clipped)
         for decouple in (False, True)
         for clipped in (False, True)
     }
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.9999), eps: Any = 1e-6,
-                 weight_decay: Any = 0, decouple: bool = False, clipped: bool = True, *, maximize: bool = False,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "eps": "keeps denominators from 0; above 0",
+        "decouple": "True takes weight decay out of the gradient: parameters shrink by lr · weight_decay a step",
+        "clipped": "True bounds every element of the direction by the fourth root of the step count",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.9999), eps: Number = 1e-6,
+                 weight_decay: Number = 0, decouple: bool = False, clipped: bool = True, *, maximize: bool = False,
                  foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decouple": decouple,
                     "clipped": clipped, "maximize": maximize, "foreach": foreach}  # fmt: skip
         super().__init__(params, defaults, **own)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the one of four that the group's flags name."""
-        return self.rules[bool(group["decouple"]), bool(group["clipped"])]
+        return self._rules[bool(group["decouple"]), bool(group["clipped"])]
 
 
+@documented
 class AdEMAMix(_OfOneRule):
     """Run AdEMAMix (Pagliardini, Ablin & Grangier, 2024), with decoupled weight decay.
 
@@ -118,13 +142,20 @@ class AdEMAMix(_OfOneRule):
     The warm-ups, which the paper calls T, are numbers of steps; `None` is none.
     """
 
-    rule = papers.ademamix
-    parts_of: ClassVar[Mapping[str, tuple[str, int]]] = _BETAS
-    decoupled: ClassVar[bool] = True
+    _formula = papers.ademamix
+    _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = _BETAS
+    _decoupled: ClassVar[bool] = True
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: ThreeBetas = (0.9, 0.999, 0.9999),
-                 alpha: Any = 2.0, beta3_warmup: Any = None, alpha_warmup: Any = None, eps: Any = 1e-8,
-                 weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "betas": "how much is kept of the quick average, the squares and the slow average; each from 0, below 1",
+        "alpha": "the weight of the slow average; at least 0",
+        "beta3_warmup": "the number of steps in which the third of betas grows to its value; None is none",
+        "alpha_warmup": "the number of steps in which alpha grows to its value; None is none",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: ThreeBetas = (0.9, 0.999, 0.9999),
+                 alpha: Number = 2.0, beta3_warmup: Number | None = None, alpha_warmup: Number | None = None,
+                 eps: Number = 1e-8, weight_decay: Number = 0, *, maximize: bool = False, foreach: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "alpha": alpha, "beta3_warmup": beta3_warmup,
                     "alpha_warmup": alpha_warmup, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
@@ -137,6 +168,7 @@ class AdEMAMix(_OfOneRule):
         return (lambda group: read(group) or 0.0) if name.endswith("_warmup") else read
 
 
+@documented
 class Adan(_OfOneRule):
     """Run Adan (Xie et al., 2022), whose weight decay is a proximal step.
 
@@ -144,17 +176,23 @@ class Adan(_OfOneRule):
     >>> opt = sr.optim.Adan(torch.nn.Linear(2, 1).parameters(), lr=1e-3, weight_decay=0.02, clip=5.0)
     """
 
-    rule = papers.adan
-    parts_of: ClassVar[Mapping[str, tuple[str, int]]] = _BETAS
+    _formula = papers.adan
+    _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = _BETAS
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: ThreeBetas = (0.98, 0.92, 0.99),
-                 eps: Any = 1e-8, weight_decay: Any = 0, *, maximize: bool = False, foreach: bool | None = None,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "betas": "how much is kept of averages of the gradient, its change and the square; each from 0, below 1",
+        "weight_decay": "a proximal step: parameters are divided by 1 + lr · weight_decay; at least 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: ThreeBetas = (0.98, 0.92, 0.99),
+                 eps: Number = 1e-8, weight_decay: Number = 0, *, maximize: bool = False, foreach: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
         super().__init__(params, defaults, **own)
 
 
+@documented
 class LAMB(_OfOneRule):
     """Run LAMB (You et al., 2020); every tensor's step is as long as the tensor, times `lr`.
 
@@ -162,16 +200,21 @@ class LAMB(_OfOneRule):
     >>> opt = sr.optim.LAMB(torch.nn.Linear(2, 1).parameters(), lr=1e-3, weight_decay=0.01, clip=1.0)
     """
 
-    rule = papers.lamb
+    _formula = papers.lamb
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1e-3, betas: Betas = (0.9, 0.999), eps: Any = 1e-6,
-                 weight_decay: Any = 1e-2, *, maximize: bool = False, foreach: bool | None = None,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "weight_decay": "this times the parameter is added to the direction, before that is scaled; at least 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-6,
+                 weight_decay: Number = 1e-2, *, maximize: bool = False, foreach: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
                     "foreach": foreach}  # fmt: skip
         super().__init__(params, defaults, **own)
 
 
+@documented
 class LARS(_OfOneRule):
     """Run LARS (You, Gitman & Ginsburg, 2017); a new `lr` acts on new gradients only, as in the paper.
 
@@ -179,10 +222,17 @@ class LARS(_OfOneRule):
     >>> opt = sr.optim.LARS(torch.nn.Linear(2, 1).parameters(), lr=1.0, weight_decay=5e-4)
     """
 
-    rule = papers.lars
+    _formula = papers.lars
 
-    def __init__(self, params: Iterable[Any], lr: Any = 1.0, momentum: Any = 0.9, weight_decay: Any = 0,
-                 trust_coefficient: Any = 1e-3, *, maximize: bool = False, foreach: bool | None = None,
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "lr": "the learning rate, a factor of the trusted length of a step; at least 0",
+        "momentum": "how much of the last step is kept; at least 0",
+        "weight_decay": "this times the parameter is added to its gradient, before the length is measured; at least 0",
+        "trust_coefficient": "the trusted length of a step, as a part of the parameter's own; at least 0",
+    }  # fmt: skip
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1.0, momentum: Number = 0.9, weight_decay: Number = 0,
+                 trust_coefficient: Number = 1e-3, *, maximize: bool = False, foreach: bool | None = None,
                  **own: Unpack[Own]) -> None:  # fmt: skip
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay,
                     "trust_coefficient": trust_coefficient, "maximize": maximize, "foreach": foreach}  # fmt: skip

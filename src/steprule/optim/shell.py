@@ -25,6 +25,8 @@ from .options import Options
 from .squad import OnDevice, plain
 
 Flags = tuple[Any, ...]
+Number = float | torch.Tensor
+"""A hyperparameter: a number, or a tensor of one element."""
 
 
 class Own(TypedDict, total=False):
@@ -37,15 +39,17 @@ class Own(TypedDict, total=False):
 
 
 class Shell(Optimizer):
-    """An optimiser with torch.optim's face; a class gives `rule_of` and says where its numbers stand."""
+    """An optimiser with torch.optim's face; a class gives `_rule_of` and says where its numbers stand."""
 
-    parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
+    _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
     """Hyperparameters that are one part of a tuple in the group."""
-    inits: ClassVar[Mapping[str, str]] = {}
+    _inits: ClassVar[Mapping[str, str]] = {}
     """Slots that start from a hyperparameter of the group."""
-    hidden: ClassVar[Mapping[str, float]] = {}
+    _hidden: ClassVar[Mapping[str, float]] = {}
     """Slots that torch does not keep; what they are for a parameter that has been stepped."""
-    decoupled: ClassVar[bool] = False
+    _decoupled: ClassVar[bool] = False
+    _meanings: ClassVar[Mapping[str, str]] = {}
+    """What arguments mean, where it is not what they mean in other classes."""
 
     def __init__(
         self,
@@ -62,18 +66,23 @@ class Shell(Optimizer):
         torch.optim.Optimizer.__init__(self, params, defaults)
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
 
-    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+    @property
+    def program(self) -> Program:
+        """The formula that runs on the first group; `steprule.explain` shows those of all."""
+        return self._choose(self.param_groups[0]).program
+
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule that a group's flags ask for."""
         raise TypeError(f"{type(self).__name__} names no rule for {sorted(group)}")
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
         clip, others = (
             self._options.clip,
-            {name: key for name, (key, _) in self.parts_of.items() if key in self.defaults},
+            {name: key for name, (key, _) in self._parts_of.items() if key in self.defaults},
         )
         own = clip.hypers if isinstance(clip, Program) else {}
         check_keys(group, which, self._title(), {**self.defaults, **own}, others, capturable=self.capturable)
-        for name in self.inits.values():
+        for name in self._inits.values():
             Hyper(name, low=0).check(plain(group[name]), f"{self._title()}, {which}")
 
     # Programs ------------------------------------------------------------------------------------
@@ -90,12 +99,12 @@ class Shell(Optimizer):
     def _flags(self, group: Mapping[str, Any]) -> Flags:
         """Return what decides a group's formula: its rule, and which transforms stand before it."""
         scaled = getattr(self, "grad_scale", None) is not None
-        rule = self.rule_of(group)
+        rule = self._rule_of(group)
         # Like torch, no decay is no operation: 0·θ would spread what is not finite. A rule may have a decay of its own.
         asked = "weight_decay" in self.defaults and plain(group.get("weight_decay", 0)) != 0
         decays = asked and "weight_decay" not in rule.hypers
         told = "decoupled_weight_decay" in self.defaults
-        decoupled = bool(group.get("decoupled_weight_decay", self.decoupled)) if told else self.decoupled
+        decoupled = bool(group.get("decoupled_weight_decay", self._decoupled)) if told else self._decoupled
         return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
     def _mood(self) -> object:
@@ -122,13 +131,13 @@ class Shell(Optimizer):
         # torch keeps step counts and the like in float32, unless everything is float64.
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
-        inits = {slot: self._reader(name) for slot, name in self.inits.items()}
+        inits = {slot: self._reader(name) for slot, name in self._inits.items()}
         plan = schedule(program.graph, guarded=self._options.guarded)
         return Kernels(program, plan, readers, host, inits, self._options.capturable)
 
     def _reader(self, name: str) -> Reader:
-        if name in self.parts_of:
-            key, place = self.parts_of[name]
+        if name in self._parts_of:
+            key, place = self._parts_of[name]
             return lambda group: _part(group, key, place)
         if name == "inverse_scale":
             return lambda _: self._inverse_scale()
@@ -162,16 +171,18 @@ class Shell(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state under torch's own keys; a `torch.optim` optimiser of the same class loads it."""
         saved = super().state_dict()
-        if self.hidden:
-            state = {key: {k: v for k, v in own.items() if k not in self.hidden} for key, own in saved["state"].items()}
+        if self._hidden:
+            state = {
+                key: {k: v for k, v in own.items() if k not in self._hidden} for key, own in saved["state"].items()
+            }
             saved = {**saved, "state": {key: own for key, own in state.items() if own}}
         return saved
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add to one parameter's saved state what torch does not keep; some tools write {} where they find nothing."""
         known = {slot.name for slot in kernels.plan.graph.slots if slot.rank is Rank.HOST}
-        missing = [name for name in self.hidden if name in known and not _number(state.get(name))]
-        return {**state, **{name: torch.tensor(self.hidden[name], dtype=kernels.host_dtype, device="cpu")
+        missing = [name for name in self._hidden if name in known and not _number(state.get(name))]
+        return {**state, **{name: torch.tensor(self._hidden[name], dtype=kernels.host_dtype, device="cpu")
                             for name in missing}}  # fmt: skip
 
 

@@ -1,0 +1,127 @@
+"""What an optimiser's class says of itself: each argument is described once, and an error names the class.
+
+`documented` writes the arguments under a class's docstring, from its signature and the sentences here, gives
+`inspect.signature` every argument by its name, and answers a call that does not fit before anything is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from ..errors import ArgumentError
+from .groups import meant
+from .options import Options
+
+C = TypeVar("C", bound=type)
+_BY_NAME, _OPEN = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
+
+DECAY = "parameters shrink by lr · weight_decay a step, apart from the gradient; at least 0"
+"""What decoupled weight decay does."""
+
+MEANINGS = {
+    "params": "tensors, groups (dicts) or named parameters, as any torch optimiser takes them",
+    "lr": "the learning rate, how far a step goes; at least 0",
+    "betas": "how much is kept a step of the average gradient, and of its square; each from 0, below 1",
+    "eps": "keeps denominators from 0; at least 0",
+    "weight_decay": "this times the parameter is added to its gradient, an L2 penalty; at least 0",
+    "decoupled_weight_decay": "True takes weight decay out of the gradient: parameters shrink by lr · weight_decay",
+    "amsgrad": "True divides by the greatest second moment so far (Reddi et al., 2018)",
+    "momentum": "how much of the last step's direction is kept; 0 is none; at least 0",
+    "maximize": "True goes up the gradient",
+    "foreach": "accepted and without effect: one kernel updates all tensors, whatever it is",
+    "fused": "True lets GradScaler hand over its scale: the kernel unscales gradients and leaves out a step that "
+             "overflowed; it changes nothing else, since a step is one kernel anyhow",
+    "capturable": "True lets a CUDA graph hold a step; for parameters on a GPU with Triton",
+    "differentiable": "True is refused: no gradient flows through a compiled step",
+}  # fmt: skip
+"""What arguments mean that several classes take; a class has sentences of its own in `_meanings`."""
+
+OPTIONS = {
+    "clip": "a number, the greatest global norm of the gradients; or a transform, as steprule.clip_value(limit=0.5); "
+            "done inside the kernel, before weight decay. None clips nothing",
+    "nonfinite": 'what NaN or infinity in a gradient does: "propagate" as torch, "skip" leaves the whole step out, '
+                 '"raise" names the parameter and leaves it out',
+    "backend": '"numba_cpu", "triton_gpu" or "eager" forces one; None chooses, and steprule.explain says which and why',
+    "compensated": "True keeps what storing bfloat16 and float16 parameters loses in a slot, and adds it back",
+}  # fmt: skip
+"""What our classes take besides torch's arguments."""
+
+_READ = "All but the options may stand in a group, may be tensors of one element, and are read at every step."
+_RAISES = (
+    "Raises `ArgumentError`, a TypeError, for an argument that it does not take, `HyperparameterError` for a value out "
+    "of its range, `ParameterError` for a tensor that cannot be updated, and `BackendError` where a forced backend "
+    "cannot run; a step with nonfinite=\"raise\" raises `NonFiniteError`. Each before anything is written."
+)  # fmt: skip
+
+
+def _signature(init: Callable[..., Any]) -> inspect.Signature:
+    """Return a constructor's signature, with our options by name where it takes them as a whole."""
+    found = inspect.signature(init, eval_str=True)
+    *named, last = found.parameters.values()
+    if last.kind is not _OPEN or last.name != "own":
+        return found
+    hints = inspect.get_annotations(Options, eval_str=True)
+    ours = [inspect.Parameter(item.name, _BY_NAME, default=item.default, annotation=hints[item.name])
+            for item in fields(Options) if item.name in OPTIONS]  # fmt: skip
+    return found.replace(parameters=[*named, *ours])
+
+
+def _listed(title: str, names: Iterable[str], signature: inspect.Signature, told: Mapping[str, str]) -> list[str]:
+    lines = [title]
+    for name in names:
+        default = signature.parameters[name].default
+        value = "" if default is inspect.Parameter.empty else f"={default!r}"
+        lines += textwrap.wrap(f"{name}{value}: {told[name]}.", 100, initial_indent="    ", subsequent_indent=" " * 8)
+    return [*lines, ""]
+
+
+def _docstring(cls: Any, signature: inspect.Signature) -> str:
+    """Return a class's own words, then its arguments, our options, and what it raises."""
+    decay = {"weight_decay": DECAY} if cls._decoupled else {}
+    meanings = {**MEANINGS, **decay, **cls._meanings}
+    arguments = [name for name in list(signature.parameters)[1:] if name not in OPTIONS]
+    return "\n".join([
+        inspect.cleandoc(cls.__doc__), "", *_listed("Arguments:", arguments, signature, meanings),
+        *_listed("Options that torch does not have:", OPTIONS, signature, OPTIONS),
+        *textwrap.wrap(_READ, 104), "", *textwrap.wrap(_RAISES, 104),
+    ])  # fmt: skip
+
+
+def _misfit(name: str, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> ArgumentError:
+    """Return the error for a call that does not fit, with the argument that was likely meant."""
+    own = [part.replace(annotation=part.empty) for part in list(signature.parameters.values())[1:]]
+    names = [part.name for part in own]
+    unknown = [key for key in given if key not in names]
+    near = meant(unknown[0], names) if unknown else None
+    fix = f"did you mean {near}?" if near else f"it is called as {name}{inspect.Signature(own)}"
+    return ArgumentError(f"{name}: {error}", fix=fix)
+
+
+def called_by_name(cls: C) -> C:
+    """Let errors of a call that does not fit name the class, and `inspect.signature` show what it takes."""
+    init = cls.__init__
+    signature = _signature(init)
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise _misfit(cls.__name__, signature, kwargs, error) from None
+        init(self, *args, **kwargs)
+
+    vars(checked)["__signature__"] = signature
+    cls.__init__ = checked
+    return cls
+
+
+def documented(cls: C) -> C:
+    """Do that, and describe every argument under the class's docstring."""
+    called_by_name(cls)
+    cls.__doc__ = _docstring(cls, inspect.signature(cls.__init__))
+    return cls
