@@ -15,6 +15,7 @@ from steprule import board, rule, slot, transform
 from steprule.backends.eager import EagerBatch
 from steprule.optim import squad
 from steprule.optim.explain import GROUP_KEYS, KEYS
+from steprule.optim.shards import local
 
 pytestmark = pytest.mark.null
 
@@ -128,6 +129,11 @@ def step(parameters: list[Any], optimizer: Any, closure: Any = None) -> None:
     optimizer.step(closure)
 
 
+def ran(parameter: torch.Tensor) -> Counted:
+    """Return the batch that updated a parameter, or what is here of it."""
+    return RAN[local(parameter)]
+
+
 def trainable(optimizer: Any, group: int | None = None) -> list[Parameter]:
     groups = optimizer.param_groups if group is None else [optimizer.param_groups[group]]
     return [parameter for own in groups for parameter in own["params"] if parameter.requires_grad]
@@ -139,16 +145,16 @@ def hold(optimizer: Any, told: sr.Explanation) -> None:
     for one in told.groups:
         dtype = getattr(torch, one.dtype)
         own = [parameter for parameter in trainable(optimizer, one.group) if parameter.dtype == dtype]
-        own = [parameter for parameter in own if isinstance(RAN[parameter], Kernel) == (one.backend == "numba_cpu")]
+        own = [parameter for parameter in own if isinstance(ran(parameter), Kernel) == (one.backend == "numba_cpu")]
         own = [parameter for parameter in own if state_bytes(optimizer, parameter) == one.state_bytes_per_parameter]
         assert len(own) == one.tensors
         assert sum(parameter.numel() for parameter in own) == one.parameters
         for parameter in own:
-            batch = RAN[parameter]
+            batch = ran(parameter)
             assert batch.swept == [item["index"] for item in one.passes]
-            ran = [batch.bytes(index, parameter) for index in batch.swept]
-            assert ran == [item["bytes_per_parameter"] for item in one.passes]
-            assert sum(ran) == one.bytes_per_parameter
+            moved = [batch.bytes(index, local(parameter)) for index in batch.swept]
+            assert moved == [item["bytes_per_parameter"] for item in one.passes]
+            assert sum(moved) == one.bytes_per_parameter
             assert one.source == (batch.source if isinstance(batch, Kernel) else "")
             assert one.backend == ("numba_cpu" if isinstance(batch, Kernel) else "eager")
         seen += len(own)
@@ -156,7 +162,7 @@ def hold(optimizer: Any, told: sr.Explanation) -> None:
 
 
 def state_bytes(optimizer: Any, parameter: torch.Tensor) -> int:
-    names = [item.name for item in RAN[parameter].plan.graph.element_slots]
+    names = [item.name for item in ran(parameter).plan.graph.element_slots]
     return sum(optimizer.state[parameter][name].element_size() for name in names)
 
 
@@ -304,5 +310,8 @@ def test_a_sharded_parameter_is_told_as_it_runs() -> None:
         step(trainable(optimizer), optimizer)
         hold(optimizer, told)
         assert sr.explain(optimizer) == told
+        assert [(one.backend, one.tensors, one.parameters) for one in told.groups] == [
+            ("numba_cpu", 1, 12), ("numba_cpu", 2, 10)]  # fmt: skip
+        assert "DTensor" in told.reason
     finally:
         distributed.destroy_process_group()

@@ -51,7 +51,7 @@ class Explanation:
     groups: tuple[Explanation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as plain data, under fixed keys; of an optimiser those of every group too, under `groups`."""
+        """Return the facts as plain data, under fixed keys; of an optimiser those of every group, in `groups`."""
         groups = {"groups": [_pick(one, GROUP_KEYS) for one in self.groups]} if self.groups else {}
         return _pick(self, KEYS) | groups
 

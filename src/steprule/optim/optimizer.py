@@ -20,6 +20,7 @@ from .groups import TORCH, check_keys
 from .options import NAMES, Option, Options
 from .points import Points
 from .roster import Roster
+from .shards import distributed
 from .squad import lay_out, plain
 from .state import check_saved, ensure
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
@@ -297,7 +298,8 @@ class Optimizer(torch.optim.Optimizer):
                 if parameter.requires_grad or parameter.grad is not None:
                     known = self.state.get(parameter)
                     state = dict(self._complete(kernels, known)) if known else {}
-                    lay_out(kernels.plan, parameter, state)
+                    if not distributed(parameter):  # nothing is sent for an explanation
+                        lay_out(kernels.plan, parameter, state)
                     ensure(kernels, group, stand_in(parameter), state)
                     entry = Entry(label(group, index, place), index, parameter, parameter)
                     found.append((parameter, state, kernels.for_entry(entry, state, self.backend)))
