@@ -1,20 +1,21 @@
-"""Kill one run -9 at random moments, so many times; then let it end, beside the same run left alone.
+"""Kill one run -9 at random lines, so many times; then let it end, beside the same run left alone.
 
 Run as a script: `python tests/lab/killed.py FOLDER TIMES SEED`. Prints JSON. Children are forked, so that none
 of them has to import torch again.
 """
 
 import json
-import os
 import random
 import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from child import at_line, die, ended, fork
 from steprule.lab import training
 from steprule.lab.budget import Budget
 from steprule.lab.checkpoint import Checkpoint
@@ -25,6 +26,8 @@ from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import made_by, train
 
+LAB = str(Path(training.__file__).parent)
+
 METHOD = Method("adamw", clips=(Clip("clip_global_norm", 0.5),), schedule="warmup-cosine")
 
 
@@ -33,20 +36,10 @@ def spec(iterations):
     return RunSpec(TaskSpec(hidden=(16,)), METHOD, 0.01, 3, budget)
 
 
-def killed(run, checkpoint, moment, *, after_a_save):
-    """Fork a child that goes on with the run, and kill it; return whether it was still at work."""
-    before = checkpoint.newest.stat().st_mtime_ns if checkpoint.newest.exists() else 0
-    child = os.fork()
-    if not child:
-        train(run, None, checkpoint)
-        os._exit(0)
-    while after_a_save and (not checkpoint.newest.exists() or checkpoint.newest.stat().st_mtime_ns == before):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        time.sleep(0.001)
-    time.sleep(moment)
-    os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+def go_on(run, checkpoint, line):
+    """Go on with the run, and be killed before so many lines of the lab have run."""
+    at_line(line, LAB, die)
+    train(run, None, checkpoint)
 
 
 def main(folder, times, seed):
@@ -59,14 +52,14 @@ def main(folder, times, seed):
     training.SAVED_EVERY = 0.0  # after every iteration
     at_work, done = 0, [0]
     for _ in range(times):
-        at_work += killed(run, checkpoint, draw.uniform(0, 0.06), after_a_save=draw.random() < 0.7)
+        at_work += ended(fork(go_on, run, checkpoint, draw.randrange(4000))) == -signal.SIGKILL
         state = checkpoint.load()
         done.append(state["done"] if state else 0)
     prepare(folder)  # as every command does: what a killed process was writing is removed
     training.SAVED_EVERY = 10.0
-    ended, whole = train(run, None, checkpoint), train(run)
-    told = {"at_work": at_work, "done": done, "same": ended == whole, "status": ended.status}
-    print(json.dumps(told | {"iterations": ended.iterations, "points": len(ended.curve)}))
+    last, whole = train(run, None, checkpoint), train(run)
+    told = {"at_work": at_work, "done": done, "same": last == whole, "status": last.status}
+    print(json.dumps(told | {"iterations": last.iterations, "points": len(last.curve)}))
 
 
 if __name__ == "__main__":

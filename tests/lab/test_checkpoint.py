@@ -7,15 +7,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from child import at_line, die, ended, fork
 from steprule.__main__ import main
 from steprule.errors import StateError
 from steprule.lab import training
@@ -230,35 +228,26 @@ def test_resume_wants_a_folder(capsys):
     assert "--out" in capsys.readouterr().err
 
 
-CHILD = """
-import sys
-from steprule.lab import training
-from steprule.__main__ import main
-training.SAVED_EVERY = -1.0
-sys.exit(main(sys.argv[1:]))
-"""
+RESUMED = "train --optimizer adam --lr 0.01 --iterations 60 --hidden 16 --no-progress --resume --out"
+
+
+def killed_command(line, folder):
+    training.SAVED_EVERY = -1.0
+    at_line(line, training.__file__, die)
+    main([*RESUMED.split(), str(folder)])
 
 
 @pytest.mark.hostile("S7", "S10")
-def test_a_command_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
-    """Twice here, from the command line; test_kills.py does it as often as one likes."""
-    command = "train --optimizer adam --lr 0.01 --iterations 60 --hidden 16 --no-progress --resume --out"
-    arguments = [sys.executable, "-c", CHILD, *command.split()]
-    killed, draw = tmp_path / "killed", random.Random(1)
-    for _ in range(2):
-        child = subprocess.Popen([*arguments, str(killed)], stdout=subprocess.DEVNULL)
-        checkpoint = killed / "checkpoint.pt"
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while child.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-            time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.05))
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL  # it was at work, not done
-    for folder in (killed, tmp_path / "whole"):
-        assert main([*command.split(), str(folder)]) == 0
-    curves = [_curve(folder) for folder in (killed, tmp_path / "whole")]
-    assert curves[0] == curves[1]
-    assert not list(killed.glob(".*.tmp"))
+def test_a_command_killed_at_any_line_ends_as_if_it_had_not_been(tmp_path):
+    """Twice here, by the command line; test_kills.py does it as often as one likes."""
+    for line in (500, 900):
+        assert ended(fork(killed_command, line, tmp_path / "killed")) == -signal.SIGKILL  # it was at work, not done
+    done = Checkpoint(tmp_path / "killed", {}).newest
+    assert done.exists()
+    for folder in ("killed", "whole"):
+        assert main([*RESUMED.split(), str(tmp_path / folder)]) == 0
+    assert _curve(tmp_path / "killed") == _curve(tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".*.tmp"))
 
 
 def _curve(folder: Path):

@@ -175,7 +175,7 @@ def test_train_prints_the_facts_of_one_run_and_writes_them_when_asked(tmp_path, 
 @pytest.mark.cpu
 def test_a_diverged_run_is_counted_as_such(capsys):
     command = "train --optimizer sgd --lr 1e30 --iterations 20 --hidden 8 --json --no-progress"
-    assert main(command.split()) == 0
+    assert main(command.split()) == 1
     (row,) = json.loads(capsys.readouterr().out)["results"]
     assert row["tuned"]["diverged"] == 1
     assert row["tuned"]["validation_loss"] is None

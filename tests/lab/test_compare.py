@@ -133,14 +133,13 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
         start_new_session=True,
     )
     results, journal = tmp_path / "results.json", tmp_path / "study.journal"
-    patience = time.monotonic() + 60
-    while study.poll() is None and time.monotonic() < patience:
+    while study.poll() is None:
         time.sleep(0.05)
         if journal.exists() and journal.read_text(encoding="utf-8").count('"record"') > 3:  # the plan, and runs
             break
     # As a terminal does it: to the whole group, workers included.
     os.killpg(study.pid, signal.SIGINT)
-    _, noise = study.communicate(timeout=60)
+    _, noise = study.communicate()
     assert study.returncode == 130
     assert "Traceback" not in noise
     written = json.loads(results.read_text(encoding="utf-8"))

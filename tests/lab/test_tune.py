@@ -147,7 +147,7 @@ def test_more_trials_go_on_and_what_a_process_that_is_gone_tried_is_tried_again(
 
 
 def test_a_trial_that_diverges_is_kept_with_its_reason(tmp_path, capsys):
-    document = tuned(capsys, tmp_path, "--workers 1 --trials 2 --lr-range 1e6 1e8")
+    document = tuned(capsys, tmp_path, "--workers 1 --trials 2 --lr-range 1e6 1e8", code=1)
     assert document["best"] is None
     assert document["importance"] == {}
     assert [trial["status"] for trial in document["trials"]] == ["diverged", "diverged"]

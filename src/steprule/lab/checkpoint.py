@@ -13,12 +13,17 @@ import torch
 
 import steprule as sr
 from steprule.lab.files import write_atomically
+from steprule.lab.report.shape import ANY, Each, Misshapen, check
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MAGIC = b"steprule checkpoint 1\n"
 """The first line of a file; the SHA-256 of the rest of it is the second."""
+
+SHAPE = {"made_by": Each(str), "state": Each(ANY)}
+"""What a file holds; what a run's state is, the run knows."""
 
 MOST = 1 << 34
 """Bytes above which a file is not read: no run of the lab writes as much."""
@@ -28,7 +33,10 @@ class Damaged(Exception):  # noqa: N818 - it is caught where it is raised, and a
     """A file is not what was written."""
 
 
-@dataclass(frozen=True)
+FILES = ("checkpoint.pt", "checkpoint.previous.pt")
+
+
+@dataclass
 class Checkpoint:
     """Where a run keeps its state: the newest one, and the one before it.
 
@@ -37,16 +45,28 @@ class Checkpoint:
 
     folder: Path
     made_by: dict[str, str]
+    anew: Callable[[], None] | None = None
+    """Sets aside what an earlier run has left; called before the first writing of a run that does not go on from it."""
 
     @property
     def newest(self) -> Path:
         """The file that a resumed run reads."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / FILES[0]
 
     @property
     def previous(self) -> Path:
         """The file that is read where the newest one is damaged."""
-        return self.folder / "checkpoint.previous.pt"
+        return self.folder / FILES[1]
+
+    @property
+    def study(self) -> str:
+        """A name of the run, the same wherever it is done."""
+        return hashlib.sha256(repr(sorted(self.made_by.items())).encode()).hexdigest()[:12]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a state to go on from, be it damaged."""
+        return self.newest.exists() or self.previous.exists()
 
     def save(self, state: dict[str, Any]) -> None:
         """Put the state in the newest one's place, which becomes the previous one; a full disk changes nothing."""
@@ -54,12 +74,14 @@ class Checkpoint:
         torch.save({"made_by": self.made_by, "state": state}, buffer)
         payload = buffer.getvalue()
         digest = hashlib.sha256(payload).hexdigest().encode()
-        write_atomically(self.newest, MAGIC + digest + b"\n" + payload, keep=self.previous)
+        whole = MAGIC + digest + b"\n" + payload
+        write_atomically(self.newest, whole, keep=self.previous, first=self.anew)
+        self.anew = None
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest whole state, none where there is no file; a damaged file is warned of."""
         found = False
-        for path in (self.newest, self.previous):
+        for path in (self.newest, self.previous) if self.anew is None else ():
             if not path.exists():
                 continue
             found = True
@@ -90,11 +112,6 @@ class Checkpoint:
                 fix="resume with the options that began the run, or give another --out",
             )
 
-    def remove(self) -> None:
-        """Forget what an earlier run has left."""
-        for path in (self.newest, self.previous):
-            path.unlink(missing_ok=True)
-
 
 def _read(path: Path) -> dict[str, Any]:
     """Return a file's content once its digest has been compared; nothing in it is executed."""
@@ -108,8 +125,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise Damaged("its checksum differs")
     try:
         content = torch.load(io.BytesIO(payload), weights_only=True)
+        check(content, SHAPE, "it")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise Damaged("it holds more than tensors and numbers") from error
-    if not isinstance(content, dict) or set(content) != {"made_by", "state"}:
-        raise Damaged("its parts are other ones")
+    except Misshapen as error:
+        raise Damaged(str(error)) from error
     return content

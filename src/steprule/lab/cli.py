@@ -1,165 +1,124 @@
-"""The commands compare, train and explain; the others have files of their own."""
+"""The command line: which commands there are, and how whatever ends one is answered."""
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import sys
 import warnings
-from contextlib import nullcontext, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 import torch
-from rich.console import Console
 
 import steprule as sr
-from steprule.lab import options
-from steprule.lab.cli_bench import bench
-from steprule.lab.cli_compare import compare
-from steprule.lab.cli_finish import INTERRUPTED, check, command, finish
-from steprule.lab.cli_lists import completion, optimizers, tasks
-from steprule.lab.cli_report import report
-from steprule.lab.cli_tune import tune
-from steprule.lab.config import Configured
-from steprule.lab.ledger import Unrecorded
-from steprule.lab.lock import locked
-from steprule.lab.optimizers import NAMES
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
-from steprule.lab.progress import meter
-from steprule.lab.protocol import Comparison, Plan, Study
-from steprule.lab.results import Setting
-from steprule.lab.session import Session, now
+from steprule.lab.files import Unrecorded
+from steprule.lab.screen import complain, lasting, say
+from steprule.lab.text import near, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+INTERRUPTED = 130
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""What writing to standard output can end in."""
+COMMANDS = {
+    "bench": ("cli_bench", "Time a step beside torch's, optax's and the roofline, on this machine."),
+    "compare": ("cli_compare", "Compare optimisers fairly: tuned on validation data, scored once on test data."),
+    "completion": ("cli_lists", "Print the script by which a shell completes commands and options."),
+    "explain": ("cli_explain", "Show an optimiser: its formula, its passes over memory, its generated kernel."),
+    "optimizers": ("cli_lists", "List the optimisers that have a name, with their formulas and what a step costs."),
+    "report": ("cli_report", "Make the page and the tables again from a results.json; nothing is trained."),
+    "tasks": ("cli_lists", "List the tasks that --task can name, with their data and networks."),
+    "train": ("cli_train", "Do one run, and print the same facts as compare."),
+    "tune": ("cli_tune", "Search good hyperparameters of one optimiser, on validation data only."),
+}
+"""Every command, the module that has it, and what it is for: one is loaded only when it is asked for."""
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """The commands, of which one is loaded when it is asked for: to list them needs no more than click."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one, if there is one of this name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(import_module(f"steprule.lab.{COMMANDS[cmd_name][0]}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what each is for."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of a line; of one that there is not, say which is near."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            told = f"No such command {args[0]!r}; {near(args[0], COMMANDS) or 'allowed: ' + ', '.join(COMMANDS)}"
+            raise click.UsageError(told, ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sr.__version__, prog_name="steprule")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Write the update rule as on the whiteboard; run it at memory speed."""
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-
-
-@cli.command(cls=Configured)
-@click.option("--optimizer", type=Name(), required=True, help="By name, or module:Class or file.py:Class.")
-@click.option("--lr", type=Number(), required=True, help="The learning rate η.")
-@TRAINING
-@SCHEDULE
-@HYPER
-@CLIPPING
-@click.option("--out", type=FOLDER, help="Folder of results.json, report.html and checkpoints; none without it.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, if there is one.")
-@TENSORBOARD
-@OUTPUT
-@click.pass_context
-def train(ctx: click.Context, **values: Any) -> int:
-    """Do one run, and print the same facts as compare.
-
-    With --out it can be killed at any moment, and gone on with by --resume.
-    """
-    if values["resume"] and values["out"] is None:
-        raise click.UsageError("--resume goes on from the checkpoint in --out: give that folder.")
-    task = options.task(values)
-    plan = Plan(
-        task=task,
-        methods=options.methods(ctx, (values["optimizer"],), values),
-        budget=options.budget(ctx, values, task),
-        grid=(),
-        tuning_seeds=(),
-        report_seeds=(values["seed"],),
-        target=options.target(values, task),
-    )
-    check(plan, values["out"], values["tensorboard"])
-    comparison = Comparison((Study(plan, (), fixed_lr=values["lr"]),))
-    gauge = meter(Console(stderr=True), "evaluations", wanted=not values["no_progress"])
-    session = Session(comparison, Setting(command(ctx), 1, now()), values["out"], gauge, values["tensorboard"])
-    with locked(values["out"]) if values["out"] else nullcontext():
-        session.train(resume=values["resume"])
-        return finish(session, as_json=values["as_json"])
-
-
-@cli.command()
-@click.argument("name", type=Name())
-@HYPER
-@CLIPPING
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "latex", "source", "json"]),
-    default="text",
-    show_default=True,
-)
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
-@click.pass_context
-def explain(ctx: click.Context, name: str, form: str, **values: Any) -> None:
-    """Show an optimiser: its formula, its passes over memory, its generated kernel."""
-    (method,) = options.methods(ctx, (name,), values)
-    account = method.explain()
-    if account is None:
-        raise click.UsageError(f"{name} is not steprule's, so its formula is unknown; allowed: {', '.join(NAMES)}.")
-    told = {
-        "text": lambda: str(account),
-        "latex": lambda: account.latex,
-        "source": lambda: account.source,
-        "json": lambda: json.dumps(account.as_json(), indent=2, ensure_ascii=False),
-    }
-    click.echo(told[form]())
-
-
-cli.add_command(compare)
-cli.add_command(tune)
-cli.add_command(bench)
-cli.add_command(optimizers)
-cli.add_command(tasks)
-cli.add_command(completion)
-cli.add_command(report)
-
-
-def _unprinted(error: OSError | None) -> int:
-    """Answer output that cannot be written; that nobody reads it any more is no error."""
-    if error is not None:
-        print(f"steprule: error: cannot write the output: {error.strerror}.", file=sys.stderr)
-    with suppress(OSError, ValueError):  # Python would complain once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0 if error is None else 1
+        say(ctx.get_help())
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """Say a warning in one line; where in the code it arose is nothing to whoever typed a command."""
-    print("steprule: warning:", " ".join(str(message).split()), file=sys.stderr)
+    say(f"steprule: warning: {one_line(' '.join(str(message).split()))}", err=True)
 
 
 def run(line: Sequence[str]) -> int:
-    """Run one command line and return its exit code; an error is one line."""
+    """Run one command line and return its exit code; an error is one line.
+
+    0: there is a result. 1: no run finished, or something could not be written. 2: what was asked for cannot be done.
+    130: ctrl-C ended it early.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     shown, warnings.showwarning = warnings.showwarning, _warn
     try:
-        code = cli.main(list(line), prog_name="steprule", standalone_mode=False, obj=list(line))
-    except click.exceptions.Abort:
-        return INTERRUPTED
-    except SystemExit:  # so end click and rich when the reader of our output has gone, as `| head` does
-        return _unprinted(None)
-    except OSError as error:
-        if error.filename is not None or error.errno not in FULL:
-            raise
-        return _unprinted(error)
-    except click.ClickException as error:
-        print("steprule: error:", " ".join(error.format_message().split()), file=sys.stderr)
-        return 2
-    except sr.errors.StepruleError as error:
-        print(f"steprule: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, Unrecorded) else 2
+        with lasting() as output:
+            code = _run(line)
+        if output.error is not None:
+            complain(f"cannot write the output: {output.error.strerror}.")
+            return code or 1
     finally:
         warnings.showwarning = shown
         torch.set_num_threads(threads)
+    return code
+
+
+def _run(line: Sequence[str]) -> int:
+    try:
+        code: Any = cli.main(list(line), prog_name="steprule", standalone_mode=False, obj=list(line))
+    except click.exceptions.Abort:
+        say("Interrupted.", err=True)
+        return INTERRUPTED
+    except SystemExit as error:  # so ends the completion of a line
+        code = error.code
+    except click.ClickException as error:
+        complain(" ".join(f"{error.format_message()} {_meant(error)}".split()))
+        return 2
+    except sr.errors.StepruleError as error:
+        told = sr.errors.StepruleError(one_line(error.what), where=error.where, fix=error.fix)
+        say(f"steprule: error: {told}", err=True)
+        return 1 if isinstance(error, Unrecorded) else 2
     return code if isinstance(code, int) else 0
+
+
+def _meant(error: click.ClickException) -> str:
+    """Say which option was meant, whatever the case of its letters; click looks for one in the case it was given."""
+    if not isinstance(error, click.NoSuchOption) or error.possibilities or error.ctx is None:
+        return ""
+    return near(error.option_name, [flag for option in error.ctx.command.params for flag in option.opts]).capitalize()

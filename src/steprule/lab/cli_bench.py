@@ -84,7 +84,7 @@ def bench(ctx: click.Context, **values: Any) -> int:
         talk.print(told, highlight=False)
     if loud:
         talk.print(f"{', '.join(suites)}: {about(estimate(suites, options))}", highlight=False)
-    gauge = meter(talk, "pieces", wanted=loud)
+    gauge = meter("pieces", wanted=loud)
     interrupted = _conduct(record, suites, options, targets, gauge)
     return _finish(record, targets, as_json=values["as_json"], interrupted=interrupted)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from steprule.lab import options
-from steprule.lab.cli_finish import check, command, finish, folder, sharing
+from steprule.lab.cli_finish import check, command, finish, sharing
 from steprule.lab.conducting import asked
 from steprule.lab.config import Configured
+from steprule.lab.earlier import REPORT
 from steprule.lab.fitting import as_plain, estimate, fitted, from_plain, measured, seconds_of, sentence
+from steprule.lab.home import at_home
 from steprule.lab.ledger import PLAN, Ledger
 from steprule.lab.methods import crossed
 from steprule.lab.optimizers import TITLES
@@ -19,7 +20,9 @@ from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TENSORBOARD, T
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Comparison, Plan, Study, geometric
 from steprule.lab.results import Setting
+from steprule.lab.screen import Screen
 from steprule.lab.session import Session, now
+from steprule.lab.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,17 +85,18 @@ def compare(ctx: click.Context, **values: Any) -> int:
     plans = _plans(ctx, values)
     for plan in plans:
         check(plan, values["out"], values["tensorboard"])
-    talk = Console(stderr=True, quiet=values["no_progress"])
-    place = values["storage"] or str(values["out"] / "study.journal")
-    with folder(values, "study.journal"), Ledger.at(place, "steprule compare") as ledger:
+    talk = Screen(stderr=True, quiet=values["no_progress"])
+    with (
+        at_home(values, "study.journal", REPORT) as home,
+        Ledger.at(home.place, "steprule compare", home.settle) as ledger,
+    ):
         workers = min(values["workers"], sum(plan.runs for plan in plans))
         budget = values["budget"]
         plans, words = _agreed(ledger, plans, workers, budget, talk)
         comparison = Comparison(tuple(Study(plan, plan.grid) for plan in plans), budget, words=words)
-        gauge = meter(Console(stderr=True), "runs", wanted=not values["no_progress"])
-        session = Session(
-            comparison, Setting(command(ctx), workers, now()), values["out"], gauge, values["tensorboard"]
-        )
+        gauge = meter("runs", wanted=not values["no_progress"])
+        setting = Setting(command(ctx), workers, now(), study=ledger.name)
+        session = Session(comparison, setting, values["out"], gauge, values["tensorboard"])
         session.conduct(ledger, None if budget is None else seconds_of(budget))
         return finish(session, as_json=values["as_json"])
 
@@ -139,7 +143,7 @@ def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: t
 
 
 def _agreed(
-    ledger: Ledger, plans: tuple[Plan, ...], workers: int, budget: str | None, talk: Console
+    ledger: Ledger, plans: tuple[Plan, ...], workers: int, budget: str | None, talk: Screen
 ) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
     """Return the plans as the first process has fitted them to the time; say what is about to happen."""
     ledger.refresh()
@@ -150,14 +154,15 @@ def _agreed(
         seconds = seconds_of(budget) or 0.0
         fit, given_up = fitted(plans, paces, workers, seconds)
         words = [sentence(budget, given_up, late=estimate(fit, paces, workers) > seconds)]
-    fit, found = from_plain(plans, ledger.join(asked(plans, budget), as_plain(fit, words)))
+    with ledger.reading(PLAN):
+        fit, found = from_plain(plans, ledger.join(asked(plans, budget), as_plain(fit, words)))
     _announce(talk, fit, workers, [] if known else [about(estimate(fit, paces, workers))])
     for line in found:
-        talk.print(line, highlight=False, soft_wrap=True)
+        talk.print(one_line(line), soft_wrap=True)
     return fit, found
 
 
-def _announce(talk: Console, plans: tuple[Plan, ...], workers: int, guess: list[str]) -> None:
+def _announce(talk: Screen, plans: tuple[Plan, ...], workers: int, guess: list[str]) -> None:
     """Say what is about to happen and how long it may take."""
     plan, runs = plans[0], sum(plan.runs for plan in plans)
     tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"
@@ -166,4 +171,4 @@ def _announce(talk: Console, plans: tuple[Plan, ...], workers: int, guess: list[
     if len(plans) > 1:
         tuning = f"{len(plans)} tasks × {tuning}"
     told = f"{runs} runs on {workers} workers: {tuning}, then {len(plan.report_seeds)} fresh seeds each"
-    talk.print("; ".join([told, *guess]), highlight=False, soft_wrap=True)
+    talk.print("; ".join([told, *guess]), soft_wrap=True)

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
-import steprule as sr
 from steprule.lab import options, tensorboard
 from steprule.lab.config import arguments
 from steprule.lab.files import prepare
-from steprule.lab.journal import any_done, display, is_url
-from steprule.lab.lock import locked
+from steprule.lab.journal import display
 from steprule.lab.passes import check_precision
 from steprule.lab.report import terminal
 from steprule.lab.results import as_text
+from steprule.lab.screen import Screen, complain, say
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from steprule.lab.protocol import Plan
     from steprule.lab.session import Session
 
@@ -68,63 +62,29 @@ def check(plan: Plan, out: Path | None, events: Path | None) -> None:
         method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
 
 
-@contextmanager
-def folder(values: dict[str, Any], journal: str) -> Generator[None]:
-    """Hold the folder, and that of a shared journal; a study that is neither gone on with nor shared begins anew."""
-    out: Path = values["out"]
-    storage: str | None = values["storage"]
-    with ExitStack() as held:
-        if storage is None and not values["resume"]:
-            with locked(out):
-                _set_aside(out / journal)
-        held.enter_context(locked(out, shared=True))
-        home = None if storage is None or is_url(storage) else Path(storage).parent
-        if home is not None and home.is_dir() and not home.samefile(out):
-            held.enter_context(locked(home, shared=True))
-        yield
-
-
-def _set_aside(journal: Path) -> None:
-    """Keep the journal of the study before, where a run of it is done, until the next study begins."""
-    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-    kept = journal.with_name(f"{journal.name}.before")
-    if not journal.exists():
-        return
-    if not any_done(journal):
-        journal.unlink()
-        return
-    try:
-        journal.replace(kept)
-    except OSError as error:
-        raise sr.errors.StateError(
-            f"the study that is there cannot be set aside: {error.strerror}", where=str(kept), fix="give another --out"
-        ) from error
-    told = f"A new study; the one before is kept: with its own options, --storage {kept} goes on with it."
-    click.echo(told, err=True)
-
-
-def command(ctx: click.Context) -> str:
+def command(ctx: click.Context, *more: str) -> str:
     """Return the command line as a person may repeat it; a database's password is left out."""
-    return shlex.join(["steprule", *map(display, arguments(ctx))])
+    words = list(arguments(ctx))
+    return shlex.join(["steprule", *map(display, words), *(word for word in more if word not in words)])
 
 
 def finish(session: Session, *, as_json: bool) -> int:
     """Print the results, write the report, and say where it is."""
     comparison, out = session.comparison, session.out
     if not comparison.runs:
-        click.echo("Interrupted before the first run was done: nothing was written.", err=True)
+        say("Interrupted before the first run was done: nothing was written.", err=True)
         return INTERRUPTED
     # Before anything is printed: whoever reads the output may stop reading.
     made, unwritten = session.finish()
     if as_json:
-        click.echo(as_text(made))
+        say(as_text(made))
     else:
-        terminal.show(Console(), made)
+        terminal.show(Screen(), made)
     if unwritten is not None:
-        print(f"steprule: error: cannot write to {out}: {unwritten.strerror or unwritten}.", file=sys.stderr)
+        complain(f"cannot write to {out}: {unwritten.strerror or unwritten}.")
         return 1
     if out is not None:
-        click.echo(f"Written: {out / 'report.html'}, and beside it results.json, runs.csv and curves.csv", err=as_json)
+        say(f"Written: {out / 'report.html'}, and beside it results.json, runs.csv and curves.csv", err=as_json)
     if comparison.interrupted:
         return INTERRUPTED
-    return 0 if any(run.status != "failed" for run in comparison.runs) else 1
+    return 0 if any(run.status == "finished" for run in comparison.runs) else 1

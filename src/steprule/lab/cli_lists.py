@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
-from rich.console import Console
 from rich.table import Table
 
 from steprule.lab.methods import Method
 from steprule.lab.optimizers import NAMES, worded
 from steprule.lab.results import task_facts
+from steprule.lab.screen import Screen, say
 from steprule.lab.tasks import TASKS, Metric, TaskSpec, takes
 
 SHELLS = ("bash", "zsh", "fish")
@@ -98,11 +98,11 @@ def _task(name: str, data_dir: str | None) -> dict[str, Any]:
 def _print(listed: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:
     """Print a list for programs or for people; a narrow terminal folds the table and cuts nothing off."""
     if as_json:
-        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        say(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     for column in table.columns:
         column.overflow = "fold"
-    Console().print(table, highlight=False)
+    Screen().print(table)
 
 
 def _shell() -> str:
@@ -122,4 +122,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"click completes nothing in {shell}.")
-    click.echo(kind(ctx.find_root().command, {}, "steprule", "_STEPRULE_COMPLETE").source())
+    say(kind(ctx.find_root().command, {}, "steprule", "_STEPRULE_COMPLETE").source())

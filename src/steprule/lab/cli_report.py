@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 import steprule as sr
+from steprule.lab.earlier import keep, tell
 from steprule.lab.files import prepare
 from steprule.lab.options import FOLDER
 from steprule.lab.report import terminal
 from steprule.lab.report.reading import read
-from steprule.lab.report.writing import FILES, write
+from steprule.lab.report.writing import differing, texts, write
 from steprule.lab.results import as_text
+from steprule.lab.screen import Screen, say
 
 
 @click.command()
@@ -23,10 +25,13 @@ from steprule.lab.results import as_text
 def report(source: Path, out: Path | None, *, as_json: bool) -> None:
     """Make report.html, runs.csv and curves.csv from a results.json, and print its table. Nothing is trained."""
     document = read(source)
+    number = re.fullmatch(r"results\.(\d+)\.json", source.name)  # of a comparison that a later one has set aside
     folder = out or (source if source.is_dir() else source.parent)
     try:
         prepare(folder)
-        write(document, folder)
+        made = texts(document, folder, number[1] if out is None and number else "")
+        tell(keep(folder, differing(made)))
+        write(made)
     except OSError as error:
         raise sr.errors.StateError(
             f"the report cannot be written: {error.strerror or error}",
@@ -34,7 +39,7 @@ def report(source: Path, out: Path | None, *, as_json: bool) -> None:
             fix="give a folder that can be written to with --out",
         ) from error
     if as_json:
-        click.echo(as_text(document))
+        say(as_text(document))
     else:
-        terminal.show(Console(), document)
-    click.echo(f"Written: {', '.join(str(folder / name) for name in FILES)}", err=as_json)
+        terminal.show(Screen(), document)
+    say(f"Written: {', '.join(map(str, made))}", err=as_json)

@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 import steprule as sr
 from steprule.lab import options, tensorboard
-from steprule.lab.cli_finish import INTERRUPTED, check, command, folder, sharing
+from steprule.lab.cli_finish import INTERRUPTED, check, command, sharing
 from steprule.lab.config import Configured
+from steprule.lab.earlier import make_room
 from steprule.lab.files import write_atomically
 from steprule.lab.fitting import estimate, measured, seconds_of
+from steprule.lab.home import at_home
 from steprule.lab.optimizers import find, worded
 from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
 from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, geometric
+from steprule.lab.screen import Screen, complain, say
 from steprule.lab.session import now
+from steprule.lab.text import one_line
 from steprule.lab.tuning import STUDY, Range, Search, Trials, Wish, best_after, importance, told
 from steprule.lab.workers import Pool
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """The trials that are printed, the best first."""
+
+FILES = ("tuning.json",)
+"""What a search leaves."""
 
 CARRIED = (
     *("task", "epochs", "iterations", "batch_size", "accumulate", "precision", "timeout", "final_full_batch"),
@@ -103,14 +107,13 @@ def tune(ctx: click.Context, **values: Any) -> int:
     """
     wish = _wish(ctx, values)
     _check(wish, values)
-    out, seconds = values["out"], seconds_of(values["budget"] or "")
-    place = values["storage"] or str(out / "tuning.journal")
+    seconds = seconds_of(values["budget"] or "")
     workers = min(values["workers"], len(wish.plan.grid) * len(wish.plan.tuning_seeds))
-    gauge = meter(Console(stderr=True), "trials", wanted=not values["no_progress"])
+    gauge = meter("trials", wanted=not values["no_progress"])
     started, clock, interrupted = now(), time.monotonic(), False
-    with folder(values, "tuning.journal"), Trials.at(place, STUDY) as trials:
+    with at_home(values, "tuning.journal", FILES) as home, Trials.at(home.place, STUDY, home.settle) as trials:
         trials.agree_on(wish)
-        _announce(Console(stderr=True, quiet=values["no_progress"]), wish, workers)
+        _announce(Screen(stderr=True, quiet=values["no_progress"]), wish, workers)
         deadline = None if seconds is None else clock + seconds
         search = Search(wish, values["trials"], trials, Pool(workers), gauge, deadline)
         try:
@@ -120,6 +123,7 @@ def tune(ctx: click.Context, **values: Any) -> int:
         if values["tensorboard"] is not None:
             tensorboard.write(values["tensorboard"], search.runs)
         document = {
+            "study": trials.name,
             "command": command(ctx),
             "started": started,
             "seconds": time.monotonic() - clock,
@@ -184,13 +188,13 @@ def _check(wish: Wish, values: dict[str, Any]) -> None:
                 raise click.UsageError(f"--search {one}: {error.what}; {error.fix}.") from error
 
 
-def _announce(talk: Console, wish: Wish, workers: int) -> None:
+def _announce(talk: Screen, wish: Wish, workers: int) -> None:
     """Say what is about to happen and how long it may take."""
     seeds = len(wish.plan.tuning_seeds)
     trials = f"{len(wish.plan.grid)} trials" + (f" × {seeds} seeds" if seeds > 1 else "")
     names = ", ".join(one.name for one in wish.space)
     guess = about(estimate((wish.plan,), (measured(wish.plan),), workers))
-    talk.print(f"{trials} on {workers} workers, over {names}; {guess}", highlight=False, soft_wrap=True)
+    talk.print(f"{trials} on {workers} workers, over {names}; {guess}", soft_wrap=True)
 
 
 def _results(ctx: click.Context, wish: Wish, trials: Trials) -> dict[str, Any]:
@@ -241,34 +245,34 @@ def _exact(value: Any) -> str:
 def _finish(document: dict[str, Any], values: dict[str, Any]) -> int:
     """Write the document, print it, and return the exit code."""
     if not document["trials"]:
-        click.echo("Ended before the first trial was done: nothing was written.", err=True)
+        say("Ended before the first trial was done: nothing was written.", err=True)
         return INTERRUPTED
-    text, path, unwritten = json.dumps(document, indent=1, allow_nan=False), values["out"] / "tuning.json", None
+    text, path, unwritten = json.dumps(document, indent=1, allow_nan=False), values["out"] / FILES[0], None
     try:
-        write_atomically(path, text)
+        write_atomically(path, text, first=lambda: make_room(values["out"], FILES, document["study"]))
     except OSError as error:
         unwritten = error
     if values["as_json"]:
-        click.echo(text)
+        say(text)
     else:
-        _show(Console(), document)
+        _show(Screen(), document)
     if unwritten is not None:
-        print(f"steprule: error: cannot write {path}: {unwritten.strerror or unwritten}.", file=sys.stderr)
+        complain(f"cannot write {path}: {unwritten.strerror or unwritten}.")
         return 1
-    click.echo(f"Written: {path}", err=values["as_json"])
+    say(f"Written: {path}", err=values["as_json"])
     if document["interrupted"]:
         return INTERRUPTED
-    return 0 if any(trial["status"] != "failed" for trial in document["trials"]) else 1
+    return 0 if document["best"] is not None else 1
 
 
-def _show(console: Console, document: dict[str, Any]) -> None:
+def _show(console: Screen, document: dict[str, Any]) -> None:
     """Print the best trials, how the search went, and how to use what it found."""
     found, best = document["trials"], document["best"]
     console.print(_table(document))
     console.print()
 
     def say(line: str, style: str | None = None) -> None:
-        console.print(escape(line), style=style, highlight=False, soft_wrap=True)
+        console.print(one_line(line), style=style, soft_wrap=True)
 
     if not document["complete"]:
         say(f"{len(found)} of {document['trials_wanted']} trials are done; --resume goes on with them.")
@@ -294,9 +298,9 @@ def _table(document: dict[str, Any]) -> Table:
     """Return the best trials, the best first."""
     names, found = [one["name"] for one in document["search"]], document["trials"]
     title = f"{document['optimizer']} on {document['task']}: the best of {len(found)} trials"
-    table = Table(title=escape(title), box=None, pad_edge=False, header_style="bold", title_style="italic")
+    table = Table(title=one_line(title), box=None, pad_edge=False, header_style="bold", title_style="italic")
     for name in ("trial", *names, "valid. loss", "seconds"):
-        table.add_column(escape(name), justify="right", no_wrap=True)
+        table.add_column(one_line(name), justify="right", no_wrap=True)
     ranked = sorted(found, key=lambda one: math.inf if one["loss"] is None else one["loss"])
     for place, trial in enumerate(ranked[:SHOWN]):
         cells = [f"{trial['params'][name]:.4g}" for name in names]

@@ -10,6 +10,7 @@ import torch
 
 import steprule as sr
 from steprule.lab.ledger import DEATHS
+from steprule.lab.report.shape import Misshapen, check
 from steprule.lab.runs import RunResult, RunSpec, from_record
 from steprule.lab.workers import Died
 
@@ -62,7 +63,7 @@ class Conductor:
             self._cut(study)
         done = len(self.comparison.runs)
         while found := [
-            result_of(spec, records.get(key_of(spec)))
+            self._result(spec, records.get(key_of(spec)))
             for spec in self.comparison.wanted()
             if key_of(spec) in records or key_of(spec) in lost
         ]:
@@ -75,6 +76,13 @@ class Conductor:
             self.changed()
         return wanted
 
+    def _result(self, spec: RunSpec, record: dict[str, object] | None) -> RunResult:
+        """Return a run's result as it was written down, or the failure of one whose worker died too often."""
+        if record is None:
+            return RunResult(spec, "failed", f"its worker died {DEATHS} times")
+        with self.ledger.reading(key_of(spec)):
+            return from_record(spec, record)
+
     def _cut(self, study: Study) -> None:
         """End the tuning of a task whose time is up, on the learning rates that are complete: the same for all."""
         if study.cut is not None:
@@ -84,6 +92,10 @@ class Conductor:
         if agreed is None and late and study.tuning() and study.complete_rates():
             agreed = self.ledger.agree(cut_key(study), {"rates": list(study.complete_rates())})
         if agreed is not None:
+            with self.ledger.reading(cut_key(study)):
+                check(agreed, {"rates": [float]})
+                if not agreed["rates"] or not set(agreed["rates"]) <= set(study.grid):
+                    raise Misshapen("rates", "are no learning rates of the study")
             study.cut_short(agreed["rates"])
 
 
@@ -95,13 +107,6 @@ def key_of(spec: RunSpec) -> str:
 def cut_key(study: Study) -> str:
     """Return the name under which processes agree on where a task's tuning ended."""
     return f"{study.plan.task.name} | cut"
-
-
-def result_of(spec: RunSpec, record: dict[str, object] | None) -> RunResult:
-    """Return a run's result as it was written down, or the failure of one whose worker died too often."""
-    if record is None:
-        return RunResult(spec, "failed", f"its worker died {DEATHS} times")
-    return from_record(spec, record)
 
 
 def made_with(plan: Plan) -> dict[str, str]:

@@ -54,11 +54,12 @@ def _without_config(args: list[str]) -> list[str]:
 def _arguments(ctx: click.Context, path: str, aside: set[str]) -> list[str]:
     """Return the file's options for this command as arguments, in the file's order."""
     document = _read(path)
-    siblings = ctx.parent.command if ctx.parent is not None else None
-    commands = siblings.commands if isinstance(siblings, click.Group) else {}
+    group = ctx.parent.command if ctx.parent is not None else None
+    named = [name for name in document if isinstance(document[name], dict)]
     tables: dict[str, dict[str, Any]] = {}
-    for name, command in commands.items():
-        if isinstance(command, Configured) and isinstance(document.get(name), dict):
+    for name in named:
+        command = group.get_command(ctx, name) if isinstance(group, click.Group) else None
+        if isinstance(command, Configured):
             tables[name] = document.pop(name)
             _known(path, command, tables[name], f"[{name}]: ")
     _known(path, ctx.command, document)

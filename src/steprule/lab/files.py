@@ -7,7 +7,10 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import steprule as sr
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _NAMES = r"(?:results|tuning)\.json|report\.html|(?:runs|curves)\.csv|steprule|checkpoint(?:\.previous)?\.pt"
@@ -15,10 +18,17 @@ _TEMPORARY = rf"\.(?:{_NAMES})\.(\d+)\.tmp"
 """The names under which files of a run are written, with the process that writes them."""
 
 
-def write_atomically(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:
+class Unrecorded(sr.errors.StepruleError):
+    """What is done can no longer be written down: the place for it takes nothing any more, or cannot be reached."""
+
+
+def write_atomically(
+    path: Path, content: str | bytes, *, keep: Path | None = None, first: Callable[[], None] | None = None
+) -> None:
     """Replace a file in one step: a reader, or a power cut, meets the old one or the new one whole.
 
-    With `keep` the old one stays under that name; at no moment is there neither.
+    With `keep` the old one stays under that name; at no moment is there neither. `first` is called when the new one
+    is written, and takes its place next: a full disk never comes to that.
     """
     temporary = _beside(path)
     try:
@@ -26,6 +36,8 @@ def write_atomically(path: Path, content: str | bytes, *, keep: Path | None = No
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        if first is not None:
+            first()
         if keep is not None and path.exists():
             _link(path, keep)
         temporary.replace(path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steprule.lab.passes import accumulate, evaluate
 from steprule.lab.protocol import geometric
+from steprule.lab.report.shape import Maybe, Misshapen, check
 from steprule.lab.training import POINTS
 
 if TYPE_CHECKING:
@@ -164,8 +165,18 @@ def as_plain(plans: Sequence[Plan], words: Sequence[str]) -> dict[str, Any]:
     }
 
 
+FITTED = {
+    "words": [str],
+    "plans": [{"grid": [float], "tuning_seeds": [int], "epochs": Maybe(int), "iterations": Maybe(int)}],
+}
+"""What `as_plain` returns."""
+
+
 def from_plain(plans: Sequence[Plan], found: dict[str, Any]) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
-    """Return the plans as another process has fitted them, and its words."""
+    """Return the plans as another process has fitted them, and its words; what is no such thing is misshapen."""
+    check(found, FITTED)
+    if len(found["plans"]) != len(plans) or not all(part["grid"] for part in found["plans"]):
+        raise Misshapen("plans", "are not those of the tasks")
     made = tuple(
         replace(
             plan,

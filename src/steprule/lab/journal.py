@@ -19,6 +19,9 @@ from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.lab.owner import Owner
+from steprule.lab.recorded import check_line
+from steprule.lab.report.shape import Misshapen
+from steprule.lab.text import one_line
 
 try:
     import fcntl
@@ -121,11 +124,36 @@ class Journal(JournalFileBackend):
         except OSError as error:
             raise StorageInternalError(error.strerror) from error
         self._same(found)
-        return super().read_logs(log_number_from)
+        return self._checked(log_number_from)
+
+    def _checked(self, start: int) -> Generator[dict[str, Any]]:
+        """Yield the lines, each of which has the shape that Optuna gives it."""
+        number = start
+        try:
+            for line in super().read_logs(start):
+                check_line(line)
+                number += 1
+                yield line
+        except (Misshapen, ValueError, RecursionError) as error:
+            told = error if isinstance(error, Misshapen) else "it is not a line of JSON"
+            raise sr.errors.StateError(
+                f"line {number + 1} of the journal is malformed: {told}",
+                where=str(self._journal),
+                fix="begin a study anew with another --out or --storage, or restore the line as it was written",
+            ) from error
 
     def _same(self, found: os.stat_result) -> None:
         if _identity(found) != self._file:
             raise StorageInternalError("another study has been begun in its place")
+
+    def move(self, path: Path) -> None:
+        """Give the file another name, under which it is read and written from now on."""
+        self._lock_of_ours.acquire()
+        try:
+            self._journal.rename(path)
+        finally:
+            self._lock_of_ours.release()
+        self._lock_of_ours, self._journal, self._file_path = Lock(path), path, str(path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write whole lines at the end, or none."""
@@ -203,7 +231,9 @@ def unopened(place: str, error: BaseException) -> sr.errors.StateError:
 def reason(error: BaseException) -> str:
     """Return in one line why a storage failed: what a driver or the system said, where Optuna hands it on."""
     cause = error.__cause__ or error
-    return " ".join(str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause).split())[:200]
+    said = getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause
+    kind = f"{type(said).__name__}: " if isinstance(said, LookupError | TypeError | AssertionError) else ""
+    return one_line(f"{kind}{' '.join(str(said).split())}"[:200])
 
 
 def _file(path: Path) -> BaseStorage:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
@@ -23,11 +23,15 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 import steprule as sr
-from steprule.lab.journal import closed, display, opened, reason, unopened
+from steprule.lab.files import Unrecorded
+from steprule.lab.journal import Journal, closed, display, opened, reason, unopened
 from steprule.lab.owner import Owner
+from steprule.lab.report.shape import ANY, Each, Misshapen, Sometimes, check
+from steprule.lab.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
+    from pathlib import Path
 
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
@@ -44,6 +48,12 @@ DEATHS = 3
 PLAN = "plan"
 """The key under which the processes of a study agree on its plan."""
 
+ATTRIBUTES = {"key": Sometimes(str), "owner": Sometimes(str), "record": Sometimes(Each(ANY))}
+"""What a trial carries."""
+
+AGREED = {"asked": Each(str), "fitted": Each(ANY), "study": Sometimes(str)}
+"""What processes agree on under `PLAN`."""
+
 LIVE = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
 
 
@@ -53,10 +63,6 @@ def _study(storage: BaseStorage, name: str) -> int:
         return storage.create_new_study([StudyDirection.MINIMIZE], name)
     except DuplicatedStudyError:
         return storage.get_study_id_from_name(name)
-
-
-class Unrecorded(sr.errors.StepruleError):
-    """A study's storage takes nothing any more, or cannot be reached."""
 
 
 @dataclass
@@ -69,17 +75,21 @@ class Ledger:
     owner: str = field(default_factory=lambda: f"{Owner.here()}/{uuid4().hex[:8]}")
     held: dict[str, int] = field(default_factory=dict[str, int])
     """The runs that this process has claimed, and the trial of each."""
+    first: Callable[[Self], None] | None = None
+    """What there is to do when the first run of a new study is done."""
+    name: str = ""
+    """What tells the study from others, once its plan is agreed on."""
     _beats: int = 0
     _beaten: float = 0.0
     _signs: dict[str, tuple[Any, float]] = field(default_factory=dict[str, tuple[Any, float]])
     _trials: dict[str, list[FrozenTrial]] = field(default_factory=lambda: defaultdict[str, list["FrozenTrial"]](list))
 
     @classmethod
-    def at(cls, place: str, name: str) -> Self:
-        """Open a study in a storage, or begin it there."""
+    def at(cls, place: str, name: str, first: Callable[[Self], None] | None = None) -> Self:
+        """Open a study in a storage, or begin it there; `first` is called when its first run is done."""
         storage = opened(place)
         try:
-            return cls(place, storage, _study(storage, name))
+            return cls(place, storage, _study(storage, name), first=first)
         except StorageInternalError as error:
             closed(storage)
             raise unopened(place, error) from error
@@ -109,6 +119,8 @@ class Ledger:
         """Read what others have done, show that this process lives, and take runs from owners that do not."""
         found: dict[str, list[FrozenTrial]] = defaultdict(list)
         for trial in self.storage.get_all_trials(self.study, deepcopy=False):
+            with self.reading(f"trial {trial.number}"):
+                check(trial.user_attrs, ATTRIBUTES)
             found[trial.user_attrs.get("key", "")].append(trial)
         self._trials = found
         self._beat()
@@ -143,7 +155,7 @@ class Ledger:
         for key, trials in self._trials.items():
             done = next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
             if done is not None:
-                found[key] = done.user_attrs["record"]
+                found[key] = done.user_attrs.get("record", {})
         return found
 
     def lost(self) -> list[str]:
@@ -187,7 +199,18 @@ class Ledger:
             self.storage.set_trial_user_attr(trial, "record", dict(record))
         except UpdateFinishedTrialError:
             return False
-        return self.end(trial, TrialState.COMPLETE, math.inf if math.isnan(value) else value)
+        counts = self.end(trial, TrialState.COMPLETE, math.inf if math.isnan(value) else value)
+        if counts and self.first is not None:
+            self.first(self)
+            self.first = None
+        return counts
+
+    def move(self, path: Path) -> None:
+        """Give a journal its lasting name."""
+        backend = getattr(self.storage, "_backend", None)
+        if isinstance(backend, Journal):
+            backend.move(path)
+        self.place = str(path)
 
     def died(self, key: str) -> None:
         """Write down that a run's worker died; it may be tried again."""
@@ -208,6 +231,18 @@ class Ledger:
         except UpdateFinishedTrialError:
             return False
 
+    @contextmanager
+    def reading(self, key: str) -> Generator[None]:
+        """Read what is recorded of something within: one wrong field in it is one clear line."""
+        try:
+            yield
+        except Misshapen as error:
+            raise sr.errors.StateError(
+                f"what is recorded of {one_line(key)} is malformed: {error}",
+                where=display(self.place),
+                fix="begin a study anew with another --out or --storage, or restore the record as it was written",
+            ) from error
+
     def agreed(self, key: str) -> dict[str, Any] | None:
         """Return what the processes of the study have agreed on under a key, if they have."""
         proposed = (trial for trial in self._trials.get(key, ()) if trial.state == TrialState.FAIL)
@@ -223,8 +258,10 @@ class Ledger:
 
     def join(self, asked: Mapping[str, str], fitted: Mapping[str, Any]) -> dict[str, Any]:
         """Return the plan that the study was begun with; refuse another one, and say what differs."""
-        plan = self.agree(PLAN, {"asked": dict(asked), "fitted": dict(fitted)})
-        there = plan["asked"]
+        plan = self.agree(PLAN, {"asked": dict(asked), "fitted": dict(fitted), "study": uuid4().hex[:12]})
+        with self.reading(PLAN):
+            check(plan, AGREED)
+        there, self.name = plan["asked"], plan.get("study", "")
         differing = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
         if differing:
             told = "; ".join(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import steprule as sr
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Generator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Generator[Callable[[], None]]:
     """Hold the folder for the block within; the system lets go when the process ends, however it ends.
 
-    Those who share it keep out only who wants it alone.
+    Those who share it keep out only who wants it alone, who may share it later by what is given.
 
     The folder itself is locked, so nothing is left in it. Where folders cannot be locked (Windows, some network file
     systems) nothing is.
@@ -25,7 +25,7 @@ def locked(folder: Path, *, shared: bool = False) -> Generator[None]:
     try:
         import fcntl
     except ImportError:
-        yield
+        yield lambda: None
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -38,7 +38,7 @@ def locked(folder: Path, *, shared: bool = False) -> Generator[None]:
                     where=str(folder),
                     fix="wait for it, or give another --out",
                 ) from None
-        yield
+        yield lambda: fcntl.flock(handle, fcntl.LOCK_SH)
     finally:
         os.close(handle)
 

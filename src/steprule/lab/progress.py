@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from steprule.lab.screen import Screen
+from steprule.lab.text import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -84,12 +87,12 @@ class Bar:
 
     def __init__(self, console: Console, unit: str) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn(f"{unit},"),
+            TextColumn(f"{unit},", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
         )
         self._bar = Progress(*columns, console=console, expand=True)
         self._task = self._bar.add_task("starting", total=None, left="")
@@ -105,7 +108,7 @@ class Bar:
     def phase(self, name: str, total: int) -> None:
         """Name the phase beside the bar."""
         self._clock.total = total
-        self._bar.update(self._task, description=name, total=total)
+        self._bar.update(self._task, description=one_line(name), total=total)
 
     def advance(self) -> None:
         """Move the bar."""
@@ -132,7 +135,8 @@ class Lines:
 
     def phase(self, name: str, total: int) -> None:
         """Print the phase when it begins."""
-        new, self._name, self._clock.total = name != self._name, name, total
+        name, self._clock.total = one_line(name), total
+        new, self._name = name != self._name, name
         if new:
             self._say()
 
@@ -150,11 +154,12 @@ class Lines:
         self._last = time.monotonic()
         left = self._clock.left()
         line = f"{self._name}: {self._clock.done}/{self._clock.total} {self._unit}"
-        self._console.print(f"{line}, {left}" if left else line, highlight=False, soft_wrap=True)
+        self._console.print(f"{line}, {left}" if left else line, soft_wrap=True)
 
 
-def meter(console: Console, unit: str, *, wanted: bool) -> Meter:
-    """Return the meter that suits the console."""
+def meter(unit: str, *, wanted: bool) -> Meter:
+    """Return the meter that suits standard error."""
     if not wanted:
         return Silence()
+    console = Screen(stderr=True)
     return Bar(console, unit) if console.is_terminal else Lines(console, unit)

@@ -22,6 +22,7 @@ from steprule.lab.protocol import DEFAULTS, SELECTION, cut_words
 from steprule.lab.report.shape import MOST, SCHEMA
 from steprule.lab.runs import DIVERGENCE
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
+from steprule.lab.text import escaped
 
 if TYPE_CHECKING:
     from steprule.lab.methods import Method
@@ -57,6 +58,8 @@ class Setting:
     seconds: float = 0.0
     git: dict[str, Any] | None = field(default_factory=git_state)
     """As it was when the study began."""
+    study: str = ""
+    """What tells the study from others that have written to the same folder."""
 
 
 def versions() -> dict[str, str]:
@@ -88,6 +91,7 @@ def document(comparison: Comparison, setting: Setting) -> dict[str, Any]:
     methods = studies[0].plan.methods
     written = {
         "schema": SCHEMA,
+        "study": setting.study,
         "command": setting.command,
         "started": setting.started,
         "seconds": round(setting.seconds, 1),
@@ -285,6 +289,7 @@ def _records(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
 def as_text(value: dict[str, Any]) -> str:
     """Return strict JSON: six digits a number, null for what is not finite, a list of numbers on one line."""
     text = json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False)
+    text = escaped(text)
     return re.sub(r"\[[-+\d.,eE\s]*(?:null[-+\d.,eE\s]*)*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
 
 

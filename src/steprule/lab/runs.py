@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steprule.lab.report.shape import MOST, RUN, Misshapen, check, whole
 from steprule.lab.tasks import Exhibit
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class RunResult:
         return next((point for point in self.curve if metric.met(point.score, target)), None)
 
     def as_record(self) -> dict[str, Any]:
-        """Return everything but the spec's task, method and budget as plain JSON; null is what is not finite."""
+        """Return everything but the spec's task, method and budget as plain JSON; null is what no record holds."""
         columns = zip(*map(astuple, self.curve), strict=True)
         return {
             "phase": self.spec.phase,
@@ -138,7 +139,20 @@ _OPTIONAL = frozenset({"lr", "gradient_norm", "clip_coefficient", "update_ratio"
 
 
 def from_record(spec: RunSpec, record: dict[str, Any]) -> RunResult:
-    """Return the result that a record was made of; a number that was not finite is NaN."""
+    """Return the result that a record was made of; a number that was not finite is NaN.
+
+    A record that is none of this run, or that does not agree with itself, is misshapen.
+    """
+    check(record, RUN)
+    whole(record)
+    result = _result(spec, record)
+    for name, value in result.as_record().items():
+        if record[name] != value:
+            raise Misshapen(name, f"is not what belongs to {spec.method.key} and the rest of the record")
+    return result
+
+
+def _result(spec: RunSpec, record: dict[str, Any]) -> RunResult:
     curve = record["curve"]
     columns = [curve[name] if name in _OPTIONAL else list(map(_number, curve[name])) for name in COLUMNS]
     return RunResult(
@@ -161,7 +175,7 @@ def from_record(spec: RunSpec, record: dict[str, Any]) -> RunResult:
 
 
 def _plain(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
+    return None if value is None or not abs(value) < MOST else value
 
 
 def _number(value: float | None) -> Any:

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from steprule.lab import tensorboard
-from steprule.lab.checkpoint import Checkpoint
+from steprule.lab.checkpoint import FILES, Checkpoint
 from steprule.lab.conducting import Conductor
+from steprule.lab.earlier import REPORT, keep, make_room, tell
 from steprule.lab.files import write_atomically
 from steprule.lab.protocol import report_specs
-from steprule.lab.report.writing import write
+from steprule.lab.report.writing import texts, write
 from steprule.lab.results import Setting, as_text, document
 from steprule.lab.runs import RunResult
 from steprule.lab.training import evaluation_points, made_by
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from steprule.lab.ledger import Ledger
     from steprule.lab.progress import Meter
     from steprule.lab.protocol import Comparison
-    from steprule.lab.runs import Point
+    from steprule.lab.runs import Point, RunSpec
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of results.json while runs come in."""
@@ -44,8 +45,12 @@ class Session:
     out: Path | None
     meter: Meter
     tensorboard: Path | None = None
+    anew: bool = False
+    """Whether this is a run that goes on from nothing that is there."""
     _began: float = 0.0
     _saved: float = 0.0
+    _roomy: bool = False
+    """Whether what another study has left is out of the way."""
 
     def conduct(self, ledger: Ledger, seconds: float | None = None) -> None:
         """Do the comparison with worker processes, together with whoever works on the same ledger.
@@ -68,10 +73,7 @@ class Session:
         plan = study.plan
         (spec,) = report_specs(study)
         seen: list[Point] = []
-        checkpoint = Checkpoint(self.out, made_by(spec)) if self.out is not None else None
-        if checkpoint is not None and not resume:
-            checkpoint.remove()
-
+        checkpoint = self._checkpoint(spec, resume=resume)
         writer = tensorboard.Writer(self.tensorboard, spec) if self.tensorboard is not None else None
 
         def observe(point: Point) -> None:
@@ -85,17 +87,43 @@ class Session:
             try:
                 study.add([attempt(spec, observe, checkpoint)])
             except KeyboardInterrupt:
-                study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
+                if seen:
+                    study.add([RunResult(spec, "interrupted", "ctrl-C", tuple(seen))])
                 raise
             finally:
                 if writer is not None:
                     writer.close(self.comparison.runs)
 
+    def _checkpoint(self, spec: RunSpec, *, resume: bool) -> Checkpoint | None:
+        """Return where the run keeps its state; what is there is another run's if it does not go on from it."""
+        if self.out is None:
+            return None
+        checkpoint = Checkpoint(self.out, made_by(spec))
+        self.setting = replace(self.setting, study=checkpoint.study)
+        if not (resume and checkpoint.is_there):
+            self.anew, checkpoint.anew = True, self.make_room
+        return checkpoint
+
+    @property
+    def gone_on_with(self) -> bool:
+        """Whether this run has left a state from which it can go on."""
+        return self.out is not None and (self._roomy or not self.anew) and (self.out / FILES[0]).exists()
+
+    def make_room(self) -> None:
+        """Keep what another study, or an earlier run, has left, before the first file of this one is written."""
+        if self.out is None or self._roomy:
+            return
+        if self.anew:
+            tell(keep(self.out, (*FILES, *REPORT)))
+        else:
+            make_room(self.out, REPORT, self.setting.study)
+        self._roomy = True
+
     def save(self) -> None:
         """Write results.json as things stand; an older file stays until there is a run to replace it with."""
         if self.out is None or not self.comparison.runs:
             return
-        write_atomically(self.out / "results.json", as_text(self._document()))
+        write_atomically(self.out / REPORT[0], as_text(self._document()), first=self.make_room)
         self._saved = time.monotonic()
 
     def save_if_possible(self) -> None:
@@ -108,8 +136,8 @@ class Session:
         made = self._document()
         try:
             if self.out is not None:
-                write_atomically(self.out / "results.json", as_text(made))
-                write(made, self.out)
+                write_atomically(self.out / REPORT[0], as_text(made), first=self.make_room)
+                write(texts(made, self.out))
         except OSError as error:
             return made, error
         return made, None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from copy import deepcopy
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
 from statistics import median
@@ -15,6 +16,7 @@ import torch
 
 from steprule.lab.data import batches
 from steprule.lab.diagnostics import Probe, Seen, state_bytes
+from steprule.lab.interrupt import Interrupt, waiting
 from steprule.lab.passes import accumulate, at_theta, evaluate, scaler
 from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, failure
 from steprule.lab.schedules import SCHEDULES
@@ -58,6 +60,11 @@ class _Run:
     """Seconds that the processes before this one have had."""
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
+    on_disk: int = -1
+    """How many iterations the checkpoint on disk has."""
+    kept: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The state at the last evaluation, for a run that ends at a moment at which its state is not whole."""
+    interrupt: Interrupt = field(default_factory=Interrupt)
 
     def begin(self) -> None:
         """Go on from the checkpoint, or evaluate the network as it was drawn."""
@@ -67,6 +74,7 @@ class _Run:
             return
         self.initial = self.training_loss()
         self.look(0, self.initial, Seen())
+        self.keep()
 
     def look(self, iteration: int, training_loss: float, seen: Seen) -> None:
         """Evaluate on the validation set at θ itself and add a point to the curve."""
@@ -113,11 +121,31 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint; a disk that is full now may have room later, and the last checkpoint stays."""
+        self._write(self._state())
+
+    def _write(self, state: dict[str, Any]) -> None:
         if self.checkpoint is None:
             return
         with suppress(OSError):
-            self.checkpoint.save(self._state())
+            self.checkpoint.save(state)
+            self.on_disk = state["done"]
         self.saved = time.monotonic()
+
+    def keep(self) -> None:
+        """Remember the state as it is, where there is a checkpoint to write it to."""
+        if self.checkpoint is not None:
+            self.kept = deepcopy(self._state())
+
+    def rescue(self) -> None:
+        """Write the last state that was whole, unless the disk has a later one."""
+        if self.kept and self.kept["done"] > self.on_disk:
+            self._write(self.kept)
+
+    def stop_if_asked(self) -> None:
+        """End here, between two iterations, where ctrl-C has asked for it."""
+        if self.interrupt.asked:
+            self.save()
+            raise KeyboardInterrupt
 
     def _state(self) -> dict[str, Any]:
         """Return all that decides how the run goes on; the order of the batches follows from the seed and `done`."""
@@ -145,6 +173,7 @@ class _Run:
         self.curve = [Point(*values) for values in state["curve"]]
         for name in ("window", "step_ns", "training_ns", "examples", "done", "initial", "spent"):
             setattr(self, name, state[name])
+        self.on_disk = self.done
         if self.observe is not None:
             for point in self.curve:
                 self.observe(point)
@@ -212,20 +241,24 @@ def train(
 ) -> RunResult:
     """Do one run and return what it gave; `observe` is shown every point of the curve as it comes.
 
-    With a checkpoint the run goes on from it where there is one, and writes it every `SAVED_EVERY` seconds and at
-    the end. What follows is bit for bit what an uninterrupted run gives. Whatever is drawn on the way, such as
-    dropout, follows from the seed; torch's own generator goes on as it was.
+    With a checkpoint the run goes on from it where there is one, and writes it every `SAVED_EVERY` seconds, when ctrl-C
+    ends it, and at the end. What follows is bit for bit what an uninterrupted run gives. Whatever is drawn on the way,
+    such as dropout, follows from the seed; torch's own generator goes on as it was.
     """
     task = spec.task.build()
     model = task.model(spec.seed)
     optimizer = spec.method.optimizer(model.parameters(), spec.lr)
     run = _Run(spec, task, model, optimizer, observe, checkpoint, scaler(spec.budget.precision))
-    with torch.random.fork_rng(devices=[]):
+    ctrl_c = nullcontext(run.interrupt) if checkpoint is None else waiting()
+    with torch.random.fork_rng(devices=[]), ctrl_c as run.interrupt:
         torch.manual_seed(spec.seed)
         try:
             run.begin()
             finite = _iterate(run)
             return _ended(run, finite=finite)
+        except KeyboardInterrupt:
+            run.rescue()
+            raise
         except TimedOut:
             run.save()
             return run.result("failed", f"timed out after {spec.budget.timeout:g} s")
@@ -241,6 +274,7 @@ def _iterate(run: _Run) -> bool:
     points = evaluation_points(run.spec, size)
     left = islice(index_plan(run.spec, size), run.done, None)
     for iteration, indices in enumerate(left, start=run.done + 1):
+        run.stop_if_asked()
         if timeout is not None and run.elapsed() > timeout:
             raise TimedOut
         before = time.perf_counter_ns()
@@ -259,8 +293,11 @@ def _iterate(run: _Run) -> bool:
         if probe is not None:
             run.look(iteration, sum(run.window) / len(run.window), probe.read())
         run.done = iteration
+        if probe is not None:
+            run.keep()
         if time.monotonic() - run.saved > SAVED_EVERY:
             run.save()
+    run.stop_if_asked()
     return True
 
 

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from steprule.lab.conducting import PAUSE, made_with
 from steprule.lab.ledger import DEATHS, Ledger
+from steprule.lab.report.shape import MOST, Each, Maybe, Misshapen, One, check
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.workers import Died
 
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
     from steprule.lab.progress import Meter
     from steprule.lab.protocol import Plan
     from steprule.lab.workers import Pool
+
+TRIAL = {
+    "status": One(("finished", "diverged", "failed")),
+    "reason": str,
+    "losses": [Maybe(float)],
+    "seconds": float,
+}
+"""What is recorded of a trial."""
 
 STUDY = "steprule tune"
 """The name of the study in its storage."""
@@ -95,6 +104,10 @@ class Trials(Ledger):
 
     searched: frozenset[str] = frozenset()
     """The names of what is searched, once that is agreed on."""
+    seeds: int = 0
+    """How many runs a trial has."""
+    _read: frozenset[int] = frozenset()
+    """The trials that have been checked."""
 
     @property
     def optuna(self) -> optuna.Study:
@@ -114,11 +127,29 @@ class Trials(Ledger):
     def agree_on(self, wish: Wish) -> None:
         """Begin a study of this plan, or join it; refuse a storage that holds another, and say what differs."""
         self.searched = frozenset(one.name for one in wish.space)
+        self.seeds = len(wish.plan.tuning_seeds)
         self.join(wish.asked(), {})
 
     def complete(self) -> list[FrozenTrial]:
         """Return the trials that gave a result, in the order in which they were suggested."""
-        return self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        found = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for trial in found:
+            if trial.number not in self._read:
+                with self.reading(f"trial {trial.number}"):
+                    self._check(trial)
+                self._read |= {trial.number}
+        return found
+
+    def _check(self, trial: FrozenTrial) -> None:
+        """Pass a trial that has what is searched, and whose loss is that of its runs."""
+        record: Any = trial.user_attrs.get("record")
+        check({"record": record, "params": trial.params}, {"record": TRIAL, "params": Each(float)})
+        if trial.params.keys() != self.searched:
+            raise Misshapen("params", "are not those that are searched")
+        if len(record["losses"]) != self.seeds:
+            raise Misshapen("losses", "are not one a tuning seed")
+        if type(trial.value) is not float or not math.isclose(trial.value, _mean(record["losses"]), rel_tol=1e-9):
+            raise Misshapen("value", "is not the mean of the losses")
 
 
 @dataclass
@@ -223,7 +254,8 @@ class Search:
             self._open.remove(trial)
             self._times.append(time.monotonic() - trial.began)
             results = sorted(trial.results, key=lambda one: one.spec.seed)
-            self.trials.finish(trial.key, _record(results), fmean(one.validation_loss for one in results))
+            record = _record(results)
+            self.trials.finish(trial.key, record, _mean(record["losses"]))
 
 
 def _sampler(seed: int, place: int) -> TPESampler:
@@ -237,13 +269,18 @@ def _sampler(seed: int, place: int) -> TPESampler:
 def _record(results: Sequence[RunResult]) -> dict[str, Any]:
     """Return what a trial gave as plain JSON: the worst of its runs gives its status."""
     worst = max(results, key=lambda one: ("finished", "diverged", "failed").index(one.status))
-    losses = [one.validation_loss if math.isfinite(one.validation_loss) else None for one in results]
+    losses = [one.validation_loss if abs(one.validation_loss) < MOST else None for one in results]
     return {
         "status": worst.status,
         "reason": worst.reason,
         "losses": losses,
         "seconds": sum(one.seconds for one in results),
     }
+
+
+def _mean(losses: Sequence[float | None]) -> float:
+    """Return the loss of a trial: infinite where one of its runs did not finish."""
+    return fmean(math.inf if loss is None else loss for loss in losses)
 
 
 def told(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:

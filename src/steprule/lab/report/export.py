@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steprule.lab.report.shape import COLUMNS, RUN
+from steprule.lab.text import shown
 
 _RUN = [key for key in RUN if key not in {"curve", "exhibits"}]
 _WHICH = ["task", "optimizer", "phase", "lr", "seed"]
@@ -44,5 +45,8 @@ def _csv(head: list[str], rows: Iterator[list[Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Return what a cell holds; a spreadsheet must not take a text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """Return what a cell holds; a spreadsheet must not take a text for a formula, nor a terminal for a command."""
+    if not isinstance(value, str):
+        return value
+    text = shown(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

@@ -18,6 +18,7 @@ from steprule.lab.report import charts, svg, tables, words
 from steprule.lab.report.derive import Arm, Chapter, Quantity, arms, axes, band, chapters, quantities, sensitivity
 from steprule.lab.report.style import COLOURS
 from steprule.lab.report.tables import Table
+from steprule.lab.text import clean
 
 TEMPLATES = ("page.html.j2", "task.html.j2", "macros.html.j2", "page.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "page.js")
@@ -52,7 +53,8 @@ class Section:
 
 
 def page(document: dict[str, Any]) -> str:
-    """Return the report as HTML."""
+    """Return the report as HTML; nothing in the document is more than text."""
+    document = clean(document)
     parts, ordered = chapters(document), arms(document)
     sections = [_section(document, chapter, place) for place, chapter in enumerate(parts)]
     scripts = [Markup(_text(name)) for name in SCRIPTS]  # noqa: S704 - our own files

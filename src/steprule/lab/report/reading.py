@@ -5,19 +5,15 @@ Whoever made the file need not be a friend: nothing in it is trusted to be what 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from pathlib import Path
 from typing import Any, NoReturn
 
 import steprule as sr
-from steprule.lab.report.shape import COLUMNS, SCHEMA, Misshapen, check
+from steprule.lab.report.shape import SCHEMA, Misshapen, check, pictures, whole
 
 LARGEST = 256 * 2**20
 """Bytes beyond which a file is no record of a comparison."""
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -73,12 +69,9 @@ def _agree(document: dict[str, Any]) -> None:
         _known(row["task"], tasks, f"results[{place}].task")
         _known(row["optimizer"], keys, f"results[{place}].optimizer")
         for number, run in enumerate(row["runs"]):
-            where = f"results[{place}].runs[{number}]"
-            if len({len(run["curve"][column]) for column in COLUMNS}) != 1:
-                raise Misshapen(f"{where}.curve", "has columns of different lengths")
-            _pictures(run["exhibits"], where)
+            whole(run, f"results[{place}].runs[{number}]")
     for place, task in enumerate(document["tasks"]):
-        _pictures(task["reference"], f"tasks[{place}]")
+        pictures(task["reference"], f"tasks[{place}]")
         if any(len(line["x"]) != len(line["y"]) for line in task["theory"]):
             raise Misshapen(f"tasks[{place}].theory", "has columns of different lengths")
     for place, pair in enumerate(document["comparisons"]):
@@ -96,13 +89,3 @@ def _unique(where: str, names: list[Any]) -> set[Any]:
 def _known(name: str, names: set[Any], where: str) -> None:
     if name not in names:
         raise Misshapen(where, "names nothing that is listed")
-
-
-def _pictures(exhibits: list[dict[str, Any]], where: str) -> None:
-    for exhibit in exhibits:
-        try:
-            picture = base64.b64decode(exhibit["png"], validate=True) if exhibit["png"] else PNG
-        except (ValueError, binascii.Error):
-            picture = b""
-        if not picture.startswith(PNG):
-            raise Misshapen(where, "has a picture that is no PNG in base64")

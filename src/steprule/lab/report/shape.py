@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 from dataclasses import dataclass
 from typing import Any
+
+from steprule.lab.text import one_line
 
 SCHEMA = 2
 """The number of the layout; it grows when a key changes its meaning or goes."""
@@ -13,6 +17,13 @@ SCHEMA = 2
 @dataclass(frozen=True)
 class Maybe:
     """A shape, or null."""
+
+    of: Any
+
+
+@dataclass(frozen=True)
+class Sometimes:
+    """A shape, or no field of that name."""
 
     of: Any
 
@@ -35,7 +46,7 @@ class Misshapen(Exception):  # noqa: N818 - it is told as a sentence, and never 
     """Something is not where or what it should be."""
 
     def __init__(self, where: str, what: str) -> None:
-        super().__init__(f"{where or 'the document'} {what}")
+        super().__init__(one_line(f"{where or 'it'} {what}"))
 
 
 ANY = object()
@@ -134,6 +145,7 @@ OPTIMIZER = {
 
 DOCUMENT = {
     "schema": One((SCHEMA,)),
+    "study": Sometimes(str),
     "command": str,
     "started": str,
     "seconds": float,
@@ -179,6 +191,8 @@ DOCUMENT = {
     "winner": Each(Maybe(str)),
 }
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
 _PLAIN = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
 
 MOST = 1e150
@@ -211,6 +225,10 @@ def check(value: Any, shape: Any = DOCUMENT, where: str = "") -> None:
 def _object(value: Any, shape: dict[str, Any], where: str) -> None:
     _demand(isinstance(value, dict), where, "is no object")
     for key, inner in shape.items():
+        if isinstance(inner, Sometimes):
+            if key not in value:
+                continue
+            inner = inner.of  # noqa: PLW2901
         _demand(key in value, where, f"has no {key!r}")
         check(value[key], inner, f"{where}.{key}" if where else key)
 
@@ -227,3 +245,23 @@ def _is(value: Any, kind: type) -> bool:
     if kind is int:
         return isinstance(value, int) and 0 <= value < 2**53
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < MOST
+
+
+def whole(run: dict[str, Any], where: str = "") -> None:
+    """Check what the shape of a run cannot say: its columns are equally long, its pictures are pictures."""
+    _demand(
+        len({len(run["curve"][column]) for column in COLUMNS}) == 1,
+        f"{where}.curve" if where else "curve",
+        "has columns of different lengths",
+    )
+    pictures(run["exhibits"], where)
+
+
+def pictures(exhibits: list[dict[str, Any]], where: str) -> None:
+    """Pass exhibits whose pictures are PNGs, or none."""
+    for exhibit in exhibits:
+        try:
+            picture = base64.b64decode(exhibit["png"], validate=True) if exhibit["png"] else PNG
+        except (ValueError, binascii.Error):
+            picture = b""
+        _demand(picture.startswith(PNG), where, "has a picture that is no PNG in base64")

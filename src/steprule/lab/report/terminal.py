@@ -6,11 +6,12 @@ from textwrap import fill
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from steprule.lab.report import words
 from steprule.lab.report.derive import Cell, Chapter, chapters
+from steprule.lab.text import clean, one_line
 
 LEAST, FOLDED = 10, 16
 """How narrow names and scores are made where they have to be folded."""
@@ -26,7 +27,8 @@ SPARED = ("step", "state", "at its", "iter. to", "valid.", "lost")
 
 
 def show(console: Console, document: dict[str, Any]) -> None:
-    """Print a table a task, who leads on it, and the footnotes."""
+    """Print a table a task, who leads on it, and the footnotes; whoever wrote the document, it is text."""
+    document = clean(document, one_line)
     parts = chapters(document)
     for chapter in parts:
         console.print(build(document, chapter, console.width))
@@ -35,36 +37,35 @@ def show(console: Console, document: dict[str, Any]) -> None:
             document["verdicts"].get(chapter.task["name"], "") if len(chapter.cells) > 1 else words.single_run(document)
         )
         if said:
-            console.print(escape(said), highlight=False)
+            console.print(Text(said))
         for note in words.footnotes(document, chapter):
-            console.print(escape(note), style="dim", highlight=False)
+            console.print(Text(note, "dim"))
         console.print()
     for paragraph in document["protocol"]["text"]:
-        console.print(escape(paragraph), style="dim", highlight=False)
+        console.print(Text(paragraph, "dim"))
 
 
 def build(document: dict[str, Any], chapter: Chapter, width: int) -> Table:
     """Return a task's table; an optimiser is set in bold only when it alone leads."""
     task = chapter.task
     table = Table(
-        title=escape(f"{task['title']}, {task['network']}"),
+        title=Text(f"{task['title']}, {task['network']}", "italic"),
         box=None,
         padding=(0, 1),
         pad_edge=False,
         collapse_padding=True,
         header_style="bold",
-        title_style="italic",
     )
     columns = ["name", *headers(chapter)]
     rows = [(cell.arm.key, *cells(chapter, cell)) for cell in chapter.cells]
     widths = _fitted(columns, rows, width)
     height = max(header.count("\n") for header in columns)
     for place, most in widths.items():
-        lowered = "\n" * (height - columns[place].count("\n")) + escape(columns[place])
-        table.add_column(lowered, justify="right" if place else "left", overflow="fold", max_width=most)
+        lowered = "\n" * (height - columns[place].count("\n")) + columns[place]
+        table.add_column(Text(lowered), justify="right" if place else "left", overflow="fold", max_width=most)
     best = document["winner"].get(task["name"])
     for row in rows:
-        table.add_row(*(escape(row[place]) for place in widths), style="bold" if row[0] == best else None)
+        table.add_row(*(Text(row[place]) for place in widths), style="bold" if row[0] == best else None)
     return table
 
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from steprule.lab.earlier import REPORT, numbered
 from steprule.lab.files import write_atomically
 from steprule.lab.report.export import curves_csv, runs_csv
 
-FILES = ("report.html", "runs.csv", "curves.csv")
 
-
-def write(document: dict[str, Any], folder: Path) -> None:
-    """Write each file whole; nothing is written where one of them cannot be made."""
+def texts(document: dict[str, Any], folder: Path, number: str = "") -> dict[Path, str]:
+    """Return what belongs into each file; with a number their names have it."""
     # Imported here: matplotlib is slow to load, and a comparison's runs need not wait for it.
     from steprule.lab.report.page import page
 
-    made = dict(zip(FILES, (page(document), runs_csv(document), curves_csv(document)), strict=True))
-    for name, text in made.items():
-        write_atomically(folder / name, text)
+    made = (page(document), runs_csv(document), curves_csv(document))
+    paths = (folder / name for name in REPORT[1:])
+    return {numbered(path, number) if number else path: text for path, text in zip(paths, made, strict=True)}
+
+
+def write(made: dict[Path, str]) -> None:
+    """Write each file whole."""
+    for path, text in made.items():
+        write_atomically(path, text)
+
+
+def differing(made: dict[Path, str]) -> list[str]:
+    """Return the names of the files that say something else."""
+    return [path.name for path, text in made.items() if path.is_file() and path.read_bytes() != text.encode()]

@@ -1,0 +1,73 @@
+"""What earlier work has left in a folder is numbered and kept, and that is said; nothing is overwritten in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import steprule as sr
+from steprule.lab.screen import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+REPORT = ("results.json", "report.html", "runs.csv", "curves.csv")
+"""What a comparison or a run leaves, its record first."""
+
+LARGEST = 256 * 2**20
+"""Bytes beyond which a file is no record of ours."""
+
+
+def numbered(path: Path, number: int | str) -> Path:
+    """Return the name under which a file is kept: `results.1.json`, `study.journal.1`."""
+    if path.suffix == ".journal":
+        return path.with_name(f"{path.name}.{number}")
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+
+
+def keep(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Give the files of these names the next number, one for all; return their names from now on."""
+    paths = [folder / name for name in names]
+    patterns = [re.escape(numbered(path, "@").name).replace("@", r"(\d+)") for path in paths]
+    there = [path.name for path in folder.iterdir()] if any(path.exists() for path in paths) else []
+    taken = [int(found[1]) for name in there for pattern in patterns if (found := re.fullmatch(pattern, name))]
+    kept: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            new = numbered(path, max(taken, default=0) + 1)
+            with suppress(FileNotFoundError):  # somebody who shares the folder was quicker
+                path.rename(new)
+                kept.append(new)
+    return kept
+
+
+def tell(kept: Sequence[Path]) -> None:
+    """Say under which names something is kept; nothing where nothing is."""
+    if kept:
+        say(f"What was in {kept[0].parent} before is kept: {', '.join(path.name for path in kept)}.", err=True)
+
+
+def make_room(folder: Path, names: Sequence[str], study: str) -> None:
+    """Keep what is there under these names, unless the same study has left it; the first one is its record."""
+    if not study or study_of(folder / names[0]) != study:
+        tell(keep(folder, names))
+
+
+def study_of(record: Path) -> Any:
+    """Return the name of the study that has left a record; none where there is no record, or it is somebody's else."""
+    try:
+        if record.stat().st_size > LARGEST:
+            return None
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found.get("study") if isinstance(found, dict) else None
+
+
+def unmoved(path: Path, error: OSError) -> sr.errors.StateError:
+    """Return the error that tells why earlier work cannot be set aside."""
+    told = f"what is there cannot be set aside: {error.strerror or error}"
+    return sr.errors.StateError(told, where=str(path), fix="give another --out")

@@ -1,0 +1,66 @@
+"""Text that somebody else may have written, as it may be shown: nothing in it commands a terminal or a page."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_BREAKS = re.compile(r"[\r\n\t\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+"""What may end a line, or look as if it did."""
+
+
+def shown(text: str) -> str:
+    r"""Return a text with its lines and tabs; whatever else does not print is spelt out, such as `\x1b`.
+
+    That is every control character, an escape sequence's first one with them, and whatever turns the direction of
+    writing or is not seen.
+    """
+    return _each_line(text, lambda letter: letter if letter.isprintable() or letter == "\t" else _spelt(letter))
+
+
+def _each_line(text: str, told: Callable[[str], str]) -> str:
+    """Change the letters of the lines in which not all print; long texts have few of those."""
+    return "\n".join(line if line.isprintable() else "".join(map(told, line)) for line in text.split("\n"))
+
+
+def one_line(text: str) -> str:
+    """Return a text that belongs into one line: what would end the line is a space."""
+    return text if text.isprintable() else shown(_BREAKS.sub(" ", text))
+
+
+def _spelt(letter: str) -> str:
+    return " " if letter.isspace() and letter > "\x9f" else letter.encode("unicode_escape", "surrogatepass").decode()
+
+
+def clean(value: Any, told: Callable[[str], str] = shown) -> Any:
+    """Return a JSON value with every text in it as it may be shown, names of fields too."""
+    if isinstance(value, str):
+        return told(value)
+    if isinstance(value, dict):
+        return {told(str(key)): clean(inner, told) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(inner, told) for inner in value]
+    return value
+
+
+def escaped(json: str) -> str:
+    r"""Return JSON that says the same, and is shown as it is: what does not print is written as `\u001b`."""
+    return _each_line(json, lambda letter: letter if letter.isprintable() else _as_json(letter))
+
+
+def _as_json(letter: str) -> str:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Ask whether one of the known words was meant, whatever the case of its letters; nothing where none is near."""
+    folded = {one.casefold(): one for one in known}
+    found = get_close_matches(word.casefold(), folded, n=2)
+    if word.casefold() in folded:
+        found = [word.casefold()]
+    return f"did you mean {' or '.join(folded[one] for one in found)}?" if found else ""
