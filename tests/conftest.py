@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import numpy as np
@@ -16,6 +17,12 @@ hypothesis.settings.register_profile(
     "steprule", derandomize=True, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
 hypothesis.settings.load_profile("steprule")
+
+
+def pytest_configure() -> None:
+    """Answer ctrl-C as Python does, in children too: a shell that runs tests in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

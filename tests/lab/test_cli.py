@@ -1,9 +1,12 @@
 import json
 
+import click
 import pytest
 
+from child import interpreter
 from steprule import __main__ as front
 from steprule.__main__ import main
+from steprule.lab.cli import COMMANDS, cli
 from steprule.lab.progress import Lines, about
 
 WRONG = [
@@ -115,6 +118,74 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch,
     assert capsys.readouterr().err == 'steprule: error: the lab needs rich: pip install "steprule[lab]"\n'
 
 
+HEAVY = {"jinja2", "matplotlib", "sklearn", "scipy", "optuna", "PIL", "tensorboard"}
+
+
+@pytest.mark.null
+def test_help_explain_and_the_list_need_no_library_for_charts_or_data():
+    """In a process in which these cannot be imported; what else one asks for names all that is missing."""
+    text = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(HEAVY)!r}))
+from steprule import __main__ as front
+front.find_spec = lambda name: None if name in {sorted(HEAVY)!r} else object()
+lines = ("", "--help", "explain adam", "explain Adam", "optimizers", "completion")
+codes = [front.main(line.split()) for line in lines]
+assert codes == [0, 0, 0, 2, 0, 0], codes
+assert [front.main(line.split()) for line in ("compare", "train --optimizer sgd --lr 1", "tune --help")] == [1] * 3
+"""
+    process = interpreter(text)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "compare" in out
+    told = [line for line in err.splitlines() if "the lab needs" in line]
+    assert len(set(told)) == 1
+    assert len(told) == 3
+    for name in {"jinja2", "matplotlib", "sklearn", "scipy"}:
+        assert name in told[0]
+
+
+@pytest.mark.null
+def test_the_help_says_of_every_command_what_the_command_says_of_itself(capsys):
+    context = click.Context(cli)
+    for name, (_, told) in COMMANDS.items():
+        command = cli.get_command(context, name)
+        assert command.name == name
+        assert (command.help or "").replace("\n", " ").startswith(told.split(",")[0].split(";")[0].rstrip("."))
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("explain AdamW", "did you mean adamw?"),
+        ("explain Adam", "did you mean adam? (that is the board's; torch's is steprule.optim:Adam)"),
+        ("explain torch.optim:adamw", "AdamW"),
+        ("explain adam --Beta1 0.5", "did you mean --beta1?"),
+        ("explain adam --bta1 0.5", "--beta1"),
+        ("explain adam --set adam.Beta1=0.5", "did you mean beta1?"),
+        ("explain adam --set Adam.beta1=0.5", "did you mean adam?"),
+        ("compare --optimizers sgd,LION", "did you mean lion?"),
+        ("compare --tasks digits,Cancer-LogReg", "did you mean cancer-logreg?"),
+        ("train --optimizer sgd --lr 1 --task Digits", "did you mean digits?"),
+        ("train --optimizer sgd --lr 1 --task quadratc", "did you mean quadratic?"),
+        ("compare --schedules Cosine", "did you mean cosine?"),
+        ("tune --optimizer adam --search Beta1=0.1:0.9", "did you mean beta1?"),
+        ("bench --suite Small", "did you mean small?"),
+        ("Compare", "did you mean compare?"),
+        ("trian", "did you mean train?"),
+        ("train --config a.toml", "did you mean batch-size?"),
+        ("compare --config b.toml", "did you mean compare?"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_asked_for_whatever_its_case(command, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toml").write_text("Batch-Size = 3\n")
+    (tmp_path / "b.toml").write_text("[Compare]\nseeds = 3\n")
+    assert main(command.split()) == 2
+    assert told.lower() in capsys.readouterr().err.lower()
+
+
 @pytest.mark.null
 @pytest.mark.parametrize("command", ["", "--help", "--version", "compare --help", "train --help", "explain --help"])
 def test_help_is_given_and_is_no_error(command, capsys):
@@ -141,6 +212,7 @@ def test_explain_speaks_text_latex_source_and_json(capsys):
         "backend",
         "reason",
         "source",
+        "groups",
     }
     assert account["state_bytes_per_parameter"] == 8
 

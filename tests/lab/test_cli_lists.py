@@ -28,6 +28,8 @@ def test_every_method_is_listed_with_its_formula(capsys):
     assert listed["adamw"]["defaults"]["betas"] == [0.9, 0.999]
     assert listed["lion"]["default_lr"] == 1e-4
     assert listed["lion"]["formula"] == explain(optim.Lion([torch.nn.Parameter(torch.ones(1))])).formula
+    torchs = {name: row["torch"] for name, row in listed.items() if row["torch"]}
+    assert torchs == {name.lower(): f"steprule.optim:{name}" for name in ("SGD", "Adagrad", "RMSprop", "Adam")}
     assert (listed["sgd"]["state_bytes_per_parameter"], listed["adam"]["state_bytes_per_parameter"]) == (0, 8)
 
 
@@ -41,6 +43,9 @@ def test_the_table_loses_nothing_at_any_width(capsys, monkeypatch, width):
     squeezed = "".join(out.replace("│", " ").split())
     for name in NAMES:
         assert name in squeezed
+    assert squeezed.count("theboard'sown;torch'sissteprule.optim:") == (
+        4 if width == 200 else squeezed.count("theboard'sown")
+    )
     if width == 200:
         assert all(line.replace(" ", "") in squeezed for line in explain(board.adam).formula.splitlines())
 

@@ -7,7 +7,8 @@ import synthetic
 
 import steprule as sr
 from steprule.__main__ import main
-from steprule.lab import cli_tune
+from steprule.bench.record import Record
+from steprule.lab import cli_bench, cli_tune
 from steprule.lab.budget import Budget
 from steprule.lab.earlier import REPORT, keep, make_room, numbered
 from steprule.lab.home import at_home
@@ -159,6 +160,22 @@ def test_a_search_of_another_study_keeps_what_the_one_before_found(tmp_path, cap
     assert json.loads((tmp_path / "tuning.1.json").read_text())["study"] == "a"
     assert json.loads((tmp_path / "tuning.json").read_text())["study"] == "b"
     assert "tuning.1.json" in capsys.readouterr().err
+
+
+def test_a_benchmark_keeps_the_record_before_with_its_picture(tmp_path, capsys):
+    targets = [tmp_path / "bench.json", tmp_path / "mine" / "other.json"]
+    targets[1].parent.mkdir()
+    for target in targets:
+        target.write_text("old")
+        target.with_suffix(".svg").write_text("old")
+    record = Record("steprule bench", {})
+    for seconds in (1.0, 2.0):  # on the way, and at the end
+        record.seconds = seconds
+        cli_bench._save(record, targets)
+    for target in targets:
+        assert json.loads(target.read_text())["seconds"] == 2.0
+        assert numbered(target, 1).read_text() == numbered(target.with_suffix(".svg"), 1).read_text() == "old"
+    assert capsys.readouterr().err.count("is kept: ") == 2
 
 
 def test_numbers_go_on_from_the_greatest_and_what_is_no_file_stays(tmp_path):

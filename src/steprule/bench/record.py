@@ -23,6 +23,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from steprule.bench.arms import COPY, OURS, PEERS, ROOFLINE
@@ -65,6 +66,8 @@ class Record:
     complete: bool = False
     results: list[Result] = field(default_factory=list[Result])
     start: dict[str, Any] | None = None
+    written: set[Path] = field(default_factory=set[Path])
+    """The files in which it stands."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as plain data."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from steprule.bench.arms import OURS
 from steprule.bench.load import busy
@@ -57,7 +58,7 @@ def table(title: str, cases: Sequence[Case]) -> Table:
     for header in (*heads, *(f"{arm}\nof ours" for arm in beside)):
         told.add_column(header, justify="right", overflow="fold")
     for case in cases:
-        told.add_row(*_row(case, peers, beside))
+        told.add_row(*map(Text.from_markup, _row(case, peers, beside)))
     return told
 
 
@@ -68,15 +69,15 @@ def show(console: Console, document: Mapping[str, Any]) -> None:
         console.print(table(suite, [case for case in document["cases"] if case["suite"] == suite]))
         console.print()
     for line in start_lines(document["start"]):
-        console.print(escape(line), highlight=False)
+        console.print(Text(line))
     reasons: dict[str, None] = {}
     for case in document["cases"]:
         reasons |= {f"{name}: {arm['skipped']}": None for name, arm in case["arms"].items() if "skipped" in arm}
     for reason in reasons:
-        console.print(escape(f"Left out: {reason}"), style="dim", highlight=False)
+        console.print(Text(f"Left out: {reason}", "dim"))
     if suites:
-        console.print("× is how many times as long a peer's step takes as ours: ~ is rough, below 1 "
-                      f"({LOSS}) the peer is quicker. {summary(document)}", highlight=False)  # fmt: skip
+        console.print(Text("× is how many times as long a peer's step takes as ours: ~ is rough, below 1 "
+                      f"({LOSS}) the peer is quicker. {summary(document)}"))  # fmt: skip
     cases = {case["name"]: case for case in document["cases"]}
     for name, peer, _ in losses(document):
-        console.print(f"{_marked(ratio(cases[name], peer))} {peer}: {escape(name)}", highlight=False)
+        console.print(Text.from_markup(f"{_marked(ratio(cases[name], peer))} {peer}: {escape(name)}"))

@@ -25,7 +25,7 @@ COMMANDS = {
     "completion": ("cli_lists", "Print the script by which a shell completes commands and options."),
     "explain": ("cli_explain", "Show an optimiser: its formula, its passes over memory, its generated kernel."),
     "optimizers": ("cli_lists", "List the optimisers that have a name, with their formulas and what a step costs."),
-    "report": ("cli_report", "Make the page and the tables again from a results.json; nothing is trained."),
+    "report": ("cli_report", "Make report.html, runs.csv and curves.csv from a results.json, and print its table."),
     "tasks": ("cli_lists", "List the tasks that --task can name, with their data and networks."),
     "train": ("cli_train", "Do one run, and print the same facts as compare."),
     "tune": ("cli_tune", "Search good hyperparameters of one optimiser, on validation data only."),
@@ -108,7 +108,7 @@ def _run(line: Sequence[str]) -> int:
     except SystemExit as error:  # so ends the completion of a line
         code = error.code
     except click.ClickException as error:
-        complain(" ".join(f"{error.format_message()} {_meant(error)}".split()))
+        complain(" ".join(_told(error).split()))
         return 2
     except sr.errors.StepruleError as error:
         told = sr.errors.StepruleError(one_line(error.what), where=error.where, fix=error.fix)
@@ -117,8 +117,8 @@ def _run(line: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _meant(error: click.ClickException) -> str:
-    """Say which option was meant, whatever the case of its letters; click looks for one in the case it was given."""
-    if not isinstance(error, click.NoSuchOption) or error.possibilities or error.ctx is None:
-        return ""
-    return near(error.option_name, [flag for option in error.ctx.command.params for flag in option.opts]).capitalize()
+def _told(error: click.ClickException) -> str:
+    """Word an error; of an option that there is not, ask which one was meant, whatever the case of its letters."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error.format_message()
+    return f"{error.message} {near(error.option_name, [flag for one in error.ctx.command.params for flag in one.opts])}"

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from steprule.bench import cases, gpu, machine
 from steprule.bench.conduct import Options
 from steprule.bench.load import warning
 from steprule.bench.record import Record, wrong
 from steprule.bench.run import estimate, works
+from steprule.lab.earlier import keep, tell
 from steprule.lab.files import prepare, write_atomically
 from steprule.lab.options import FOLDER, OUTPUT, cores
 from steprule.lab.progress import about, meter
+from steprule.lab.screen import Screen, say
+from steprule.lab.text import near
 
 INTERRUPTED = 130
 SAVE_EVERY = 10.0
@@ -35,7 +37,7 @@ class Suites(click.ParamType):
         names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
         for name in names:
             if name not in cases.NAMES:
-                self.fail(f"{name!r} is none of {', '.join(cases.NAMES)}.", param, ctx)
+                self.fail(f"{name!r} is none of {', '.join(cases.NAMES)}. {near(name, cases.NAMES)}", param, ctx)
         return names
 
 
@@ -79,11 +81,11 @@ def bench(ctx: click.Context, **values: Any) -> int:
     targets = _targets(values["out"], values["record"])
     command = shlex.join(["steprule", *ctx.find_root().obj])
     record = Record(command, machine.machine(options.threads, options.device))
-    talk, loud = Console(stderr=True), not values["no_progress"]
+    talk, loud = Screen(stderr=True), not values["no_progress"]
     if told := warning():
-        talk.print(told, highlight=False)
+        talk.print(told)
     if loud:
-        talk.print(f"{', '.join(suites)}: {about(estimate(suites, options))}", highlight=False)
+        talk.print(f"{', '.join(suites)}: {about(estimate(suites, options))}")
     gauge = meter("pieces", wanted=loud)
     interrupted = _conduct(record, suites, options, targets, gauge)
     return _finish(record, targets, as_json=values["as_json"], interrupted=interrupted)
@@ -136,8 +138,12 @@ def _conduct(record: Record, suites: tuple[str, ...], options: Options, targets:
 
 
 def _save(record: Record, targets: list[Path]) -> None:
+    """Write the record; an earlier one is kept with its picture, and that is said."""
     for target in targets:
-        write_atomically(target, record.text())
+        pair = (target.name, target.with_suffix(".svg").name)
+        anew = None if target in record.written else lambda place=target.parent, pair=pair: tell(keep(place, pair))
+        write_atomically(target, record.text(), first=anew)
+        record.written.add(target)
 
 
 def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: bool) -> int:
@@ -147,7 +153,7 @@ def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: 
     from steprule.lab.bench_table import show
 
     if not record.results and record.start is None:
-        click.echo("Interrupted before the first case was done: nothing was written.", err=True)
+        say("Interrupted before the first case was done: nothing was written.", err=True)
         return INTERRUPTED
     document = record.document()
     _save(record, targets)
@@ -155,11 +161,11 @@ def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: 
     for target in targets if drawn else ():
         write_atomically(target.with_suffix(".svg"), drawn or "")
     if as_json:
-        click.echo(record.text(), nl=False)
+        say(record.text().removesuffix("\n"))
     else:
-        show(Console(), document)
+        show(Screen(), document)
     written = [str(path) for target in targets for path in (target, target.with_suffix(".svg"))[: 2 if drawn else 1]]
-    click.echo(f"Written: {', '.join(written)}", err=as_json)
+    say(f"Written: {', '.join(written)}", err=as_json)
     for told in wrong(record.results):
-        click.echo(f"Wrong: {told}", err=True)
+        say(f"Wrong: {told}", err=True)
     return INTERRUPTED if interrupted else int(bool(wrong(record.results)))

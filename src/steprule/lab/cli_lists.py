@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 from rich.table import Table
 
 from steprule.lab.methods import Method
-from steprule.lab.optimizers import NAMES, worded
+from steprule.lab.optimizers import NAMES, class_of, worded
 from steprule.lab.results import task_facts
 from steprule.lab.screen import Screen, say
 from steprule.lab.tasks import TASKS, Metric, TaskSpec, takes
@@ -25,6 +25,8 @@ SHELLS = ("bash", "zsh", "fish")
 def optimizers(*, as_json: bool) -> None:
     """List the optimisers that have a name, with their formulas and what a step costs.
 
+    A name that the board and torch share is the board's, and the list says where torch's is.
+
     Any other one takes part as module:Class or file.py:Class, such as torch.optim:AdamW.
     """
     listed = [_method(name) for name in NAMES]
@@ -33,7 +35,8 @@ def optimizers(*, as_json: bool) -> None:
         cost = (f"{row['bytes_per_parameter']:g}", f"{row['state_bytes_per_parameter']:g}")
         lr = "lr" if row["default_lr"] is None else f"lr={worded(row['default_lr'])}"
         known = ", ".join((lr, *(f"{key}={worded(value)}" for key, value in row["defaults"].items())))
-        table.add_row(row["name"], f"{row['title']}\n{row['formula']}", known, *cost)
+        other = f"\nthe board's own; torch's is {row['torch']}" if row["torch"] else ""
+        table.add_row(row["name"], f"{row['title']}\n{row['formula']}{other}", known, *cost)
     table.caption = "bytes: read and written by a step, a parameter; state: kept between steps, a parameter"
     _print(listed, table, as_json=as_json)
 
@@ -45,6 +48,7 @@ def _method(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "title": method.title,
+        "torch": class_of(name) or None,
         "formula": account.formula,
         "default_lr": method.default_lr,
         "hyperparameters": list(shown),

@@ -27,7 +27,7 @@ from steprule.lab.progress import about, meter
 from steprule.lab.protocol import REPORT_OFFSET, Plan, geometric
 from steprule.lab.screen import Screen, complain, say
 from steprule.lab.session import now
-from steprule.lab.text import one_line
+from steprule.lab.text import near, one_line
 from steprule.lab.tuning import STUDY, Range, Search, Trials, Wish, best_after, importance, told
 from steprule.lab.workers import Pool
 
@@ -168,7 +168,7 @@ def _searchable(method: Method, ranges: Sequence[Range]) -> None:
         elif one.name in dict(method.hyper):
             fault = f"it is fixed at {worded(dict(method.hyper)[one.name])}: leave one of the two out"
         elif one.name not in numbers and not (kind.open and one.name not in kind.takes and one.name != "lr"):
-            fault = f"{method.name} has no such number to search; {allowed}"
+            fault = f"{method.name} has no such number to search; {near(one.name, numbers)} {allowed}"
         if fault:
             raise click.UsageError(f"--search {one}: {fault}.")
         seen.add(one.name)

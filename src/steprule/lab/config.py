@@ -9,12 +9,16 @@ from typing import Any
 import click
 
 from steprule.lab.options import Bounds, Names, Schedules, Sizes, TaskNames
+from steprule.lab.text import near
 
 LARGEST = 1 << 20
 """Bytes of a file that are read at most: no settings are that long, and a device never ends."""
 
 EXPANDED = "steprule.expanded"
 """Where a context keeps the arguments with the file's among them."""
+
+TABLES = ("compare", "train", "tune")
+"""The commands that a file may have a table for."""
 
 BUDGETS = {"epochs", "iterations"}
 """These exclude each other, so either one on the command line puts both of the file's aside."""
@@ -102,7 +106,8 @@ def _known(path: str, command: click.Command, table: dict[str, Any], where: str 
     for key in table:
         if key.replace("_", "-") not in flags:
             allowed = ", ".join(flags)
-            raise click.UsageError(f"--config: {path}: {where}no option {key!r} in {command.name}; allowed: {allowed}.")
+            told = f"{where}no option {key!r} in {command.name}; allowed: {allowed}. {near(key, [*flags, *TABLES])}"
+            raise click.UsageError(f"--config: {path}: {told}")
 
 
 LISTS = (Names, TaskNames, Schedules, Bounds, Sizes)

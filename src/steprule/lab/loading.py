@@ -12,6 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import steprule as sr
+from steprule.lab.text import near
 
 
 def is_reference(text: str) -> bool:
@@ -39,8 +40,9 @@ def load(text: str) -> Any:
         raise sr.errors.StepruleError(told, where=place(error), fix=fix) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            known = ", ".join(public for public in vars(found) if not public.startswith("_"))[:200] or "nothing"
-            raise sr.errors.StepruleError(f"{home} has no {part!r}", where=text, fix=f"it has {known}")
+            names = [public for public in vars(found) if not public.startswith("_")]
+            fix = f"{near(part, names)} it has {', '.join(names)[:200] or 'nothing'}".strip()
+            raise sr.errors.StepruleError(f"{home} has no {part!r}", where=text, fix=fix)
         found = getattr(found, part)
     return found
 

@@ -14,6 +14,7 @@ import steprule as sr
 from steprule.lab import clips
 from steprule.lab.clips import Clip
 from steprule.lab.loading import is_reference, load
+from steprule.lab.text import near
 
 TITLES = {
     "gd": "Gradient descent",
@@ -118,7 +119,8 @@ class Kind:
         """Refuse a hyperparameter that it does not take, or a value of another kind than the default's."""
         if name not in self.takes and not (self.open and name not in _OURS_TO_SET):
             known = ", ".join(self.takes) or "none besides the learning rate"
-            raise sr.errors.HyperparameterError(f"{self.name} has no hyperparameter {name!r}", fix=f"it takes {known}")
+            fix = f"{near(name, self.takes)} it takes {known}".strip()
+            raise sr.errors.HyperparameterError(f"{self.name} has no hyperparameter {name!r}", fix=fix)
         wanted = _wanted(self.takes.get(name), value)
         if wanted:
             told = f"{name} of {self.name} is {worded(value)}, which is not {wanted}"
@@ -156,8 +158,20 @@ def find(name: str) -> Kind:
     if not is_reference(name):
         told = f"{name!r} is none of {', '.join(NAMES)}"
         fix = "give one of these, or module:Class or file.py:Class for another (torch.optim:AdamW)"
-        raise sr.errors.StepruleError(told, fix=fix)
+        raise sr.errors.StepruleError(told, fix=f"{_meant(name)} {fix}".strip())
     return _kind(name, name, load(name))
+
+
+def class_of(name: str) -> str:
+    """Return where torch's optimiser of a name is found that the board has taken; nothing where there is none."""
+    found = next((one for one in sr.optim.__all__ if one.lower() == name), "") if name in TITLES else ""
+    return f"steprule.optim:{found}" if found else ""
+
+
+def _meant(name: str) -> str:
+    asked = near(name, NAMES)
+    torchs = class_of(name.lower())
+    return f"{asked} (that is the board's; torch's is {torchs})" if torchs else asked
 
 
 def _kind(name: str, title: str, target: Any) -> Kind:

@@ -21,6 +21,7 @@ from steprule.lab.optimizers import NAMES, find
 from steprule.lab.passes import PRECISIONS
 from steprule.lab.schedules import SCHEDULES
 from steprule.lab.tasks import TASKS, TaskSpec, named, several, takes
+from steprule.lab.text import near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,7 +109,7 @@ class TaskName(Offered):
         try:
             return self.read(str(value))
         except sr.errors.TaskError as error:
-            self.fail(f"{error.what}; or {error.fix}.", param, ctx)
+            self.fail(f"{error.what}; {error.fix}.", param, ctx)
 
 
 class TaskNames(TaskName):
@@ -132,7 +133,7 @@ class Schedules(Offered):
         names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
         for name in names:
             if name not in SCHEDULES:
-                self.fail(f"{name!r} is none of {', '.join(SCHEDULES)}.", param, ctx)
+                self.fail(f"{name!r} is none of {', '.join(SCHEDULES)}. {near(name, SCHEDULES)}", param, ctx)
         return names
 
 
@@ -314,7 +315,10 @@ def _settings(names: tuple[str, ...], given: Iterable[str]) -> dict[str, dict[st
         if not (sign and dot):
             raise click.UsageError(f"--set takes NAME.HYPER=VALUE, such as {names[0]}.eps=1e-6, got {text!r}.")
         if name not in found:
-            raise click.UsageError(f"--set {text}: {name!r} is not among the optimisers; allowed: {', '.join(names)}.")
+            told = (
+                f"--set {text}: {name!r} is not among the optimisers; allowed: {', '.join(names)}. {near(name, names)}"
+            )
+            raise click.UsageError(told)
         try:
             find(name).check_value(key, value_of(value))
         except sr.errors.HyperparameterError as error:

@@ -145,7 +145,10 @@ def from_record(spec: RunSpec, record: dict[str, Any]) -> RunResult:
     """
     check(record, RUN)
     whole(record)
-    result = _result(spec, record)
+    try:
+        result = _result(spec, record)
+    except ValueError as error:
+        raise Misshapen("exhibits", "has a picture that is not base64") from error
     for name, value in result.as_record().items():
         if record[name] != value:
             raise Misshapen(name, f"is not what belongs to {spec.method.key} and the rest of the record")

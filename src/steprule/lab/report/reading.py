@@ -69,7 +69,9 @@ def _agree(document: dict[str, Any]) -> None:
         _known(row["task"], tasks, f"results[{place}].task")
         _known(row["optimizer"], keys, f"results[{place}].optimizer")
         for number, run in enumerate(row["runs"]):
-            whole(run, f"results[{place}].runs[{number}]")
+            where = f"results[{place}].runs[{number}]"
+            whole(run, where)
+            pictures(run["exhibits"], where)
     for place, task in enumerate(document["tasks"]):
         pictures(task["reference"], f"tasks[{place}]")
         if any(len(line["x"]) != len(line["y"]) for line in task["theory"]):

@@ -22,6 +22,7 @@ from steprule.lab.tasks.own import own
 from steprule.lab.tasks.photograph import image_coords
 from steprule.lab.tasks.pydocs import pydocs_gpt
 from steprule.lab.tasks.quadratic import quadratic
+from steprule.lab.text import near
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ def named(text: str) -> str:
     if name not in TASKS and not is_reference(name):
         raise sr.errors.TaskError(
             f"{text!r} is none of {', '.join(map(repr, TASKS))}",
-            fix="name one of these, or file.py:name or module:name",
+            fix=f"{near(text, [*TASKS, *ALIASES])} name one of these, or file.py:name or module:name".strip(),
         )
     return name
 
