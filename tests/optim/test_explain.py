@@ -305,7 +305,7 @@ def test_a_sharded_parameter_is_told_as_it_runs() -> None:
     try:
         mesh = distributed.init_device_mesh("cpu", (1,))
         sharded = Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
-        optimizer = sr.optim.Adam([sharded, *make()])
+        optimizer = sr.optim.Adam([{"params": [sharded]}, {"params": make()}])
         told = sr.explain(optimizer)
         step(trainable(optimizer), optimizer)
         hold(optimizer, told)
