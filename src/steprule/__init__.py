@@ -11,7 +11,9 @@
 from . import errors
 from .optim import Explanation, Optimizer, explain
 from .rule import (
-    abs,
+    abs as abs,
+)
+from .rule import (
     chain,
     choice,
     clamp,
@@ -20,7 +22,6 @@ from .rule import (
     global_sum,
     hyper,
     log,
-    max,
     maximum,
     mean,
     minimum,
@@ -29,19 +30,24 @@ from .rule import (
     sign,
     slot,
     sqrt,
-    sum,
     transform,
     where,
+)
+from .rule import (
+    max as max,
+)
+from .rule import (
+    sum as sum,
 )
 from .version import __version__
 from .zoo import board
 from .zoo.transforms import clip_global_norm, clip_norm, clip_value, weight_decay
 
+# abs, max and sum hide builtins: they are there by name, and `from steprule import *` leaves them out.
 __all__ = [
     "Explanation",
     "Optimizer",
     "__version__",
-    "abs",
     "board",
     "chain",
     "choice",
@@ -56,7 +62,6 @@ __all__ = [
     "global_sum",
     "hyper",
     "log",
-    "max",
     "maximum",
     "mean",
     "minimum",
@@ -65,7 +70,6 @@ __all__ = [
     "sign",
     "slot",
     "sqrt",
-    "sum",
     "transform",
     "weight_decay",
     "where",

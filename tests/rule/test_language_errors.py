@@ -163,7 +163,7 @@ def divides_by_zero_in_python(theta, g, *, lr=0.1):
         (writes_a_string, 'g * "0.5"', "'0.5'"),
         (writes_nothing, "g * None", "None"),
         (writes_infinity, 'g * float("inf")', "inf"),
-        (writes_a_huge_integer, "g * 10**400", "OverflowError"),
+        (writes_a_huge_integer, "g * 10**400", "cannot stand in a formula"),
         (writes_a_tensor, "g * torch.ones(3)", "tensor"),
         (divides_by_zero_in_python, "1 / 0", "ZeroDivisionError"),
     ],
@@ -179,7 +179,12 @@ def test_a_method_that_exists_as_a_function_is_spelled_in_the_help() -> None:
 
 
 def test_every_unknown_word_lists_the_functions_of_the_language() -> None:
-    for function in (uses_an_unknown_name, uses_torch, reads_an_attribute, divides_by_zero_in_python):
+    for function in (
+        lambda theta, g, *, lr=0.1: theta - lr * fourier(g),  # noqa: F821
+        lambda theta, g, *, lr=0.1: theta - lr * torch.fft.fft(g),
+        lambda theta, g, *, lr=0.1: theta - lr * g.colour,
+        divides_by_zero_in_python,
+    ):
         fix = traced(function).fix
         assert all(name in fix for name in ("sqrt", "where", "global_norm", "clamp")), fix
 

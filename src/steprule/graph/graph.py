@@ -43,26 +43,34 @@ class Hyper:
         right = f"{self.high:g}]" if self.high is not None else f"{self.below:g})" if self.below is not None else "∞)"
         return f"{left}, {right}"
 
+    def admits(self, number: float) -> bool:
+        """Whether a number is finite and in the legal range."""
+        return (
+            math.isfinite(number)
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    def example(self) -> float:
+        """Return a number in the legal range; NaN if it is empty."""
+        ends = [end for end in (self.low, self.above, self.high, self.below) if end is not None]
+        inner = [sum(ends) / len(ends), *(end + 1 for end in ends), *(end - 1 for end in ends)] if ends else []
+        return next(filter(self.admits, (0.1, *ends, *inner)), math.nan)
+
     def check(self, value: object, owner: str) -> float:
         """Return the value as a float, or raise the one error that words a bad hyperparameter."""
         try:
             number = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError, OverflowError):
             number = math.nan
-        legal = (
-            math.isfinite(number)
-            and not isinstance(value, str)
-            and (self.low is None or number >= self.low)
-            and (self.high is None or number <= self.high)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-        )
-        if legal:
+        if self.admits(number) and not isinstance(value, str):
             return number
         if value is None:
             raise HyperparameterError(
                 f"`{self.name}` of {owner} has no value",
-                fix=f"pass it, e.g. {self.name}=0.1; its legal range is {self.interval()}",
+                fix=f"pass it, e.g. {self.name}={self.example():g}; its legal range is {self.interval()}",
             )
         raise HyperparameterError(
             f"`{self.name}` of {owner} is {value!r}, outside its legal range {self.interval()}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,7 +43,13 @@ def hyper(
     """
     for name, bound in {"low": low, "high": high, "above": above, "below": below}.items():
         _checked(Hyper(name), bound)
-    return _checked(Hyper("", value, low, high, above, below, shared), value)
+    declared = Hyper("", value, low, high, above, below, shared)
+    if math.isnan(declared.example()) or None not in {low, above} or None not in {high, below}:
+        raise RuleError(
+            f"low={low}, above={above}, high={high}, below={below} is no range",
+            fix="give at most one bound below (low or above) and one over it (high or below), e.g. low=0, below=1",
+        )
+    return _checked(declared, value)
 
 
 def _checked(declared: Hyper, value: float | None) -> Hyper:

@@ -21,10 +21,20 @@ def _call(op: str, *operands: Any) -> Any:
         raise RuleError(
             f"`{op}` takes symbols and numbers, not {operands!r}",
             where=here() or "",
-            fix="call it inside a @rule or @transform, on the rule's arguments",
+            fix=_fitting(op, operands),
         ) from None
     with np.errstate(all="ignore"):
         return float(OPS[op].meaning(*numbers))
+
+
+def _fitting(op: str, operands: tuple[Any, ...]) -> str:
+    """Say what to call instead on what is neither a symbol nor a number."""
+    items = list(operands[0]) if isinstance(operands[0], list | tuple) else []
+    if any(isinstance(item, Symbol) for item in items):
+        return f"give one array: {op}(x)"
+    if op in {"abs", "max", "sum"}:
+        return f"for Python's own {op}, import steprule as sr, which leaves it as it is, or builtins"
+    return "call it inside a @rule or @transform, on the rule's arguments"
 
 
 def sqrt(x: Any) -> Any:

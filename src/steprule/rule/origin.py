@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dis
 import linecache
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from ..errors import Origin
 
+_USES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "STORE_GLOBAL", "STORE_DEREF", "IMPORT_NAME")
 _ROOM = str(Path(__file__).parent)
 
 
@@ -45,6 +47,20 @@ def of_traceback(traceback: TracebackType | None, function: Callable[..., Any]) 
             found = _of_frame(traceback.tb_frame, traceback.tb_lasti)
         traceback = traceback.tb_next
     return found
+
+
+def of_name(function: Callable[..., Any], name: str) -> Origin | None:
+    """Return where a function first uses a variable of that name; None if it only has attributes called so."""
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        for item in dis.get_instructions(code):
+            place = item.positions
+            if item.argval == name and item.opname.startswith(_USES) and place is not None and place.lineno is not None:
+                return _from_position(code.co_filename, place.lineno, place.col_offset, place.end_col_offset,
+                                      place.end_lineno)  # fmt: skip
+    return None
 
 
 def of_definition(function: Callable[..., Any]) -> Origin:

@@ -6,16 +6,19 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 from ..errors import HyperparameterError, RuleError
 from ..graph.compensate import compensated
 from ..graph.graph import Graph, Hyper
 from ..locks import once
-from .origin import of_definition
+from .origin import here, of_definition
 from .signature import STEP, read_signature
 from .symbols import Recorder, Symbol
 from .trace import Moves, Part, call, trace
+
+if TYPE_CHECKING:
+    from ..optim.optimizer import Optimizer
 
 
 class Program:
@@ -37,7 +40,7 @@ class Program:
         """The hyperparameters under the names that param groups use."""
         return {hyper.name: hyper for hyper in self.graph.hypers}
 
-    def optimizer(self, params: Iterable[Any], **options: Any) -> Any:
+    def optimizer(self, params: Iterable[Any], **options: Any) -> Optimizer:
         """Make a `torch.optim.Optimizer` that runs this rule on these parameters.
 
         >>> import torch, steprule as sr
@@ -82,6 +85,10 @@ class _Single(Program):
         self.__qualname__ = part.function.__qualname__
         self.__wrapped__ = part.function
 
+    @overload
+    def __call__(self, **values: Any) -> Self: ...
+    @overload
+    def __call__(self, array: Any, /, *arrays: Any, **values: Any) -> Any: ...
     def __call__(self, *arrays: Any, **values: Any) -> Any:
         """Configure with keywords; with symbols, inside another rule, write the formula there."""
         return self._inline(arrays, values) if arrays else self._configure(values)
@@ -105,20 +112,43 @@ class _Single(Program):
     def _inline(self, arrays: tuple[Any, ...], values: dict[str, Any]) -> Any:
         symbols = [value for value in (*arrays, *values.values()) if isinstance(value, Symbol)]
         if not symbols:
-            raise RuleError(
-                f"`{self.name}` was called with arrays, but it is a formula, not a function on tensors",
-                where=of_definition(self.part.function),
-                fix=f"run it with {self.name}.optimizer(model.parameters(), ...)",
-            )
+            raise self._called_without_symbols(arrays)
         keywords: dict[str, Any] = dict(self.part.chosen)
         keywords |= {name: hyper.value for name, hyper in self.part.hypers.items()}
         if self.part.signature.wants_step:
             keywords[STEP] = _step_symbol(symbols[0].recorder)
-        keywords |= values
-        missing = [name for name in self.part.hypers if keywords[name] is None]
+        needed = [self.part.signature.parameter, self.part.signature.gradient]
+        needed += [slot.name for slot in self.part.signature.slots]
+        unknown = [name for name in values if name not in {*keywords, *needed}]
+        missing = [name for name, value in (keywords | values).items() if value is None and name in self.part.hypers]
         if missing:
             raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
-        return call(self.part.function, arrays, keywords)
+        if unknown or len(arrays) + len(values.keys() & set(needed)) != len(needed):
+            given = [*needed, *(f"{name}={name}" for name in keywords)]
+            raise RuleError(
+                f"`{self.name}` has no `{unknown[0]}`" if unknown else f"`{self.name}` takes {', '.join(needed)}",
+                where=here() or "",
+                fix=f"write {self.name}({', '.join(given)}), of which what stands behind a = may be left out",
+            )
+        return call(self.part.function, arrays, keywords | values)
+
+    def _called_without_symbols(self, arrays: tuple[Any, ...]) -> RuleError:
+        """Return the error of values that are not named, or of tensors."""
+        choices = self.part.signature.choices
+        names = [
+            name for name in (*self.part.hypers, *choices) if isinstance(arrays[0], int | float) or name in choices
+        ]
+        if names and all(isinstance(value, int | float | str | None) for value in arrays):
+            named = ", ".join(f"{name}={value!r}" for name, value in zip(names, arrays, strict=False))
+            return RuleError(
+                f"`{self.name}` takes its values by name", where=here() or "", fix=f"write {self.name}({named})"
+            )
+        run = f"run it with {self.name}.optimizer(model.parameters(), ...)"
+        return RuleError(
+            f"`{self.name}` was called with arrays, but it is a formula, not a function on tensors",
+            where=of_definition(self.part.function),
+            fix=run if self.part.moves is None else f"chain it with a rule: chain({self.name}, board.adam)",
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {name: hyper.value for name, hyper in self.part.hypers.items() if hyper.value is not None}
@@ -217,6 +247,12 @@ class Compensated(Program):
 
 def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:
     signature = read_signature(function)
+    if moves not in {None, "gradient", "parameter"}:
+        raise RuleError(
+            f"a transform cannot move {moves!r}",
+            where=of_definition(function),
+            fix='give moves="gradient" or moves="parameter"',
+        )
     if evaluate_at is not None and not inspect.isfunction(evaluate_at):
         raise RuleError(
             f"evaluate_at is {evaluate_at!r}, which is no Python function",
@@ -227,6 +263,10 @@ def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callab
     return Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at)
 
 
+@overload
+def rule(function: Callable[..., Any], *, evaluate_at: Callable[..., Any] | None = None) -> Rule: ...
+@overload
+def rule(*, evaluate_at: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
 def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..., Any] | None = None) -> Any:
     """Turn a function that reads like a formula into an update rule.
 
@@ -249,9 +289,11 @@ def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..
     return Rule(_part(function, None, evaluate_at))
 
 
-def transform(
-    function: Callable[..., Any] | None = None, *, moves: Literal["gradient", "parameter"] = "gradient"
-) -> Any:
+@overload
+def transform(function: Callable[..., Any], *, moves: Moves = "gradient") -> Transform: ...
+@overload
+def transform(*, moves: Moves = "gradient") -> Callable[[Callable[..., Any]], Transform]: ...
+def transform(function: Callable[..., Any] | None = None, *, moves: Moves = "gradient") -> Any:
     """Turn a function of the parameter and the gradient into a transform, to stand before a rule.
 
     >>> import steprule as sr
@@ -281,8 +323,12 @@ def chain(*programs: Program) -> Program:
     """
     for program in programs:
         if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+            function = inspect.isfunction(program)
             raise RuleError(
-                f"{program!r} is neither a rule nor a transform", fix="decorate the function with @rule or @transform"
+                f"{program!r} is neither a rule nor a transform",
+                fix="decorate the function with @rule or @transform"
+                if function
+                else "give transforms, then a rule: chain(clip_global_norm(max_norm=1.0), board.adam)",
             )
     if programs and isinstance(programs[-1], Compensated):
         return chain(*programs[:-1], programs[-1].program).compensated()

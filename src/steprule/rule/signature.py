@@ -55,11 +55,23 @@ def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
         return Slot(parameter.name)
     if isinstance(default, Slot):
         return replace(default, name=parameter.name)
+    spelled = _spelled(default)
     raise RuleError(
-        f"`{parameter.name}={default!r}` stands among the arrays, but looks like a hyperparameter",
+        f"`{parameter.name}={spelled}` stands among the arrays, but looks like a hyperparameter",
         where=of_definition(function),
-        fix=f"put it after a lone `*`: def {function.__name__}(theta, g, *, {parameter.name}={default!r})",
+        fix=f"put it after a lone `*`: def {function.__name__}(theta, g, *, {parameter.name}={spelled})",
     )
+
+
+def _spelled(default: Any) -> str:
+    """Spell a default as it may stand behind the `*`: what is no number is a variant there."""
+    if isinstance(default, Choice):
+        return f"choice({', '.join(map(repr, default.options))})"
+    if isinstance(default, Hyper):
+        return f"hyper({default.value!r})"
+    if isinstance(default, bool):
+        return f"choice({default}, {not default})"
+    return repr(default) if isinstance(default, int | float | None) else f"choice({default!r})"
 
 
 def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper | Choice:
@@ -73,12 +85,14 @@ def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper 
         return Hyper(parameter.name)
     declared = Hyper(parameter.name, default if isinstance(default, int | float) else None)
     try:
-        return replace(declared, value=declared.check(default, f"`{function.__name__}`"))
-    except HyperparameterError as error:
+        return replace(declared, value=declared.check(None if isinstance(default, bool) else default, ""))
+    except HyperparameterError:
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        fix = "give a finite number" if number else f"a variant of the formula is declared as {parameter.name}="
         raise RuleError(
             f"the default {parameter.name}={default!r} is no number",
             where=of_definition(function),
-            fix=f"{error.fix}; a named variant is declared with choice(...)",
+            fix=fix if number else fix + _spelled(default),
         ) from None
 
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from collections.abc import Callable
 from typing import Any, NoReturn
+
+import numpy as np
 
 from ..errors import Origin, RuleError
 from ..graph.node import Node, Rank, const, make
 from ..graph.ops import OPS, REDUCTIONS
+from . import advice
 from .origin import here
 
 LONGEST = 1000
 """Operations and numbers of a rule: so many compile in about 20 s, and the time grows faster than they do."""
 
-USE_WHERE = "write where(condition, a, b), which chooses for every element; see also minimum, maximum, clamp"
+
+_NOWHERE = Origin("", 0, "")
 
 
 class Recorder:
-    """Remembers the source line that first wrote each node of one trace."""
+    """Remembers the nodes of one trace, and the source line that first wrote each; if `quick`, not the lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick: bool = False) -> None:
         self.origins: dict[Node, Origin] = {}
+        self._where: Callable[[], Origin | None] = (lambda: _NOWHERE) if quick else here
 
     def remember(self, node: Node) -> None:
         """Keep the author's current line as this node's origin, unless it has one."""
-        if node not in self.origins and (origin := here()) is not None:
+        if node not in self.origins and (origin := self._where()) is not None:
             if len(self.origins) == LONGEST:
                 raise RuleError(
                     f"a rule has room for {LONGEST} operations, and this one goes on",
@@ -47,7 +54,12 @@ class Symbol:
     def __repr__(self) -> str:
         return f"<symbol {self.node!r}>"
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        raise RuleError(
+            "a symbol cannot be in a set or be a key of a dict: in which order it came out would be chance",
+            where=here() or "",
+            fix="use a list or a tuple",
+        )
 
     def __add__(self, other: Any) -> Symbol:
         return apply("add", self, other)
@@ -107,22 +119,12 @@ class Symbol:
         return apply("ne", self, other)
 
     def __bool__(self) -> NoReturn:
+        origin = here()
         raise RuleError(
             "Python cannot decide `if`, `and`, `or`, `not`, min() or max() on a symbol: it has no value yet",
-            where=here() or "",
-            fix=USE_WHERE,
+            where=origin or "",
+            fix=advice.decision(origin, hyper=str(self.node.attr) if self.node.op == "hyper" else ""),
         )
-
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuleError(
-            "a symbol has no value or length yet, so this function or operator does not know it",
-            where=here() or "",
-            fix=f"use the language's own: + - * / ** and {functions()} (from steprule import ...)",
-        )
-
-    __iter__ = __len__ = __getitem__ = __float__ = __int__ = __index__ = __complex__ = __round__ = _refuse  # type: ignore[assignment]
-    __floor__ = __ceil__ = __trunc__ = __array__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = _refuse
-    __matmul__ = __rmatmul__ = __and__ = __rand__ = __or__ = __ror__ = __xor__ = __invert__ = __contains__ = _refuse  # type: ignore[assignment]
 
     @classmethod
     def __torch_function__(cls, func: Any, *_: Any, **__: Any) -> NoReturn:
@@ -130,36 +132,49 @@ class Symbol:
         raise RuleError(
             f"torch's `{name}` does not know symbols: a rule is a formula, not a computation on tensors",
             where=here() or "",
-            fix=f"use the language's own: {functions()} (from steprule import ...)",
+            fix=advice.instead(name),
         )
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        hint = f"write {name}(x)" if name in OPS else f"the functions are {functions()}"
-        raise RuleError(f"a symbol has no `.{name}`", where=here() or "", fix=hint)
+        raise RuleError(f"a symbol has no `.{name}`", where=here() or "", fix=advice.instead(name))
 
 
-def functions() -> str:
-    """List the names of the language's functions."""
-    spelled = [name for name in OPS if OPS[name].kind != "leaf" and OPS[name].binding == 9]
-    return ", ".join([*spelled, "clamp"])
+def _without_value(method: str) -> Callable[..., NoReturn]:
+    """Return a method that refuses what needs a value, and says what to write."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        origin = here()
+        raise RuleError(
+            "a symbol has no value or length yet, so this function or operator does not know it",
+            where=origin or "",
+            fix=advice.without_value(method, origin),
+        )
+
+    return refuse
+
+
+for _method in (
+    *("iter", "len", "getitem", "setitem", "delitem", "contains", "float", "int", "index", "complex", "round", "floor"),
+    *("ceil", "trunc", "array", "mod", "rmod", "floordiv", "rfloordiv", "divmod", "rdivmod", "matmul", "rmatmul"),
+    *("and", "rand", "or", "ror", "xor", "rxor", "invert"),
+):
+    setattr(Symbol, f"__{_method}__", _without_value(_method))
 
 
 def lift(value: Any, recorder: Recorder) -> Node:
     """Return the node of a symbol or a plain number."""
     if isinstance(value, Symbol):
         return value.node
+    held = hasattr(value, "__array__") and not isinstance(value, np.generic)  # it may change, and would be read once
     try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
+        number = math.nan if held or isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
-    if isinstance(value, str | bytes) or not math.isfinite(number):
-        raise RuleError(
-            f"{value!r} cannot stand in a formula",
-            where=here() or "",
-            fix="a formula holds the rule's own arguments and finite numbers",
-        )
+    if not math.isfinite(number):
+        shown = reprlib.repr(value)
+        raise RuleError(f"{shown} cannot stand in a formula", where=here() or "", fix=advice.value(value))
     node = const(number)
     recorder.remember(node)
     return node
@@ -182,7 +197,7 @@ def apply(op: str, *operands: Any) -> Symbol:
             raise RuleError(
                 "`where` needs a comparison first" if wanted else f"`{op}` cannot take a comparison as a number",
                 where=here() or "",
-                fix="write where(a < b, x, y)",
+                fix="write where(a < b, x, y): where(a < b, 1, 0) is a number",
             )
     node = make(op, *nodes)
     recorder.remember(node)

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..errors import RuleError, StepruleError
+from ..errors import Origin, RuleError, StepruleError
 from ..graph.graph import Graph, Hyper, Slot
 from ..graph.node import Node, Rank, read
 from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
 from ..graph.verify import verify
+from . import advice
 from .origin import of_definition, of_return, of_traceback
+from .purity import pure
 from .signature import STEP, Signature
-from .symbols import USE_WHERE, Recorder, Symbol, functions, lift
+from .symbols import Recorder, Symbol, lift
 
 Moves = Literal["gradient", "parameter"]
 
@@ -90,19 +92,36 @@ def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[
         return function(*arguments, **keywords)
     except StepruleError:
         raise
-    except NameError as error:
-        where = of_traceback(error.__traceback__, function)
-        raise RuleError(f"{error}", where=where, fix=f"the functions are {functions()}") from error
     except RecursionError as error:
         raise RuleError(
-            f"`{function.__name__}` calls itself without end", where=of_definition(function), fix=USE_WHERE
+            f"`{function.__name__}` calls itself without end",
+            where=of_definition(function),
+            fix="let a number of Python's end it, e.g. for _ in range(3); no symbol can, since it has no value yet",
         ) from error
     except Exception as error:
-        raise RuleError(
-            f"{type(error).__name__} while reading `{function.__name__}`: {error}",
-            where=of_traceback(error.__traceback__, function),
-            fix=f"a rule is made of + - * / ** and {functions()}",
-        ) from error
+        where = of_traceback(error.__traceback__, function)
+        what = (
+            f"{error}"
+            if isinstance(error, NameError)
+            else f"{type(error).__name__} while reading `{function.__name__}`: {error}"
+        )
+        raise RuleError(what, where=where, fix=_advice(error, where)) from error
+
+
+def _advice(error: Exception, where: Origin) -> str:
+    """Say what to do about Python's own errors in a rule."""
+    name = advice.called(where)
+    if isinstance(error, UnboundLocalError):
+        return (
+            f"give `{error.name}` a value before this line: a name that a function assigns is its own everywhere in it"
+        )
+    if isinstance(error, NameError | AttributeError) and error.name:
+        return advice.instead(error.name)
+    if isinstance(error, TypeError) and name in advice.FUNCTIONS:
+        return advice.misused(name, str(error))
+    if isinstance(error, TypeError) and name in advice.SPELLED:
+        return advice.instead(name)
+    return f"Python computes what holds no symbol itself; a rule is made of + - * / ** and {advice.functions()}"
 
 
 def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> Node:
@@ -133,9 +152,17 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
                 f"slot `{slot.name}` holds one number a {slot.rank.name.lower()}, "
                 f"but its new value varies over {node.rank.name.lower()}s",
                 where=recorder.origins.get(node, of_return(part.function)),
-                fix=f"reduce the value first, or declare {slot.name}=slot(rank={node.rank.name.lower()!r})",
+                fix=_room_for(slot, node),
             )
     return nodes
+
+
+def _room_for(slot: Slot, value: Node) -> str:
+    """Say how a slot and its new value come together."""
+    reduced = "reduce the value first, e.g. by mean(...), " if value.rank is Rank.ELEMENT else ""
+    rank = "element" if value.rank is Rank.ELEMENT and slot.rank is Rank.TENSOR else "tensor"
+    joined = "and" if reduced and slot.rank is Rank.HOST else "or" if reduced else ""
+    return f"{reduced}{joined} declare {slot.name}=slot(rank={rank!r})".strip()
 
 
 def _point(bound: _Bound, theta: Symbol, parameter: str) -> Node | None:
@@ -159,7 +186,12 @@ def _point(bound: _Bound, theta: Symbol, parameter: str) -> Node | None:
 
 def trace(name: str, parts: Sequence[Part]) -> Graph:
     """Return the graph of a chain of transforms that ends in a rule (or of one transform alone)."""
-    recorder, names, last = Recorder(), _Names(), parts[-1]
+    functions = [function for part in parts for function in (part.evaluate_at, part.function) if function is not None]
+    return pure(name, functions, lambda recorder: _read(name, parts, recorder))
+
+
+def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
+    names, last = _Names(), parts[-1]
     parameter, gradient = last.signature.parameter, last.signature.gradient
     names.slots |= {parameter: Slot(parameter), gradient: Slot(gradient)}
     # The rule keeps its own names; transforms give way.

@@ -1,0 +1,193 @@
+"""Advice: what to write instead of what a formula cannot say, told by the author's own words on that line."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from typing import Any
+
+from ..errors import Origin
+
+FUNCTIONS = (
+    *("sqrt", "exp", "log", "abs", "sign", "minimum", "maximum", "clamp", "where"),
+    *("sum", "mean", "max", "norm", "global_sum", "global_norm"),
+)
+"""The functions of the language."""
+
+COUNT = "sum(where(g == g, 1, 1))"
+"""How many elements a tensor has."""
+
+_SPELLED = {
+    "x + y": "add",
+    "x - y": "sub subtract",
+    "x * y": "mul multiply",
+    "x / y": "div divide true_divide",
+    "x ** y": "pow power float_power",
+    "-x": "neg negative",
+    "x ** 2": "square",
+    "1 / x": "reciprocal",
+    "1 / sqrt(x)": "rsqrt",
+    "abs(x)": "absolute fabs",
+    "sign(x)": "sgn",
+    "clamp(x, low, high)": "clamp clip clamp_min clamp_max",
+    "maximum(x, y)": "fmax",
+    "minimum(x, y)": "fmin",
+    "maximum(x, 0)": "relu",
+    "max(x)": "amax",
+    "-max(-x)": "min amin",
+    "x + weight * (y - x)": "lerp",
+    "x + value * a * b": "addcmul",
+    "x + value * a / b": "addcdiv",
+    "1 / (1 + exp(-x))": "sigmoid",
+    "1 - 2 / (exp(2 * x) + 1)": "tanh",
+    "log(x) / log(2)": "log2",
+    "log(1 + x)": "log1p",
+    "exp(x) - 1": "expm1",
+    "sum(x * y)": "dot vdot inner",
+    "mean((x - mean(x)) ** 2)": "var",
+    "sqrt(mean((x - mean(x)) ** 2))": "std",
+    "0 * x": "zeros_like",
+    "0 * x + 1": "ones_like",
+    COUNT: "numel nelement size shape",
+}
+SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split()}
+NEEDLESS = {"item", "detach", "clone", "copy", "float", "double", "half", "to", "cpu", "numpy", "data", "contiguous"}
+
+
+_USAGE = {
+    "where": "where(condition, a, b)",
+    "clamp": "clamp(x, low, high); of one bound, maximum(x, low) or minimum(x, high)",
+    "minimum": "minimum(a, b)",
+    "maximum": "maximum(a, b)",
+}
+
+
+def functions() -> str:
+    """List the names of the language's functions."""
+    return ", ".join(FUNCTIONS)
+
+
+def words(origin: Origin | None) -> str:
+    """Return the author's words that an origin points at."""
+    return origin.text[origin.start : origin.end].strip() if origin is not None else ""
+
+
+def _expression(origin: Origin | None) -> ast.expr | None:
+    try:
+        return ast.parse(words(origin), mode="eval").body
+    except (SyntaxError, ValueError):
+        return None
+
+
+def called(origin: Origin | None) -> str:
+    """Return the name of the function that is called there, without its module; nothing if none is."""
+    found = _expression(origin)
+    if not isinstance(found, ast.Call):
+        return ""
+    return found.func.attr if isinstance(found.func, ast.Attribute) else getattr(found.func, "id", "")
+
+
+def instead(name: str) -> str:
+    """Say what stands for a function or method of NumPy, torch or math."""
+    plain = name.rstrip("_")
+    if plain in NEEDLESS:
+        return f"leave .{name} out: a formula has no devices, types or copies"
+    if plain in SPELLED:
+        return f"write {SPELLED[plain]}"
+    if plain in FUNCTIONS:
+        return f"write {_USAGE.get(plain, f'{plain}(x)')}, the language's own (from steprule import {plain})"
+    near = difflib.get_close_matches(plain, FUNCTIONS, 1)
+    told = f"did you mean {near[0]}? " if near else ""
+    return f"{told}the functions are {functions()} (from steprule import ...)"
+
+
+def decision(origin: Origin | None, *, hyper: str = "") -> str:
+    """Say what to write where Python was to decide on a symbol."""
+    found, name = _expression(origin), called(origin)
+    found = found.test if isinstance(found, ast.IfExp) else found
+    if name in {"min", "max"}:
+        other, sign = ("minimum", "<") if name == "min" else ("maximum", ">")
+        return f"write {other}(a, b), which chooses for every element, as where(a {sign} b, a, b) does"
+    if isinstance(found, ast.BoolOp):
+        both = isinstance(found.op, ast.And)
+        nested = "where(a, where(b, x, y), y)" if both else "where(a, x, where(b, x, y))"
+        return f"write {nested} for x if a {'and' if both else 'or'} b, else y"
+    if isinstance(found, ast.UnaryOp):
+        return "write where(a, y, x) for x if not a, else y; a is a comparison"
+    if isinstance(found, ast.Compare) and isinstance(found.ops[0], ast.In | ast.NotIn):
+        return "compare with one after another: where(x == a, y, where(x == b, y, z))"
+    if isinstance(found, ast.Compare) and len(found.ops) > 1:
+        return "write where(a < b, where(b < c, x, y), y) for x if a < b < c, else y"
+    if hyper:
+        return (
+            f"a variant that is fixed when the rule is read is declared as {hyper}=choice(False, True); "
+            f"a number that may change at every step is asked by where({hyper} > 0, a, b)"
+        )
+    if isinstance(found, ast.Compare):
+        return f"write where({words(origin)}, a, b), which chooses for every element"
+    return "write where(condition, a, b), which chooses for every element; see also minimum, maximum, clamp"
+
+
+BITS = "write where(a, where(b, x, y), y) for a and b, where(a, x, where(b, x, y)) for a or b, where(a, y, x) for not a"
+EVERY = (
+    "there is no remainder; what happens at every k-th step is counted in a slot: "
+    'n=slot(rank="host"), and n = where(n + 1 < k, n + 1, 0)'
+)
+FIXED = (
+    "a loop is written out when the rule is read, so its length is fixed then: declare steps=choice(5, 10), "
+    "or write a number"
+)
+UNROUNDED = "there is no rounding; where(x < a, b, c) makes steps"
+WHOLE = (
+    "a formula says what happens to any one element, so nothing is taken apart; "
+    "sum, mean, max and norm reduce a whole tensor"
+)
+_OPERATORS = {
+    **dict.fromkeys(("mod", "rmod", "floordiv", "rfloordiv", "divmod", "rdivmod"), EVERY),
+    **dict.fromkeys(("matmul", "rmatmul"), "there is no matrix product; sum(a * b) is a scalar one"),
+    **dict.fromkeys(("and", "rand", "or", "ror", "xor", "rxor", "invert"), BITS),
+    **dict.fromkeys(("round", "floor", "ceil", "trunc"), UNROUNDED),
+    "len": f"the number of elements is {COUNT}",
+}
+
+
+def without_value(method: str, origin: Origin | None) -> str:
+    """Say what to write where Python's method of that name would need a value, a length or an index."""
+    name = called(origin)
+    if method in _OPERATORS:
+        return _OPERATORS[method]
+    if name == "range" or (method == "index" and not name):
+        return FIXED
+    if name in {"round", "floor", "ceil", "trunc"}:
+        return UNROUNDED
+    if name in {"int", "float", "complex"}:
+        return f"leave {name}(...) out: a formula has no types"
+    if method == "iter" and name in {"sum", "max"}:
+        return f"that is Python's own {name}; write sr.{name}(x), after import steprule as sr"
+    if name in FUNCTIONS or name in SPELLED:
+        return instead(name)
+    return WHOLE if method in {"iter", "getitem", "setitem", "delitem", "contains"} else instead(name)
+
+
+def misused(name: str, error: str) -> str:
+    """Say how a function of the language is called."""
+    if name == "norm" and ("'p'" in error or "'ord'" in error):
+        return "norm is Euclidean; sum(abs(x)) is the 1-norm, max(abs(x)) the largest element"
+    if name in {"sum", "max"} and "positional" in error and "keyword" not in error and "missing" not in error:
+        return f"write {'maximum(a, b)' if name == 'max' else 'a + b'} for two values; {name}(x) reduces one tensor"
+    if name in {"sum", "mean", "max", "norm", "global_sum", "global_norm"}:
+        return f"write {name}(x) alone: it is one number for a whole tensor, without dimensions"
+    return f"write {_USAGE.get(name, f'{name}(x)')}"
+
+
+def value(given: Any) -> str:
+    """Say what to do with what is no number, in a formula."""
+    if isinstance(given, str | bytes):
+        return 'a number has no quotes; a variant with a name is declared as mode=choice("fast", "slow")'
+    if hasattr(given, "__array__"):
+        return "pass what may change as a hyperparameter, which is read at every step; if it never does, write float(x)"
+    if isinstance(given, float | int):
+        return "write a finite number, such as 1e30"
+    if callable(given):
+        return "call it, on symbols or numbers"
+    return "a formula holds the rule's own arguments and finite numbers"

@@ -1,0 +1,159 @@
+"""Purity: a rule is a formula, so whoever reads it again reads the same, and finds nothing changed by having read it.
+
+Python runs a rule's function when the formula is read, not at every step. A number that it draws, a clock that it asks
+or a count that it keeps would be fixed there without a word. So it is read twice, and refused if that is not the same.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import operator
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from ..errors import Origin, RuleError, StepruleError
+from ..graph.graph import Graph
+from .origin import of_definition, of_name, of_return
+from .symbols import Recorder
+
+MORE = 16
+"""How often a rule that draws random numbers is read again, if two readings agree by chance."""
+FICKLE = {"time", "secrets", "uuid"}
+"""Modules whose functions say something else every time, if not at once."""
+NOW = {"now", "today", "utcnow"}
+DEPTH, WIDTH = 3, 100
+FIX = (
+    "what changes from step to step comes in as a hyperparameter (set it in param_groups before the step), "
+    "as t, or is kept in a slot"
+)
+
+Function = Callable[..., Any]
+
+
+def pure(name: str, functions: Sequence[Function], read: Callable[[Recorder], Graph]) -> Graph:
+    """Return the graph that functions write; raise `RuleError` if they write another when they are read again."""
+    for function in _reached(functions):
+        _refuse_clocks(name, function)
+    recorder = Recorder()
+    graph = read(recorder)
+    held, dice = _held(functions), _dice()
+    _compare(name, functions[-1], read, graph, recorder)
+    for (function, label), value in _held(functions).items():
+        if value != held.get((function, label)):
+            what = f"reading `{name}` changes `{label}`; it is read when its formula is needed, not at every step"
+            raise RuleError(what, where=of_name(function, label) or of_definition(function), fix=FIX)
+    for _ in range(MORE if _dice() != dice else 0):
+        _compare(name, functions[-1], read, graph, recorder)
+    return graph
+
+
+def _compare(
+    name: str, function: Function, read: Callable[[Recorder], Graph], graph: Graph, recorder: Recorder
+) -> None:
+    """Read a rule again; whatever is written otherwise is told at the line that wrote it first."""
+    again = Recorder(quick=True)
+    what = f"`{name}` is not the same when it is read again, but a formula is: Python would fix it as it is now"
+    try:
+        other = read(again)
+    except StepruleError as error:
+        raise RuleError(what, where=error.where, fix=FIX) from error
+    if other.roots == graph.roots:
+        return
+    pairs = itertools.zip_longest(recorder.origins, again.origins)
+    first = next((node for node, now in pairs if node is not now), graph.new_parameter)
+    raise RuleError(what, where=recorder.origins.get(first) or of_return(function), fix=FIX)
+
+
+# What a function can reach ----------------------------------------------------------------------------
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return {*code.co_names, *code.co_freevars}.union(*map(_names, inner))
+
+
+def _known(function: Function) -> dict[str, Any]:
+    """Map the names that a function uses, and its defaults, to what they mean now."""
+    known: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            known[name] = cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+    names = _names(function.__code__) - set(known)
+    known |= {name: function.__globals__[name] for name in names if name in function.__globals__}
+    given = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    return known | {f"a default of {function.__name__}": list(given.values())}
+
+
+def _reached(functions: Sequence[Function]) -> Iterator[Function]:
+    """Give the functions, and those of the same module that they call."""
+    seen: set[Function] = set()
+    waiting = list(functions)
+    while waiting:
+        function = waiting.pop()
+        if function not in seen:
+            seen.add(function)
+            yield function
+            found = [value for value in _known(function).values() if isinstance(value, FunctionType)]
+            waiting += [value for value in found if value.__globals__ is function.__globals__]
+
+
+def _held(functions: Sequence[Function]) -> dict[tuple[Function, str], object]:
+    """Map what functions can reach to an account of its content."""
+    return {
+        (function, label): _account(value)
+        for function in _reached(functions)
+        for label, value in _known(function).items()
+    }
+
+
+def _account(value: Any, depth: int = DEPTH) -> object:
+    """Return something that differs after a value has been changed; modules and the like are taken as they are."""
+    if value is None or isinstance(value, int | float | complex | str | bytes):
+        return repr(value)
+    if isinstance(value, itertools.count):
+        return repr(value)
+    if depth == 0 or isinstance(value, ModuleType) or type(value).__module__.partition(".")[0] == "steprule":
+        return id(value)
+    if isinstance(value, Mapping):
+        return [(_account(k, 0), _account(v, depth - 1)) for k, v in itertools.islice(value.items(), WIDTH)], len(value)
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return [_account(item, depth - 1) for item in itertools.islice(value, WIDTH)], len(value)
+    for name in ("getstate", "get_state"):
+        if callable(getattr(value, name, None)) and not isinstance(value, type):
+            return str(getattr(value, name)())
+    if hasattr(value, "bit_generator"):
+        return str(value.bit_generator.state)
+    if hasattr(value, "__dict__"):
+        return id(value), getattr(value, "_version", None), _account(dict(vars(value)), depth - 1) if depth > 1 else 0
+    return id(value), operator.length_hint(value, -1)
+
+
+def _dice() -> object:
+    """Return the state of the random numbers that all of a process share."""
+    drawn: list[object] = [random.getstate()]
+    if (numpy := sys.modules.get("numpy")) is not None:
+        _, keys, *rest = numpy.random.get_state()
+        drawn += [keys.tobytes(), rest]
+    if (torch := sys.modules.get("torch")) is not None:
+        drawn += [torch.random.get_rng_state().numpy().tobytes()]
+    return drawn
+
+
+def _refuse_clocks(name: str, function: Function) -> None:
+    """Refuse what may agree with itself for a second or a day, but not for ever."""
+    names = _names(function.__code__)
+    known = dict.fromkeys(names & FICKLE) | {"id": None} | _known(function)
+    for label, value in known.items():
+        module = getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", None)
+        dated = value is dt or (isinstance(value, type) and issubclass(value, dt.date))
+        fickle = value is None or module in FICKLE or (dated and bool(names & NOW))
+        where: Origin | None = of_name(function, label) if fickle and label in names else None
+        if where is not None and (value is not None or label not in function.__globals__):
+            raise RuleError(f"`{name}` asks `{label}`, which says something else every time", where=where, fix=FIX)
