@@ -57,7 +57,62 @@ def test_compensated_training_is_much_closer_to_the_float64_truth(name: str, dty
             reference.step()
         whole = own.detach().double() + (run.state[own]["remainder"].double() if compensated else 0.0)
         errors[compensated] = float((whole - truth.detach()).abs().mean())
-    assert errors[True] < 0.5 * errors[False]
+    assert errors[True] < 0.03 * errors[False]
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_decay_alone_is_followed_where_each_step_is_far_below_a_rounding(dtype: torch.dtype) -> None:
+    """A remainder of the parameter's own type is stuck at once: it rounds away what is small beside itself."""
+    parameter = torch.nn.Parameter(torch.ones(4, dtype=dtype))
+    optimizer = sr.optim.AdamW([parameter], lr=5e-3, weight_decay=0.01, compensated=True)
+    for _ in range(400):
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    whole = parameter.detach().double() + optimizer.state[parameter]["remainder"].double()
+    assert whole.tolist() == pytest.approx([(1 - 5e-5) ** 400] * 4, abs=2e-5)
+    assert parameter.tolist() == whole.to(dtype).tolist()
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("backend", ["eager", "triton_gpu"])
+def test_parameter_and_remainder_are_what_a_float32_parameter_would_be(backend: str, dtype: torch.dtype) -> None:
+    """Bit for bit, where the rule keeps nothing else: tiny, large and infinite steps."""
+    if backend == "triton_gpu":
+        pytest.importorskip("triton")
+    start = torch.tensor([1.0, -3.0, 1e-4, 200.0, 0.0, 7.0, torch.inf]).to(dtype)
+    narrow, single = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.float())
+    runs = [
+        (narrow, sr.optim.SGD([narrow], lr=0.03, compensated=True, backend=backend)),
+        (single, sr.optim.SGD([single], lr=0.03, backend="eager")),
+    ]
+    for step in range(12):
+        gradient = (torch.randn(7, generator=torch.Generator().manual_seed(step)) * 10.0 ** (step % 7 - 4)).to(dtype)
+        gradient[5] = torch.inf if step == 6 else gradient[5]
+        for parameter, optimizer in runs:
+            parameter.grad = gradient.to(parameter.dtype)
+            optimizer.step()
+    remainder = runs[0][1].state[narrow]["remainder"]
+    assert remainder.dtype is torch.float32
+    assert torch.equal(narrow.float() + remainder, single)
+    if (backend, dtype) != ("triton_gpu", torch.bfloat16):  # Triton's interpreter cuts where a GPU rounds
+        assert torch.equal(narrow, single.to(dtype))
+    assert single.tolist()[5:] == [-torch.inf, torch.inf]
+
+
+def test_a_remainder_saved_as_bfloat16_is_float32_from_then_on() -> None:
+    """In a checkpoint, and in an optimiser that was pickled whole."""
+    parameters = make((30,), dtype=torch.bfloat16)
+    optimizer = sr.optim.AdamW(parameters, lr=1e-4, compensated=True)
+    walked(optimizer, parameters[0], 3)
+    saved = optimizer.state_dict()
+    old = {**saved, "state": {0: {k: v.bfloat16() if k == "remainder" else v for k, v in saved["state"][0].items()}}}
+    optimizer.load_state_dict(old)
+    loaded = optimizer.state[parameters[0]]["remainder"]
+    assert loaded.dtype is torch.float32
+    assert torch.equal(loaded, old["state"][0]["remainder"].float())
+    optimizer.state[parameters[0]]["remainder"] = old["state"][0]["remainder"]
+    walked(optimizer, parameters[0], 1)
+    assert optimizer.state[parameters[0]]["remainder"].dtype is torch.float32
 
 
 def test_parameters_that_lose_nothing_are_what_they_are_without() -> None:
@@ -89,7 +144,7 @@ def test_a_checkpoint_keeps_the_remainder_and_one_without_starts_from_none() -> 
     other.load_state_dict(foreign.state_dict())
     assert "remainder" not in other.state[again[0]]
     walked(other, again[0], 1)
-    assert other.state[again[0]]["remainder"].dtype is torch.bfloat16
+    assert other.state[again[0]]["remainder"].dtype is torch.float32
 
 
 def test_it_composes_shows_and_pickles() -> None:

@@ -76,6 +76,7 @@ class _Writer:
         self.hypers = [hyper.name for hyper in plan.graph.hypers]
         self.hosts = host_columns(plan)
         self.arrays = [name for name in array_rows(plan) if name != plan.graph.gradient]
+        self.kinds = {slot.name: self.real for slot in plan.graph.slots if slot.single}
         self.names: dict[Node, str] = {}
         self.fresh = Names(_RESERVED)
 
@@ -192,7 +193,7 @@ class _Writer:
             held = "tl.load(gradients + tensor)"
         else:
             held = f"tl.load({self.cell('addresses', 'tensor', self.arrays, name)})"
-        return f"at({held}, {first}, tl.{self.element}, {'False' if first == '0' else 'ALIGNED'})"
+        return f"at({held}, {first}, tl.{self.kinds.get(name, self.element)}, {'False' if first == '0' else 'ALIGNED'})"
 
     # Kernels -------------------------------------------------------------------------------------
 
@@ -335,7 +336,7 @@ class _Writer:
             self.source.line(f"go = {self.goes()}")
             self.scalars([node for _, node in self.plan.tensor_writes])
             for name, node in self.plan.tensor_writes:
-                value = f"tl.cast(tl.cast({self.names[node]}, tl.{self.real}), tl.{self.element})"
+                value = f"tl.cast(tl.cast({self.names[node]}, tl.{self.real}), tl.{self.kinds.get(name, self.element)})"
                 self.source.line(f"tl.store({self.array(name, '0')}, {value}, mask=go)")
 
 

@@ -1,7 +1,8 @@
 """Compensated rounding: what storing a parameter loses is kept in a slot, and added back at the next step.
 
-bfloat16 keeps 8 bits: a step of 1e-3 from 1.0 is rounded away, and a thousand of them with it. With the remainder
-beside it in the same type the parameter has 16 (Kahan, 1965; for training, Zamirai et al., 2020).
+bfloat16 keeps 8 bits: a step of 1e-3 from 1.0 is rounded away, and a thousand of them with it. The remainder is
+float32, as the arithmetic is: θ + r is exactly what the step came to, as if the parameter were float32 (Kahan, 1965;
+for training, Zamirai et al., 2020).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 from ..errors import RuleError
 from .graph import Graph, Slot
-from .node import make, read, substitute
+from .node import const, make, read, substitute
 from .verify import verify
 
 REMAINDER = "remainder"
@@ -30,12 +31,15 @@ def compensated(graph: Graph) -> Graph:
     image = substitute([graph.new_parameter, *graph.new_slots], {theta: make("add", theta, read(REMAINDER))})
     exact = image[graph.new_parameter]
     kept = make("stored", exact)
+    lost = make("sub", exact, kept)
+    finite = make("eq", make("sub", lost, lost), const(0))
+    remainder = make("where", finite, lost, const(0))  # of ∞ nothing is lost: ∞ − ∞ would be NaN at the next step
     return verify(
         replace(
             graph,
-            slots=(*graph.slots, Slot(REMAINDER, optional=True)),
+            slots=(*graph.slots, Slot(REMAINDER, optional=True, wide=True)),
             new_parameter=kept,
-            new_slots=(*(image[node] for node in graph.new_slots), make("sub", exact, kept)),
+            new_slots=(*(image[node] for node in graph.new_slots), remainder),
             gradients={image.get(node, node): name for node, name in graph.gradients.items()},
         )
     )

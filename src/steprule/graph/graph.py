@@ -16,13 +16,19 @@ from .node import Node, Rank, topological
 class Slot:
     """A state array kept from step to step: where it varies and what it starts from, a number or the parameter.
 
-    A checkpoint may lack an `optional` one, which then starts afresh.
+    A checkpoint may lack an `optional` one, which then starts afresh. A `wide` one is never narrower than float32.
     """
 
     name: str
     rank: Rank = Rank.ELEMENT
     init: float | Literal["theta"] = 0.0
     optional: bool = False
+    wide: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether it has float32 at least beside narrower parameters: as all that is one number a tensor has."""
+        return self.wide or self.rank is Rank.TENSOR
 
 
 @dataclass(frozen=True, slots=True)

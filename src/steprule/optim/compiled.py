@@ -12,8 +12,8 @@ from ..backends.numba_cpu import NAME as NUMBA
 from ..backends.numba_cpu import CpuKernel
 from ..backends.triton_gpu import NAME as TRITON
 from ..backends.triton_gpu import TritonKernel
+from ..graph.node import Rank
 from ..plan.schedule import Plan
-from ..plan.tables import array_rows
 from ..rule import Program
 from .state import HOST_DTYPE
 from .tensors import Entry, route
@@ -57,9 +57,10 @@ class Kernels:
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
         """Return what updates a parameter whose slots are laid out as it is."""
-        slots = [state[name] for name in array_rows(self.plan)[2:]]
+        slots = [slot for slot in self.plan.graph.slots if slot.rank is not Rank.HOST]
+        own, singles = ([state[slot.name] for slot in slots if slot.single is wide] for wide in (False, True))
         parameter = entry.parameter
-        key = (parameter.dtype, parameter.device, *route(entry, slots, forced))
+        key = (parameter.dtype, parameter.device, *route(entry, own, forced, singles))
         if key not in self._compiled:
             self._compiled[key] = Compiled(self.program, self.plan, *key, self._kernel(key[2], parameter.dtype))
         return self._compiled[key]

@@ -62,8 +62,8 @@ class Optimizer(torch.optim.Optimizer):
     `"propagate"` as in torch, `"skip"` leaves the whole step out (no parameter, state or count changes),
     `"raise"` names the parameter. `backend` forces `"numba_cpu"`, `"triton_gpu"` or `"eager"`. These three can be set
     later, e.g. `opt.nonfinite = "skip"`, and hold from the next step on; a new `clip` brings its own numbers.
-    `compensated=True` keeps what storing bfloat16 and float16 parameters loses in a slot `remainder` and adds it
-    back at the next step (Kahan, 1965), so that small steps are not rounded away; wider parameters gain nothing by it.
+    `compensated=True` keeps what storing bfloat16 and float16 parameters loses in a float32 slot `remainder` and adds
+    it back at the next step (Kahan, 1965), so that small steps are not rounded away; wider parameters gain nothing.
     Other keywords are hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are
     read from the group at every step, and never compile anything. Raises
     `HyperparameterError` for a value outside its range, `ParameterError` for a tensor that cannot be

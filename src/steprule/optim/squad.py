@@ -24,7 +24,7 @@ from .cells import Cells
 from .compiled import Compiled, Kernels
 from .shards import distributed, local, placed, placed_as
 from .state import STEP
-from .tensors import Entry, extent, in_order_of, in_order_of_slot, present
+from .tensors import Entry, extent, in_order_of, in_order_of_slot, present, single
 from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
@@ -259,7 +259,12 @@ class Squad:
 
 
 def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any]) -> None:
-    """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout."""
+    """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout.
+
+    Numbers that were kept in a narrow type before, in a pickle for instance, are kept in float32 from now on.
+    """
+    for slot in [slot for slot in plan.graph.slots if slot.single and slot.name in state]:
+        state[slot.name] = state[slot.name].to(single(state[slot.name].dtype))
     for slot in [slot for slot in plan.graph.element_slots if slot.name in state]:
         if state[slot.name].shape != parameter.shape:
             raise ParameterError(

@@ -12,7 +12,7 @@ import torch
 from ..errors import StateError
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
-from .tensors import label, like, present
+from .tensors import label, like, present, single
 
 if TYPE_CHECKING:
     from .compiled import Kernels
@@ -28,9 +28,10 @@ def _fresh(slot: Slot, init: float | str, parameter: torch.Tensor, host_dtype: t
         return like(parameter.detach(), parameter.detach())
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=host_dtype, device="cpu")
+    dtype = single(parameter.dtype) if slot.single else parameter.dtype
     if slot.rank is Rank.TENSOR:
-        return torch.full((), init, dtype=parameter.dtype, device=parameter.device)
-    return like(parameter.detach(), init)
+        return torch.full((), init, dtype=dtype, device=parameter.device)
+    return like(parameter.detach(), init, dtype)
 
 
 def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, state: MutableMapping[str, Any]) -> None:
@@ -44,12 +45,11 @@ def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, sta
             state[slot.name] = _fresh(slot, init, parameter, kernels.host_dtype)
 
 
-def expected(graph: Graph) -> Iterator[tuple[str, Rank]]:
-    """List the keys of a parameter's state, with where each varies."""
+def expected(graph: Graph) -> Iterator[Slot]:
+    """List the keys of a parameter's state: the count of steps, if there is one, and the slots."""
     if graph.uses_step:
-        yield STEP, Rank.HOST
-    for slot in graph.slots:
-        yield slot.name, slot.rank
+        yield Slot(STEP, Rank.HOST)
+    yield from graph.slots
 
 
 def _flaw(value: Any) -> str:
@@ -71,17 +71,19 @@ def _copied(key: str, value: Any) -> Any:
     return deepcopy(value) if flaw else value.detach().clone()
 
 
-def _slot(kernels: Kernels, parameter: torch.Tensor, rank: Rank, value: torch.Tensor) -> torch.Tensor:
+def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Tensor) -> torch.Tensor:
     """Return a copy of a saved slot, laid out as the parameter and where its rank belongs."""
-    if rank is Rank.ELEMENT:
-        return like(parameter.detach(), value.detach().to(parameter.device), value.dtype)
-    device = "cpu" if rank is Rank.HOST else parameter.device
-    dtype = kernels.host_dtype if rank is Rank.HOST else value.dtype
+    dtype = single(value.dtype) if slot.single else value.dtype
+    if slot.rank is Rank.ELEMENT:
+        return like(parameter.detach(), value.detach().to(parameter.device), dtype)
+    device = "cpu" if slot.rank is Rank.HOST else parameter.device
+    dtype = kernels.host_dtype if slot.rank is Rank.HOST else dtype
     return value.detach().reshape(()).to(device, dtype, copy=True)
 
 
-def _checked_slot(kernels: Kernels, parameter: torch.Tensor, key: str, rank: Rank, value: Any) -> torch.Tensor:
+def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: Any) -> torch.Tensor:
     """Return a copy of one saved value of a parameter, or raise an error that does not yet say whose it is."""
+    key, rank = own.name, own.rank
     shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
     if isinstance(value, int | float) and not isinstance(value, bool) and rank is Rank.HOST:
         value = torch.tensor(float(value), dtype=torch.float64)
@@ -94,7 +96,7 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, key: str, rank: Ran
     if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
         raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
                          fix="the parameters must be given in the order in which they were saved")  # fmt: skip
-    slot = _slot(kernels, parameter, rank, value)
+    slot = _slot(kernels, parameter, own, value)
     if key == STEP and not 0 <= float(slot) < math.inf:
         raise StateError(f"the saved {key!r} is {float(slot)}, which counts nothing", fix="save it again")
     return slot
@@ -102,16 +104,14 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, key: str, rank: Ran
 
 def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
-    known = dict(expected(kernels.plan.graph))
+    known = {slot.name: slot for slot in expected(kernels.plan.graph)}
     copy: dict[str, Any] = {}
     optional = {slot.name for slot in kernels.plan.graph.slots if slot.optional}
     for key in dict.fromkeys((*state, *(key for key in known if key not in optional))):
         where = f"  {who}, state key {key!r}"
         try:
             value = state.get(key)
-            copy[key] = (
-                _checked_slot(kernels, parameter, key, known[key], value) if key in known else _copied(key, value)
-            )
+            copy[key] = _checked_slot(kernels, parameter, known[key], value) if key in known else _copied(key, value)
         except StateError as error:
             raise StateError(error.what, where=where, fix=error.fix) from None
         except (RuntimeError, TypeError, ValueError, AssertionError, OverflowError) as error:

@@ -202,14 +202,21 @@ def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *
             )
 
 
-def route(entry: Entry, slots: Sequence[torch.Tensor], forced: str | None) -> tuple[str, str]:
-    """Return the backend for one parameter and the reason."""
-    entry, slots = here(entry), list(map(local, slots))
+def single(dtype: torch.dtype) -> torch.dtype:
+    """Return a type, or float32 instead of a narrower one."""
+    return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
+
+
+def route(
+    entry: Entry, slots: Sequence[torch.Tensor], forced: str | None, singles: Sequence[torch.Tensor] = ()
+) -> tuple[str, str]:
+    """Return the backend for one parameter and the reason; `singles` are slots that are never narrower than float32."""
+    entry, slots, singles = here(entry), list(map(local, slots)), list(map(local, singles))
     if forced == "eager":
         return "eager", "asked for"
     on_host = entry.parameter.device.type == "cpu"
     name = forced or (numba_cpu.NAME if on_host else triton_gpu.NAME)
-    obstacle = _obstacle(entry.parameter, name) or _form(entry.parameter, slots)
+    obstacle = _obstacle(entry.parameter, name) or _form(entry.parameter, slots, singles)
     if obstacle and forced:
         fix = "leave backend=None"
         if name == triton_gpu.NAME and triton_gpu.missing():
@@ -235,7 +242,7 @@ def _obstacle(parameter: torch.Tensor, backend: str) -> str:
     return f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
 
 
-def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
+def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor], singles: Sequence[torch.Tensor]) -> str:
     """Return why no kernel could walk over a parameter and its slots; nothing if one can."""
     if parameter.is_neg():
         return "a parameter is negated lazily"
@@ -243,9 +250,10 @@ def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
         return "a parameter does not fill one stretch of memory"
     if type(parameter.data) is not torch.Tensor:
         return f"a parameter is a {type(parameter.data).__name__}"
-    if any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots)):
+    if any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots, *singles)):
         return "a parameter does not begin at a multiple of its element size"
-    if any(slot.dtype != parameter.dtype or slot.device != parameter.device for slot in slots):
+    wanted = [(slot, parameter.dtype) for slot in slots] + [(slot, single(parameter.dtype)) for slot in singles]
+    if any(slot.dtype != dtype or slot.device != parameter.device for slot, dtype in wanted):
         return "state and parameter differ in dtype or device"
     return ""
 

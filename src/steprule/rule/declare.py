@@ -72,7 +72,7 @@ def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tens
     ...     return theta - lr * g / sr.sqrt(s), s
 
     `init="theta"` starts it as a copy of the parameter at its first step, whatever the rule calls that.
-    `rank="tensor"` keeps one number a tensor, `rank="host"` one float64 number on the host.
+    `rank="tensor"` keeps one number a tensor, in float32 at least; `rank="host"` one float64 number on the host.
     """
     if rank not in tuple(RANKS):
         raise RuleError(f"a slot cannot have rank {rank!r}", fix=f"use one of {', '.join(RANKS)}")
