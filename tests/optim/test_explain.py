@@ -222,7 +222,7 @@ def test_every_group_is_printed_and_told_as_plain_data() -> None:
     told = sr.explain(OPTIMISERS["groups of several formulas"]())
     text, data = str(told), told.as_json()
     assert json.loads(json.dumps(data)) == data
-    assert set(data) == {*KEYS, "groups"}
+    assert set(data) == {*KEYS, "groups", "look", "threads", "witness", "reasons"}
     assert [(set(one), one["group"]) for one in data["groups"]] == [(set(GROUP_KEYS), index) for index in range(4)]
     assert len({one["formula"] for one in data["groups"]}) == 4
     for one in told.groups:

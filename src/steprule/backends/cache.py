@@ -34,12 +34,9 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba.core import config
 
 from ..locks import lock
 from . import compiler, memory
-
-numba_config: Any = config
 
 VARIABLE = "STEPRULE_CACHE"
 """The one environment variable: where kernels are kept."""
@@ -279,7 +276,7 @@ def load(source: str) -> Kernel:
 
 
 def _find(source: str, name: str) -> Kernel:
-    if numba_config.DISABLE_JIT:
+    if compiler.switched_off():
         return plain(source)
     compiler.ask()
     place = directory()

@@ -87,6 +87,11 @@ def obstacle() -> str:
     return "this process was forked while another thread compiled, which leaves half a compiler" if _lost else ""
 
 
+def switched_off() -> bool:
+    """Whether Numba was told to compile nothing: kernels then run as the Python that they are written in."""
+    return bool(_set.DISABLE_JIT)
+
+
 def ask() -> None:
     """Raise `BackendError` if nothing can be compiled in this process."""
     if _lost:

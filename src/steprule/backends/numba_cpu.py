@@ -123,6 +123,10 @@ class CpuBatch(Batch):
             self._cuts[threads] = np.unique(bounds).astype(np.int64)
         return self._cuts[threads]
 
+    def shared(self) -> bool:
+        """Whether a pass is shared among threads."""
+        return len(self._share()) > 2  # one part has two ends
+
     def sweep(self, index: int) -> None:
         """Walk over memory once, in as many threads as torch uses."""
         parts = self._share()

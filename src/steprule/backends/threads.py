@@ -83,6 +83,18 @@ def alone(function: Call) -> Call:
     return cast("Call", call)
 
 
+def by() -> tuple[str, str]:
+    """Return whose threads share large steps, `"torch"` or `"python"`, and why not torch's.
+
+    Nothing is started. `explain` quotes it.
+    """
+    if _loops:
+        return "torch", ""
+    return "python", "torch's threads stay behind in a forked process" if _forked else (
+        f"torch {torch.__version__} does not lend its threads (torch_parallel_for): 2.10 and later do"
+    )
+
+
 def cheap() -> bool:
     """Whether the threads that would be used are likely to be awake."""
     return bool(_loops)

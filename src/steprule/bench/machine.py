@@ -97,6 +97,12 @@ def source() -> dict[str, Any]:
     return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain", "--", "."))}
 
 
+def steps() -> dict[str, Any]:
+    """Return by what means steps are taken here, and why not by better ones: without a glance, small steps are slow."""
+    told = sr.explain(sr.board.sgd.optimizer([torch.nn.Parameter(torch.zeros(1))])).as_json()
+    return {key: told[key] for key in ("look", "threads", "witness", "reasons")}
+
+
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
     """Name the machine, the GPU if that is what is timed, the versions and the source; sizes are in bytes."""
     return {
@@ -115,5 +121,6 @@ def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
         "jax": _version("jax"),
         "optax": _version("optax"),
         "steprule": sr.__version__,
+        "steps": steps(),
         "git": source(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..graph.show import equations, formula, latex, one_line
 from ..plan.schedule import Pass, Plan, schedule, summary
 from ..rule import Program, Transform
 from .compiled import Compiled, Kernels
+from .means import Means, means
 from .optimizer import Optimizer, Running
 from .tensors import KERNEL_REASON
 
@@ -49,20 +50,24 @@ class Explanation:
     tensors: int = 0
     parameters: int = 0
     groups: tuple[Explanation, ...] = ()
+    means: Means | None = field(default=None, compare=False)
+    """By what means an optimiser's steps are taken: whether anything makes them slower than they could be, and why."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as plain data, under fixed keys; of an optimiser those of every group, in `groups`."""
+        """Return the facts as plain data, under fixed keys; of an optimiser also those of `means` and of `groups`."""
+        steps = {} if self.means is None else self.means.as_json()
         groups = {"groups": [_pick(one, GROUP_KEYS) for one in self.groups]} if self.groups else {}
-        return _pick(self, KEYS) | groups
+        return _pick(self, KEYS) | steps | groups
 
     def __str__(self) -> str:
+        slower = [] if self.means is None else self.means.slower()
         if len(self.groups) < 2:
-            return "\n".join([self.name, *_lines(self)])
+            return "\n".join([self.name, *_lines(self), *slower])
         alike: dict[tuple[str, ...], list[Explanation]] = {}
         for one in self.groups:
             alike.setdefault((one.name, *_lines(one)), []).append(one)
         told = [[f"{name}, {_places(found)}", *lines] for (name, *lines), found in alike.items()]
-        return "\n\n".join("\n".join(lines) for lines in told)
+        return "\n\n".join("\n".join(lines) for lines in [*told, *([slower] if slower else [])])
 
 
 def _pick(one: Explanation, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -155,7 +160,8 @@ def _of_optimizer(optimizer: Optimizer) -> Explanation:
     groups = [told for index, (kernels, running) in enumerate(found) for told in _of_group(index, kernels, running)]
     eager = next((told for told in groups if told.backend == "eager"), None)
     first = eager or next((told for told in groups if told.tensors), groups[0])
-    return replace(first, groups=tuple(groups))
+    roster = optimizer._roster  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return replace(first, groups=tuple(groups), means=means(roster))
 
 
 def explain(program: Program | Optimizer) -> Explanation:

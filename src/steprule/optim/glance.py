@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..backends import compiler
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
 from .glance_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
@@ -144,25 +145,42 @@ def _places() -> Places | None:
     return Places(*found) if agree else None
 
 
-@cache
-def looker() -> Looker | None:
-    """Return the compiled loop, if this Python and this torch are made as it needs."""
-    library = torch_library()
-    locked = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if sys.implementation.name != "cpython" or not locked or library is None or sys.maxsize < 2**32:
-        return None
+def _parts() -> tuple[tuple[int, ...], Places] | str:
+    """Return the functions that a loop calls, and where the parts of a tensor are; or why there can be no loop."""
+    library, torch_is = torch_library(), f"torch {torch.__version__}"
+    if sys.implementation.name != "cpython" or sys.maxsize < 2**32:
+        return "it is made for CPython of 64 bits"
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return "it relies on the interpreter lock, which this Python runs without"
+    if compiler.switched_off():
+        return "Numba compiles nothing here (NUMBA_DISABLE_JIT)"
     try:
         functions = [ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_GetItemWithError]
         functions += [library.aoti_torch_get_data_ptr, library.aoti_torch_get_storage_size]
         places = _places()
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    code = None if places is None else address(load(SOURCE))
-    if places is None or code is None:
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"{torch_is} lacks what it asks ({error})"
+    if places is None:
+        return f"{torch_is} keeps the parts of tensors elsewhere"
+    return tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions), places
+
+
+def obstacle() -> str:
+    """Return why no glance is possible in this process; nothing if it is. Nothing is compiled. `explain` quotes it."""
+    parts = _parts()
+    return parts if isinstance(parts, str) else ""
+
+
+@cache
+def looker() -> Looker | None:
+    """Return the compiled loop, if this Python and this torch are made as it needs."""
+    parts = _parts()
+    code = None if isinstance(parts, str) else address(load(SOURCE))
+    if isinstance(parts, str) or code is None:
         return None
     # A call of this kind keeps the interpreter lock.
     look = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(code)
-    return Looker(look, tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions), places)
+    return Looker(look, *parts)
 
 
 class Described:

@@ -23,13 +23,14 @@ from ..backends.triton_gpu import NAME as TRITON
 from ..errors import NonFiniteError, ParameterError
 from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
-from .glance import Glance, looker
+from .glance import Glance, looker, obstacle
 from .settings import Settings
 from .shards import Shards, local
-from .squad import Groups, Squad, lay_out
+from .squad import Crew, Groups, Squad, lay_out
 from .state import ensure
 from .tensors import Entry, check, extent, here, label
 
+NO_KERNELS = "some parameters are not updated by kernels in main memory"
 _gradient = attrgetter("grad")
 _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
@@ -167,14 +168,23 @@ class Roster:
             for squad, members in zip(self.squads, self._members, strict=True)
         )
 
+    def _obstacle(self, crews: list[Crew]) -> str:
+        """Return why these tensors and dicts cannot be asked in one call; nothing if they can."""
+        if not all(isinstance(batch, CpuBatch) for squad in self.squads for batch in squad.batches):
+            return NO_KERNELS
+        if not all(crew.given for crew in crews):
+            return "a gradient has to be copied at every step: its dtype or layout is not the parameter's"
+        if not all(type(own) is list for own in self._lists) or not all(type(own) is dict for own in self._dicts):
+            return "a list of parameters, or the state of one, is of a class of its own"
+        return "" if crews else "no parameter has a gradient"
+
     def _make_glance(self) -> Glance | None:
         """Tell a glance what to look at; none if a batch is no kernel's or a gradient had to be copied."""
         crews = [crew for squad in self.squads for crew in squad.crews]
-        batches = [batch for squad in self.squads for batch in squad.batches]
-        compiled = bool(crews) and all(isinstance(batch, CpuBatch) for batch in batches)
-        found = looker() if compiled and all(crew.given for crew in crews) else None
-        plain = all(type(own) is list for own in self._lists) and all(type(own) is dict for own in self._dicts)
-        if found is None or not plain:
+        self.unglanced = self._obstacle(crews)
+        found = None if self.unglanced else looker()
+        if found is None:
+            self.unglanced = self.unglanced or obstacle() or "there is none here"
             return None
         rows: dict[int, tuple[torch.Tensor, int, int, int]] = {}
         for squad, members in zip(self.squads, self._members, strict=True):

@@ -17,6 +17,13 @@ from typing import Any
 
 import torch
 
+try:
+    from torch._C._dynamo import guards  # pyright: ignore[reportMissingModuleSource]
+
+    TensorGuards: Any = getattr(guards, "TensorGuards", None)
+except ImportError:
+    TensorGuards = None
+
 Witness = Callable[..., bool]
 """Called with the tensors of now, one an argument."""
 
@@ -32,16 +39,26 @@ def _slow(tensors: Sequence[torch.Tensor]) -> Witness:
     return lambda *now: [_described(tensor) for tensor in now] == seen
 
 
+def by() -> tuple[str, str]:
+    """Return who compares tensors, `"torch"` or `"python"`, and why not torch.
+
+    A witness is asked where there is no glance. `explain` quotes it.
+    """
+    if TensorGuards is not None:
+        return "torch", ""
+    return "python", f"torch {torch.__version__} has no guards for lists of tensors (TensorGuards)"
+
+
 def witness(tensors: Sequence[torch.Tensor]) -> Witness:
     """Return a function that tells whether tensors look exactly as these do now, address apart."""
     if not tensors:
         return lambda *now: not now
+    if TensorGuards is None:
+        return _slow(tensors)
     try:
-        from torch._C._dynamo.guards import TensorGuards  # pyright: ignore[reportMissingModuleSource]
-
         sizes: Any = [list(tensor.shape) for tensor in tensors]
         strides: Any = [list(tensor.stride()) for tensor in tensors]
         guard = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
-    except (ImportError, AttributeError, TypeError, RuntimeError):
+    except (TypeError, RuntimeError):
         return _slow(tensors)
     return guard.check
