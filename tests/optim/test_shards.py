@@ -1,0 +1,369 @@
+"""DTensors: each process updates its own part by a kernel, bit for bit; what needs the others is refused at once.
+
+One process plays the first of four: the group of processes is torch's fake one, which sends nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import steprule as sr
+from steprule import board
+from steprule.backends.numba_cpu import CpuBatch
+from steprule.errors import ParameterError, StateError
+from steprule.optim import glance, roster
+
+pytestmark = [pytest.mark.cpu, pytest.mark.filterwarnings("ignore:torch.distributed:UserWarning")]
+
+
+@pytest.fixture(autouse=True)
+def four_processes() -> Generator[None]:
+    dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(params=["glance", "look"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "look":
+        monkeypatch.setattr(roster, "looker", lambda: None)
+    elif glance.looker() is None:
+        pytest.skip("this Python or this torch is made differently")
+    return request.param
+
+
+def line() -> DeviceMesh:
+    return init_device_mesh("cpu", (4,))
+
+
+def shared(part: torch.Tensor, shape: Sequence[int], placements: Sequence[Any], mesh: DeviceMesh) -> Any:
+    """Make a DTensor of which this process has this part."""
+    strides = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(part, mesh, placements, shape=torch.Size(shape), stride=strides)
+
+
+def parameter(size: Sequence[int], shape: Sequence[int], placements: Sequence[Any], mesh: DeviceMesh) -> Any:
+    return torch.nn.Parameter(shared(torch.randn(size), shape, placements, mesh))
+
+
+def assorted() -> list[Any]:
+    """Make parameters of every kind of placement, one of which has no element here, and one that is no DTensor."""
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    one, two = line(), init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+    return [
+        parameter((2, 3), (7, 3), [Shard(0)], one),
+        parameter((0, 3), (1, 3), [Shard(0)], one),
+        parameter((5, 2), (5, 6), [Shard(1)], one),
+        parameter((5,), (5,), [Replicate()], one),
+        parameter((4, 3), (7, 3), [Replicate(), Shard(0)], two),
+        parameter((4, 2), (7, 3), [Shard(0), Shard(1)], two),
+        parameter((2, 3), (8, 3), [_StridedShard(0, split_factor=2), Shard(0)], two),
+        torch.nn.Parameter(torch.randn(3, 3)),
+    ]
+
+
+def part(tensor: Any) -> torch.Tensor:
+    return tensor.detach()._local_tensor if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def as_parameter(own: Any, value: torch.Tensor) -> torch.Tensor:
+    """Return a gradient: a new DTensor, with a description of its own, equal to the parameter's."""
+    if not isinstance(own, DTensor):
+        return value
+    return shared(value, own.shape, tuple(own.placements), own.device_mesh)
+
+
+def fill(parameters: list[Any], step: int) -> list[torch.Tensor]:
+    """Give every parameter a gradient; return the parts."""
+    generator = torch.Generator().manual_seed(step)
+    parts = [torch.randn(part(p).shape, generator=generator) for p in parameters]
+    for own, value in zip(parameters, parts, strict=True):
+        own.grad = as_parameter(own, value.clone())
+    return parts
+
+
+Make = Callable[[Any], Any]
+
+
+def adamw(parameters: Any) -> Any:
+    return sr.optim.AdamW(parameters, lr=0.1)
+
+
+def backends(optimizer: Any) -> set[type]:
+    return {type(batch) for squad in optimizer._roster.squads for batch in squad.batches}
+
+
+@pytest.mark.parametrize("make", [adamw, lambda params: board.momentum.optimizer(params, lr=0.1)])
+def test_parts_become_bit_for_bit_what_plain_tensors_become_in_kernels_without_a_new_roster(
+    make: Make, way: str
+) -> None:
+    parameters = assorted()
+    twins = [torch.nn.Parameter(part(p).clone()) for p in parameters]
+    optimizer, other = make(parameters), make(twins)
+    rosters = set()
+    for step in range(4):
+        for twin, value in zip(twins, fill(parameters, step), strict=True):
+            twin.grad = value
+        for own in (optimizer, other):
+            own.param_groups[0]["lr"] = 0.1 / (step + 1)
+            own.step()
+        rosters.add(optimizer._roster)
+        assert (optimizer._roster._glance is not None) == (way == "glance")
+    assert len(rosters) == 1
+    assert backends(optimizer) == {CpuBatch}
+    assert sr.explain(optimizer).backend == "numba_cpu"
+    for own, twin in zip(parameters, twins, strict=True):
+        assert torch.equal(part(own), twin)
+        for name, value in optimizer.state[own].items():
+            assert isinstance(value, DTensor) == (isinstance(own, DTensor) and value.dim() > 0)
+            assert torch.equal(part(value), other.state[twin][name])
+
+
+def test_explain_says_that_parts_are_updated_by_a_kernel_and_why_others_are_not() -> None:
+    mesh = line()
+    own = parameter((2, 3), (8, 3), [Shard(0)], mesh)
+    told = sr.explain(adamw([own]))
+    assert (told.backend, "its part of a DTensor" in told.reason) == ("numba_cpu", True)
+    half = torch.nn.Parameter(shared(torch.randn(2, 3).bfloat16(), (8, 3), [Shard(0)], mesh))
+    assert "bfloat16" in sr.explain(adamw([half])).reason
+
+
+# What changes is followed --------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Callable[[Any, Any], None]] = {}
+
+
+def change(does: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    CHANGES[does.__name__] = does
+    return does
+
+
+@change
+def the_parameter_has_another_part(own: Any, optimizer: Any) -> None:
+    own._local_tensor = own._local_tensor.clone()  # as FSDP2 does after a module has been moved or loaded
+
+
+@change
+def the_part_has_other_memory(own: Any, optimizer: Any) -> None:
+    own._local_tensor.data = own._local_tensor.clone()
+
+
+@change
+def a_slot_is_another_dtensor(own: Any, optimizer: Any) -> None:
+    optimizer.state[own]["exp_avg"] = optimizer.state[own]["exp_avg"].clone()
+
+
+@change
+def a_slot_has_another_part(own: Any, optimizer: Any) -> None:
+    optimizer.state[own]["exp_avg"]._local_tensor = optimizer.state[own]["exp_avg"]._local_tensor.clone()
+
+
+@change
+def a_slot_is_whole_everywhere(own: Any, optimizer: Any) -> None:
+    value = optimizer.state[own]["exp_avg"]
+    whole = torch.zeros(own.shape)
+    whole[: len(part(value))] = part(value)
+    optimizer.state[own]["exp_avg"] = shared(whole, own.shape, [Replicate()], own.device_mesh)
+
+
+@change
+def the_gradient_is_whole_everywhere(own: Any, optimizer: Any) -> None:
+    whole = torch.full(own.shape, 7.0)
+    whole[: len(part(own.grad))] = part(own.grad)
+    own.grad = shared(whole, own.shape, [Replicate()], own.device_mesh)
+
+
+@change
+def the_gradient_is_laid_out_otherwise(own: Any, optimizer: Any) -> None:
+    own.grad = as_parameter(own, part(own.grad).t().contiguous().t())
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changes_about_a_dtensor_is_followed(name: str, way: str) -> None:
+    own = parameter((2, 3), (8, 3), [Shard(0)], line())
+    twin = torch.nn.Parameter(part(own).clone())
+    optimizer, other = adamw([own]), adamw([twin])
+    for step in range(4):
+        (twin.grad,) = fill([own], step)
+        if step == 2:
+            CHANGES[name](own, optimizer)
+        optimizer.step()
+        other.step()
+        assert torch.equal(part(own), twin)
+    assert all(torch.equal(part(value), other.state[twin][key]) for key, value in optimizer.state[own].items())
+
+
+WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "plain": (lambda own: torch.ones(own.shape), "the parameter is a DTensor and the gradient a Tensor"),
+    "on another mesh": (
+        lambda own: shared(torch.ones(4, 3), own.shape, [Shard(0)], DeviceMesh("cpu", [0, 1])),
+        r"the gradient is a DTensor, Shard\(dim=0\) on a mesh of \(2,\)",
+    ),
+    "of another shape": (
+        lambda own: shared(torch.ones(2, 2), (8, 2), [Shard(0)], own.device_mesh),
+        r"the gradient has shape \(8, 2\), the parameter \(8, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_gradient_that_cannot_be_its_parameters_is_refused_before_anything_is_written(kind: str, steps: int) -> None:
+    own = parameter((2, 3), (8, 3), [Shard(0)], line())
+    optimizer = adamw([("w", own)])
+    for step in range(steps):
+        fill([own], step)
+        optimizer.step()
+    before = part(own).clone()
+    make, told = WRONG[kind]
+    object.__setattr__(own, "grad", None)
+    torch._C._TensorBase.grad.__set__(own, make(own))
+    with pytest.raises(ParameterError, match=told) as error:
+        optimizer.step()
+    assert "`w`: shape (8, 3), torch.float32, on cpu, Shard(dim=0) on a mesh of (4,)" in str(error.value)
+    assert torch.equal(part(own), before)
+
+
+def test_absent_gradients_leave_parts_as_they_are() -> None:
+    parameters = assorted()
+    optimizer = adamw(parameters)
+    fill(parameters, 0)
+    optimizer.step()
+    before = [part(p).clone() for p in parameters]
+    fill(parameters, 1)
+    for own in parameters[::2]:
+        own.grad = None
+    optimizer.step()
+    same = [torch.equal(part(p), value) for p, value in zip(parameters, before, strict=True)]
+    assert same == [True, True, True, False, True, False, True, False]  # the second has no element here
+
+
+# What a part cannot do -----------------------------------------------------------------------------------------
+
+
+@sr.rule
+def centred(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
+    """Subtract the mean of the gradient from it."""
+    return theta - lr * (g - sr.mean(g))
+
+
+REFUSED: dict[str, tuple[Make, str, str]] = {
+    "clip": (lambda params: sr.optim.AdamW(params, clip=1.0), "needs ‖g‖ of all of it", "leave clip=None"),
+    "clip each tensor": (lambda params: sr.optim.SGD(params, clip=sr.clip_norm), "needs ‖g‖_tensor", "clip=None"),
+    "skip": (lambda params: sr.optim.AdamW(params, nonfinite="skip"), "a guard", 'leave nonfinite="propagate"'),
+    "raise": (lambda params: board.sgd.optimizer(params, lr=0.1, nonfinite="raise"), "a guard", "isfinite()"),
+    "both": (lambda params: sr.optim.SGD(params, clip=1.0, nonfinite="skip"), "needs", 'and nonfinite="propagate"'),
+    "LAMB": (sr.optim.LAMB, "`lamb` needs", "sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm"),
+    "LARS": (sr.optim.LARS, "`lars` needs", "sr.optim.AdamW"),
+    "a rule": (centred.optimizer, "`centred` needs mean(g)", "sr.optim.AdamW"),
+}
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_needs_the_other_parts_is_refused_when_the_optimiser_is_made_or_given_a_group(kind: str) -> None:
+    make, told, fix = REFUSED[kind]
+    own, plain = parameter((2, 3), (8, 3), [Shard(0)], line()), torch.nn.Parameter(torch.randn(3))
+    for params in ([("plain", plain), ("w", own)], [{"params": [("plain", plain)]}, {"params": [("w", own)]}]):
+        with pytest.raises(ParameterError, match="is a DTensor, of which this process has a part") as error:
+            make(params)
+        what, where, *help_ = str(error.value).splitlines()
+        assert told in what
+        assert where.startswith("  `w`: shape (8, 3)")
+        assert help_[0].startswith("help: ")
+        assert fix in help_[0]
+    optimizer = make([plain])
+    with pytest.raises(ParameterError, match="is a DTensor"):
+        optimizer.add_param_group({"params": [own]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.null
+@pytest.mark.parametrize(("option", "value"), [("nonfinite", "skip"), ("clip", 1.0)])
+def test_what_needs_the_other_parts_is_refused_when_it_is_asked_for_later(option: str, value: Any) -> None:
+    own = parameter((2, 3), (8, 3), [Shard(0)], line())
+    for optimizer in (sr.optim.AdamW([own]), board.adam.optimizer([own])):
+        before = getattr(optimizer, option)
+        with pytest.raises(ParameterError, match="is a DTensor"):
+            setattr(optimizer, option, value)
+        assert getattr(optimizer, option) == before
+
+
+def test_the_line_for_a_guard_does_what_the_guard_would_have_done() -> None:
+    mesh = DeviceMesh("cpu", [0])  # of one process, which needs no other
+    model = torch.nn.Linear(3, 2, bias=False)
+    model.weight = torch.nn.Parameter(shared(torch.randn(2, 3), (2, 3), [Shard(0)], mesh))
+    with pytest.raises(ParameterError) as error:
+        sr.optim.SGD([parameter((2, 3), (8, 3), [Shard(0)], line())], nonfinite="skip")
+    line_to_write = re.search(r"write: (.*)", str(error.value))
+    assert line_to_write
+    optimizer = sr.optim.SGD(model.parameters(), lr=0.1)
+    for value, moves in ((1.0, True), (float("nan"), False), (float("inf"), False)):
+        model.weight.grad = as_parameter(model.weight, torch.full((2, 3), value))
+        before = part(model.weight).clone()
+        exec(line_to_write[1], {"torch": torch, "model": model, "optimizer": optimizer})  # noqa: S102
+        assert torch.equal(part(model.weight), before) is not moves
+
+
+@pytest.mark.parametrize("make", [sr.optim.LAMB, lambda params: sr.optim.AdamW(params, clip=0.1, nonfinite="raise")])
+def test_reductions_over_dtensors_that_are_whole_here_are_right(make: Make) -> None:
+    """A replica, and a shard of a mesh with one process."""
+    parameters = [
+        parameter((5,), (5,), [Replicate()], line()),
+        parameter((3, 2), (3, 2), [Shard(0)], DeviceMesh("cpu", [0])),
+    ]
+    twins = [torch.nn.Parameter(part(p).clone()) for p in parameters]
+    optimizer, other = make(parameters), make(twins)
+    for step in range(2):
+        for twin, value in zip(twins, fill(parameters, step), strict=True):
+            twin.grad = value
+        optimizer.step()
+        other.step()
+        assert all(torch.equal(part(p), twin) for p, twin in zip(parameters, twins, strict=True))
+    if optimizer.nonfinite == "raise":
+        part(parameters[0].grad)[0] = torch.nan
+        with pytest.raises(sr.errors.NonFiniteError, match="parameter 0 of group 0"):
+            optimizer.step()
+
+
+def test_a_parameter_that_is_a_sum_over_processes_is_refused() -> None:
+    with pytest.raises(ParameterError, match="holds a term of a sum"):
+        sr.optim.SGD([parameter((3,), (3,), [Partial()], line())])
+
+
+# State ---------------------------------------------------------------------------------------------------------
+
+
+def test_state_that_is_not_distributed_as_its_parameter_is_refused() -> None:
+    own = parameter((2, 3), (8, 3), [Shard(0)], line())
+    optimizer = adamw([own])
+    fill([own], 0)
+    optimizer.step()
+    before, saved = part(own).clone(), optimizer.state_dict()
+    saved["state"][0] = {**saved["state"][0], "exp_avg": torch.zeros(8, 3)}
+    with pytest.raises(StateError, match="'exp_avg' is a whole tensor, but the parameter is a DTensor"):
+        optimizer.load_state_dict(saved)
+    optimizer.state[own]["exp_avg"] = torch.zeros(8, 3)
+    fill([own], 1)
+    with pytest.raises(ParameterError, match="state 'exp_avg' is a Tensor, the parameter a DTensor"):
+        optimizer.step()
+    assert torch.equal(part(own), before)
+
+
+def test_a_state_of_parts_is_refused_by_a_whole_parameter() -> None:
+    own, plain = parameter((2, 3), (8, 3), [Shard(0)], line()), torch.nn.Parameter(torch.randn(8, 3))
+    optimizer = adamw([own])
+    fill([own], 0)
+    optimizer.step()
+    with pytest.raises(StateError, match="'exp_avg' is a DTensor, but the parameter is a whole tensor"):
+        adamw([plain]).load_state_dict(optimizer.state_dict())
