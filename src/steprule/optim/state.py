@@ -12,6 +12,7 @@ import torch
 from ..errors import StateError
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
+from .shards import distributed
 from .tensors import label, like, present, single
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: A
     if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
         raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
                          fix="the parameters must be given in the order in which they were saved")  # fmt: skip
+    if rank is Rank.ELEMENT and distributed(value) is not distributed(parameter):
+        own, other = ("a DTensor" if distributed(tensor) else "a whole tensor" for tensor in (value, parameter))
+        raise StateError(f"the saved {key!r} is {own}, but the parameter is {other}",
+                         fix="save and load by get_optimizer_state_dict and set_optimizer_state_dict of "
+                             "torch.distributed.checkpoint.state_dict")  # fmt: skip
     slot = _slot(kernels, parameter, own, value)
     if key == STEP and not 0 <= float(slot) < math.inf:
         raise StateError(f"the saved {key!r} is {float(slot)}, which counts nothing", fix="save it again")

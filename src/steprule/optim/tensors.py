@@ -117,23 +117,12 @@ def here(entry: Entry) -> Entry:
     if distributed(parameter) is not distributed(gradient):
         kinds = f"a {type(parameter.data).__name__} and the gradient a {type(gradient).__name__}"
         raise _refuse(entry, f"the parameter is {kinds}", "distribute both, or neither")
-    _check_shape(entry)
     moved = gradient if gradient is parameter else placed_as(parameter, gradient)
     if moved is None:
         raise _refuse(entry, f"the gradient is a DTensor{placed(gradient)}, and cannot be sent to its parameter's",
                       "distribute both alike: p.grad = distribute_tensor(p.grad.full_tensor(), p.device_mesh, "
                       "p.placements)")  # fmt: skip
     return replace(entry, parameter=local(parameter), gradient=local(moved), shared=parameter)
-
-
-def _check_shape(entry: Entry) -> None:
-    parameter, gradient = entry.parameter, entry.gradient
-    if gradient.shape != parameter.shape:
-        raise _refuse(
-            entry,
-            f"the gradient has shape {tuple(gradient.shape)}, the parameter {tuple(parameter.shape)}",
-            "clear the old gradient (zero_grad) after replacing the parameter's data",
-        )
 
 
 def check(entry: Entry) -> None:
@@ -148,7 +137,12 @@ def check(entry: Entry) -> None:
                           "optimise torch.view_as_real(p), or leave it out")  # fmt: skip
         if tensor.is_meta:
             raise _refuse(entry, f"the {name} is on the meta device", "materialise the model first, e.g. to_empty()")
-    _check_shape(entry)
+    if gradient.shape != parameter.shape:
+        raise _refuse(
+            entry,
+            f"the gradient has shape {tuple(gradient.shape)}, the parameter {tuple(parameter.shape)}",
+            "clear the old gradient (zero_grad) after replacing the parameter's data",
+        )
     if gradient.device != parameter.device:
         raise _refuse(entry, f"the gradient is on {gradient.device}", "move both to one device")
     if overlapping(parameter):
