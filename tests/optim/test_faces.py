@@ -39,11 +39,11 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 def told(name: str) -> dict[str, str]:
     """Read the sentences about arguments and options out of a class's docstring, as `help` shows it."""
     text = inspect.getdoc(of(name)) or ""
-    found = re.findall(r"^    (\w+)(=.+?)?: ((?:.|\n {8})+)", text, flags=re.MULTILINE)
+    found = re.findall(r"^    (?:\*\*)?(\w+)(=.+?)?: ((?:.|\n {8})+)", text, flags=re.MULTILINE)
     return {argument: f"{default}: {' '.join(sentence.split())}" for argument, default, sentence in found}
 
 
-@every_class
+@pytest.mark.parametrize("name", [*CLASSES, "Optimizer"])
 def test_help_tells_every_argument_with_its_default_and_every_option(name: str) -> None:
     sentences = told(name)
     assert set(sentences) == set(arguments(name)) >= set(OPTIONS)
@@ -53,7 +53,8 @@ def test_help_tells_every_argument_with_its_default_and_every_option(name: str) 
     shown = pydoc.render_doc(of(name), renderer=pydoc.plaintext)
     for word in ("ArgumentError", "HyperparameterError", "ParameterError", "BackendError", "NonFiniteError", ">>> "):
         assert word in shown
-    assert "without effect" in sentences["foreach"]
+    assert "foreach" not in sentences or "without effect" in sentences["foreach"]
+    assert ("foreach" in sentences) == (name != "Optimizer")
     assert "fused" not in sentences or "GradScaler" in sentences["fused"]
 
 
@@ -73,7 +74,7 @@ def test_ranges_that_help_tells_are_those_that_are_checked(name: str) -> None:
 
 
 def test_every_sentence_is_used_and_every_class_says_what_it_alone_takes() -> None:
-    taken = {argument for name in CLASSES for argument in arguments(name)}
+    taken = {argument for name in [*CLASSES, "Optimizer"] for argument in arguments(name)}
     assert set(MEANINGS) <= taken
     decay = {name: told(name)["weight_decay"] for name in CLASSES if "weight_decay" in arguments(name)}
     assert {name for name, sentence in decay.items() if "apart from the gradient" in sentence} == {
@@ -129,6 +130,10 @@ def test_the_optimizer_of_any_rule_names_itself_too() -> None:
     with pytest.raises(sr.errors.ArgumentError, match=r"^Optimizer: missing a required argument: 'rule'"):
         sr.Optimizer(make())  # type: ignore[call-arg]
     assert "**hyper" in str(inspect.signature(sr.Optimizer))
+    for typo, meant in (("learning_rate", "lr"), ("clipp", "clip")):
+        with pytest.raises(sr.errors.HyperparameterError, match=f"`adam` has no .*`{typo}`") as caught:
+            sr.Optimizer(make(), sr.board.adam, **{typo: 1.0})
+        assert caught.value.fix.startswith(f"did you mean {meant}? it has lr, ")
 
 
 def test_a_subclass_has_its_own_signature_and_may_leave_arguments_to_ours() -> None:

@@ -25,6 +25,8 @@ DECAY = "parameters shrink by lr · weight_decay a step, apart from the gradient
 
 MEANINGS = {
     "params": "tensors, groups (dicts) or named parameters, as any torch optimiser takes them",
+    "rule": "a rule or a chain, as steprule.board.adam",
+    "hyper": "hyperparameters of the rule and of the clipping, the defaults of every group",
     "lr": "the learning rate, how far a step goes; at least 0",
     "betas": "how much is kept a step of the average gradient, and of its square; each from 0, below 1",
     "eps": "keeps denominators from 0; at least 0",
@@ -36,7 +38,8 @@ MEANINGS = {
     "foreach": "accepted and without effect: one kernel updates all tensors, whatever it is",
     "fused": "True lets GradScaler hand over its scale: the kernel unscales gradients and leaves out a step that "
              "overflowed; it changes nothing else, since a step is one kernel anyhow",
-    "capturable": "True lets a CUDA graph hold a step; for parameters on a GPU with Triton",
+    "capturable": "True lets a CUDA graph hold a step, for parameters on a GPU with Triton; hyperparameters that are "
+                  "tensors there are read at every replay, and their range is not checked",
     "differentiable": "True is refused: no gradient flows through a compiled step",
 }  # fmt: skip
 """What arguments mean that several classes take; a class has sentences of its own in `_meanings`."""
@@ -44,14 +47,18 @@ MEANINGS = {
 OPTIONS = {
     "clip": "a number, the greatest global norm of the gradients; or a transform, as steprule.clip_value(limit=0.5); "
             "done inside the kernel, before weight decay. None clips nothing",
-    "nonfinite": 'what NaN or infinity in a gradient does: "propagate" as torch, "skip" leaves the whole step out, '
-                 '"raise" names the parameter and leaves it out',
+    "nonfinite": 'what NaN or infinity in a gradient does: "propagate" as torch; "skip" leaves the whole step out, and '
+                 'no parameter, state or count changes; "raise" does that and names the parameter',
     "backend": '"numba_cpu", "triton_gpu" or "eager" forces one; None chooses, and steprule.explain says which and why',
-    "compensated": "True keeps what storing bfloat16 and float16 parameters loses in a slot, and adds it back",
+    "compensated": "True keeps what storing bfloat16 and float16 parameters loses in a float32 slot `remainder`, and "
+                   "adds it back a step later (Kahan, 1965), so that small steps are not rounded away",
 }  # fmt: skip
 """What our classes take besides torch's arguments."""
 
-_READ = "All but the options may stand in a group, may be tensors of one element, and are read at every step."
+_READ = (
+    "Hyperparameters may differ between groups, may be tensors of one element, are read at every step, and never "
+    "compile anything. clip, nonfinite and backend can be set later, and hold from the next step on."
+)
 _RAISES = (
     "Raises `ArgumentError`, a TypeError, for an argument that it does not take, `HyperparameterError` for a value out "
     "of its range, `ParameterError` for a tensor that cannot be updated, and `BackendError` where a forced backend "
@@ -74,16 +81,20 @@ def _signature(init: Callable[..., Any]) -> inspect.Signature:
 def _listed(title: str, names: Iterable[str], signature: inspect.Signature, told: Mapping[str, str]) -> list[str]:
     lines = [title]
     for name in names:
-        default = signature.parameters[name].default
-        value = "" if default is inspect.Parameter.empty else f"={default!r}"
-        lines += textwrap.wrap(f"{name}{value}: {told[name]}.", 100, initial_indent="    ", subsequent_indent=" " * 8)
+        part = signature.parameters[name]
+        value = "" if part.default is part.empty else f"={part.default!r}"
+        stars = "**" * (part.kind is _OPEN)
+        lines += textwrap.wrap(
+            f"{stars}{name}{value}: {told[name]}.", 100, initial_indent="    ", subsequent_indent=" " * 8
+        )
     return [*lines, ""]
 
 
 def _docstring(cls: Any, signature: inspect.Signature) -> str:
     """Return a class's own words, then its arguments, our options, and what it raises."""
-    decay = {"weight_decay": DECAY} if cls._decoupled else {}
-    meanings = {**MEANINGS, **decay, **cls._meanings}
+    own = vars(cls)
+    decay = {"weight_decay": DECAY} if own.get("_decoupled") else {}
+    meanings = {**MEANINGS, **decay, **own.get("_meanings", {})}
     arguments = [name for name in list(signature.parameters)[1:] if name not in OPTIONS]
     return "\n".join([
         inspect.cleandoc(cls.__doc__), "", *_listed("Arguments:", arguments, signature, meanings),
@@ -102,8 +113,8 @@ def _misfit(name: str, signature: inspect.Signature, given: Mapping[str, Any], e
     return ArgumentError(f"{name}: {error}", fix=fix)
 
 
-def called_by_name(cls: C) -> C:
-    """Let errors of a call that does not fit name the class, and `inspect.signature` show what it takes."""
+def documented(cls: C) -> C:
+    """Describe every argument under a class's docstring, and let errors of a call that does not fit name the class."""
     init = cls.__init__
     signature = _signature(init)
 
@@ -117,11 +128,5 @@ def called_by_name(cls: C) -> C:
 
     vars(checked)["__signature__"] = signature
     cls.__init__ = checked
-    return cls
-
-
-def documented(cls: C) -> C:
-    """Do that, and describe every argument under the class's docstring."""
-    called_by_name(cls)
-    cls.__doc__ = _docstring(cls, inspect.signature(cls.__init__))
+    cls.__doc__ = _docstring(cls, signature)
     return cls

@@ -15,8 +15,8 @@ from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Program, Transform, chain
 from .compiled import Compiled, Kernels, Reader
-from .documented import called_by_name
-from .groups import TORCH, check_keys
+from .documented import documented
+from .groups import TORCH, check_keys, meant
 from .options import NAMES, Option, Options
 from .points import Points
 from .roster import Roster
@@ -45,7 +45,7 @@ def _compose(rule: Program, options: Options) -> Program:
     return program.compensated() if options.compensated else program
 
 
-@called_by_name
+@documented
 class Optimizer(torch.optim.Optimizer):
     """Run a rule on a model's parameters; a real `torch.optim.Optimizer`.
 
@@ -57,18 +57,8 @@ class Optimizer(torch.optim.Optimizer):
     >>> sorted(opt.param_groups[0])
     ['beta1', 'beta2', 'eps', 'lr', 'max_norm', 'params']
 
-    `params` are tensors, groups (dicts) or named parameters, as for any torch optimiser. `clip` is a number
-    (the greatest global norm) or any transform. `nonfinite` says what a gradient with NaN or infinity does:
-    `"propagate"` as in torch, `"skip"` leaves the whole step out (no parameter, state or count changes),
-    `"raise"` names the parameter. `backend` forces `"numba_cpu"`, `"triton_gpu"` or `"eager"`. These three can be set
-    later, e.g. `opt.nonfinite = "skip"`, and hold from the next step on; a new `clip` brings its own numbers.
-    `compensated=True` keeps what storing bfloat16 and float16 parameters loses in a float32 slot `remainder` and adds
-    it back at the next step (Kahan, 1965), so that small steps are not rounded away; wider parameters gain nothing.
-    Other keywords are hyperparameters, the defaults of every group; they may be numbers or tensors of one element, are
-    read from the group at every step, and never compile anything. Raises
-    `HyperparameterError` for a value outside its range, `ParameterError` for a tensor that cannot be
-    updated, each before anything is written. `capturable=True` lets a CUDA graph hold a step: hyperparameters that are
-    tensors on the GPU are read there, at every replay, and their range is not checked.
+    Groups may differ in hyperparameters; `explain` shows what runs on each. Checkpoints, hooks, schedulers and closures
+    are torch's.
     """
 
     def __init__(
@@ -89,9 +79,10 @@ class Optimizer(torch.optim.Optimizer):
         known = self.program.hypers
         unknown = [name for name in hyper if name not in known]
         if unknown:
+            near = meant(unknown[0], [*known, *NAMES])
             raise HyperparameterError(
                 f"`{self.program.name}` has no hyperparameter `{unknown[0]}`",
-                fix=f"it has {', '.join(known) or 'none'}",
+                fix=f"{f'did you mean {near}? ' if near else ''}it has {', '.join(known) or 'none'}",
             )
         super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
 

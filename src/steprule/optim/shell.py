@@ -48,8 +48,9 @@ class Shell(Optimizer):
     _hidden: ClassVar[Mapping[str, float]] = {}
     """Slots that torch does not keep; what they are for a parameter that has been stepped."""
     _decoupled: ClassVar[bool] = False
+
     _meanings: ClassVar[Mapping[str, str]] = {}
-    """What arguments mean, where it is not what they mean in other classes."""
+    """What arguments mean to this class, where it is not what they mean to others."""
 
     def __init__(
         self,
