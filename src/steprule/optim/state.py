@@ -98,8 +98,8 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: A
         raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
                          fix="the parameters must be given in the order in which they were saved")  # fmt: skip
     if rank is Rank.ELEMENT and distributed(value) is not distributed(parameter):
-        own, other = ("a DTensor" if distributed(tensor) else "a whole tensor" for tensor in (value, parameter))
-        raise StateError(f"the saved {key!r} is {own}, but the parameter is {other}",
+        one, other = ("a DTensor" if distributed(tensor) else "a whole tensor" for tensor in (value, parameter))
+        raise StateError(f"the saved {key!r} is {one}, but the parameter is {other}",
                          fix="save and load by get_optimizer_state_dict and set_optimizer_state_dict of "
                              "torch.distributed.checkpoint.state_dict")  # fmt: skip
     slot = _slot(kernels, parameter, own, value)
