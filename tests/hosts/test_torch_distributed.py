@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch_loop import CLASSES, deviation, held, identical, network, train
+from torch_ranks import MAKERS as SHARDED
 from torch_ranks import PAIRS, REFUSED, SCENARIOS, WORLD, process
 
 import steprule as sr
@@ -228,7 +229,18 @@ def test_sharded_parameters_are_stepped_as_torch_steps_them_and_resume(name: str
     for side in (first, second):
         assert deviation(side["own"], side["twin"]) <= 1e-12
         assert side["same bits"]
+        assert side["same roster"]
+        assert side["backend"] == "numba_cpu"
+        for other in filter(None, (side["torch's by ours"], side["ours by torch's"])):
+            assert deviation(other, side["twin"]) <= 1e-12
     assert deviation(first["alone"], first["own"]) <= 1e-12
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_dtensors_become_bit_for_bit_what_whole_tensors_become(name: str, both: Any) -> None:
+    """Uneven and empty parts, replicas, meshes of two dimensions, gradients that are absent or sums over processes."""
+    for side in found(both, f"DTensors {name}"):
+        assert side == {"same": [True] * 6, "same state": True, "placed alike": True, "backend": "numba_cpu"}
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -147,6 +147,10 @@ def locals_of(model: torch.nn.Module) -> list[torch.Tensor]:
     return copies(parameter.to_local() for parameter in model.parameters())
 
 
+def wholes_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    return copies(parameter.full_tensor() for parameter in model.parameters())
+
+
 def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
@@ -158,33 +162,46 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
     )
 
     ours, torchs, options = PAIRS[pair]
-    model, again, twin = sharded(), sharded(), sharded()
-    optimizer = ours(model.parameters(), **options)
-    train(model, optimizer, range(HALF), clip=clip)
-
-    shared = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(shared, src=0)
-    weights, state = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=shared[0])
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+    def saved_at_half(make: Any) -> tuple[torch.nn.Module, Any, str]:
+        """Train by half, write that to a directory of both processes, and train on."""
+        model = sharded()
+        optimizer = make(model.parameters(), **options)
+        train(model, optimizer, range(HALF), clip=clip)
+        shared: list[Any] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(shared, src=0)
+        weights, state = get_state_dict(model, optimizer)
+        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=shared[0])
+        return model, optimizer, shared[0]
+
+    def continued(make: Any, folder: str) -> torch.nn.Module:
+        model = sharded()
+        optimizer = make(model.parameters(), **options)
+        weights, state = get_state_dict(model, optimizer)  # takes a step of its own, with rate and gradients zero
+        target = {"model": weights, "optimizer": state}
+        dcp.load(target, checkpoint_id=folder)
+        set_state_dict(model, optimizer, model_state_dict=target["model"], optim_state_dict=target["optimizer"])
+        train(model, optimizer, range(HALF, STEPS), clip=clip)
+        return model
+
+    model, optimizer, folder = saved_at_half(ours)
     everything = deepcopy(get_optimizer_state_dict(model, optimizer, options=whole))
-    at_half = copies(parameter.full_tensor() for parameter in model.parameters())
+    at_half = wholes_of(model)
+    roster = optimizer._roster
     train(model, optimizer, range(HALF, STEPS), clip=clip)
-
-    other = ours(again.parameters(), **options)
-    weights, state = get_state_dict(again, other)  # takes a step of its own, with rate and gradients zero
-    target = {"model": weights, "optimizer": state}
-    dcp.load(target, checkpoint_id=shared[0])
-    set_state_dict(again, other, model_state_dict=target["model"], optim_state_dict=target["optimizer"])
-    train(again, other, range(HALF, STEPS), clip=clip)
-
-    train(twin, torchs(twin.parameters(), **options), range(STEPS), clip=clip)
+    twin, other, theirs = saved_at_half(torchs)
+    train(twin, other, range(HALF, STEPS), clip=clip)
     found = {
-        "own": copies(parameter.full_tensor() for parameter in model.parameters()),
-        "twin": copies(parameter.full_tensor() for parameter in twin.parameters()),
-        "same bits": identical(locals_of(model), locals_of(again)),
+        "own": wholes_of(model),
+        "twin": wholes_of(twin),
+        "torch's by ours": wholes_of(continued(ours, theirs)) if pair != "a rule" else None,
+        "ours by torch's": wholes_of(continued(torchs, folder)) if pair != "a rule" else None,
+        "same bits": identical(locals_of(model), locals_of(continued(ours, folder))),
+        "same roster": optimizer._roster is roster,
         "rows": [len(part) for part in locals_of(model)],
         "state": {type(value).__name__ for value in optimizer.state[next(model.parameters())].values()},
+        "backend": sr.explain(optimizer).backend,
     }
     if dist.get_rank() == 0:  # all of the state, in a process that shards nothing
         alone = network()
@@ -196,6 +213,79 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
         train(alone, single, range(HALF, STEPS), clip=clip)
         found["alone"] = copies(alone.parameters())
     return found
+
+
+# DTensors of every kind --------------------------------------------------------------------------------------
+
+MAKERS: dict[str, Any] = {
+    "SGD": lambda params: sr.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "AdamW": lambda params: sr.optim.AdamW(params, lr=0.02, weight_decay=0.1),
+    "RMSprop": lambda params: sr.optim.RMSprop(params, lr=0.01),
+    "Lion": lambda params: sr.optim.Lion(params, lr=0.01, weight_decay=0.1),
+    "board.adam": lambda params: board.adam.optimizer(params, lr=0.01),
+}
+
+
+def distributed(name: str) -> dict[str, Any]:
+    """Step DTensors and, here too, the whole tensors; go on from a state dict at half; see whether bits agree."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    line, row, column = (init_device_mesh("cpu", shape) for shape in ((WORLD,), (1, WORLD), (WORLD, 1)))
+    kinds: list[tuple[tuple[int, ...], Any, list[Any]]] = [
+        ((7, 3), line, [Shard(0)]),
+        ((1, 4), line, [Shard(0)]),  # the second process has nothing
+        ((37,), line, [Shard(0)]),
+        ((3, 5), line, [Shard(1)]),
+        ((6,), line, [Replicate()]),
+        ((5, 4), row, [Replicate(), Shard(0)]),
+        ((5, 4), row, [Shard(0), Shard(1)]),
+        ((5, 4), column, [Shard(1), Replicate()]),
+        ((9,), line, [Replicate()]),  # its gradients are sums that are yet to be taken
+        ((9, 2), line, [Shard(0)]),  # likewise, and each process needs a part of them
+    ]
+    late = len(kinds) - 2
+    generator = torch.Generator().manual_seed(5)
+    whole = [torch.nn.Parameter(torch.randn(shape, generator=generator).double()) for shape, _, _ in kinds]
+
+    def shared(values: Iterable[torch.Tensor]) -> list[Any]:
+        return [distribute_tensor(v.detach().clone(), *kind[1:]) for v, kind in zip(values, kinds, strict=True)]
+
+    own = [torch.nn.Parameter(value) for value in shared(whole)]
+    optimizer, other = MAKERS[name](own), MAKERS[name](whole)
+    same = []
+    for step in range(STEPS):
+        if step == HALF:
+            saved = deepcopy(optimizer.state_dict())
+            own = [torch.nn.Parameter(value.detach().clone()) for value in own]
+            optimizer = MAKERS[name](own)
+            optimizer.load_state_dict(saved)
+        gradients = [torch.randn(p.shape, generator=generator).double() for p in whole]
+        for place, (p, q, value, new) in enumerate(zip(whole, own, gradients, shared(gradients), strict=True)):
+            absent = (step + place) % 4 == 3
+            if place >= late:
+                new = DTensor.from_local(value / WORLD, line, [Partial()])
+            p.grad, q.grad = (None, None) if absent else (value, new)
+        for each in (optimizer, other):
+            each.param_groups[0]["lr"] = 0.02 / (step + 1)
+            each.step()
+        same.append(identical(copies(q.full_tensor() for q in own), copies(whole)))
+    states = [(optimizer.state[q], other.state[p]) for p, q in zip(whole, own, strict=True)]
+    return {
+        "same": same,
+        "same state": all(
+            torch.equal(value.full_tensor() if value.dim() else value, theirs[key])
+            for ours, theirs in states
+            for key, value in ours.items()
+        ),
+        "placed alike": all(
+            value.placements == q.placements
+            for q in own
+            for value in optimizer.state[q].values()
+            if isinstance(value, DTensor)
+        ),
+        "backend": sr.explain(optimizer).backend,
+    }
 
 
 REFUSED: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -251,6 +341,7 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"FSDP2 {pair}": lambda pair=pair: fsdp(pair, clip=None) for pair in PAIRS},
     "FSDP2 with clipping": lambda: fsdp("AdamW", clip=0.05),
     **{f"FSDP2 refuses {kind}": lambda kind=kind: fsdp_refused(kind) for kind in REFUSED},
+    **{f"DTensors {name}": lambda name=name: distributed(name) for name in MAKERS},
     "FSDP2 with a look-ahead": fsdp_look_ahead,
 }
 
