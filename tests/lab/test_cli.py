@@ -212,7 +212,6 @@ def test_explain_speaks_text_latex_source_and_json(capsys):
         "backend",
         "reason",
         "source",
-        "groups",
     }
     assert account["state_bytes_per_parameter"] == 8
 
