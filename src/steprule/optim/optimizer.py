@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -352,34 +353,27 @@ class Optimizer(torch.optim.Optimizer):
         """Add to one parameter's saved state what its writer does not keep; nothing here."""
         return state
 
+    @uncompiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; all of it is checked first, and nothing is shared with it.
 
-        State keeps the dtype it was saved with. Raises `StateError`, naming the parameter and the key,
+        Hooks run in torch's order: pre hooks, each of which may return another document, then the check, then post
+        hooks. State keeps the dtype it was saved with. Raises `StateError`, naming the parameter and the key,
         and leaves the optimiser as it was.
         """
-        checked: dict[torch.Tensor, dict[str, Any]] = {}
-
-        def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-            checked.update(check_saved(self._choose, self._complete, self.param_groups, saved))
-            for index, group in enumerate(saved["param_groups"]):
-                self._check_group({**self.defaults, **group}, f"saved group {index}")
-
-        def restore(_: torch.optim.Optimizer) -> None:
-            # torch has cast floating-point state to the parameter's dtype; ours comes back as it was.
-            for parameter, state in checked.items():
-                self.state[parameter] = state
-            for group in self.param_groups:
-                for name, value in self.defaults.items():
-                    group.setdefault(name, value)
-
         if self._inside:
             raise self._misplaced("load_state_dict()")
-        before = self.register_load_state_dict_pre_hook(check)
-        after = self.register_load_state_dict_post_hook(restore, prepend=True)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
+        saved: Any = state_dict.copy() if isinstance(state_dict, Mapping) else state_dict  # pyright: ignore[reportUnnecessaryIsInstance]
+        for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
+            answer = hook(self, saved)
+            saved = saved if answer is None else answer
+        with self._busy:
+            groups, state = check_saved(self._choose, self._complete, self.param_groups, saved)
+            for index, group in enumerate(groups):
+                for name, value in self.defaults.items():
+                    group.setdefault(name, value)
+                self._check_group(group, f"saved group {index}")
+            self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
             self._roster = None
+        for hook in list(self._optimizer_load_state_dict_post_hooks.values()):
+            hook(self)

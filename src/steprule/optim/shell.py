@@ -23,6 +23,7 @@ from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options
 from .squad import OnDevice, plain
+from .state import packed
 
 Flags = tuple[Any, ...]
 Number = float | torch.Tensor
@@ -171,13 +172,7 @@ class Shell(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under torch's own keys; a `torch.optim` optimiser of the same class loads it."""
-        saved = super().state_dict()
-        if self._hidden:
-            state = {
-                key: {k: v for k, v in own.items() if k not in self._hidden} for key, own in saved["state"].items()
-            }
-            saved = {**saved, "state": {key: own for key, own in state.items() if own}}
-        return saved
+        return packed(self, self._hidden.keys()) if self._hidden else super().state_dict()
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add to one parameter's saved state what torch does not keep; some tools write {} where they find nothing."""

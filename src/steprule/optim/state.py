@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Set as AbstractSet
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,11 +67,19 @@ def _flaw(value: Any) -> str:
 
 
 def _copied(key: str, value: Any) -> Any:
-    """Return a copy of what a rule does not know, a key of another variant for instance."""
+    """Return a copy of what a rule does not know, a key of another variant for instance.
+
+    What cannot be copied, such as a lock or a tensor with a history, is shared, as torch shares what it does not know.
+    """
     flaw = _flaw(value)
     if flaw == _FREED:
         raise StateError(f"the saved {key!r} {flaw}", fix="save it again")
-    return deepcopy(value) if flaw else value.detach().clone()
+    try:
+        return deepcopy(value) if flaw else value.detach().clone()
+    except RecursionError:
+        raise
+    except (TypeError, RuntimeError):
+        return value
 
 
 def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Tensor) -> torch.Tensor:
@@ -126,17 +136,48 @@ def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any]
     return copy
 
 
-def _opened(saved: Mapping[str, Any]) -> tuple[list[Any], dict[Any, Any]]:
-    """Return the groups and the states of a saved state, if it has the form of one."""
+def _opened(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tuple[list[Any], dict[Any, Any]]:
+    """Return the groups and the states of a saved state, if it has the form of one and fits these groups."""
     try:
-        groups, states = deepcopy(list(saved["param_groups"])), dict(saved["state"])
-        ids = [key for group in groups for key in group["params"]]
-        sound = len(set(ids)) == len(ids) and all(isinstance(group, Mapping) for group in groups)
-    except (KeyError, TypeError, ValueError, RecursionError):
-        sound, groups, states, ids = False, [], {}, []
-    if not sound or not all(isinstance(state, Mapping) for state in states.values()):
+        saved_groups, states = deepcopy(list(saved["param_groups"])), dict(saved["state"])
+        sizes = [len(group["params"]) for group in saved_groups]
+        keys = {key for group in saved_groups for key in group["params"]}
+        sound = all(isinstance(group, Mapping) for group in saved_groups)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        sound, saved_groups, states, sizes, keys = False, [], {}, [], set[Any]()
+    if not sound or not all(isinstance(states[key], Mapping) for key in keys & states.keys()):
         raise StateError("this is no state of an optimiser", fix="load what state_dict() returned")
-    return groups, states
+    own = [len(group["params"]) for group in groups]
+    if sizes != own:
+        raise StateError(
+            f"the saved groups hold {sizes} parameters, this optimiser's hold {own}",
+            fix="make the optimiser with the same groups before loading",
+        )
+    return saved_groups, states
+
+
+def _by_key(groups: Sequence[Mapping[str, Any]], saved_groups: Sequence[Mapping[str, Any]]) -> dict[Any, torch.Tensor]:
+    """Return whose state each key of a saved state is."""
+    owners: dict[Any, torch.Tensor] = {}
+    for group, saved in zip(groups, saved_groups, strict=True):
+        for parameter, key in zip(group["params"], saved["params"], strict=True):
+            if owners.setdefault(key, parameter) is not parameter:
+                raise StateError(f"the saved groups give two parameters one key, {key!r}",
+                                 fix="load what state_dict() returned")  # fmt: skip
+    return owners
+
+
+def _foreign(key: Any, value: Any, slots: Iterable[AbstractSet[str]]) -> Any:
+    """Return a copy of an entry that belongs to no parameter; refuse one that seems to have lost its own.
+
+    That is one with all that the state of some parameter holds, or with a part of it under a number.
+    """
+    number = isinstance(key, int) or (isinstance(key, str) and key.isdecimal())
+    held: AbstractSet[Any] = value.keys() if isinstance(value, Mapping) else set()
+    if any(own & held if number else own and own <= held for own in slots):
+        raise StateError(f"the saved state has an entry {key!r}, which is no parameter of its groups",
+                         fix="load what state_dict() returned; JSON makes strings of its keys")  # fmt: skip
+    return _copied(str(key), value)
 
 
 def check_saved(
@@ -144,26 +185,50 @@ def check_saved(
     complete: Callable[[Kernels, Mapping[str, Any]], Mapping[str, Any]],
     groups: list[dict[str, Any]],
     saved: Mapping[str, Any],
-) -> dict[torch.Tensor, dict[str, Any]]:
-    """Return the saved state by parameter, each part checked and copied; the optimiser is not touched."""
-    saved_groups, states = _opened(saved)
-    sizes = [len(group["params"]) for group in saved_groups]
-    if sizes != [len(group["params"]) for group in groups]:
-        raise StateError(
-            f"the saved groups hold {sizes} parameters, this optimiser's hold {[len(g['params']) for g in groups]}",
-            fix="make the optimiser with the same groups before loading",
-        )
-    known = {key for group in saved_groups for key in group["params"]}
-    for key in states:
-        if key not in known:
-            raise StateError(f"the saved state has an entry {key!r}, which is no parameter of its groups",
-                             fix="load what state_dict() returned; JSON makes strings of its keys")  # fmt: skip
-    answer: dict[torch.Tensor, dict[str, Any]] = {}
+) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+    """Return saved groups and states, each part checked and copied, as an optimiser keeps them; it is not touched.
+
+    As in torch, groups become the saved ones, and entries that belong to no parameter come along.
+    """
+    saved_groups, states = _opened(saved, groups)
+    owners = _by_key(groups, saved_groups)
+    answer: dict[Any, Any] = {}
+    slots: list[set[str]] = []
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
         kernels = choose({**group, **saved_group})
+        slots.append({name for name, rank in expected(kernels.plan.graph) if rank is Rank.ELEMENT or name == STEP})
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
-            state = states.get(key)
-            if state:
-                who = label(group, group_index, index)
-                answer[parameter] = _checked(kernels, parameter, complete(kernels, state), who)
-    return answer
+            if key in states:
+                who, state = label(group, group_index, index), states[key]
+                answer[parameter] = _checked(kernels, parameter, complete(kernels, state), who) if state else {}
+        names = {"param_names": group["param_names"]} if "param_names" in group else {}
+        saved_group.update({**names, **saved_group, "params": group["params"]})
+    answer |= {key: _foreign(key, value, slots) for key, value in states.items() if key not in owners}
+    return saved_groups, answer
+
+
+def packed(optimizer: torch.optim.Optimizer, hidden: AbstractSet[str]) -> dict[str, Any]:
+    """Return what torch's `state_dict` returns, hooks included, without slots that torch does not know.
+
+    torch keeps no state where such a slot is all there is.
+    """
+    its: Any = optimizer
+    for hook in list(its._optimizer_state_dict_pre_hooks.values()):  # noqa: SLF001
+        hook(optimizer)
+
+    def told(key: Any, own: Any) -> Any:
+        ours = isinstance(key, torch.Tensor) and isinstance(own, Mapping)
+        return {name: value for name, value in own.items() if name not in hidden} if ours else own
+
+    state = {key: told(key, own) for key, own in its.state.items()}
+    bare: Any = SimpleNamespace(
+        state={key: own for key, own in state.items() if own != {} or not isinstance(key, torch.Tensor)},
+        param_groups=its.param_groups,
+        _optimizer_state_dict_pre_hooks={},
+        _optimizer_state_dict_post_hooks={},
+    )
+    saved = torch.optim.Optimizer.state_dict(bare)
+    for hook in list(its._optimizer_state_dict_post_hooks.values()):  # noqa: SLF001
+        answer = hook(optimizer, saved)
+        saved = saved if answer is None else answer
+    return saved
