@@ -17,6 +17,7 @@ from .documented import DECAY, documented
 from .shell import Number, Own, Shell
 from .squad import plain
 from .state import ensure
+from .tensors import oddity
 
 Betas = tuple[Number, Number]
 
@@ -88,7 +89,7 @@ class Adagrad(Shell):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for parameter in group["params"]:
-            if parameter.is_floating_point():
+            if oddity(parameter) is None:  # what is refused by the first step needs none
                 ensure(self._choose(group), group, parameter, self.state[parameter])
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002

@@ -25,7 +25,7 @@ from .shards import distributed
 from .squad import lay_out, plain
 from .state import check_saved, ensure
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
-from .tensors import Entry, check_capturable, check_shards, label, stand_in
+from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
 
 Running = tuple[torch.Tensor, Mapping[str, Any], Compiled]
 """A parameter, its state as the next step will find it, and what updates it."""
@@ -287,13 +287,15 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             kernels, found = choose(group), list[Running]()
             for place, parameter in enumerate(group["params"]):
-                if parameter.requires_grad or parameter.grad is not None:
+                usable = oddity(parameter) is None or parameter.is_meta
+                if usable and (parameter.requires_grad or parameter.grad is not None):
                     known = self.state.get(parameter)
                     state = dict(self._complete(kernels, known)) if known else {}
+                    who = label(group, index, place)
                     if not distributed(parameter):  # nothing is sent for an explanation
-                        lay_out(kernels.plan, parameter, state)
+                        lay_out(kernels.plan, parameter, state, who)
                     ensure(kernels, group, stand_in(parameter), state)
-                    entry = Entry(label(group, index, place), index, parameter, parameter)
+                    entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, state, kernels.for_entry(entry, state, self.backend)))
             yield kernels, found
 

@@ -18,6 +18,7 @@ from ..plan.schedule import Plan, schedule
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
 from .state import STEP, ensure
+from .tensors import oddity, overlapping
 
 Owner = torch.optim.Optimizer
 Pair = tuple[dict[str, Any], torch.Tensor]
@@ -93,7 +94,7 @@ class Points:
         """Give every trainable parameter its slots: a point may lie ahead before the first step."""
         for group in owner.param_groups:
             for parameter in group["params"]:
-                if parameter.requires_grad and parameter.is_floating_point():
+                if parameter.requires_grad and oddity(parameter) is None and not overlapping(parameter):
                     made = not owner.state.get(parameter)
                     ensure(self._kernels, group, parameter, owner.state[parameter])
                     if made:

@@ -112,7 +112,7 @@ class Roster:
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
         """Lay a parameter's slots out as it is, and return what updates it."""
         kernels, state = self._chosen[entry.group], self._state[entry.owner]
-        lay_out(kernels.plan, entry.owner, state)
+        lay_out(kernels.plan, entry.owner, state, entry.label)
         return kernels.for_entry(entry, state, backend)
 
     def still_holds(

@@ -23,7 +23,7 @@ from ..plan.tables import array_rows, hyper_columns
 from .cells import Cells
 from .compiled import Compiled, Kernels
 from .shards import distributed, local, placed, placed_as
-from .state import STEP
+from .state import STEP, expected, slot_flaw
 from .tensors import Entry, extent, in_order_of, in_order_of_slot, present, single
 from .witness import witness
 
@@ -258,11 +258,15 @@ class Squad:
         return [(batch, self.hyper) for batch in self.batches]
 
 
-def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any]) -> None:
+def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any], who: str) -> None:
     """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout.
 
     Numbers that were kept in a narrow type before, in a pickle for instance, are kept in float32 from now on.
     """
+    for slot in expected(plan.graph):
+        if flaw := slot_flaw(slot, state.get(slot.name)):
+            fix = "give it back what it was, load a checkpoint, or delete the state of this parameter to begin anew"
+            raise ParameterError(f"state {slot.name!r} {flaw}", where=f"  {who}", fix=fix)
     for slot in [slot for slot in plan.graph.slots if slot.single and slot.name in state]:
         state[slot.name] = state[slot.name].to(single(state[slot.name].dtype))
     for slot in [slot for slot in plan.graph.element_slots if slot.name in state]:
@@ -270,15 +274,17 @@ def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any]) -> None:
             raise ParameterError(
                 f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
                 f"the parameter {tuple(parameter.shape)}",
+                where=f"  {who}",
                 fix="replacing a parameter's data by another size starts a new parameter: delete its state",
             )
-        value = _beside(parameter, state[slot.name], slot.name)
+        value = _beside(parameter, state[slot.name], slot.name, who)
         if not present(local(value)):
-            raise ParameterError(f"memory of state {slot.name!r} was freed", fix="restore it before step()")
+            what = f"memory of state {slot.name!r} was freed"
+            raise ParameterError(what, where=f"  {who}", fix="restore it before step()")
         state[slot.name] = in_order_of_slot(parameter, value)
 
 
-def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str) -> torch.Tensor:
+def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str, who: str) -> torch.Tensor:
     """Return a slot that is distributed as its parameter, if it is a DTensor."""
     if not (distributed(parameter) or distributed(value)):
         return value.resolve_neg()
@@ -288,6 +294,7 @@ def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str) -> torch.Te
         own, other = (f"a {type(t.data).__name__}{placed(t)}" for t in (value, parameter))
         raise ParameterError(
             f"state {name!r} is {own}, the parameter {other}",
+            where=f"  {who}",
             fix="load it by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which distributes it",
         )
     return moved

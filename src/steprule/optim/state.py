@@ -15,7 +15,7 @@ from ..errors import StateError
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
 from .shards import distributed
-from .tensors import label, like, present, single
+from .tensors import label, like, oddity, present, single
 
 if TYPE_CHECKING:
     from .compiled import Kernels
@@ -59,11 +59,22 @@ def _flaw(value: Any) -> str:
     """Say why a saved value cannot be taken for floating-point numbers in memory; nothing if it can."""
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or not value.is_floating_point():
         return "is no floating-point tensor"
-    if value.is_nested:
-        return "is a nested tensor"
-    if value.is_meta:
-        return "is on the meta device, without values"
+    if odd := oddity(value):
+        return odd[0]
     return "" if type(value) not in PLAIN or present(value) else _FREED
+
+
+def slot_flaw(slot: Slot, value: Any) -> str:
+    """Say why what a state holds cannot be a slot; nothing if it can, or if it is yet to be made."""
+    if value is None or (slot.rank is Rank.HOST and isinstance(value, int | float)):
+        return ""
+    if not isinstance(value, torch.Tensor):
+        return f"is a {type(value).__name__}, no tensor"
+    odd = oddity(value, whole_too=slot.rank is Rank.HOST)
+    if odd is not None:
+        return odd[0]
+    one = slot.rank is Rank.ELEMENT or value.numel() == 1
+    return "" if one else f"has shape {tuple(value.shape)}, but is one number"
 
 
 def _copied(key: str, value: Any) -> Any:
@@ -196,7 +207,9 @@ def check_saved(
     slots: list[set[str]] = []
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
         kernels = choose({**group, **saved_group})
-        slots.append({name for name, rank in expected(kernels.plan.graph) if rank is Rank.ELEMENT or name == STEP})
+        slots.append(
+            {slot.name for slot in expected(kernels.plan.graph) if slot.rank is Rank.ELEMENT or slot.name == STEP}
+        )
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
             if key in states:
                 who, state = label(group, group_index, index), states[key]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
 from ..backends import compiler, numba_cpu, triton_gpu
 from ..backends.numba_cpu import DTYPES
@@ -22,6 +23,8 @@ from ..plan.schedule import Plan
 from .shards import distributed, local, pending, placed, placed_as, whole
 
 BACKENDS = (numba_cpu.NAME, triton_gpu.NAME, "eager")
+_WHOLE = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+_SCALES = frozenset({"torch.float8_e8m0fnu", "torch.float4_e2m1fn_x2"})
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
 KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
 GPU_REASON = "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
@@ -93,20 +96,43 @@ def present(tensor: torch.Tensor) -> bool:
     return not tensor.numel() or tensor.untyped_storage().nbytes() >= begin + length
 
 
+def oddity(tensor: torch.Tensor, *, whole_too: bool = False) -> tuple[str, str] | None:
+    """Return what a tensor is that no backend can update or read, and what to do; None for an array of real numbers.
+
+    Of such a tensor even the shape may be an internal error of torch, so this is asked before all else. Counts may be
+    `whole_too`, of a type of integers.
+    """
+    if _functorch.is_functorch_wrapped_tensor(tensor):
+        return "exists only inside torch.func (vmap or grad)", "step outside of it"
+    if type(tensor).__name__ == "FakeTensor":
+        return "is a FakeTensor, which holds no numbers", "step outside FakeTensorMode"
+    if isinstance(tensor, UninitializedTensorMixin):
+        return "has no shape yet", "run the model once, so that its lazy modules know their inputs"
+    if tensor.is_nested:
+        return "is a nested tensor", "optimise its parts, or torch.nested.to_padded_tensor(p, 0.0)"
+    if type(tensor).__name__ == "MaskedTensor":
+        return "is a masked tensor", "optimise p.get_data(), with gradients that are 0 where it is masked"
+    if tensor.layout is not torch.strided:
+        return f"is {tensor.layout}", "use dense tensors, e.g. nn.Embedding(sparse=False)"
+    if not (tensor.is_floating_point() or (whole_too and tensor.dtype in _WHOLE)):
+        return f"is {tensor.dtype}, no real floating-point type", "optimise torch.view_as_real(p), or leave it out"
+    if str(tensor.dtype) in _SCALES:
+        return f"is {tensor.dtype}, in which nothing is computed", "optimise a copy in float32, and convert it"
+    if tensor.is_meta:
+        return "is on the meta device", "materialise the model first, e.g. to_empty()"
+    if tensor._is_zerotensor():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return "is a zero tensor without memory", "clone() it first"
+    return None
+
+
 def _refuse(entry: Entry, what: str, fix: str) -> ParameterError:
-    owner = entry.owner
-    where = f"  {entry.label}: shape {tuple(owner.shape)}, {owner.dtype}, on {owner.device}{placed(owner)}"
-    return ParameterError(what, where=where, fix=fix)
+    return ParameterError(what, where=f"  {entry.label}: {_described(entry.owner)}", fix=fix)
 
 
-def _check_real(entry: Entry) -> None:
-    """Refuse what only stands for a tensor."""
-    parameter, gradient = entry.parameter, entry.gradient
-    for name, tensor in (("parameter", parameter), ("gradient", gradient)):
-        if _functorch.is_functorch_wrapped_tensor(tensor):
-            raise _refuse(entry, f"the {name} exists only inside torch.func (vmap or grad)", "step outside of it")
-        if type(tensor).__name__ == "FakeTensor":
-            raise _refuse(entry, f"the {name} is a FakeTensor, which holds no numbers", "step outside FakeTensorMode")
+def _described(tensor: torch.Tensor) -> str:
+    shapeless = tensor.is_nested or isinstance(tensor, UninitializedTensorMixin)
+    shape = "" if shapeless else f"shape {tuple(tensor.shape)}, "
+    return f"{shape}{tensor.dtype}, on {tensor.device}{placed(tensor)}"
 
 
 def here(entry: Entry) -> Entry:
@@ -127,16 +153,10 @@ def here(entry: Entry) -> Entry:
 
 def check(entry: Entry) -> None:
     """Raise `ParameterError` for a parameter or gradient that no backend can use."""
-    _check_real(entry)
     parameter, gradient = entry.parameter, entry.gradient
     for name, tensor in (("parameter", parameter), ("gradient", gradient)):
-        if tensor.layout is not torch.strided:
-            raise _refuse(entry, f"the {name} is {tensor.layout}", "use dense tensors, e.g. nn.Embedding(sparse=False)")
-        if not tensor.is_floating_point():
-            raise _refuse(entry, f"the {name} is {tensor.dtype}, no real floating-point type",
-                          "optimise torch.view_as_real(p), or leave it out")  # fmt: skip
-        if tensor.is_meta:
-            raise _refuse(entry, f"the {name} is on the meta device", "materialise the model first, e.g. to_empty()")
+        if odd := oddity(tensor):
+            raise _refuse(entry, f"the {name} {odd[0]}", odd[1])
     if gradient.shape != parameter.shape:
         raise _refuse(
             entry,
