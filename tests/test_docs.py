@@ -202,13 +202,22 @@ def board_table() -> str:
     lines = ["| name | formula | defaults | |", "|---|---|---|---|"]
     order = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "clip_norm", "clip_component"]
     assert sorted(order) == sorted(sr.board.__all__)
-    for name in order:
-        program = getattr(sr.board, name)
+    variants = {
+        "board": "The same, with the board's literal look-ahead.",
+        "implicit": "The board's first line: g is taken at θₜ itself, where the step ends; a closure is needed.",
+    }
+    assert (*sr.board.nesterov.part.signature.choices["look_ahead"].options,) == ("momentum", *variants)
+    rows = [(f"board.{name}", getattr(sr.board, name), getattr(sr.board, name).__doc__) for name in order]
+    rows[4:4] = [
+        (f'board.nesterov(look_ahead="{name}")', sr.board.nesterov(look_ahead=name), about)
+        for name, about in variants.items()
+    ]
+    for name, program, doc in rows:
         equations = [line for line in sr.explain(program).formula.splitlines() if not line.endswith("= g*")]
         formula = "<br>".join(f"`{line}`" for line in equations)
         defaults = ", ".join(f"{hyper.name}={hyper.value:g}" for hyper in program.hypers.values())
-        about = program.__doc__.splitlines()[0].replace("|", "\\|")
-        lines.append(f"| `board.{name}` | {formula} | {defaults} | {about} |")
+        about = doc.splitlines()[0].replace("|", "\\|")
+        lines.append(f"| `{name}` | {formula} | {defaults} | {about} |")
     return "\n".join(lines) + "\n"
 
 

@@ -236,3 +236,19 @@ def test_the_board_forms_of_clipping_read_as_written() -> None:
         theta.grad = torch.tensor([0.3, -0.4], dtype=torch.float64)
         sr.chain(clip, sr.board.sgd(lr=1.0)).optimizer([theta]).step()
         assert torch.allclose(-theta.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-14)
+
+
+def test_a_rate_of_one_gives_the_boards_adaptive_lines_as_written() -> None:
+    """The board writes them without η: θₜ = θₜ₋₁ − g/√(Sₜ + ε), and with m for g."""
+    start = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    for program in (sr.board.adagrad, sr.board.rmsprop, sr.board.adam):
+        theta = torch.nn.Parameter(start.clone())
+        optimizer = program.optimizer([theta], lr=1, backend="eager")
+        own, m, s = start.clone(), torch.zeros(9, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
+        for step in range(5):
+            theta.grad = g = torch.sin(start * (step + 2)) + 0.1
+            optimizer.step()
+            m = 0.1 * g + 0.9 * m
+            s = s + g**2 if program is sr.board.adagrad else 0.99 * s + 0.01 * g**2
+            own = own - (m if program is sr.board.adam else g) / torch.sqrt(s + 1e-8)
+        torch.testing.assert_close(theta.detach(), own, rtol=1e-12, atol=1e-12)

@@ -68,6 +68,10 @@ class NonFiniteError(StepruleError, ArithmeticError):
     """A gradient holds NaN or infinity, and the optimiser was told to raise; nothing was written."""
 
 
+class ConvergenceError(StepruleError, ArithmeticError):
+    """The point that an implicit step asks for was not found; parameters, state and gradients are as they were."""
+
+
 class StateError(StepruleError, ValueError):
     """Optimiser state does not fit the parameters; nothing was loaded."""
 

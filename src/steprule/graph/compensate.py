@@ -19,7 +19,7 @@ REMAINDER = "remainder"
 
 def compensated(graph: Graph) -> Graph:
     """Return a rule that steps from θ + r to the new θ, as it can be stored, and the new r, what that leaves out."""
-    if graph.evaluate_at is not None:
+    if graph.evaluate_at is not None and not graph.implicit:
         raise RuleError(
             f"`{graph.name}` stores its look-ahead point, which cannot be compensated",
             fix="use compensated=False, or a rule without evaluate_at",
@@ -39,6 +39,7 @@ def compensated(graph: Graph) -> Graph:
             graph,
             slots=(*graph.slots, Slot(REMAINDER, optional=True, wide=True)),
             new_parameter=kept,
+            evaluate_at=kept if graph.implicit else None,
             new_slots=(*(image[node] for node in graph.new_slots), remainder),
             gradients={image.get(node, node): name for node, name in graph.gradients.items()},
         )

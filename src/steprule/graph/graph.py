@@ -42,6 +42,8 @@ class Hyper:
     above: float | None = None
     below: float | None = None
     shared: bool = False
+    only: object = None
+    """The variant of the rule to which it belongs; None: every one."""
 
     def interval(self) -> str:
         """Spell the legal range as mathematicians do, e.g. `[0, 1)`."""
@@ -97,8 +99,8 @@ class Graph:
     """A rule: what it reads, what it declares, and the node of every new value.
 
     `gradients` names the gradient after each transform (for print); `evaluate_at` is the point where the
-    gradient is taken, if not the parameter itself; `origins` holds the source line that first wrote each
-    node.
+    gradient is taken, if not the parameter itself: the new parameter in an implicit rule; `origins` holds the
+    source line that first wrote each node.
     """
 
     name: str
@@ -112,6 +114,11 @@ class Graph:
     evaluate_at: Node | None = None
     counts_steps: bool = False
     origins: Mapping[Node, Origin] = field(default_factory=_no_origins)
+
+    @property
+    def implicit(self) -> bool:
+        """Whether the gradient is taken where the step ends, which depends on it."""
+        return self.evaluate_at is self.new_parameter
 
     @once
     def outputs(self) -> tuple[tuple[str, Node], ...]:

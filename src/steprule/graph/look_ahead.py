@@ -5,6 +5,8 @@ gradient is evaluated there and the rule runs as written. Without one, the store
 y = θ − f: each step recovers θ = y + f, runs the rule, and stores the next point. Three kinds of host slots
 keep this true while hyperparameters change: `ahead` (1 if the stored parameters are the point) and the
 values of f's hyperparameters when the point was made.
+
+An implicit rule, whose point is where its step ends, has none of this: its parameters are always the iterate.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ def _shift(graph: Graph) -> Node:
 
 
 def look_ahead(graph: Graph) -> LookAhead | None:
-    """Return the graphs of a rule with a look-ahead, or None for a rule without."""
-    if graph.evaluate_at is None:
+    """Return the graphs of a rule with a look-ahead; None for a rule without, and for one that looks where it ends."""
+    if graph.evaluate_at is None or graph.implicit:
         return None
     shift = _shift(graph)
     used = [node for node in topological([shift]) if node.op == "hyper"]
@@ -90,4 +92,10 @@ def look_ahead(graph: Graph) -> LookAhead | None:
     )
 
 
-__all__ = ["AHEAD", "LookAhead", "look_ahead"]
+def to_end(graph: Graph) -> Graph:
+    """Return what moves a parameter to where the step ends that a gradient makes, and changes no slot."""
+    unchanged = tuple(read(slot.name, slot.rank) for slot in graph.slots)
+    return verify(replace(graph, new_slots=unchanged, evaluate_at=None))
+
+
+__all__ = ["AHEAD", "LookAhead", "look_ahead", "to_end"]

@@ -154,8 +154,10 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
 
     if graph.evaluate_at is not None:
         loss = r"\nabla L\left({}\right)" if latex else "∇L({})"
-        name_parts(graph.evaluate_at)
-        lines.append((symbol(graph.gradient, latex=latex), loss.format(printer().show(graph.evaluate_at))))
+        if not graph.implicit:
+            name_parts(graph.evaluate_at)
+        point = printer().dated(graph.parameter, before=False) if graph.implicit else printer().show(graph.evaluate_at)
+        lines.append((symbol(graph.gradient, latex=latex), loss.format(point)))
     for index, node in enumerate(graph.gradients, start=1):
         name_parts(node)
         base = symbol(graph.gradient, latex=latex)

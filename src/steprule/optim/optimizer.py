@@ -18,6 +18,7 @@ from ..rule import Program, Transform, chain
 from .compiled import Compiled, Kernels, Reader
 from .documented import documented
 from .groups import TORCH, check_keys, meant
+from .implicit import Implicit
 from .options import NAMES, Option, Options
 from .points import Points
 from .roster import Roster
@@ -110,6 +111,8 @@ class Optimizer(torch.optim.Optimizer):
         paths = look_ahead(program.graph)
         kernels = self._compile(program, paths.closure_free if paths else program.graph, options)
         self._points = Points(paths, kernels, self._compile(program, paths.exact, options)) if paths else None
+        if program.graph.implicit:
+            self._points = Implicit(program.graph, kernels)
         self._options, self._program, self._kernels = options, program, kernels
 
     def _configure(self, options: Options) -> None:
@@ -233,6 +236,7 @@ class Optimizer(torch.optim.Optimizer):
 
         A rule with a look-ahead evaluates the closure at the look-ahead point. Without a closure the
         gradients are taken to be those at the stored parameters, which then are that point: see `at_iterate`.
+        An implicit rule evaluates it several times; if that leads nowhere, `ConvergenceError`, and all is as it was.
         """
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or GLOBAL_PRE or GLOBAL_POST
         if hooks or profiling():
@@ -247,6 +251,8 @@ class Optimizer(torch.optim.Optimizer):
             if self._inside:
                 raise self._misplaced("step()")
             if closure is None:
+                if isinstance(self._points, Implicit):
+                    raise self._points.refused()
                 self._update(self._choose)
                 return None
             if self._points is not None:

@@ -46,14 +46,14 @@ class Points:
         What is not updated is left as it was: if the closure or a check raises, if a guard stops the step, where there
         is no gradient. That shows in `ahead`, which an update makes 0.
         """
-        points: list[_Copy] = []
-        iterates: list[_Copy] = []
+        points: list[Copy] = []
+        iterates: list[Copy] = []
         try:
             self._ready(owner)
             pairs, ahead = _stepped(owner), _ahead(owner)
-            points += [_Copy(parameter) for _, parameter in ahead]
+            points += [Copy(parameter) for _, parameter in ahead]
             self._move(owner, self._paths.to_iterate, ahead)
-            iterates += [_Copy(parameter) for _, parameter in pairs]
+            iterates += [Copy(parameter) for _, parameter in pairs]
             self._move(owner, self._paths.to_point, pairs)
             with torch.enable_grad():
                 loss = closure()
@@ -62,7 +62,7 @@ class Points:
             iterates = []
             update()
         finally:
-            _insist(lambda: _undo(owner, points, iterates))
+            insist(lambda: _undo(owner, points, iterates))
         return loss
 
     def to_iterate(self, owner: Owner) -> Callable[[], None]:
@@ -72,20 +72,20 @@ class Points:
         `ahead` goes on saying that it is the iterate which is stored.
         """
         pairs = _ahead(owner)
-        points = [_Copy(parameter) for _, parameter in pairs]
+        points = [Copy(parameter) for _, parameter in pairs]
         try:
             self._move(owner, self._paths.to_iterate, pairs)
-            iterates = [_Copy(parameter) for _, parameter in pairs]
+            iterates = [Copy(parameter) for _, parameter in pairs]
             _mark(owner, [parameter for _, parameter in pairs], ahead=0.0)  # a checkpoint made meanwhile says so
             slots = [_Slots(owner, parameter) for _, parameter in pairs]
         except BaseException:
-            _insist(lambda: _put_back(owner, points))
+            insist(lambda: _put_back(owner, points))
             raise
 
         def back() -> None:
             kept = zip(points, iterates, slots, strict=True)
             untouched = [point for point, iterate, own in kept if iterate.still_there() and own.still_there(owner)]
-            _insist(lambda: _put_back(owner, untouched))
+            insist(lambda: _put_back(owner, untouched))
 
         return back
 
@@ -119,22 +119,22 @@ class Points:
             EagerBatch(plan, arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
 
 
-class _Copy:
+class Copy:
     """A parameter, and what it held."""
 
     def __init__(self, parameter: torch.Tensor) -> None:
         self.parameter = parameter
-        self._value = parameter.detach().clone(memory_format=torch.preserve_format)
+        self.value = parameter.detach().clone(memory_format=torch.preserve_format)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Write into the parameter what it held."""
-        self.parameter.copy_(self._value)
+        self.parameter.copy_(self.value)
 
     @torch.no_grad()
     def still_there(self) -> bool:
         """Whether the parameter holds it, number by number: writes past torch do not show in its version."""
-        now, then = _local(self.parameter.detach()), _local(self._value)
+        now, then = _local(self.parameter.detach()), _local(self.value)
         if now.shape != then.shape or now.dtype != then.dtype:
             return False
         then = then.to(now.device)
@@ -182,13 +182,13 @@ def _mark(owner: Owner, parameters: list[torch.Tensor], *, ahead: float) -> None
         owner.state[parameter][AHEAD].fill_(ahead)
 
 
-def _put_back(owner: Owner, points: list[_Copy]) -> None:
+def _put_back(owner: Owner, points: list[Copy]) -> None:
     for point in points:
         point.put_back()
         _mark(owner, [point.parameter], ahead=1.0)
 
 
-def _undo(owner: Owner, points: list[_Copy], iterates: list[_Copy]) -> None:
+def _undo(owner: Owner, points: list[Copy], iterates: list[Copy]) -> None:
     """Put back what was moved and not updated, and forget the state of what has not been stepped."""
     for iterate in iterates:
         iterate.put_back()
@@ -197,7 +197,7 @@ def _undo(owner: Owner, points: list[_Copy], iterates: list[_Copy]) -> None:
         del owner.state[parameter]
 
 
-def _insist(action: Callable[[], None]) -> None:
+def insist(action: Callable[[], None]) -> None:
     """Do what may be done twice to its end, however many interrupts come."""
     interrupt: KeyboardInterrupt | None = None
     while True:
@@ -210,4 +210,4 @@ def _insist(action: Callable[[], None]) -> None:
         raise interrupt
 
 
-__all__ = ["Points"]
+__all__ = ["Copy", "Points", "insist"]

@@ -28,6 +28,7 @@ def hyper(
     above: float | None = None,
     below: float | None = None,
     shared: bool = False,
+    only: Any = None,
 ) -> Any:
     """Declare a hyperparameter with its legal range.
 
@@ -39,11 +40,12 @@ def hyper(
     '[0, ∞)'
 
     `low` and `high` belong to the range, `above` and `below` do not. Without `value` it must be given
-    before the rule runs. `shared=True` in a transform means the rule's own hyperparameter of that name.
+    before the rule runs. `shared=True` in a transform means the rule's own hyperparameter of that name. `only`
+    names the option of a `choice` without which there is no such hyperparameter.
     """
     for name, bound in {"low": low, "high": high, "above": above, "below": below}.items():
         _checked(Hyper(name), bound)
-    declared = Hyper("", value, low, high, above, below, shared)
+    declared = Hyper("", value, low, high, above, below, shared, only)
     if math.isnan(declared.example()) or None not in {low, above} or None not in {high, below}:
         raise RuleError(
             f"low={low}, above={above}, high={high}, below={below} is no range",

@@ -65,7 +65,7 @@ class Program:
         return self
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{hyper.name}={hyper.value:g}" for part in self.parts for hyper in part.hypers.values()
+        values = ", ".join(f"{hyper.name}={hyper.value:g}" for part in self.parts for hyper in part.own.values()
                            if hyper.value is not None)  # fmt: skip
         return f"{self.name}({values})"
 
@@ -105,9 +105,17 @@ class _Single(Program):
                 raise HyperparameterError(
                     f"`{self.name}` has no hyperparameter `{name}`",
                     where=of_definition(part.function),
-                    fix=f"it has {', '.join([*hypers, *chosen]) or 'none'}",
+                    fix=f"it has {', '.join([*part.own, *chosen]) or 'none'}",
                 )
-        return type(self)(replace(part, hypers=hypers, chosen=chosen))
+        part = replace(part, hypers=hypers, chosen=chosen)
+        foreign = [name for name in values if name in hypers and name not in part.own]
+        if foreign:
+            raise HyperparameterError(
+                f"`{foreign[0]}` of `{self.name}` belongs to its variant {hypers[foreign[0]].only!r}",
+                where=of_definition(part.function),
+                fix=f"leave it out, or choose that variant; here it has {', '.join([*part.own, *chosen])}",
+            )
+        return type(self)(part)
 
     def _inline(self, arrays: tuple[Any, ...], values: dict[str, Any]) -> Any:
         symbols = [value for value in (*arrays, *values.values()) if isinstance(value, Symbol)]
@@ -135,9 +143,7 @@ class _Single(Program):
     def _called_without_symbols(self, arrays: tuple[Any, ...]) -> RuleError:
         """Return the error of values that are not named, or of tensors."""
         choices = self.part.signature.choices
-        names = [
-            name for name in (*self.part.hypers, *choices) if isinstance(arrays[0], int | float) or name in choices
-        ]
+        names = [name for name in (*self.part.own, *choices) if isinstance(arrays[0], int | float) or name in choices]
         if names and all(isinstance(value, int | float | str | None) for value in arrays):
             named = ", ".join(f"{name}={value!r}" for name, value in zip(names, arrays, strict=False))
             return RuleError(
@@ -151,7 +157,7 @@ class _Single(Program):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = {name: hyper.value for name, hyper in self.part.hypers.items() if hyper.value is not None}
+        values = {name: hyper.value for name, hyper in self.part.own.items() if hyper.value is not None}
         found = _look_up(self.__module__, self.__qualname__)
         if not isinstance(found, _Single) or found.part.function is not self.part.function:
             raise RuleError(
@@ -281,8 +287,9 @@ def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..
     Positional arguments are arrays: the parameter, its gradient, then state slots (zero at the start).
     Keyword-only arguments are hyperparameters; `t` is the step count, from 1. It returns the new
     parameter, then the new slots. `evaluate_at` gives the point where the gradient is taken, from any of
-    the rule's arguments by name (Nesterov's look-ahead). Raises `RuleError` for a bad signature at once,
-    and for a bad formula, or one of more than 1000 operations, when it is first traced.
+    the rule's arguments by name (Nesterov's look-ahead), or `new_theta`, the parameter that it returns: such a rule
+    is implicit, and its hyperparameters `tolerance` and `max_eval` say when its point is found. Raises `RuleError`
+    for a bad signature at once, and for a bad formula, or one of more than 1000 operations, when it is first traced.
     """
     if function is None:
         return lambda real: Rule(_part(real, None, evaluate_at))

@@ -34,6 +34,11 @@ class Part:
     """What a transform gives back; None for a rule."""
     evaluate_at: Callable[..., Any] | None = None
 
+    @property
+    def own(self) -> dict[str, Hyper]:
+        """The hyperparameters that the chosen variants have."""
+        return {name: one for name, one in self.hypers.items() if one.only in {None, *self.chosen.values()}}
+
 
 @dataclass
 class _Names:
@@ -78,8 +83,8 @@ def _bind(part: Part, names: _Names, recorder: Recorder) -> _Bound:
         declared.name: Symbol(read(own.name, own.rank), recorder)
         for declared, own in zip(part.signature.slots, slots, strict=True)
     }
-    keywords: dict[str, Any] = dict(part.chosen)
-    for name, declared in part.hypers.items():
+    keywords: dict[str, Any] = {name: declared.value for name, declared in part.hypers.items()} | part.chosen
+    for name, declared in part.own.items():
         keywords[name] = Symbol(hyper_node(names.hyper(declared, part.name).name), recorder)
     if part.signature.wants_step:
         keywords[STEP] = Symbol(step_node(), recorder)
@@ -165,12 +170,12 @@ def _room_for(slot: Slot, value: Node) -> str:
     return f"{reduced}{joined} declare {slot.name}=slot(rank={rank!r})".strip()
 
 
-def _point(bound: _Bound, theta: Symbol, parameter: str) -> Node | None:
-    """Trace `evaluate_at`, whose arguments are any of the rule's, by name."""
+def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | None:
+    """Trace `evaluate_at`, whose arguments are any of the rule's, by name, and where the step ends."""
     function = bound.part.evaluate_at
     if function is None:
         return None
-    known = {parameter: theta, **bound.arrays, **bound.keywords}
+    known = {parameter: theta, f"new_{parameter}": end, **bound.arrays, **bound.keywords}
     names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
     missing = [name for name in names if name not in known]
     if missing:
@@ -211,7 +216,7 @@ def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
         else:
             theta = Symbol(nodes[0], recorder)
     slots = tuple(slot for bound in (ending, *bounds[:-1]) for slot in bound.slots)
-    point = _point(ending, Symbol(read(parameter), recorder), parameter)
+    point = _point(ending, Symbol(read(parameter), recorder), theta, parameter)
     graph = Graph(
         name=name,
         parameter=parameter,

@@ -32,7 +32,9 @@ def momentum(theta: Any, g: Any, m: Any, *, lr: Any = hyper(0.1, low=0), beta: A
     return theta - lr * m, m
 
 
-def _look_ahead(theta: Any, m: Any, *, lr: Any, beta: Any, look_ahead: str) -> Any:
+def _look_ahead(theta: Any, m: Any, new_theta: Any, *, lr: Any, beta: Any, look_ahead: str) -> Any:
+    if look_ahead == "implicit":
+        return new_theta
     if look_ahead == "board":
         return theta - where(m == 0, 0, beta * m / (1 - beta))  # m = 0 looks nowhere, at β = 1 too
     return theta - lr * beta * m
@@ -46,11 +48,16 @@ def nesterov(
     *,
     lr: Any = hyper(0.1, low=0),
     beta: Any = hyper(0.9, low=0, high=1),
-    look_ahead: Any = choice("momentum", "board"),  # noqa: ARG001
+    tolerance: Any = hyper(1e-14, low=0, only="implicit"),  # noqa: ARG001
+    max_eval: Any = hyper(500, low=1, only="implicit"),  # noqa: ARG001
+    look_ahead: Any = choice("momentum", "board", "implicit"),  # noqa: ARG001
 ) -> Any:
     """Nesterov momentum (Nesterov, 1983): g is taken at θ − ηβm, where the momentum alone would carry θ.
 
-    `look_ahead="board"` takes it at θ − βm/(1−β), as the board literally reads.
+    `look_ahead="board"` takes it at θ − βm/(1−β), as the board literally reads. `"implicit"` takes it at θₜ itself,
+    where the step ends, as the board's first line reads. Then each step evaluates its closure, which must give the
+    same loss at the same point, until an evaluation moves θₜ by at most `tolerance` times the step (or by what rounding
+    does, if that is more), and at most `max_eval` times. It contracts where η(1−β) times the curvature is below 1.
     """
     m = (1 - beta) * g + beta * m
     return theta - lr * m, m
