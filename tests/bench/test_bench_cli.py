@@ -21,7 +21,7 @@ FIELDS = {"name", "suite", "rule", "clip", "workload", "tensors", "parameters", 
           "gradients", "bytes_per_parameter", "working_sets", "seconds", "load", "arms"}  # fmt: skip
 TIMED = {"microseconds", "rounds", "steps_per_round", "deviation"}
 MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory", "gpu", "system", "python", "torch",
-           "numba", "numpy", "jax", "optax", "steprule", "git"}  # fmt: skip
+           "numba", "numpy", "jax", "optax", "steprule", "steps", "git"}  # fmt: skip
 
 
 def test_record_has_every_field(bench_run):
@@ -30,6 +30,7 @@ def test_record_has_every_field(bench_run):
     assert set(record) == {"format", "command", "began", "seconds", "complete", "machine", "method", "gradients",
                            "cases", "start"}  # fmt: skip
     assert record["complete"]
+    assert set(record["machine"]["steps"]) == {"look", "threads", "witness", "reasons"}
     assert record["command"].startswith("steprule bench --quick")
     assert set(record["machine"]) == MACHINE
     assert {case["suite"] for case in record["cases"]} == set(SUITES)
@@ -115,7 +116,8 @@ def test_files_are_replaced_in_one_step(tiny, monkeypatch):
         assert before.read() == "the old one"
         assert os.fstat(before.fileno()).st_ino != target.stat().st_ino
     assert json.loads(target.read_text(encoding="utf-8"))["complete"]
-    assert sorted(path.name for path in target.parent.iterdir()) == ["bench.json"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["bench.1.json", "bench.json"]
+    assert target.with_name("bench.1.json").read_text(encoding="utf-8") == "the old one"
 
 
 def test_an_interrupted_run_keeps_what_is_done(tiny, monkeypatch, capsys):

@@ -201,7 +201,7 @@ def test_an_entry_that_comes_later_is_followed() -> None:
     """A key that a formula looks for and did not find, put where another was taken away."""
     ends = []
     for keys in ({}, {"decoupled_weight_decay": True}, {"max_norm": 0.01}, {"maximize": True}):
-        optimizer = optimizer_of("Adamax", clip=1.0, backend="eager")
+        optimizer = optimizer_of("NAdam", clip=1.0, backend="eager")
         group = optimizer.param_groups[0]
         group["spare"] = 0
         for name in ("maximize", "decoupled_weight_decay", "max_norm"):
