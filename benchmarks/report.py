@@ -13,7 +13,7 @@ from typing import Any
 
 from steprule.bench.arms import OURS
 from steprule.bench.load import busy
-from steprule.bench.record import best_peer, columns, losses, start_lines, summary
+from steprule.bench.record import best_peer, columns, losses, slower, start_lines, summary
 from steprule.bench.verdict import LOSS, NOISE, number, ratio, share
 
 HERE = Path(__file__).parent
@@ -123,6 +123,7 @@ def section(name: str, record: dict[str, Any]) -> str:
         lines += ["This run was interrupted.", ""]
     if (HERE / "records" / f"{name}.svg").exists():
         lines += [f"![Bytes a second, and overhead, on {name}](benchmarks/records/{name}.svg)", ""]
+    lines += [line for told in slower(record) for line in (f"{told}.", "")]
     lost, cases = losses(record), {case["name"]: case for case in record["cases"]}
     lines += [summary(record), ""]
     lines += [f"- {name}: {peer}, {bold(ratio(cases[name], peer))}" for name, peer, _ in lost] + [""] * bool(lost)

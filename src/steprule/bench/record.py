@@ -3,7 +3,8 @@
     format     3; older records are other tables
     command    how to repeat it
     began      date and time; `seconds` it took; `complete` is false while it runs and after an interruption
-    machine    processor, cores, cache, memory, the GPU if one was timed, versions, commit
+    machine    processor, cores, cache, memory, the GPU if one was timed, versions, commit; `steps`: by what means ours
+               are taken here, and the reasons where that is not the best
     method     how it was timed, in words
     cases      a list: suite, rule, clip, workload, tensors, parameters, device, threads, gradients,
                bytes_per_parameter, working_sets, seconds, load (`cores` that may be used, `threads` that were,
@@ -204,6 +205,15 @@ def summary(document: Mapping[str, Any]) -> str:
     decided = sum(len(ratios(case)) for case in document["cases"]) - sum(left.values())
     rest = "No other peer is quicker." if decided else "Nothing here tells who is quicker."
     return told + rest if left else "Nowhere here is a peer quicker."
+
+
+def slower(document: Mapping[str, Any]) -> list[str]:
+    """Say, a line each, what made our steps slower on this machine than they could be; older records do not tell."""
+    reasons = document["machine"].get("steps", {}).get("reasons", {})
+    names = {"look": "looking at tensors", "witness": "comparing tensors"}
+    return [
+        f"steprule is slower here than it could be: {names[key]} ({reasons[key]})" for key in names if key in reasons
+    ]
 
 
 def wrong(results: Sequence[Result]) -> list[str]:

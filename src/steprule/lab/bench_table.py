@@ -10,7 +10,7 @@ from rich.text import Text
 
 from steprule.bench.arms import OURS
 from steprule.bench.load import busy
-from steprule.bench.record import best_peer, columns, losses, microseconds, start_lines, summary
+from steprule.bench.record import best_peer, columns, losses, microseconds, slower, start_lines, summary
 from steprule.bench.verdict import LOSS, NOISE, ratio, share
 from steprule.lab.report.words import NONE
 
@@ -68,7 +68,7 @@ def show(console: Console, document: Mapping[str, Any]) -> None:
     for suite in suites:
         console.print(table(suite, [case for case in document["cases"] if case["suite"] == suite]))
         console.print()
-    for line in start_lines(document["start"]):
+    for line in (*start_lines(document["start"]), *slower(document)):
         console.print(Text(line))
     reasons: dict[str, None] = {}
     for case in document["cases"]:
