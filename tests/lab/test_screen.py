@@ -15,6 +15,7 @@ from rich.console import Console
 
 import steprule.lab
 from steprule.__main__ import main
+from steprule.lab.cli import COMMANDS
 from steprule.lab.progress import Bar, Lines
 from steprule.lab.report import terminal
 from steprule.lab.report.export import runs_csv
@@ -22,7 +23,7 @@ from steprule.lab.report.page import page
 from steprule.lab.report.shape import check
 from steprule.lab.results import as_text
 from steprule.lab.screen import Lasting, Screen
-from steprule.lab.text import clean, escaped, near, one_line, shown
+from steprule.lab.text import clean, encodable, escaped, near, one_line, shown
 
 pytestmark = pytest.mark.null
 
@@ -53,6 +54,46 @@ def poisoned(**how):
     made["results"][0]["runs"][0].update(status="failed")
     check(made)
     return made
+
+
+LINES = [
+    *(["explain", "adam"], ["explain", "adam", "--json"], ["optimizers"], ["tasks"], ["--help"]),
+    *([command, "--help"] for command in COMMANDS),
+    *(["explain", "ädam ✓"], ["train", "--nö"], ["report", "/θ"], ["completion", "bash"]),
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_every_command_prints_in_any_encoding(line, monkeypatch):
+    """As PYTHONIOENCODING=ascii has it, a pipe on Windows, or a file that output is sent to."""
+    for encoding in ("ascii", "cp1252"):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        code = main(line)
+        told = "".join(stream.buffer.getvalue().decode(encoding) for stream in streams)
+        assert code == (2 if line[-1] in {"ädam ✓", "--nö", "/θ"} else 0)
+        assert told.strip()
+        assert "Traceback" not in told
+        if line[-1] == "--json":
+            assert json.loads(told)["state_bytes_per_parameter"] == 8
+
+
+def test_a_report_is_printed_in_any_encoding():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Screen()
+    console.file = Lasting(stream)
+    terminal.show(console, synthetic.document(2, 2))
+    stream.flush()
+    assert "learning rate" in stream.buffer.getvalue().decode("ascii")
+
+
+def test_what_an_encoding_lacks_is_spelt_as_it_is_read():
+    assert encodable("θₜ = θₜ₋₁ − η mₜ / √(sₜ + ε), ‖g‖ ≤ 1 … Σ ✓", "ascii") == (
+        "thetat = thetat-1 - eta mt / sqrt(st + epsilon), ||g|| <= 1 ... Sigma ?"
+    )
+    assert encodable("β₁² µ ─┼│ naïve", "cp1252") == "beta1² µ -|| naïve"
+    assert encodable("θ\ud800", "utf-8") == "θ?"
 
 
 def test_what_does_not_print_is_spelt_out_and_lines_stay_or_go():
@@ -225,7 +266,7 @@ def test_what_an_encoding_does_not_have_is_replaced():
     stream = Lasting(io.TextIOWrapper(raw, encoding="cp1252"))
     stream.write("µ θ\n")
     stream.flush()
-    assert raw.getvalue().splitlines() == ["µ ?".encode("cp1252")]
+    assert raw.getvalue().splitlines() == ["µ theta".encode("cp1252")]
     assert not stream.gone
 
 

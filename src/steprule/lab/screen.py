@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from steprule.lab.text import one_line, shown
+from steprule.lab.text import encodable, one_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -72,7 +72,7 @@ class Lasting:
             try:
                 getattr(self.stream, name)(*words)
             except UnicodeEncodeError as error:
-                getattr(self.stream, name)(*(_encodable(word, error.encoding) for word in words))
+                getattr(self.stream, name)(*(encodable(word, error.encoding) for word in words))
         except ValueError:  # it was closed
             self.gone = True
         except OSError as error:
@@ -83,11 +83,9 @@ class Lasting:
                 os.close(null)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # click would write bytes of its own encoding there
+            raise AttributeError(name)
         return getattr(self.stream, name)
-
-
-def _encodable(text: str, encoding: str) -> str:
-    return text.encode(encoding, "replace").decode(encoding)
 
 
 @contextmanager

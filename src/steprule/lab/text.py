@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 _BREAKS = re.compile(r"[\r\n\t\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 """What may end a line, or look as if it did."""
+_LIKE = {"−": "-", "–": "-", "—": "-", "‖": "||", "√": "sqrt", "∞": "inf", "×": "x", "·": "*", "←": "<-", "→": "->",
+         "≤": "<=", "≥": ">=", "≠": "!=", "±": "+-", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*"}  # fmt: skip
 
 
 def shown(text: str) -> str:
@@ -55,6 +58,28 @@ def escaped(json: str) -> str:
 def _as_json(letter: str) -> str:
     units = letter.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def encodable(text: str, encoding: str) -> str:
+    """Return a text that an encoding has letters for: `theta` for θ where it has no θ, `?` where nothing is like it."""
+    return "".join(letter if _has(encoding, letter) else _like(encoding, letter) for letter in text)
+
+
+def _has(encoding: str, letter: str) -> bool:
+    try:
+        return bool(letter.encode(encoding))
+    except UnicodeEncodeError:
+        return False
+
+
+def _like(encoding: str, letter: str) -> str:
+    name = unicodedata.name(letter, "")
+    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name)
+    told = greek[2].lower() if greek else _LIKE.get(letter) or unicodedata.normalize("NFKD", letter)
+    if name.startswith("BOX DRAWINGS"):
+        told = "-" if "HORIZONTAL" in name and "VERTICAL" not in name else "|"
+    told = "".join(_LIKE.get(part, part) for part in told)
+    return told.capitalize() if greek and greek[1] == "CAPITAL" else told.encode(encoding, "replace").decode(encoding)
 
 
 def near(word: str, known: Iterable[str]) -> str:
