@@ -152,12 +152,42 @@ def old_section(name: str, record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def shards_section(name: str, record: dict[str, Any]) -> str:
+    """Return the part of a record of sharded parameters."""
+    what = f"AdamW on {record['tensors']} parameters, {record['parameters']:,} numbers, sharded by FSDP2 over"
+    what += f" {record['processes']} processes"
+    how = f"Processor time of a step of the first, which sends nothing: medians of {record['rounds']} rounds by turns"
+    how += f" (quartiles). Others used {record['load']['others']:.1f} cores meanwhile."
+    lines = [
+        f"## Sharded parameters, {name}",
+        "",
+        f"{told_machine(record['machine'])}. {record['began'][:10]}, `{record['command']}`",
+        "",
+        f"{what}. {how}",
+        "",
+        "| optimiser | a step | times ours |",
+        "|---|---:|---:|",
+    ]
+    for arm, told in record["arms"].items():
+        spread, times = told["microseconds"], told["ratio"]["median"]
+        ours = arm.startswith(OURS)
+        lines.append(
+            f"| {arm} | {time_of(spread['median'])} ({time_of(spread['p25'])} – {time_of(spread['p75'])}) | "
+            f"{number(times) if ours else ratio_of(times)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 def page(folder: Path = HERE / "records") -> str:
     """Return the whole of BENCHMARKS.md; records of the first format count only until there is one of today's."""
     records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     new = {name: record for name, record in records.items() if "format" in record}
     if new:
-        return "\n".join([HEAD, *(section(name, record) for name, record in new.items())])
+        shards = {
+            path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("shards/*.json"))
+        }
+        sharded = (shards_section(name, record) for name, record in shards.items())
+        return "\n".join([HEAD, *(section(name, record) for name, record in new.items()), *sharded])
     return "\n".join([OLD_HEAD, *(old_section(name, record) for name, record in records.items())])
 
 
