@@ -46,6 +46,21 @@ def fixed_seeds():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let chunks, blocks and rows be so short that a few elements and tensors fill several; return a chunk's length."""
+    from steprule.backends import numba_cpu, triton_gpu, triton_source
+
+    for module, name, length in (
+        (numba_cpu, "CHUNK", 8),
+        *((module, "CHUNK", 8) for module in (triton_gpu, triton_source)),
+        *((module, "ROWS", 2) for module in (triton_gpu, triton_source)),
+        (triton_source, "BLOCK", 4),
+    ):
+        monkeypatch.setattr(module, name, length)
+    return 8
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print how far our classes and torch's were apart, if that was asked for: `pytest -m parity`."""
     if "parity" not in (config.getoption("markexpr") or ""):

@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 import steprule as sr
+from steprule.backends import cache
+from steprule.backends.base import Batch
+from steprule.backends.eager import EagerBatch
+from steprule.backends.numba_cpu import CpuBatch, CpuKernel
+from steprule.backends.triton_gpu import TritonBatch, TritonKernel
+from steprule.backends.triton_source import host_columns
 from steprule.graph.graph import Graph, Hyper, Slot
 from steprule.graph.node import Node, Rank, const, hyper, make, read, step
 from steprule.graph.ops import ANY, OPS, REDUCTIONS, Range
 from steprule.graph.verify import verify
+from steprule.plan.schedule import Plan
+from steprule.plan.tables import array_rows, hyper_columns
 
 HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
 POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
@@ -21,7 +30,7 @@ COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
 def _into(node: Node, wanted: Range) -> Node:
     """Bend a value into the range an op's input is sampled from."""
     if wanted == ANY:
-        return node if not node.inputs else make("minimum", make("maximum", node, const(-50.0)), const(50.0))
+        return node
     low, high = wanted
     positive = make("add", make("abs", node), const(low)) if low > 0 else node
     return make("minimum", make("maximum", positive, const(low)), const(high))
@@ -113,4 +122,29 @@ def problem(seed: int, shapes: list[tuple[int, ...]]) -> Problem:
     return Problem(arrays, numbers)
 
 
-__all__ = ["HYPERS", "Problem", "graphs", "problem", "sr"]
+def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64) -> list[dict[str, np.ndarray]]:
+    """Run one step of a plan through a backend and return the parameter and slots in memory."""
+    names = array_rows(plan)
+    device = "cuda" if kind == "triton" and torch.cuda.is_available() else "cpu"
+    arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype, device=device) for a in data.arrays] for n in names}
+    rows = [index % 2 for index in range(len(data.arrays))]
+    hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
+    batch: Batch
+    if kind == "eager":
+        batch = EagerBatch(plan, arrays, rows)
+    elif kind == "triton":
+        before = [[data.numbers[row][name] - (name == "t") for name in host_columns(plan)] for row in rows]
+        batch = TritonBatch(TritonKernel(plan, dtype), arrays, torch.tensor(before, dtype=torch.float64, device=device))
+        hyper = np.ascontiguousarray(hyper[rows][:, : len(plan.graph.hypers)])
+    else:
+        kernel = CpuKernel(plan, dtype)
+        if kind == "plain":
+            kernel._function = cache.plain(kernel.source)
+        batch = CpuBatch(kernel, arrays, rows)
+    with np.errstate(all="ignore"):
+        batch.step(hyper)
+    kept = [names[0], *names[2:]]
+    return [{name: arrays[name][i].double().cpu().numpy() for name in kept} for i in range(len(data.arrays))]
+
+
+__all__ = ["HYPERS", "Problem", "graphs", "problem", "run", "sr"]

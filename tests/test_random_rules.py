@@ -5,23 +5,17 @@ from __future__ import annotations
 import hypothesis
 import numpy as np
 import pytest
-import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from steprule.backends import cache
-from steprule.backends.base import Batch
-from steprule.backends.eager import EagerBatch
-from steprule.backends.numba_cpu import CpuBatch, CpuKernel
-from steprule.backends.triton_gpu import TritonBatch, TritonKernel
-from steprule.backends.triton_source import host_columns
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph
 from steprule.graph.show import formula
 from steprule.graph.simplify import simplify
-from steprule.plan.schedule import Plan, schedule
-from steprule.plan.tables import array_rows, hyper_columns
-from strategies import HYPERS, Problem, graphs, problem
+from steprule.plan.schedule import schedule
+from strategies import HYPERS, Problem, graphs, problem, run
+
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 SHAPES = [(5,), (), (3, 4), (0,), (33,)]
 RULES, SHARDS = 120, 4
@@ -50,31 +44,6 @@ def _well_conditioned(graph: Graph, data: Problem, truth: list[dict[str, np.ndar
     return True
 
 
-def _run(plan: Plan, data: Problem, dtype: torch.dtype, kind: str) -> list[dict[str, np.ndarray]]:
-    """Run one step of a plan through a backend and return the parameter and slots in memory."""
-    names = array_rows(plan)
-    device = "cuda" if kind == "triton" and torch.cuda.is_available() else "cpu"
-    arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype, device=device) for a in data.arrays] for n in names}
-    rows = [index % 2 for index in range(len(data.arrays))]
-    hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
-    batch: Batch
-    if kind == "eager":
-        batch = EagerBatch(plan, arrays, rows)
-    elif kind == "triton":
-        before = [[data.numbers[row][name] - (name == "t") for name in host_columns(plan)] for row in rows]
-        batch = TritonBatch(TritonKernel(plan, dtype), arrays, torch.tensor(before, dtype=torch.float64, device=device))
-        hyper = np.ascontiguousarray(hyper[rows][:, : len(plan.graph.hypers)])
-    else:
-        kernel = CpuKernel(plan, dtype)
-        if kind == "plain":
-            kernel._function = cache.plain(kernel.source)
-        batch = CpuBatch(kernel, arrays, rows)
-    with np.errstate(all="ignore"):
-        batch.step(hyper)
-    kept = [names[0], *names[2:]]
-    return [{name: arrays[name][i].double().cpu().numpy() for name in kept} for i in range(len(data.arrays))]
-
-
 def _without_host_slots(truth: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     return [{name: value for name, value in item.items() if name != "h"} for item in truth]
 
@@ -87,7 +56,7 @@ def _agree(graph: Graph, seed: int) -> None:
     assert not _differs(truth, simple, 1e-8), f"simplification of\n{formula(graph)}"
     plan, kept = schedule(graph), _without_host_slots(truth)
     for kind in ("eager", "plain", "compiled"):
-        assert not _differs(kept, _run(plan, data, torch.float64, kind), 1e-8), f"{kind}\n{formula(graph)}"
+        assert not _differs(kept, run(plan, data, kind), 1e-8), f"{kind}\n{formula(graph)}"
 
 
 @pytest.mark.hostile("R7")
@@ -118,7 +87,7 @@ def test_eager_and_uncompiled_source_agree_on_more_random_rules() -> None:
         assume(_well_conditioned(graph, data, truth, 1e-11))
         plan, kept = schedule(graph), _without_host_slots(truth)
         for kind in ("eager", "plain"):
-            assert not _differs(kept, _run(plan, data, torch.float64, kind), 1e-8), f"{kind}\n{formula(graph)}"
+            assert not _differs(kept, run(plan, data, kind), 1e-8), f"{kind}\n{formula(graph)}"
 
     agree()
 
@@ -137,7 +106,7 @@ def test_gpu_kernels_agree_with_the_interpreter_on_random_rules(shard: int) -> N
         truth = evaluate(graph, data.arrays, data.numbers)
         assume(_well_conditioned(graph, data, truth, 1e-11))
         plan = schedule(graph)
-        found = _run(plan, data, torch.float64, "triton")
+        found = run(plan, data, "triton")
         assert not _differs(_without_host_slots(truth), found, 1e-8), formula(graph)
 
     agree()

@@ -150,7 +150,7 @@ class EagerBatch(Batch):
 
     def _write(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
         # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
-        new = [values[node].clone() if node.op == "read" else values[node] for _, node in item.writes]
+        new = [values[node].clone() if node.op in {"read", "stored"} else values[node] for _, node in item.writes]
         targets = [self.arrays[name][tensor].detach() for name, _ in item.writes]
         self._copy(tensor, list(zip(targets, new, strict=True)))
 
