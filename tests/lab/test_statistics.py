@@ -1,14 +1,16 @@
 import math
+import re
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Plan, Study
+from steprule.lab.protocol import Choice, Plan, Study
 from steprule.lab.runs import RunResult, RunSpec
-from steprule.lab.statistics import Interval, compare, compared, interval, leaders, verdict, winner
+from steprule.lab.statistics import Interval, compare, compared, interval, leaders, scores, verdict, winner
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import train
 
@@ -72,6 +74,103 @@ def test_equal_medians_are_shared():
     assert verdict(study(**even)) == f"{shared}."
     near = study(**even, momentum=(0.8, 0.8, 0.8, 0.9, 0.9))
     assert verdict(near).startswith("No winner is named: sgd, adam and gd share the best median, but cannot be told")
+
+
+def test_who_shares_the_best_median_is_not_tied_with_whom_the_matrix_tells_from_it():
+    """Of two that share the best median, one is better than a third, and the other cannot be told from it."""
+    done = study(sgd=(0.9, 0.91, 0.9, 0.89, 0.9), adam=(0.9, 0.7, 0.95, 0.6, 0.92), gd=(0.8, 0.81, 0.8, 0.79, 0.8))
+    assert [pair.verdict for pair in compared(done)] == ["indistinguishable", "better", "indistinguishable"]
+    assert verdict(done) == ("No winner is named: sgd and adam share the best median; gd cannot be told from adam.")
+
+
+def test_every_sentence_holds_for_every_method_that_it_names():
+    """Drawn studies: what the sentence says of pairs is what the pairs say, and nothing is left out."""
+    names, forms = ("sgd", "adam", "gd", "momentum", "lion"), set()
+    for trial in range(150):
+        draw = np.random.default_rng(trial)
+        near = draw.integers(0, 4, 5)[:, None] + draw.integers(0, 3, (5, 5)) * draw.integers(0, 2, (5, 1))
+        done = study(**{name: tuple(map(float, row)) for name, row in zip(names, near, strict=True)})
+        told, said = verdict(done), {}
+        beats = {(pair.a, pair.b) for pair in compared(done) if pair.verdict == "better"}
+        beats |= {(pair.b, pair.a) for pair in compared(done) if pair.verdict == "worse"}
+        best = max(median(values.tolist()) for values in near)
+        level = {name for name, row in zip(names, near, strict=True) if median(row.tolist()) == best}
+        if found := re.fullmatch(r"(\w+) is best .*", told):
+            forms.add("best")
+            assert {(found[1], other) for other in names if other != found[1]} <= beats
+            continue
+        parts = re.fullmatch(r"No winner is named: (.+?) (?:has|share) the best median(.*)\.", told)
+        assert set(re.split(", | and ", parts[1])) == level
+        for part in re.split("; ", parts[2]):
+            if pair := re.fullmatch(r"(?:, but |(.+) )cannot be told from (.+)", part):
+                forms.add("each" if pair[1] else "all")
+                others, whom = (pair[1], pair[2]) if pair[1] else (pair[2], parts[1])
+                said |= {one: set(re.split(", | and ", whom)) for one in re.split(", | and ", others)}
+        for other in set(names) - level:
+            assert said.get(other, set()) == {one for one in level if (one, other) not in beats}
+    assert forms == {"best", "each", "all"}
+
+
+def test_where_hardly_anything_finished_nobody_has_the_best_median():
+    done = study(sgd=(None, None, None, 0.9, 0.9), adam=(None,) * 5)
+    assert verdict(done) == "No winner is named: no method finished most of its runs on fresh seeds."
+
+
+def test_the_best_is_better_than_those_that_were_scored_and_no_more_is_claimed():
+    done = study(sgd=(0.9, 0.88, 0.92, 0.9, 0.91), adam=(0.96, 0.95, 0.97, 0.96, 0.95), gd=())
+    done.fixed_lr = None  # gd has no learning rate that finished, so that nothing of it is still to come
+    done.choice = lambda method: Choice(None if method.name == "gd" else 0.1, None)
+    assert verdict(done).startswith("adam is best on test data: better than every other method that was scored, ")
+
+
+def test_the_pairing_by_seed_decides_and_not_the_order_in_which_runs_come():
+    """The same scores, paired rightly, tell two methods apart; in the order of their coming they would not."""
+    ours = {100: 0.80, 101: 0.82, 102: 0.84, 103: 0.86, 104: 0.88}
+    theirs = {seed: score - 0.1 for seed, score in ours.items()}
+    done = study(sgd=(), adam=())
+    sgd, adam = done.plan.methods
+    order = list(ours)
+    for method, scores_, seeds in ((sgd, ours, order), (adam, theirs, order[::-1])):
+        for seed in seeds:
+            spec = RunSpec(done.plan.task, method, 0.1, seed, done.plan.budget)
+            done.add([RunResult(spec, "finished", test_score=scores_[seed])])
+    (pair,) = compared(done)
+    assert pair.verdict == "better"
+    assert pair.difference == Interval(*[pytest.approx(0.1)] * 3)
+    mixed = [theirs[seed] for seed in order[::-1]]
+    assert compare(list(ours.values()), mixed, higher=True)[0].low < 0.05
+
+
+def test_a_diverged_run_counts_as_the_worst_though_it_was_scored():
+    """It may have a test score, even the best one: what it was scored at is no score of a run that finished."""
+    high = study(sgd=(0.9, 0.91, 0.9, 0.92, 0.9), adam=(0.5, 0.51, 0.5, 0.52, 0.5))
+    sgd = high.plan.methods[0]
+    for spec, run in list(high._done.items()):
+        if spec.method == sgd:
+            high._done[spec] = replace(run, status="diverged", test_score=0.99)
+    assert winner(high) == "adam"
+    assert set(scores(high, sgd).values()) == {-math.inf}
+    high._done = {spec: replace(run, test_score=math.nan) for spec, run in high._done.items()}
+    assert set(scores(high, high.plan.methods[1]).values()) == {-math.inf}
+
+
+def test_a_verdict_needs_both_disjoint_intervals_and_a_difference_that_is_none():
+    """Each condition alone does not tell two methods apart."""
+    paired = [0.5, 0.6, 0.7, 0.8, 0.9]
+    difference, told = compare(paired, [score - 0.05 for score in paired], higher=True)
+    assert difference.low > 0
+    assert told == "indistinguishable"  # the intervals overlap
+    assert compare([0.9] * 5, [0.8] * 5, higher=True)[1] == "better"
+    assert compare([0.9] * 4, [0.8] * 4, higher=True)[1] == "indistinguishable"
+    assert compare([0.9] * 5, [0.9] * 5, higher=True)[1] == "indistinguishable"
+
+
+def test_an_interval_is_the_bootstrap_of_the_median_at_95_percent():
+    values = [float(value) for value in range(1, 12)]
+    found = interval(values)
+    draws = np.random.default_rng(1).choice(values, (20_000, 11))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    assert (found.low, found.middle, found.high) == (pytest.approx(low, abs=1), 6.0, pytest.approx(high, abs=1))
 
 
 def test_a_diverged_run_is_the_worst_score_there_is():

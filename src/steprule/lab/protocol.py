@@ -24,10 +24,15 @@ EXTENSIONS = 2
 
 SELECTION = (
     "Every method tries the same learning rates on the same tuning seeds; the one with the lowest validation "
-    "loss at the end of training is kept. While some method's best lies at an end of the grid, the grid "
-    "grows there by one point for every method alike, at most twice. The kept learning rate is then run on "
-    "fresh seeds and scored once on test data."
+    "loss at the end of training is kept."
 )
+
+EXTENSION = (
+    "While some method's best lies at an end of the grid, the grid grows there by one point for every method alike, at "
+    "most twice."
+)
+
+KEPT = "The kept learning rate is then run on fresh seeds and scored once on test data."
 
 DEFAULTS = (
     "A method that has a default learning rate is also run at it, untuned, on the same fresh seeds; "

@@ -18,9 +18,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
-from steprule.lab.protocol import DEFAULTS, SELECTION, cut_words
+from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, cut_words
 from steprule.lab.report.shape import MOST, SCHEMA
-from steprule.lab.runs import DIVERGENCE
+from steprule.lab.runs import DIVERGENCE, Spread
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
 from steprule.lab.text import escaped
 
@@ -118,9 +118,12 @@ def _pair(study: Study, pair: Pair) -> dict[str, Any]:
 def _protocol(comparison: Comparison) -> dict[str, Any]:
     first = comparison.studies[0]
     plan, tuned = first.plan, first.fixed_lr is None
-    said = [SELECTION, *([DEFAULTS] if plan.defaults else []), *comparison.words, *map(cut_words, comparison.studies)]
+    grown = [EXTENSION] if plan.extend else []
+    untuned = [DEFAULTS] if plan.defaults else []
+    said = [SELECTION, *grown, KEPT, *untuned, *comparison.words, *map(cut_words, comparison.studies)]
+    several = [INTERVAL] if len(plan.report_seeds) > 1 else []
     return {
-        "text": [*(filter(None, said) if tuned else []), DIVERGENCE, INTERVAL, *([PAIRED] if tuned else [])],
+        "text": [*(filter(None, said) if tuned else []), DIVERGENCE, *several, *([PAIRED] if tuned else [])],
         "grids": {study.plan.task.build().name: list(study.grid) for study in comparison.studies},
         "tuning_seeds": list(plan.tuning_seeds),
         "report_seeds": list(plan.report_seeds),
@@ -186,6 +189,7 @@ def _optimizer(study: Study, method: Method) -> dict[str, Any]:
         "clips": [{"name": clip.name, "bound": clip.bound} for clip in method.clips],
         "hyperparameters": dict(method.hyper),
         "settings": method.settings,
+        "full_batch": method.full_batch,
         **(UNKNOWN | {"state_bytes_per_parameter": measured} if account is None else _account(method, account)),
     }
 
@@ -254,7 +258,16 @@ def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dic
         "diverged": sum(run.status == "diverged" for run in runs),
         "failed": sum(run.status == "failed" for run in runs),
         "optimizer_us_per_step": _median(times),
+        "step_spread": _spread([run.step_spread for run in runs if run.step_spread is not None]),
     }
+
+
+def _spread(found: Sequence[Spread]) -> dict[str, Any] | None:
+    """Return the quartiles of the middle run, and how many steps of all were timed."""
+    if not found:
+        return None
+    low, high = (median(getattr(one, end) for one in found) for end in ("low", "high"))
+    return asdict(Spread(low, high, sum(one.steps for one in found)))
 
 
 def _to_target(met: Sequence[Any]) -> dict[str, float | None] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode, b64encode
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,6 +67,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The quartiles of the times of steps, in microseconds, and how many were timed."""
+
+    low: float
+    high: float
+    steps: int
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What a run gave. `status` is finished, diverged, or failed (then `reason` says of what).
 
@@ -82,6 +91,7 @@ class RunResult:
     test_loss: float | None = None
     test_score: float | None = None
     optimizer_us_per_step: float | None = field(default=None, compare=False)
+    step_spread: Spread | None = field(default=None, compare=False)
     state_bytes_per_parameter: float | None = None
     seconds: float = field(default=0.0, compare=False)
     exhibits: tuple[Exhibit, ...] = ()
@@ -124,6 +134,7 @@ class RunResult:
             "test_loss": _plain(self.test_loss),
             "test_score": _plain(self.test_score),
             "optimizer_us_per_step": self.optimizer_us_per_step,
+            "step_spread": self.step_spread and asdict(self.step_spread),
             "state_bytes_per_parameter": self.state_bytes_per_parameter,
             "seconds": self.seconds,
             "exhibits": [_exhibit(exhibit) for exhibit in self.exhibits],
@@ -134,6 +145,8 @@ class RunResult:
 
 COLUMNS = tuple(part.name for part in fields(Point))
 """The names under which a record holds a curve, in the order of a point."""
+
+SPREAD = tuple(part.name for part in fields(Spread))
 
 _OPTIONAL = frozenset({"lr", "gradient_norm", "clip_coefficient", "update_ratio"})
 
@@ -150,7 +163,7 @@ def from_record(spec: RunSpec, record: dict[str, Any]) -> RunResult:
     except ValueError as error:
         raise Misshapen("exhibits", "has a picture that is not base64") from error
     for name, value in result.as_record().items():
-        if record[name] != value:
+        if record.get(name) != value:
             raise Misshapen(name, f"is not what belongs to {spec.method.key} and the rest of the record")
     return result
 
@@ -168,6 +181,7 @@ def _result(spec: RunSpec, record: dict[str, Any]) -> RunResult:
         test_loss=record["test_loss"],
         test_score=record["test_score"],
         optimizer_us_per_step=record["optimizer_us_per_step"],
+        step_spread=Spread(*map(record["step_spread"].get, SPREAD)) if record.get("step_spread") else None,
         state_bytes_per_parameter=record["state_bytes_per_parameter"],
         seconds=record["seconds"],
         exhibits=tuple(

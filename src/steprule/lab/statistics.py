@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from steprule.lab.methods import Method
     from steprule.lab.protocol import Study
@@ -134,7 +134,7 @@ def leaders(study: Study) -> list[str]:
     if not middles:
         return []
     top = (max if higher else min)(middles, key=lambda key: middles[key])
-    beaten = {_other(pair, top) for pair in compared(study) if pair.phase == "report" and _beats(pair, top)}
+    beaten = {_other(pair, top) for pair in _tuned(study) if _beats(pair, top)}
     return [top, *(key for key in middles if key != top and key not in beaten)]
 
 
@@ -163,7 +163,7 @@ def _contenders(study: Study) -> int:
 
 
 def verdict(study: Study) -> str:
-    """Say in one sentence who leads on a task, or that nobody does."""
+    """Say in one sentence who leads on a task, or that nobody does; it holds for each method that it names."""
     if _contenders(study) < 2:
         return "Nothing to compare: fewer than two methods were scored on test data."
     if len(study.plan.report_seeds) < FEWEST:
@@ -172,13 +172,31 @@ def verdict(study: Study) -> str:
         return "No winner is named: not every method has been run on every fresh seed."
     top, *others = leaders(study)
     if not others:
-        return f"{top} is best on test data: better than every other method, seed by seed and interval by interval."
+        others = "every other method" + ("" if _contenders(study) == len(study.plan.methods) else " that was scored")
+        return f"{top} is best on test data: better than {others}, seed by seed and interval by interval."
     middles = _middles(study)
+    if not math.isfinite(middles[top]):
+        return "No winner is named: no method finished most of its runs on fresh seeds."
     level = [key for key in (top, *others) if middles[key] == middles[top]]
-    others = [key for key in others if key not in level]
     led = f"{top} has" if len(level) == 1 else f"{_listed(level)} share"
-    told = f", but cannot be told from {_listed(others)}" if others else ""
-    return f"No winner is named: {led} the best median{told}."
+    return f"No winner is named: {led} the best median{_untold(study, level, middles)}."
+
+
+def _untold(study: Study, level: Sequence[str], middles: Iterable[str]) -> str:
+    """Say which methods cannot be told from which of those with the best median, as the pairs have it."""
+    beaten = {(key, _other(pair, key)) for pair in _tuned(study) for key in level if _beats(pair, key)}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for other in middles:
+        from_whom = tuple(key for key in level if (key, other) not in beaten)
+        if other not in level and from_whom:
+            groups.setdefault(from_whom, []).append(other)
+    if list(groups) == [tuple(level)]:
+        return f", but cannot be told from {_listed(groups[tuple(level)])}"
+    return "".join(f"; {_listed(keys)} cannot be told from {_listed(whom)}" for whom, keys in groups.items())
+
+
+def _tuned(study: Study) -> list[Pair]:
+    return [pair for pair in compared(study) if pair.phase == "report"]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
-from statistics import median
+from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from steprule.lab.data import batches
 from steprule.lab.diagnostics import Probe, Seen, state_bytes
 from steprule.lab.interrupt import Interrupt, waiting
 from steprule.lab.passes import accumulate, at_theta, evaluate, scaler
-from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, failure
+from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, Spread, failure
 from steprule.lab.schedules import SCHEDULES
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class _Run:
             reason=reason,
             curve=tuple(self.curve),
             initial_loss=self.initial,
-            optimizer_us_per_step=_microseconds(self.step_ns),
+            **_microseconds(self.step_ns),
             state_bytes_per_parameter=state_bytes(self.optimizer) / count if count else None,
             seconds=self.elapsed(),
             **ends,
@@ -331,7 +331,10 @@ def _exhibits(run: _Run) -> tuple[Exhibit, ...]:
         return tuple(run.task.exhibit(run.model))
 
 
-def _microseconds(step_ns: list[int]) -> float | None:
-    """Return the median time of a step; the first ones, which compile and warm up, are left out."""
-    settled = step_ns[min(10, len(step_ns) // 2) :]
-    return median(settled) / 1000 if settled else None
+def _microseconds(step_ns: list[int]) -> dict[str, Any]:
+    """Return the median time of a step and its spread; the first ones, which compile and warm up, are left out."""
+    settled = [time / 1000 for time in step_ns[min(10, len(step_ns) // 2) :]]
+    if not settled:
+        return {}
+    low, middle, high = quantiles(settled, n=4, method="inclusive") if len(settled) > 1 else settled * 3
+    return {"optimizer_us_per_step": middle, "step_spread": Spread(low, high, len(settled))}

@@ -71,7 +71,8 @@ def curves(chapter: Chapter, quantity: Quantity, x: str, name: str) -> str:
         if labelled:
             _label_ends(axes, bands)
         title = f"{quantity.label.capitalize()} against {X_LABELS[x]}"
-        return svg.render(figure, name, title, f"Median and range over the seeds: {_ends(bands)}.")
+        told = "Median and range over the seeds: " if chapter.several else ""
+        return svg.render(figure, name, title, f"{told}{_ends(bands)}.")
 
 
 def _band(axes: Any, arm: Arm, drawn: Band) -> None:
@@ -249,7 +250,7 @@ def scores(chapter: Chapter, name: str) -> str:
                     axes, cell.arm, found, place + (0.24 if phase == "default" else 0), size, hollow=phase == "default"
                 )
                 kept = cell.result[summary] and cell.result[summary]["test_score"]
-                if kept and phase == "report":
+                if kept and phase == "report" and chapter.several:
                     _row_interval(axes, cell.arm, kept, place)
         axes.set_xlabel(f"test {metric['name']}{words.suffix(metric)}".replace(" %", ""))
         if metric["percent"]:

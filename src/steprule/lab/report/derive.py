@@ -54,6 +54,27 @@ class Chapter:
     cells: tuple[Cell, ...]
 
     @property
+    def several(self) -> bool:
+        """Whether some optimiser was run on several fresh seeds: a lone run has no median and no interval."""
+        return any(len(cell.runs(phase)) > 1 for cell in self.cells for phase in ("report", "default"))
+
+    @property
+    def untimed(self) -> list[Cell]:
+        """The optimisers whose steps cannot be compared with the others' by the clock.
+
+        A gradient of the whole training set leaves other things in the cache than one of a mini-batch.
+        """
+        whole = [cell for cell in self.cells if cell.arm.row.get("full_batch")]
+        return whole if len(whole) < len(self.cells) else []
+
+    def time_of(self, cell: Cell) -> dict[str, Any] | None:
+        """Return how long a step of an optimiser took; none where that is not known, or not comparable."""
+        summary = cell.result["tuned"] or cell.result["default"]
+        if summary is None or summary["optimizer_us_per_step"] is None or cell in self.untimed:
+            return None
+        return {"middle": summary["optimizer_us_per_step"], **(summary.get("step_spread") or {})}
+
+    @property
     def phases(self) -> list[str]:
         """The phases that have curves, the tuned one first."""
         return [phase for phase in ("report", "default") if any(cell.drawn(phase) for cell in self.cells)]

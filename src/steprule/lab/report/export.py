@@ -10,7 +10,7 @@ from typing import Any
 from steprule.lab.report.shape import COLUMNS, RUN
 from steprule.lab.text import shown
 
-_RUN = [key for key in RUN if key not in {"curve", "exhibits"}]
+_RUN = [key for key in RUN if key not in {"curve", "exhibits", "step_spread"}]
 _WHICH = ["task", "optimizer", "phase", "lr", "seed"]
 
 

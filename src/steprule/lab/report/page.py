@@ -165,7 +165,7 @@ def _figures(chapter: Chapter, place: int) -> list[Drawn]:
 
     runs = [run for cell in chapter.cells for run in cell.result["runs"]]
     if any(run["test_score"] is not None for run in runs):
-        add(charts.scores, tables.scores, _SCORES)
+        add(charts.scores, tables.scores, _SCORES if chapter.several else "The score on test data, met once.")
     if chapter.task["target"] is not None and chapter.phases:
         add(charts.targets, tables.targets, "Time to target: a dot is one seed, a cross one that missed.")
     if any(len(sensitivity(cell)) > 1 for cell in chapter.cells):
@@ -193,7 +193,8 @@ def _tables(document: dict[str, Any], chapter: Chapter) -> list[tuple[Table, str
     read = {
         "matrix": "▲ the row's optimiser is better than the column's, ▼ worse, ≈ the data cannot tell.",
         "defaults": "Each optimiser at the learning rate its authors give, and at the one that tuning kept.",
-        "costs": "Measured while training this network: the step of the optimiser alone, its memory between steps.",
+        "costs": "Measured while training this network: the step of the optimiser alone, its memory between steps. "
+        "The notes above say what was timed, and how often.",
     }
     found = {
         "matrix": tables.matrix(document, chapter),

@@ -54,6 +54,8 @@ ANY = object()
 
 _NUMBER, _COUNT = Maybe(float), Maybe(int)
 _INTERVAL = Maybe({"middle": float, "low": float, "high": float})
+_SPREAD = Sometimes(Maybe({"low": float, "high": float, "steps": int}))
+"""The quartiles of the times of steps, and how many were timed."""
 _EXHIBIT = {"caption": str, "png": Maybe(str), "text": Maybe(str)}
 
 COLUMNS = (
@@ -85,6 +87,7 @@ RUN = {
     "test_loss": _NUMBER,
     "test_score": _NUMBER,
     "optimizer_us_per_step": _NUMBER,
+    "step_spread": _SPREAD,
     "state_bytes_per_parameter": _NUMBER,
     "seconds": _NUMBER,
     "exhibits": [_EXHIBIT],
@@ -100,6 +103,7 @@ SUMMARY = {
     "diverged": int,
     "failed": int,
     "optimizer_us_per_step": _NUMBER,
+    "step_spread": _SPREAD,
 }
 
 TASK = {
@@ -133,6 +137,7 @@ OPTIMIZER = {
     "clips": [{"name": str, "bound": float}],
     "hyperparameters": Each(ANY),
     "settings": str,
+    "full_batch": Sometimes(bool),
     "formula": Maybe(str),
     "equations": [str],
     "latex": Maybe(str),

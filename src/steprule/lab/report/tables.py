@@ -41,7 +41,8 @@ class Table:
 def numbers(document: dict[str, Any], chapter: Chapter) -> Table:
     """Return the table of results of one task."""
     task = chapter.task
-    head = ["optimiser", "learning rate", "validation loss", f"test {task['metric']['name']}, median [95 %]"]
+    score = f"test {task['metric']['name']}" + (", median [95 %]" if chapter.several else "")
+    head = ["optimiser", "learning rate", "validation loss", score]
     head += [f"iterations to {words.target(task)}", "seconds to it", "reached it"] if task["target"] is not None else []
     head += ["iterations", "epochs", "diverged", "failed", "runs"]
     best = document["winner"].get(task["name"])
@@ -111,7 +112,7 @@ def costs(chapter: Chapter) -> Table:
         arm = cell.arm.row
         passes = f"{len(arm['passes'])}" if arm["passes"] else words.NONE
         return [
-            words.microseconds(_time(cell)),
+            words.step_time(chapter.time_of(cell)),
             words.plain(arm["state_bytes_per_parameter"]),
             words.plain(arm["bytes_per_parameter"]),
             passes,
@@ -120,23 +121,22 @@ def costs(chapter: Chapter) -> Table:
 
     head = [
         "optimiser",
-        "µs a step",
+        "µs a step, median [quartiles]",
         "state bytes a parameter",
         "bytes moved a parameter",
         "passes over memory",
         "backend",
     ]
     table = _per_arm(chapter, "Time and memory of the optimiser alone", head, row)
-    for column, value in ((1, _time), (2, lambda cell: cell.arm.row["state_bytes_per_parameter"])):
+    measures: tuple[Callable[[Cell], float | None], ...] = (
+        lambda cell: (chapter.time_of(cell) or {}).get("middle"),
+        lambda cell: cell.arm.row["state_bytes_per_parameter"],
+    )
+    for column, value in enumerate(measures, start=1):
         values = [value(cell) or 0.0 for cell in chapter.cells]
         most = max(values, default=0.0)
         table.bars.update({(place, column): one / most for place, one in enumerate(values) if most > 0})
     return table
-
-
-def _time(cell: Cell) -> float | None:
-    summary = cell.result["tuned"] or cell.result["default"]
-    return summary and summary["optimizer_us_per_step"]
 
 
 def matrix(document: dict[str, Any], chapter: Chapter) -> Table | None:
@@ -178,7 +178,7 @@ def curve(chapter: Chapter, quantity: Quantity, x: str, phase: str) -> Table:
     end = max(ends, default=0.0)
     steps = [end * row / (ROWS - 1) for row in range(ROWS)]
     rows = [[_plain_x(step), *(_at(drawn, step, end, quantity) for _, drawn in bands)] for step in steps]
-    caption = f"{quantity.label.capitalize()}, median over the seeds"
+    caption = quantity.label.capitalize() + (", median over the seeds" if chapter.several else "")
     return Table(caption, [X_LABELS[x], *(arm.key for arm, _ in bands)], rows)
 
 

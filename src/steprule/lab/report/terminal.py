@@ -19,8 +19,8 @@ LEAST, FOLDED = 10, 16
 WIDEST = 20
 """A header is folded beyond this."""
 
-INTERVAL = "median [95 %]"
-"""How the header of the score ends."""
+SCORE = 3
+"""The place of the score among the columns, the name's being 0."""
 
 SPARED = ("step", "state", "at its", "iter. to", "valid.", "lost")
 """How the columns begin that are left out where there is no room, in this order; the page has them all."""
@@ -76,12 +76,11 @@ def _fitted(columns: list[str], rows: list[tuple[str, ...]], width: int) -> dict
     """
     texts = zip(columns, *rows, strict=True)
     widths = {place: max(len(line) for text in part for line in text.split("\n")) for place, part in enumerate(texts)}
-    score = next(place for place, header in enumerate(columns) if header.endswith(INTERVAL))
 
     def fits() -> bool:
         return sum(widths.values()) + len(widths) - 1 <= width
 
-    for place, least in ((0, LEAST), (score, FOLDED)):
+    for place, least in ((0, LEAST), (SCORE, FOLDED)):
         if not fits():
             spare = width - sum(widths.values()) - len(widths) + 1 + widths[place]
             widths[place] = min(widths[place], max(least, spare))
@@ -99,7 +98,7 @@ def headers(chapter: Chapter) -> list[str]:
     return [
         "best\nlr" if tuned else "lr",
         "valid.\nloss",
-        f"{score}\n{INTERVAL}",
+        f"{score}\nmedian [95 %]" if chapter.several else score,
         *(["at its\ndefault\nlr"] if _has_defaults(chapter) else []),
         *([f"iter. to\n{words.target(task)}"] if task["target"] is not None else []),
         "step\nµs",
@@ -124,7 +123,7 @@ def cells(chapter: Chapter, cell: Cell) -> list[str]:
         words.score(tuned and tuned["test_score"], metric),
         *([shown] if _has_defaults(chapter) else []),
         *([words.to_target(tuned)] if task["target"] is not None else []),
-        words.microseconds(tuned and tuned["optimizer_us_per_step"]),
+        words.microseconds((chapter.time_of(cell) or {}).get("middle")),
         words.plain(cell.arm.row["state_bytes_per_parameter"]),
         words.lost(cell),
     ]

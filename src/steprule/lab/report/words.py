@@ -56,6 +56,14 @@ def microseconds(value: float | None) -> str:
     return NONE if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
+def step_time(value: dict[str, Any] | None) -> str:
+    """Word the time of a step, with its quartiles and how many were timed, where that is known."""
+    if value is None or "steps" not in value:
+        return NONE if value is None else microseconds(value["middle"])
+    between = f"{microseconds(value['low'])} to {microseconds(value['high'])}"
+    return f"{microseconds(value['middle'])} [{between}], {value['steps']:,} steps"
+
+
 def to_target(summary: dict[str, Any] | None, unit: str = "iterations") -> str:
     """Word what it took to the target; a median that was never met is said to be so."""
     if summary is None or not summary["runs"]:
@@ -112,7 +120,7 @@ def _many(count: int, noun: str) -> str:
 
 def footnotes(document: dict[str, Any], chapter: Chapter) -> list[str]:
     """Return what a reader must know to read a task's table rightly."""
-    notes = [*_lengths(chapter), *_choices(chapter), *_failures(chapter)]
+    notes = [*_lengths(chapter), *_choices(chapter), *_failures(chapter), *_timing(document, chapter)]
     return (
         [*notes, "The comparison was interrupted: what was done by then is shown."]
         if document["interrupted"]
@@ -165,6 +173,31 @@ def _failures(chapter: Chapter) -> list[str]:
         return []
     told = "; ".join(sorted({first_line(run["reason"]) for run in failed})[:3])
     return [f"{plural(len(failed), 'run')} failed: {told} (runs.csv has every reason)."]
+
+
+def _timing(document: dict[str, Any], chapter: Chapter) -> list[str]:
+    """Say what was timed of a step, how often, how far it spreads, and what is left out."""
+    times = [found for cell in chapter.cells if (found := chapter.time_of(cell))]
+    if not times:
+        return []
+    workers = document["hardware"].get("workers")
+    beside = f" while {workers} runs went on at once" if type(workers) is int and workers > 1 else ""
+    known = [one for one in times if "steps" in one and one["middle"]]
+    told = f"µs a step: the median of the optimiser's step alone, its gradients in place{beside}{_often(known)}."
+    if not chapter.untimed:
+        return [told]
+    keys, why = listed([cell.arm.key for cell in chapter.untimed]), "leaves other things in the cache"
+    return [told, f"Not timed beside the others: {keys}, since a gradient of all the data {why}."]
+
+
+def _often(known: Sequence[dict[str, Any]]) -> str:
+    """Say how many steps were timed, and how far their times spread."""
+    if not known:
+        return ""
+    least, most = (pick(one["steps"] for one in known) for pick in (min, max))
+    spread = max((one["high"] - one["low"]) / one["middle"] for one in known)
+    count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"; of {count} steps an optimiser, the middle half spans at most {100 * spread:.0f} %"
 
 
 def first_line(text: str) -> str:
