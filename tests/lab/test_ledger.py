@@ -251,7 +251,8 @@ def numbers(out):
     for row in json.loads((out / "results.json").read_text())["results"]:
         for run in row["runs"]:
             run["curve"].pop("seconds")
-            kept = {key: run[key] for key in run if key not in {"seconds", "optimizer_us_per_step", "exhibits"}}
+            timed = {"seconds", "optimizer_us_per_step", "step_spread", "exhibits"}
+            kept = {key: run[key] for key in run if key not in timed}
             found[row["optimizer"], run["phase"], run["lr"], run["seed"]] = kept
     return found
 

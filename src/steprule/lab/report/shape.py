@@ -91,7 +91,7 @@ RUN = {
     "state_bytes_per_parameter": _NUMBER,
     "seconds": _NUMBER,
     "exhibits": [_EXHIBIT],
-    "curve": {column: [_NUMBER] for column in COLUMNS},
+    "curve": {column: [_COUNT if column in {"iteration", "examples"} else _NUMBER] for column in COLUMNS},
 }
 
 SUMMARY = {
