@@ -1,10 +1,11 @@
 """Generated kernels of the zoo, as they were committed: what changes in them shows, and can be read.
 
-`python tests/test_golden.py` writes tests/golden.
+`python tests/test_golden.py` writes tests/golden, and prints what changed in each kernel.
 """
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import steprule as sr
 from steprule import board, chain
-from steprule.backends.triton_gpu import TritonKernel
+from steprule.backends import numba_cpu, triton_gpu
 from steprule.graph.look_ahead import look_ahead
 from steprule.plan.schedule import schedule
 from steprule.rule import Program, Transform
@@ -35,27 +36,48 @@ def programs() -> dict[str, Program]:
     return found | {"clip_global_norm.adam": chain(sr.clip_global_norm(max_norm=1.0), adam.adam)}
 
 
-def kernel(program: Program) -> str:
-    """Return the GPU module of a rule, whatever the version."""
+KERNELS = {numba_cpu.NAME: numba_cpu.CpuKernel, triton_gpu.NAME: triton_gpu.TritonKernel}
+
+
+def texts(program: Program) -> dict[str, str]:
+    """Return the module of a rule in float32 from every backend that writes one, whatever the version."""
     paths = look_ahead(program.graph)
     plan = schedule(paths.closure_free if paths else program.graph)
-    return TritonKernel(plan, torch.float32).source.replace(f"steprule {__version__};", "steprule;")
+    written = {backend: make(plan, torch.float32).source for backend, make in KERNELS.items()}
+    return {backend: text.replace(f"steprule {__version__};", "steprule;") for backend, text in written.items()}
 
 
 @pytest.mark.parametrize("name", programs())
 def test_the_kernels_of_the_zoo_are_those_that_were_committed(name: str) -> None:
-    text = kernel(programs()[name])
-    assert (GOLDEN / f"{name}.py").read_text(encoding="utf-8") == text
-    quoted = {line.strip()[2:] for line in text.splitlines() if line.strip().startswith("# return ")}
-    assert quoted, "each carries the rule's lines"
+    for backend, text in texts(programs()[name]).items():
+        assert (GOLDEN / backend / f"{name}.py").read_text(encoding="utf-8") == text
+        quoted = {line.strip()[2:] for line in text.splitlines() if line.strip().startswith("# return ")}
+        assert quoted, "each carries the rule's lines"
 
 
 def test_no_golden_kernel_is_of_a_rule_that_has_gone() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.py")} == set(programs())
+    for backend in KERNELS:
+        assert {path.stem for path in (GOLDEN / backend).glob("*.py")} == set(programs())
+    assert {path.name for path in GOLDEN.iterdir()} == set(KERNELS)
+
+
+def _write_anew() -> None:
+    """Write every kernel, drop those of rules that have gone, and print what changed."""
+    new = {Path(backend) / f"{name}.py": text for name, program in programs().items()
+           for backend, text in texts(program).items()}  # fmt: skip
+    old = {path.relative_to(GOLDEN): path.read_text(encoding="utf-8") for path in GOLDEN.rglob("*.py")}
+    changed = [name for name in sorted(new.keys() | old.keys()) if new.get(name) != old.get(name)]
+    for name in changed:
+        before, after = old.get(name, "").splitlines(), new.get(name, "").splitlines()
+        print("\n".join(difflib.unified_diff(before, after, f"before/{name}", f"after/{name}", lineterm="", n=1)))
+        path = GOLDEN / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in new:
+            path.write_text(new[name], encoding="utf-8")
+        else:
+            path.unlink()
+    print(f"{len(changed)} of {len(new)} kernels changed")
 
 
 if __name__ == "__main__":
-    for path in GOLDEN.glob("*.py"):
-        path.unlink()
-    for name, program in programs().items():
-        (GOLDEN / f"{name}.py").write_text(kernel(program), encoding="utf-8")
+    _write_anew()
