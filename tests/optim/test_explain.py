@@ -315,3 +315,30 @@ def test_a_sharded_parameter_is_told_as_it_runs() -> None:
         assert "DTensor" in told.reason
     finally:
         distributed.destroy_process_group()
+
+
+ODD: dict[str, Callable[[], torch.Tensor]] = {
+    "torch.sparse_coo": lambda: torch.eye(3).to_sparse(),
+    "torch.sparse_csr": lambda: torch.eye(3).to_sparse_csr(),
+    "a nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "on the meta device": lambda: torch.empty(3, device="meta"),
+    "torch.complex64": lambda: torch.ones(3, dtype=torch.complex64),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", ODD)
+def test_what_a_step_refuses_is_told_beside_what_it_updates(what: str) -> None:
+    odd = Parameter(ODD[what]())
+    told = sr.explain(optimizer := sr.optim.Adam([*make(), odd]))
+    assert [(one.backend, one.tensors) for one in told.groups] == [("numba_cpu", 2), ("none", 1)]
+    assert told.reason == str(told.groups[1]).splitlines()[-1].removeprefix("backend: none (").removesuffix(")")
+    assert what in told.reason
+    assert "a step refuses it" in told.reason
+    assert not optimizer.state
+
+
+def test_a_parameter_that_has_no_shape_yet_is_told() -> None:
+    told = sr.explain(sr.optim.Adam(torch.nn.LazyLinear(2).parameters()))
+    assert [(one.backend, one.parameters) for one in told.groups] == [("none", 0)]
+    assert "has no shape yet" in str(told)

@@ -18,6 +18,8 @@ from ..rule import Program
 from .state import HOST_DTYPE
 from .tensors import Entry, route
 
+NOBODY = "none"
+"""The backend of what is not run."""
 Reader = Callable[[dict[str, Any]], Any]
 """Reads one hyperparameter of a param group."""
 
@@ -59,10 +61,16 @@ class Kernels:
         """Return what updates a parameter whose slots are laid out as it is."""
         slots = [slot for slot in self.plan.graph.slots if slot.rank is not Rank.HOST]
         own, singles = ([state[slot.name] for slot in slots if slot.single is wide] for wide in (False, True))
-        parameter = entry.parameter
-        key = (parameter.dtype, parameter.device, *route(entry, own, forced, singles))
+        return self._runs(entry.parameter, *route(entry, own, forced, singles))
+
+    def refused(self, parameter: torch.Tensor, why: str) -> Compiled:
+        """Return what stands for a parameter that a step refuses."""
+        return self._runs(parameter, NOBODY, f"a parameter {why}: a step refuses it")
+
+    def _runs(self, parameter: torch.Tensor, backend: str, reason: str) -> Compiled:
+        key = (parameter.dtype, parameter.device, backend, reason)
         if key not in self._compiled:
-            self._compiled[key] = Compiled(self.program, self.plan, *key, self._kernel(key[2], parameter.dtype))
+            self._compiled[key] = Compiled(self.program, self.plan, *key, self._kernel(backend, parameter.dtype))
         return self._compiled[key]
 
     def _kernel(self, backend: str, dtype: torch.dtype) -> CpuKernel | TritonKernel | None:

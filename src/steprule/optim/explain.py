@@ -15,7 +15,7 @@ from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
 from ..plan.schedule import Pass, Plan, schedule, summary
 from ..rule import Program, Transform
-from .compiled import Compiled, Kernels
+from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
 from .optimizer import Optimizer, Running
 from .tensors import KERNEL_REASON
@@ -31,7 +31,7 @@ class Explanation:
     """What a rule is and how it runs; sizes are of float32 unless `dtype` says otherwise.
 
     That of an optimiser has `groups`: an explanation for the parameters of each group, dtype, device and backend, with
-    their number. It is itself the first of them that has parameters, or the first that runs without a kernel.
+    their number. It is itself the first of them, or the first that has no kernel, or that a step refuses.
     """
 
     name: str
@@ -125,8 +125,8 @@ def _of(program: Program, plan: Plan, sizes: Sizes, **runs: Any) -> Explanation:
 
 
 def _sizes(plan: Plan, parameter: torch.Tensor, state: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    graph, width = plan.graph, parameter.element_size()
-    own = [(slot.name, state[slot.name].element_size()) for slot in graph.element_slots]
+    graph, width = plan.graph, parameter.dtype.itemsize
+    own = [(slot.name, state.get(slot.name, parameter).dtype.itemsize) for slot in graph.element_slots]
     return (graph.parameter, width), (graph.gradient, width), *own
 
 
@@ -139,13 +139,17 @@ def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[
     for (compiled, sizes), parameters in alike.items():
         yield _of(
             compiled.program, compiled.plan, dict(sizes), group=index, tensors=len(parameters),
-            parameters=sum(parameter.numel() for parameter in parameters), backend=compiled.backend,
+            parameters=sum(map(_count, parameters)), backend=compiled.backend,
             reason=compiled.reason, source=compiled.source, dtype=str(compiled.dtype).removeprefix("torch."),
             device=str(compiled.device),
         )  # fmt: skip
     if not running:
-        yield _of(kernels.program, plan, _single(plan), group=index, backend="none", source="",
+        yield _of(kernels.program, plan, _single(plan), group=index, backend=NOBODY, source="",
                   reason="no parameter of this group can have a gradient")  # fmt: skip
+
+
+def _count(parameter: torch.Tensor) -> int:
+    return 0 if isinstance(parameter, torch.nn.UninitializedParameter) else parameter.numel()
 
 
 def _single(plan: Plan) -> Sizes:
@@ -154,12 +158,16 @@ def _single(plan: Plan) -> Sizes:
     return dict.fromkeys((graph.parameter, graph.gradient, *(slot.name for slot in graph.element_slots)), 4)
 
 
+def _worst_first(told: Explanation) -> int:
+    """Order what is refused before what has no kernel, that before what has, and that before what is nothing."""
+    return {NOBODY: 0, "eager": 1}.get(told.backend, 2) if told.tensors else 3
+
+
 def _of_optimizer(optimizer: Optimizer) -> Explanation:
     """Explain every group by the objects that run on it."""
     found = optimizer._running()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     groups = [told for index, (kernels, running) in enumerate(found) for told in _of_group(index, kernels, running)]
-    eager = next((told for told in groups if told.backend == "eager"), None)
-    first = eager or next((told for told in groups if told.tensors), groups[0])
+    first = min(groups, key=_worst_first)
     roster = optimizer._roster  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return replace(first, groups=tuple(groups), means=means(roster))
 

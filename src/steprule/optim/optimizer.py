@@ -293,8 +293,9 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             kernels, found = choose(group), list[Running]()
             for place, parameter in enumerate(group["params"]):
-                usable = oddity(parameter) is None or parameter.is_meta
-                if usable and (parameter.requires_grad or parameter.grad is not None):
+                if (odd := oddity(parameter)) is not None:
+                    found.append((parameter, {}, kernels.refused(parameter, odd[0])))
+                elif parameter.requires_grad or parameter.grad is not None:
                     known = self.state.get(parameter)
                     state = dict(self._complete(kernels, known)) if known else {}
                     who = label(group, index, place)
