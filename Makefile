@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+FLOOR  ?= build/floor
 OUT    ?= results
 MINUTES ?= 5
 JOBS   ?= auto
@@ -14,13 +15,14 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts lint lint-style lint-format lint-types fuzz mutants bench clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
 	@echo 'make test         run the tests'
 	@echo 'make test-hosts   train under Hugging Face, Lightning, timm, skorch and Stable-Baselines3'
 	@echo 'make test-page    look at the report in Chromium, with the network off: accessibility, phone, dark'
+	@echo 'make test-floor   run the tests with the lowest versions that pyproject.toml allows, on Python 3.11'
 	@echo 'make lint         check style, format and types'
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
 	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
@@ -45,6 +47,19 @@ test-hosts: $(VENV)/hosts
 # Chromium is the system's: apt install chromium. Without it the tests say so and are skipped.
 test-page: $(VENV)/page
 	OMP_NUM_THREADS=1 $(python) -m pytest tests/page $(ARGS)
+
+# An environment of its own, with the oldest Python and packages that are promised; what is skipped is listed. What they say
+# of the newer packages they find there is not ours to mend.
+test-floor: $(FLOOR)/test
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	  -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning $(ARGS)
+
+$(FLOOR)/test: pyproject.toml tests/floor.py
+	@python3.11 -m venv --clear '$(FLOOR)'
+	@$(FLOOR)/bin/python tests/floor.py > '$(FLOOR)/floor.txt'
+	@echo "Installing the lowest versions: $$(tr '\n' ' ' < '$(FLOOR)/floor.txt')"
+	@$(FLOOR)/bin/python -m pip --disable-pip-version-check install --quiet -c '$(FLOOR)/floor.txt' -e '.[test,bench,gpu]'
+	@touch $@
 
 lint: lint-style lint-format lint-types
 

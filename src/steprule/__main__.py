@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EXTRA = ("click", "rich", "jinja2", "matplotlib", "sklearn", "scipy", "PIL", "optuna")
-"""What the lab imports and the library does not."""
+IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
+"""The packages whose modules have another name."""
 
+
+def needed(extra: str) -> list[str]:
+    """List the modules that an extra brings, by what the installed package says; none where it was never installed."""
+    try:
+        lines = requires("steprule") or []
+    except PackageNotFoundError:
+        return []
+    names = [line for line in lines if re.search(rf"extra == .{extra}\W", line)]
+    return [IMPORTED_AS.get(name, name) for name in (re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in names)]
+
+
+EXTRA = needed("lab")
 
 LIGHT = {"explain", "optimizers", "completion", "-h", "--help", "--version"}
 """What needs nothing but `SPEAKING`: neither charts nor data."""
@@ -31,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(words)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in missing:
+        absent = (error.name or "steprule").partition(".")[0]
+        if absent not in missing and (EXTRA or absent == "steprule"):
             raise
-        return _told(missing)
+        return _told(missing or [absent])
 
 
 def _told(missing: Sequence[str]) -> int:

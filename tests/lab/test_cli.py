@@ -1,8 +1,14 @@
+import ast
 import json
+import re
+import sys
+import tomllib
+from pathlib import Path
 
 import click
 import pytest
 
+import steprule
 from child import interpreter
 from steprule import __main__ as front
 from steprule.__main__ import main
@@ -118,6 +124,29 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch,
     assert capsys.readouterr().err == 'steprule: error: the lab needs rich: pip install "steprule[lab]"\n'
 
 
+@pytest.mark.null
+def test_the_list_of_what_the_lab_needs_is_that_of_the_package(monkeypatch, capsys):
+    """Every module that the lab imports is the library's own, Python's, or in an extra: none is missed late."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {re.split(r"[^\w-]", line)[0] for line in project["optional-dependencies"]["lab"]}
+    assert set(front.EXTRA) == {front.IMPORTED_AS.get(name, name) for name in named}
+    assert "optuna" in front.EXTRA
+    theirs = {"markupsafe", "sqlalchemy"}  # which jinja2 and optuna bring
+    optional = {"tensorboard", *theirs, *front.needed("bench"), *front.needed("gpu")}
+    known = {"steprule", "torch", "numba", "numpy", "llvmlite", *front.EXTRA, *optional, *sys.stdlib_module_names}
+    found = set()
+    for path in Path(steprule.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add((node.module or "").partition(".")[0])
+    assert found <= known
+    monkeypatch.setattr(front, "find_spec", lambda name: None if name in {"optuna", "PIL"} else object())
+    assert main(["compare"]) == 1
+    assert "the lab needs optuna, PIL:" in capsys.readouterr().err
+
+
 HEAVY = {"jinja2", "matplotlib", "sklearn", "scipy", "optuna", "PIL", "tensorboard"}
 
 
@@ -127,6 +156,7 @@ def test_help_explain_and_the_list_need_no_library_for_charts_or_data():
     text = f"""
 import sys
 sys.modules.update(dict.fromkeys({sorted(HEAVY)!r}))
+import steprule
 from steprule import __main__ as front
 front.find_spec = lambda name: None if name in {sorted(HEAVY)!r} else object()
 lines = ("", "--help", "explain adam", "explain Adam", "optimizers", "completion")

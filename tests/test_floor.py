@@ -1,0 +1,35 @@
+"""Every lower bound of pyproject.toml is one that `make test-floor` installs, and that the pinned versions keep."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from floor import PROJECT, RUN, floors
+
+pytestmark = pytest.mark.null
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def test_every_requirement_has_a_lower_bound_that_is_installed_exactly() -> None:
+    found = floors(PROJECT.read_text(encoding="utf-8"))
+    assert {"torch", "numba", "numpy", "optuna", "click", "triton", "pytest"} <= set(found)
+    lines = (Path(PROJECT).parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.lower().split("==") for line in lines if "==" in line)
+    assert all(numbers(pinned[name]) >= numbers(version) for name, version in found.items())
+
+
+def test_a_requirement_without_a_lower_bound_is_refused() -> None:
+    text = PROJECT.read_text(encoding="utf-8").replace('"click>=8.1.0"', '"click"')
+    with pytest.raises(AttributeError):
+        floors(text)
+
+
+def test_every_extra_of_users_is_run_at_its_bounds() -> None:
+    extras = set(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"])
+    assert extras - set(RUN) == {"page", "hosts", "dev"}
