@@ -18,6 +18,7 @@ from steprule.backends.triton_gpu import TritonBatch, TritonKernel, interpreted
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph, Slot
 from steprule.graph.node import Rank, make, read
+from steprule.optim.tensors import single
 from steprule.plan.schedule import Plan, schedule
 from steprule.plan.tables import array_rows
 from strategies import Problem, run
@@ -167,7 +168,11 @@ class Device:
             self.numbers.append({"lr": 0.125 * (row + 1), "beta": 0.5 + row / 32, "t": float(row + 1), **hosts})
             own |= {name: np.array(value) for name, value in hosts.items()}
         self.hosts = ["t", *(s.name for s in graph.slots if s.rank is Rank.HOST)]
-        self.tensors = {n: [self.tensor(own[n], misaligned) for own in self.arrays] for n in array_rows(self.plan)}
+        types = {s.name: single(dtype) if s.single else dtype for s in graph.slots}
+        self.tensors = {
+            n: [self.tensor(own[n], types.get(n, dtype), misaligned) for own in self.arrays]
+            for n in array_rows(self.plan)
+        }
         before = [[number[name] - (name == "t") for name in self.hosts] for number in self.numbers]
         self.counts = torch.tensor(before, dtype=torch.float64, device=self.device)
         self.batch = TritonBatch(TritonKernel(self.plan, dtype), self.tensors, self.counts)
@@ -176,8 +181,8 @@ class Device:
     def rounded(self, values: np.ndarray) -> np.ndarray:
         return torch.tensor(values).to(self.dtype).double().numpy()
 
-    def tensor(self, values: Any, misaligned: bool) -> torch.Tensor:
-        values = torch.tensor(np.asarray(values), dtype=self.dtype, device=self.device)
+    def tensor(self, values: Any, dtype: torch.dtype, misaligned: bool) -> torch.Tensor:
+        values = torch.tensor(np.asarray(values), dtype=dtype, device=self.device)
         if not (misaligned and values.dim()):
             return values
         return torch.cat([values.new_full((1,), 77.0), values, values.new_full((9,), 77.0)])[1 : 1 + values.numel()]
