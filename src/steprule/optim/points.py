@@ -17,6 +17,7 @@ from ..graph.look_ahead import AHEAD, LookAhead
 from ..plan.schedule import Plan, schedule
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
+from .shards import local
 from .state import STEP, ensure
 from .tensors import oddity, overlapping
 
@@ -112,8 +113,9 @@ class Points:
         def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
             return float(group[name] if name in hypers else state[STEP if name == "t" else name])
 
-        arrays = {names[0]: [p for _, p in pairs], names[1]: [p for _, p in pairs]}
-        arrays |= {name: [owner.state[p][name] for _, p in pairs] for name in names[2:]}
+        parts = [local(p) for _, p in pairs]
+        arrays = {names[0]: parts, names[1]: parts}
+        arrays |= {name: [local(owner.state[p][name]) for _, p in pairs] for name in names[2:]}
         numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
         if pairs:
             EagerBatch(plan, arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
@@ -134,7 +136,7 @@ class Copy:
     @torch.no_grad()
     def still_there(self) -> bool:
         """Whether the parameter holds it, number by number: writes past torch do not show in its version."""
-        now, then = _local(self.parameter.detach()), _local(self.value)
+        now, then = local(self.parameter.detach()), local(self.value)
         if now.shape != then.shape or now.dtype != then.dtype:
             return False
         then = then.to(now.device)
@@ -157,10 +159,6 @@ class _Slots:
 def _version(value: Any) -> int:
     counted = isinstance(value, torch.Tensor) and not value.is_inference()
     return value._version if counted else 0  # noqa: SLF001
-
-
-def _local(tensor: Any) -> torch.Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _stepped(owner: Owner) -> list[Pair]:
