@@ -15,6 +15,14 @@ from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan
 
 Table = NDArray[np.float64]
+Gradients = Sequence[torch.Tensor | None]
+ABSENT, EMPTY = 0, 16
+"""What stands for the address of a gradient that is absent, and of one without elements, which has none either."""
+
+
+def addresses_of(gradients: Gradients) -> list[int]:
+    """Return where gradients begin, as kernels are told."""
+    return [ABSENT if gradient is None else gradient.data_ptr() or EMPTY for gradient in gradients]
 
 
 class Batch(ABC):
@@ -34,8 +42,17 @@ class Batch(ABC):
     """After `begin`, what the plan's `host` values are, a row a setting; none if they are computed where used."""
 
     @abstractmethod
-    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
-        """Point at this step's gradients; their shape, dtype, strides and device have been checked."""
+    def set_gradients(self, gradients: Gradients) -> None:
+        """Point at this step's gradients; their shape, dtype, strides and device have been checked.
+
+        A tensor whose gradient is absent is left alone, with its slots, and is in no reduction.
+        """
+
+    def leave_out(self, present: NDArray[np.bool_]) -> None:  # noqa: B027
+        """Prepare for steps in which only some of the tensors have gradients."""
+
+    def set_rows(self, rows: Sequence[int]) -> None:  # noqa: B027
+        """Read each tensor's hyperparameters from another row from now on."""
 
     @abstractmethod
     def begin(self, hyper: Table) -> None:
@@ -151,5 +168,6 @@ def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:
     return np.ascontiguousarray(np.stack([tensor, start, np.minimum(size[tensor] - start, length)], axis=1))
 
 
-Arrays = Mapping[str, Sequence[torch.Tensor]]
-"""The parameter, the gradient and every slot that is no host slot, by name: one tensor a parameter."""
+Arrays = Mapping[str, Sequence[Any]]
+"""The parameter, the gradient and every slot that is no host slot, by name: one tensor a parameter. A gradient may be
+absent, i.e. None."""

@@ -13,7 +13,7 @@ from ..graph.node import Node, Rank, read
 from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan
 from ..plan.tables import hyper_columns
-from .base import Arrays, Batch, Table
+from .base import Arrays, Batch, Gradients, Table
 from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
@@ -55,10 +55,18 @@ class EagerBatch(Batch):
         self._reduced: list[dict[Node, Any]] = []
         self._writing: tuple[int, list[tuple[torch.Tensor, torch.Tensor]]] | None = None
 
-    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
+    def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients."""
-        del addresses
         self.arrays[self.plan.graph.gradient] = list(gradients)
+
+    def set_rows(self, rows: Sequence[int]) -> None:
+        """Read each tensor's hyperparameters from another row from now on."""
+        self.rows = list(rows)
+
+    def _present(self, tensors: range) -> list[int]:
+        """List those tensors that have gradients."""
+        gradients = self.arrays[self.plan.graph.gradient]
+        return [tensor for tensor in tensors if gradients[tensor] is not None]
 
     def begin(self, hyper: Table) -> None:
         """Take this step's hyperparameters."""
@@ -74,7 +82,7 @@ class EagerBatch(Batch):
         self._sweep(self.plan.passes[index], range(len(self.rows)))
 
     def _sweep(self, item: Pass, tensors: range) -> None:
-        for tensor in tensors:
+        for tensor in self._present(tensors):
             values = self._scalars(tensor, [*item.scalars])
             self._elements(tensor, item, values)
             for node in item.reductions:
@@ -82,7 +90,7 @@ class EagerBatch(Batch):
             self._write(tensor, item, values)
         for node in item.reductions:
             if OPS[node.op].kind == "global":
-                shares = [float(reduced[node]) for reduced in self._reduced]
+                shares = [float(reduced[node]) for reduced in self._reduced if node in reduced]
                 self.total[self.plan.reductions.index(node)] = sum(shares)
 
     def end(self) -> None:
@@ -162,7 +170,7 @@ class EagerBatch(Batch):
 
     def _write_tensor_slots(self) -> None:
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for tensor in range(len(self.rows)):
+        for tensor in self._present(range(len(self.rows))):
             values = self._scalars(tensor, [node for _, node in self.plan.tensor_writes])
             for name, node in self.plan.tensor_writes:
                 pairs.append((self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)))

@@ -12,7 +12,7 @@ from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
 from . import cache
-from .base import Arrays, Batch, Table, chunks
+from .base import Arrays, Batch, Gradients, Table, addresses_of, chunks
 from .numba_source import COUNTS, TABLES, cpu_source
 from .threads import cheap, walk
 
@@ -56,7 +56,7 @@ class CpuBatch(Batch):
         names = array_rows(plan)
         parameters = arrays[plan.graph.parameter]
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
-        pointers = [[tensor.data_ptr() for tensor in arrays[name]] for name in names]
+        pointers = [addresses_of(arrays[name]) for name in names]
         self._addresses = np.array(pointers, dtype=np.int64).reshape(len(names), len(parameters)).T.copy()
         sizes = [tensor.numel() for tensor in parameters]
         self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
@@ -65,7 +65,7 @@ class CpuBatch(Batch):
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
         self.total = np.zeros(len(plan.reductions))
-        self._elements = sum(sizes)
+        self._lengths, self._elements = self._chunks[:, 2], sum(sizes)
         self._done = np.zeros(len(self._chunks) + 2, dtype=np.int64)
         self._address = cache.address(self._function)
         self._cuts = {1: np.array([0, len(self._chunks)], dtype=np.int64)}
@@ -74,10 +74,20 @@ class CpuBatch(Batch):
         self._directory = np.zeros(len(TABLES) + len(COUNTS) + 1, dtype=np.int64)
         self._where = self._directory.ctypes.data
 
-    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
+    def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients."""
         self._held[1] = gradients
-        self._addresses[:, 1] = addresses
+        self._addresses[:, 1] = addresses_of(gradients)
+
+    def leave_out(self, present: NDArray[np.bool_]) -> None:
+        """Share out the chunks of those tensors alone that have gradients."""
+        self._lengths = self._chunks[:, 2] * present[self._chunks[:, 0]]
+        self._elements = int(self._lengths.sum())
+        self._cuts = {1: self._cuts[1]}
+
+    def set_rows(self, rows: Sequence[int]) -> None:
+        """Read each tensor's hyperparameters from another row from now on."""
+        self._tensors[:, 0] = rows
 
     def gradient_cells(self) -> list[int]:
         """List where the address of each tensor's gradient is kept."""
@@ -117,7 +127,7 @@ class CpuBatch(Batch):
         alone = self._elements < fewest
         threads = 1 if alone else min(torch.get_num_threads(), self._elements // (fewest // 2))
         if threads not in self._cuts:
-            done = np.cumsum(self._chunks[:, 2])
+            done = np.cumsum(self._lengths)
             inner = np.searchsorted(done, np.arange(1, threads) * (self._elements / threads)) + 1
             bounds = np.concatenate([[0], np.minimum(inner, len(self._chunks)), [len(self._chunks)]])
             self._cuts[threads] = np.unique(bounds).astype(np.int64)

@@ -4,7 +4,8 @@ One entry point runs any stage: -1 is the whole step; 0 computes the host scalar
 walks the parts lo..hi and 2k + 2 combines what they reduced; after n passes, 2n + 1 writes the slots of one number a
 tensor. The tables it is given, by row and column:
 
-    addresses  [tensor, array]   where each parameter, gradient and slot begins
+    addresses  [tensor, array]   where each parameter, gradient and slot begins; 0 for a gradient that is absent, whose
+                                 tensor is left alone and is in no reduction
     tensors    [tensor, 2]       its row of hyperparameters, its number of elements
     chunks     [chunk, 3]        its tensor, first element, number of elements
     hyper      [row, name]       hyperparameters, t, host slots
@@ -29,6 +30,7 @@ from ..graph.ops import OPS
 from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, hyper_columns
+from .base import ABSENT
 from .emit import Names, Source
 
 TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total", "done", "parts")
@@ -50,6 +52,12 @@ _SPELLING = {
     "where": "{1} if {0} else {2}",
     "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
 }  # fmt: skip
+
+
+def _start(node: Node) -> str:
+    """Spell what a reduction is of nothing."""
+    return "-np.inf" if node.op == "max" else "0.0"
+
 
 ITEMSIZE = {"float32": 4, "float64": 8}
 
@@ -172,19 +180,26 @@ class _Writer:
             with self.source.block("for chunk in range(first, last):"):
                 for column, name in enumerate(("tensor", "start", "count")):
                     self.source.line(f"{name} = {self.cell('chunks', 'chunk', column)}")
+                with self.source.block(f"if {self.array(self.plan.graph.gradient)} == {ABSENT}:"):
+                    for node in item.reductions:
+                        self.source.line(f"{self.partial(node)} = {_start(node)}")
+                    self.source.line("continue")
                 self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
                 self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
                 views = self.views(item)
                 sums = [self.fresh.fresh(f"{node.op}_of") for node in item.reductions]
                 for name, node in zip(sums, item.reductions, strict=True):
-                    self.source.line(f"{name} = {'-np.inf' if node.op == 'max' else '0.0'}")
+                    self.source.line(f"{name} = {_start(node)}")
                 with self.source.block("for i in range(count):"):
                     self.body(item, views, sums)
                 for name, node in zip(sums, item.reductions, strict=True):
-                    place = self.plan.reductions.index(node)
-                    self.source.line(f"{self.cell('partial', 'chunk', place)} = {name}")
+                    self.source.line(f"{self.partial(node)} = {name}")
         self.source.line()
         self.source.line()
+
+    def partial(self, node: Node) -> str:
+        """Spell where a chunk's part of a reduction goes."""
+        return self.cell("partial", "chunk", self.plan.reductions.index(node))
 
     def views(self, item: Pass) -> dict[str, str]:
         views: dict[str, str] = {}
@@ -222,10 +237,8 @@ class _Writer:
             if each:
                 with self.source.block("for tensor in range(tensor_count):"):
                     for node in each:
-                        start = "-np.inf" if node.op == "max" else "0.0"
-                        self.source.line(
-                            f"{self.cell('reduced', 'tensor', self.plan.reductions.index(node))} = {start}"
-                        )
+                        held = self.cell("reduced", "tensor", self.plan.reductions.index(node))
+                        self.source.line(f"{held} = {_start(node)}")
             with self.source.block("for chunk in range(chunk_count):"):
                 if each:
                     self.source.line(f"tensor = {self.cell('chunks', 'chunk', 0)}")
@@ -251,6 +264,8 @@ class _Writer:
         self.source.line("@inner")
         with self.source.block(f"def finish_tensors(tensor_count, {_ALL}):"):  # noqa: SIM117
             with self.source.block("for tensor in range(tensor_count):"):
+                with self.source.block(f"if {self.array(self.plan.graph.gradient)} == {ABSENT}:"):
+                    self.source.line("continue")
                 self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
                 self.scalars([node for _, node in self.plan.tensor_writes])
                 for name, node in self.plan.tensor_writes:

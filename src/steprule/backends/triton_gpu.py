@@ -26,7 +26,7 @@ from ..locks import lock
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
-from .base import Arrays, Batch, Table, chunks
+from .base import Arrays, Batch, Gradients, Table, addresses_of, chunks
 from .cache import execute
 from .triton_source import CHUNK, ROWS, gpu_source, host_width
 
@@ -195,7 +195,7 @@ class TritonBatch(Batch):
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
         pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
         self._dense = not bool((pointers % 16).any())
-        self._gradients: Sequence[torch.Tensor] = ()
+        self._gradients: Gradients = ()
         sizes = [tensor.numel() for tensor in parameters]
         pieces = chunks(sizes, CHUNK) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
         first = np.searchsorted(pieces[:, 0], np.arange(len(sizes)))
@@ -223,7 +223,7 @@ class TritonBatch(Batch):
         )
         self._streams: list[Any] = [self._stream()]
         self._begun = self._ended = self._may_leave_out = False
-        self.set_gradients(gradients := arrays[plan.graph.gradient], [g.data_ptr() for g in gradients])
+        self.set_gradients(arrays[plan.graph.gradient])
 
     def _table(self, values: NDArray[np.int64]) -> torch.Tensor:
         own = Upload(values.shape, torch.int64, self._device)
@@ -236,10 +236,10 @@ class TritonBatch(Batch):
     def _stream(self) -> Any:
         return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
 
-    def set_gradients(self, gradients: Sequence[torch.Tensor], addresses: Sequence[int]) -> None:
+    def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients."""
         self._gradients = gradients
-        self._addresses = np.array(addresses, dtype=np.int64)
+        self._addresses = np.array(addresses_of(gradients), dtype=np.int64)
         self._aligned = self._dense and not bool((self._addresses % 16).any())
 
     # The step ------------------------------------------------------------------------------------

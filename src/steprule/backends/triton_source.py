@@ -9,7 +9,7 @@ The last pass and `finish` do nothing if the step must be left out, and only the
 kernels take the same tables, which stay on the device:
 
     addresses  [tensor, array]      where each parameter and slot begins; gradients have a table of their own
-    gradients  [tensor]
+    gradients  [tensor]             0 if absent: the tensor is left alone, and is in no reduction
     tensors    [tensor, 3]          its number of elements, its first chunk, its number of chunks
     chunks     [chunk, 3]           its tensor, first element, number of elements
     hyper      [tensor, name]       hyperparameters
@@ -27,11 +27,12 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from ..graph.node import Node, Rank, read, topological
+from ..graph.node import Node, read, topological
 from ..graph.ops import OPS
 from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
-from ..plan.tables import array_rows
+from ..plan.tables import array_rows, host_columns
+from .base import ABSENT
 from .emit import Names, Source
 
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
@@ -223,6 +224,10 @@ class _Writer:
             terms.append(f"finite(tl.load(total + {self.plan.reductions.index(self.plan.guard)}))")
         return " & ".join(f"({term})" if len(terms) > 1 else term for term in terms)
 
+    def present(self, row: str) -> str:
+        """Spell whether a tensor has a gradient."""
+        return f"(tl.load(gradients + {row}) != {ABSENT})"
+
     def pass_kernel(self, item: Pass) -> None:
         last = item is self.plan.passes[-1]
         with self.kernel(f"pass_{item.index}"):
@@ -233,7 +238,7 @@ class _Writer:
             self.source.line("count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)")
             if last:
                 self.source.line(f"go = {self.goes()}")
-                self.source.line("count = tl.where(go, count, 0)")
+            self.source.line(f"count = tl.where({'go & ' if last else ''}{self.present('tensor')}, count, 0)")
             self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
             self.walk(item)
             if last and self.hosts:
@@ -281,7 +286,8 @@ class _Writer:
             self.source.line("rows = tl.where(go, tensor_count, 0)")
             with self.source.block("for first in range(0, rows, ROWS):"):
                 self.source.line("row = first + tl.arange(0, ROWS)")
-                self.source.line("inside = row < rows")
+                there = f"tl.load(gradients + row, mask=row < rows, other={ABSENT}) != {ABSENT}"
+                self.source.line(f"inside = (row < rows) & ({there})")
                 for name in self.hosts:
                     place = self.cell("counts", "row", self.hosts, name)
                     if name == "t":
@@ -333,7 +339,7 @@ class _Writer:
         """Write the slots that hold one number a tensor, after every pass has read them."""
         with self.kernel("finish"):
             self.source.line("tensor = tl.program_id(0).to(tl.int64)")
-            self.source.line(f"go = {self.goes()}")
+            self.source.line(f"go = ({self.goes()}) & {self.present('tensor')}")
             self.scalars([node for _, node in self.plan.tensor_writes])
             for name, node in self.plan.tensor_writes:
                 value = f"tl.cast(tl.cast({self.names[node]}, tl.{self.real}), tl.{self.kinds.get(name, self.element)})"
@@ -342,12 +348,6 @@ class _Writer:
 
 def _start(node: Node) -> str:
     return 'float("-inf")' if node.op == "max" else "0.0"
-
-
-def host_columns(plan: Plan) -> list[str]:
-    """List the columns of the table of counts: t, if steps are counted, then host slots."""
-    graph = plan.graph
-    return (["t"] if graph.uses_step else []) + [slot.name for slot in graph.slots if slot.rank is Rank.HOST]
 
 
 def host_width(plan: Plan) -> int:

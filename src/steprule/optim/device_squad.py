@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..backends.base import Batch, Table
+from ..backends.base import Batch, Gradients, Table
 from ..backends.triton_gpu import Share, TritonBatch, capturing
 from ..errors import BackendError
 from ..graph.node import Rank
@@ -94,11 +95,14 @@ class DeviceSquad:
         """Whether a guard stopped the last step; this waits for the device."""
         return self._batch.stopped()
 
-    def still_holds(self, gradients: list[torch.Tensor]) -> bool:
+    def leave_out(self, present: NDArray[np.bool_]) -> None:
+        """Step only some of the tensors: a kernel finds out by itself which."""
+
+    def still_holds(self, gradients: Gradients) -> bool:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
         if not (self.cells.still_hold() and self.crews[0].still_holds(gradients)):
             return False
-        self._batch.set_gradients(gradients, [gradient.data_ptr() for gradient in gradients])
+        self._batch.set_gradients(gradients)
         return True
 
     def advance(self, by: int) -> None:

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..backends import compiler
+from ..backends.base import Gradients
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
 from .glance_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
@@ -252,8 +253,8 @@ class Glance:
         self._shapes = np.array([*described.shapes, 0], dtype=np.int64)
         self._answer = np.zeros(1, dtype=np.int64)
         tables = [n for own in self._tables.values() for n in (len(own), own.ctypes.data)]
-        places = [*found.places, _HEADER, self._answer.ctypes.data, self._shapes.ctypes.data]
-        self._directory = np.array([0, *found.functions, *places, *tables], dtype=np.int64)
+        places = [*found.places, _HEADER, self._answer.ctypes.data, id(None), self._shapes.ctypes.data]
+        self._directory = np.array([0, 0, *found.functions, *places, *tables], dtype=np.int64)
         assert len(self._directory) == len(DIRECTORY)
         self._look, self._where = found.look, self._directory.ctypes.data
         self._same = memoryview(self._directory.data)
@@ -264,7 +265,12 @@ class Glance:
         if self._is_far:
             self._look(0, 0, self._where)
 
-    def __call__(self, gradients: list[torch.Tensor], states: list[Any]) -> bool:
-        """Whether all is as it was; both lists must be as long as they were."""
+    def __call__(self, gradients: Gradients, states: list[Any]) -> bool:
+        """Whether all is as it was, whichever gradients are absent; both lists must be as long as they were."""
         self._look(id(gradients), id(states), self._where)
         return self._same[0] == 1
+
+    @property
+    def others(self) -> bool:
+        """Whether, when last asked, other gradients were absent than before."""
+        return self._same[1] == 1

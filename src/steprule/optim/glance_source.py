@@ -4,6 +4,8 @@ It is called with the list of gradients, a list of all states, and the address o
 fetches what it will ask next time from far memory.
 """
 
+from ..backends.base import ABSENT, EMPTY
+
 FUNCTIONS = ("item_of_list", "item_of_dict", "address_of", "size_of")
 """C functions that it calls, in the order of the directory."""
 PLACES = ("keys", "dtype", "storage", "offset", "shape")
@@ -15,12 +17,13 @@ TABLES = ("lists", "values", "entries", "tensors", "gradients", "cells", "number
 """What it is told, in the order of the directory: how many rows, and where they begin. What the columns are is said
 where they are read."""
 WIDTH = {"lists": 3, "values": 1, "entries": 3, "tensors": 8, "gradients": 8, "cells": 6, "numbers": 3, "far": 1}
-DIRECTORY = ("same", *FUNCTIONS, *PLACES, "header", "answer", "shapes",
+DIRECTORY = ("same", "others", *FUNCTIONS, *PLACES, "header", "answer", "none", "shapes",
              *(f"{name}_{what}" for name in TABLES for what in ("count", "at")))  # fmt: skip
 
 _PLACES = "\n".join(f"{name.upper()} = {place}" for place, name in enumerate(DIRECTORY))
 
-SOURCE = f'''"""Has anything changed that raw pointers rely on? `same` in the directory becomes 1 if nothing has."""
+SOURCE = f'''"""Has anything changed that raw pointers rely on? `same` in the directory becomes 1 if nothing has;
+`others` if other gradients are absent."""
 
 from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of, uint16_at
 
@@ -93,7 +96,7 @@ def same_numbers(of):
 
 def kernel(gradients, values, directory):
     of = int64_at(directory)
-    of[SAME] = 0
+    of[SAME] = of[OTHERS] = 0
     if gradients == 0:
         rows = int64_at(of[FAR_AT])
         for i in range(of[FAR_COUNT]):
@@ -115,6 +118,12 @@ def kernel(gradients, values, directory):
     for i in range(of[GRADIENTS_COUNT]):
         row = int64_at(of[GRADIENTS_AT] + 64 * i)  # besides: where its address is wanted, bytes needed, its offset
         tensor = object_of(of[ITEM_OF_LIST], (gradients, i))
+        cell = int64_at(row[5])
+        if (tensor == of[NONE]) != (cell[0] == {ABSENT}):
+            of[OTHERS] = 1
+        if tensor == of[NONE]:
+            cell[0] = {ABSENT}
+            continue
         if changed(tensor, row, of):
             return
         handle = tensor + of[HEADER]
@@ -124,6 +133,6 @@ def kernel(gradients, values, directory):
             return
         if failure_of(of[ADDRESS_OF], (handle, answer)) != 0:
             return
-        int64_at(row[5])[0] = found[0]
+        cell[0] = found[0] if found[0] != 0 else {EMPTY}
     of[SAME] = 1
 '''

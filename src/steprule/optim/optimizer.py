@@ -21,7 +21,7 @@ from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
 from .options import NAMES, Option, Options
 from .points import Points
-from .roster import Roster
+from .roster import Roster, bind
 from .shards import distributed
 from .squad import lay_out, plain
 from .state import check_saved, ensure
@@ -269,18 +269,16 @@ class Optimizer(torch.optim.Optimizer):
         self._update(self._points.choose)
 
     def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
-        roster = self._roster
+        roster, self._roster = self._roster, None  # an interrupted roster is not used again
         mood = self._mood()
         if roster is None or not roster.still_holds(choose, mood, self.param_groups, self.state):
-            self._roster = None
             for index, group in enumerate(self.param_groups):
                 check_shards(group, index, choose(group).plan)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
                 for group in self.param_groups:
                     for state in filter(None, map(self.state.get, group["params"])):
                         state.update(self._complete(choose(group), state))  # others may have put it there
-                roster = Roster(choose, mood, self.param_groups, self.state, self.backend)
-        self._roster = None  # an interrupted roster is not used again
+                roster = bind(choose, mood, self.param_groups, self.state, self.backend, roster)
         stepped = not roster.squads or roster.step(self.param_groups, getattr(self, "found_inf", None))
         self._roster = roster
         if self._options.nonfinite == "raise" and (not stepped or roster.stopped()):

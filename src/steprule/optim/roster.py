@@ -1,15 +1,18 @@
 """The roster: the tensors of a step, checked once in full, then compared every step at little cost.
 
 `Roster` is built by looking at everything. `still_holds` then asks, before every launch, whether anything
-that a raw pointer depends on has changed since: which parameters have gradients, the address, size and
-layout of each parameter, gradient and slot, a lazily negated gradient, the groups themselves. Whatever
-differs makes the optimiser build a new roster, and with it check everything again, before anything is
-written.
+that a raw pointer depends on has changed since: the address, size and layout of each parameter, gradient
+and slot, a lazily negated gradient, the groups themselves. Whatever differs makes the optimiser build a new
+roster, and with it check everything again, before anything is written.
+
+Gradients may be absent: such parameters stay where they are in all tables, marked, and are left alone with
+their state. Only a gradient of a parameter that the roster does not hold makes another one, which holds both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import compress
 from math import gcd
 from operator import attrgetter, is_, itemgetter
 from typing import Any
@@ -17,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backends.base import run, settle
+from ..backends.base import Gradients, run, settle
 from ..backends.numba_cpu import CpuBatch
 from ..backends.triton_gpu import NAME as TRITON
-from ..errors import NonFiniteError, ParameterError
+from ..errors import NonFiniteError, ParameterError, StepruleError
 from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
 from .glance import Glance, looker, obstacle
@@ -46,6 +49,7 @@ class Roster:
         groups: Groups,
         state: Any,
         backend: str | None,
+        former: Sequence[torch.Tensor] = (),
     ) -> None:
         self._state = state
         self._settings = [Settings(group, choose) for group in groups]
@@ -55,17 +59,18 @@ class Roster:
         self._changed = True
         self._groups = [list(group["params"]) for group in groups]
         self._all = [parameter for group in self._groups for parameter in group]
-        self._entries = self._gather(groups)
+        self._entries = self._gather(groups, set(former))
         for entry in self._entries:
             check(entry)
-        _no_overlap(self._entries)
+        _no_overlap([entry for entry in self._entries if entry.present])
         self.parameters = [entry.owner for entry in self._entries]
         self._new = [owner for owner in self.parameters if not state.get(owner)]
         for entry in self._entries:
             ensure(self._chosen[entry.group], groups[entry.group], entry.owner, state[entry.owner])
-        self._present = [gradient is not None for gradient in map(_gradient, self._all)]
-        self._complete = all(self._present)
         self._dicts = list(state.values())
+        bound = set(self.parameters)
+        self._bound = [parameter in bound for parameter in self._all]
+        self._all_bound = all(self._bound)
         try:
             self._muster(backend)
         except BaseException:
@@ -75,17 +80,22 @@ class Roster:
         self._shards = Shards(self.parameters, slots)
         self._lists = [group["params"] for group in groups]
         self._glance = self._make_glance()
-        self._gradients: list[torch.Tensor] = []
+        self._gradients: Gradients = []
+        self._present, self._stepped = [True] * len(self.parameters), self.parameters
+        self._leave_out([entry.present for entry in self._entries])
         self._named = [(entry.label, entry.owner) for entry in self._entries]
         del self._entries  # they hold gradients, which zero_grad is to free
 
-    def _gather(self, groups: Groups) -> list[Entry]:
-        return [
-            here(Entry(label(group, i, j), i, parameter, parameter.grad))
-            for i, group in enumerate(groups)
-            for j, parameter in enumerate(group["params"])
-            if parameter.grad is not None
-        ]
+    def _gather(self, groups: Groups, former: set[torch.Tensor]) -> list[Entry]:
+        """List the parameters with gradients, and those of the former roster that have none in this step."""
+        entries: list[Entry] = []
+        for i, group in enumerate(groups):
+            for j, parameter in enumerate(group["params"]):
+                gradient = parameter.grad
+                if gradient is not None or (parameter in former and self._state.get(parameter)):
+                    form = parameter.detach() if gradient is None else gradient
+                    entries.append(here(Entry(label(group, i, j), i, parameter, form, gradient is not None)))
+        return entries
 
     def _muster(self, backend: str | None) -> None:
         members: dict[tuple[object, ...], list[int]] = {}
@@ -138,35 +148,49 @@ class Roster:
         self._mood, self.choose = mood, choose
         if self._glance is not None:
             self._glance.fetch()
-        gradients = list(map(_gradient, self._all))
-        if not self._complete:
-            if [gradient is not None for gradient in gradients] != self._present:
+        gradients: list[Any] = list(map(_gradient, self._all))
+        if not self._all_bound:
+            if any(gradient is not None and not bound for gradient, bound in zip(gradients, self._bound, strict=True)):
                 return False
-            gradients = [gradient for gradient in gradients if gradient is not None]
+            gradients = list(compress(gradients, self._bound))
         if self._shards:
-            gradients = self._shards.parts(gradients)
-            if gradients is None:
+            parts = self._shards.parts(gradients)
+            if parts is None:
                 return False
-        return self._looked(gradients) if self._glance is None else self._glanced(gradients)
+            gradients = parts
+        return self._looked(gradients) if self._glance is None else self._glanced(self._glance, gradients)
 
-    def _glanced(self, gradients: list[torch.Tensor]) -> bool:
+    def _glanced(self, glance: Glance, gradients: Gradients) -> bool:
         """Ask in one call whether all is as it was."""
-        if self._glance is None or not self._glance(gradients, list(self._state.values())):
+        if not glance(gradients, list(self._state.values())):
             return False
         self._gradients = gradients
+        if glance.others:
+            self._leave_out([gradient is not None for gradient in gradients])
         return True
 
-    def _looked(self, gradients: list[torch.Tensor]) -> bool:
+    def _leave_out(self, present: list[bool]) -> None:
+        """Step those parameters alone that have gradients."""
+        if present == self._present:
+            return
+        there = np.array(present)
+        for squad, members in zip(self.squads, self._members, strict=True):
+            squad.leave_out(there[members])
+        self._work = [pair for squad in self.squads for pair in squad.work()]
+        self._present, self._stepped = present, list(compress(self.parameters, present))
+
+    def _looked(self, gradients: Gradients) -> bool:
         """Ask one by one whether all is as it was."""
         if not all(map(is_, self._state.values(), self._dicts)):
             return False
         for now, before in zip(self._lists, self._groups, strict=True):
             if not all(map(is_, now, before)):
                 return False
-        return all(
-            squad.still_holds([gradients[i] for i in members])
-            for squad, members in zip(self.squads, self._members, strict=True)
-        )
+        for squad, members in zip(self.squads, self._members, strict=True):
+            if not squad.still_holds([gradients[i] for i in members]):
+                return False
+        self._leave_out([gradient is not None for gradient in gradients])
+        return True
 
     def _obstacle(self, crews: list[Crew]) -> str:
         """Return why these tensors and dicts cannot be asked in one call; nothing if they can."""
@@ -215,6 +239,8 @@ class Roster:
         A step is also left out if `found` is above 0, which is no reason to complain: the answer is True. Where kernels
         run on every parameter, they look at `found` themselves.
         """
+        if not self._stepped:
+            return True
         self._counted = False
         if found is not None and not self.device_decides and float(found) > 0:
             self._forget_new()
@@ -257,7 +283,7 @@ class Roster:
         """Write step counts and the like, once all parameters are written; doing it again changes nothing."""
         for squad in self.squads:
             squad.commit()
-        _bump(self.parameters)
+        _bump(self._stepped)
         self._new = []
         self._counted = True
 
@@ -284,6 +310,23 @@ class Roster:
     def _culprits(self) -> list[tuple[str, torch.Tensor]]:
         now = [(label, parameter, parameter.grad) for label, parameter in self._named]
         return [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(local(g)).all())]
+
+
+def bind(
+    choose: Callable[[dict[str, Any]], Kernels],
+    mood: object,
+    groups: Groups,
+    state: Any,
+    backend: str | None,
+    former: Roster | None,
+) -> Roster:
+    """Make a roster of all parameters with gradients, and of those in the former one, unless one cannot be kept."""
+    if former is not None:
+        try:
+            return Roster(choose, mood, groups, state, backend, former.parameters)
+        except StepruleError:  # without them it is either another parameter's fault, or none at all
+            pass
+    return Roster(choose, mood, groups, state, backend)
 
 
 def _no_overlap(entries: list[Entry]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from operator import is_, itemgetter, le
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..backends.base import Batch, Table
+from ..backends.base import Batch, Gradients, Table
 from ..backends.eager import EagerBatch
 from ..backends.numba_cpu import NAME as NUMBA
 from ..backends.numba_cpu import CpuBatch
@@ -65,7 +66,9 @@ class Crew:
         self.sizes = list(map(_size, self._storages))
         self.needed = [int(_offset(g)) * g.element_size() + extent(g) for g in gradients] if pointed else []
         self.offsets = [int(_offset(g)) for g in gradients] if pointed else []
-        self.gradients: Sequence[torch.Tensor] = gradients
+        self._forms = [(tuple(g.shape), g.stride()) for g in gradients]
+        self._stand_ins: list[torch.Tensor] = []
+        self.gradients: Gradients = [g if e.present else None for g, e in zip(gradients, entries, strict=True)]
         """Those of the first step, until its batch has them."""
 
     def pointed_at(self) -> Iterator[tuple[torch.Tensor, int, int, bool]]:
@@ -77,12 +80,32 @@ class Crew:
         """Give what each state holds, slot by slot."""
         return zip(self.slots, self.held, strict=True)
 
-    def still_holds(self, gradients: list[torch.Tensor]) -> bool:
+    def _same_form(self, gradients: Gradients) -> bool:
+        """Whether gradients look as they did; where one is absent, what looks like it is asked instead."""
+        if all(gradient is not None for gradient in gradients):
+            return self._same_gradients(*gradients)
+        if not self._stand_ins:
+            forms = zip(self.parameters, self._forms, strict=True)
+            self._stand_ins = [parameter.detach().as_strided(*form) for parameter, form in forms]
+        return self._same_gradients(
+            *(like if g is None else g for g, like in zip(gradients, self._stand_ins, strict=True))
+        )
+
+    def _same_reach(self, gradients: Gradients) -> bool:
+        """Whether gradients begin where in their storages they began, and the storages hold all of them."""
+        there = [gradient for gradient in gradients if gradient is not None]
+        offsets, needed = self.offsets, self.needed
+        if len(there) < len(gradients):
+            kept = [gradient is not None for gradient in gradients]
+            offsets, needed = list(compress(offsets, kept)), list(compress(needed, kept))
+        return list(map(_offset, there)) == offsets and all(map(le, needed, map(_size, map(_storage, there))))
+
+    def still_holds(self, gradients: Gradients) -> bool:
         """Whether all that pointers rely on is as it was.
 
         The state holds the very tensors it held: another view of their memory is another slot. Parameters and slots
-        are where they were, in storages of the size they had; a gradient begins where in its storage it began, and
-        the storage holds all of it.
+        are where they were, in storages of the size they had; a gradient that is there begins where in its storage it
+        began, and the storage holds all of it.
         """
         try:
             for slot, held in zip(self._get_slots, self.held):  # noqa: B905  # as long as each other
@@ -90,12 +113,11 @@ class Crew:
                     return False
             return (
                 self.given
-                and self._same_gradients(*gradients)
+                and self._same_form(gradients)
                 and self._same_tensors(*self.tensors)
                 and list(map(_address, self.tensors)) == self.addresses
                 and list(map(_size, self._storages)) == self.sizes
-                and (not self.needed or list(map(_offset, gradients)) == self.offsets)
-                and all(map(le, self.needed, map(_size, map(_storage, gradients))))
+                and (not self.pointed or self._same_reach(gradients))
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return False
@@ -124,11 +146,11 @@ class Squad:
         counts = torch.from_numpy(self.counts)
         taken: set[int] = set()
         rows: dict[tuple[float, ...], int] = {}
-        self.rows: list[int] = []
+        row_of: list[int] = []
         for index, entry in enumerate(entries):
             state = self._state[entry.owner]
             own = tuple(float(state[name]) for name in self.hosts)
-            self.rows.append(rows.setdefault((entry.group, *own), len(rows)))
+            row_of.append(rows.setdefault((entry.group, *own), len(rows)))
             for column, name in enumerate(self.hosts):
                 counts[index, column] = own[column]
                 # A view: one addition counts for every parameter. The tensor stays the one that others may hold.
@@ -141,20 +163,36 @@ class Squad:
         self.counted = self.counts.copy()
         self.states = [self._state[owner] for owner in self.owners]
         self.cells = Cells(self.hosts, self.states)
-        self._rows_of_group: dict[int, list[int]] = {}
-        for key, row in rows.items():
-            self._rows_of_group.setdefault(int(key[0]), []).append(row)
-        self._row_of = np.array(self.rows, dtype=np.int64)
-        self.hyper = np.zeros((len(rows), len(self._columns)))
-        first = len(graph.hypers)
-        for key, row in rows.items():
-            self.hyper[row, first:] = key[1:]
+        hyper = np.zeros((len(rows), len(self._columns)))
+        hyper[:, len(graph.hypers) :] = [key[1:] for key in rows]
         self._values: dict[int, tuple[Any, ...]] = {}
+        self._lay_rows(hyper, np.array(row_of, dtype=np.int64), np.array([int(key[0]) for key in rows]))
+
+    def _lay_rows(self, hyper: Table, row_of: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+        """Take a table of hyperparameters, the row of each tensor in it, and the group of each row."""
+        self.hyper, self._row_of, self._groups = hyper, row_of, groups
+        self._rows_of_group = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+        self._stepping: NDArray[np.bool_] | bool = True
         self._new_hosts: Table | None = None
         # Views made once: each costs as much as what is done with it.
-        self._t = self.hyper[:, first : first + graph.uses_step]
+        first = len(self.plan.graph.hypers)
+        self._t = self.hyper[:, first : first + self.plan.graph.uses_step]
         self._ends = self.hyper[:, first:]
-        self._only = self._ends[0] if len(rows) == 1 else None
+        self._only = self._ends[0] if len(hyper) == 1 else None
+
+    def leave_out(self, present: NDArray[np.bool_]) -> None:
+        """Step only some of the tensors from now on; a row that they share with others becomes two.
+
+        So tensors that have always been stepped together share a row.
+        """
+        kinds, first, row_of = np.unique(2 * self._row_of + present, return_index=True, return_inverse=True)
+        if len(kinds) > len(self.hyper):
+            old = self._row_of[first]
+            self._lay_rows(self.hyper[old], row_of, self._groups[old])
+        self._stepping = True if present.all() else (kinds % 2 == 1)[:, None]
+        for batch, members in zip(self.batches, self.order, strict=True):
+            batch.set_rows(self._row_of[members].tolist())
+            batch.leave_out(present[members])
 
     def set_hypers(self, groups: Groups) -> None:
         """Read every group's hyperparameters; check and store those that changed."""
@@ -187,13 +225,13 @@ class Squad:
             crew = Crew(own, states, slots, pointed=kernel_batch)
             arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
             arrays |= {slot: [local(state[slot]) for state in states] for slot in slots}
-            rows = [self.rows[i] for i in members]
+            rows = self._row_of[members].tolist()
             batch = CpuBatch(what.kernel, arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
             crew.gradients = ()
             self.crews.append(crew)
             self.batches.append(batch)
 
-    def still_holds(self, gradients: list[torch.Tensor]) -> bool:
+    def still_holds(self, gradients: Gradients) -> bool:
         """Whether this squad may be used again; if so, it points at this step's gradients."""
         if not self._counts_hold():
             return False
@@ -201,7 +239,7 @@ class Squad:
             own = [gradients[i] for i in members]
             if not crew.still_holds(own):
                 return False
-            batch.set_gradients(own, list(map(_address, own)))
+            batch.set_gradients(own)
         return True
 
     def _counts_hold(self) -> bool:
@@ -216,7 +254,7 @@ class Squad:
     def advance(self, by: int) -> None:
         """Count a step in the hyperparameter table, or take it back."""
         self._new_hosts = None
-        self._t += by
+        self._t += by * self._stepping
 
     def commit(self) -> None:
         """Write step counts and new host slots into the state; a second call in the same step changes nothing."""
@@ -225,7 +263,7 @@ class Squad:
         if self.plan.host_writes:
             if self._new_hosts is None:
                 self._new_hosts = self._next_hosts()
-            np.copyto(self._ends, self._new_hosts)
+            np.copyto(self._ends, self._new_hosts, where=self._stepping)
         np.copyto(self.counts, self._ends[self._row_of] if self._only is None else self._only, casting="same_kind")
         np.copyto(self.counted, self.counts)
         self.cells.follow(self.counts)

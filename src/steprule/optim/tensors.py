@@ -36,13 +36,15 @@ INTERPRETED_REASON = "asked for; Triton's interpreter runs GPU kernels in main m
 class Entry:
     """One parameter of a step, with its gradient and where it was found.
 
-    Of a DTensor, `here` makes `parameter` and `gradient` what this process holds; the state is the owner's.
+    Of a DTensor, `here` makes `parameter` and `gradient` what this process holds; the state is the owner's. Where the
+    gradient is absent, as a parameter's may be that had one before, the parameter itself shows its form.
     """
 
     label: str
     group: int
     parameter: torch.Tensor
     gradient: torch.Tensor
+    present: bool = True
     shared: torch.Tensor | None = None
 
     @property

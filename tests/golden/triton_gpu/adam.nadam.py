@@ -87,7 +87,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 5), tl.float32)
     # ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
     scalar = tl.cast(tl.load(host + tensor * 6), tl.float32)
@@ -151,6 +151,6 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
         rows = tl.where(go, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
-            inside = row < rows
+            inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)
             tl.store(counts + row * 2, (tl.load(counts + row * 2, mask=inside, other=0.0) + 1.0).to(counts.dtype.element_ty), mask=inside)
             tl.store(counts + row * 2 + 1, (tl.load(host + row * 6 + 5, mask=inside, other=0.0)).to(counts.dtype.element_ty), mask=inside)

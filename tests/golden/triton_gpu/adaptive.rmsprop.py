@@ -43,7 +43,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 3), tl.float32)
     eps = tl.cast(tl.load(hyper + tensor * 3 + 2), tl.float32)
     # return alpha * v + (1 - alpha) * g**2
@@ -79,5 +79,5 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
         rows = tl.where(go, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
-            inside = row < rows
+            inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)
             tl.store(counts + row, (tl.load(counts + row, mask=inside, other=0.0) + 1.0).to(counts.dtype.element_ty), mask=inside)

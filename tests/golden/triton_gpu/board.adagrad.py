@@ -24,7 +24,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 2), tl.float32)
     eps = tl.cast(tl.load(hyper + tensor * 2 + 1), tl.float32)
     theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)

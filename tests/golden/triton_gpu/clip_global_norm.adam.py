@@ -56,6 +56,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
+    count = tl.where((tl.load(gradients + tensor) != 0), count, 0)
     g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
     global_norm_of = tl.full((BLOCK,), 0.0, tl.float64)
     whole = count // BLOCK * BLOCK
@@ -93,7 +94,7 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
     scalar = tl.cast(tl.load(host + tensor * 4), tl.float32)
     beta1 = tl.load(hyper + tensor * 5 + 1)
@@ -160,5 +161,5 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
         rows = tl.where(go, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
-            inside = row < rows
+            inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)
             tl.store(counts + row, (tl.load(counts + row, mask=inside, other=0.0) + 1.0).to(counts.dtype.element_ty), mask=inside)

@@ -92,7 +92,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 8), tl.float32)
     # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
     scalar = tl.cast(tl.load(host + tensor * 8), tl.float32)
@@ -162,5 +162,5 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
         rows = tl.where(go, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
-            inside = row < rows
+            inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)
             tl.store(counts + row, (tl.load(counts + row, mask=inside, other=0.0) + 1.0).to(counts.dtype.element_ty), mask=inside)

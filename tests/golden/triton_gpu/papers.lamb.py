@@ -60,6 +60,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
+    count = tl.where((tl.load(gradients + tensor) != 0), count, 0)
     weight_decay = tl.cast(tl.load(hyper + tensor * 5 + 4), tl.float32)
     # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
     scalar = tl.cast(tl.load(host + tensor * 4), tl.float32)
@@ -145,7 +146,7 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.load(hyper + tensor * 5)
     # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
     scalar = root(tl.load(reduced + 0 * tensor_count + tensor))
@@ -220,5 +221,5 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
         rows = tl.where(go, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
-            inside = row < rows
+            inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)
             tl.store(counts + row, (tl.load(counts + row, mask=inside, other=0.0) + 1.0).to(counts.dtype.element_ty), mask=inside)

@@ -23,6 +23,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
+    count = tl.where((tl.load(gradients + tensor) != 0), count, 0)
     theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
     g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
     norm_of = tl.full((BLOCK,), 0.0, tl.float64)
@@ -71,7 +72,7 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.load(hyper + tensor * 4)
     # size, length = norm(theta), norm(g)
     scalar = root(tl.load(reduced + 0 * tensor_count + tensor))

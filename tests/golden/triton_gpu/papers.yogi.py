@@ -48,7 +48,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     go = tl.load(found) == 0.0
-    count = tl.where(go, count, 0)
+    count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 4), tl.float32)
     # m = beta1 * exp_avg + (1 - beta1) * g
     scalar = tl.cast(tl.load(host + tensor * 2), tl.float32)
