@@ -80,6 +80,8 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         lr = real(host[row * 10])
         # ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m

@@ -81,6 +81,8 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         # return theta - lr / (1 - beta1**t) * m * where(length > 5, adaptive, 1), m, v
         scalar = real(host[row * 8 + 1])

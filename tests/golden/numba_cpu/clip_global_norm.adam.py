@@ -59,6 +59,9 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            partial[chunk] = 0.0
+            continue
         row = tensors[tensor * 2]
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         global_norm_of = 0.0
@@ -82,6 +85,8 @@ def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
         scalar = real(host[row * 8 + 1])

@@ -60,6 +60,8 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 3 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         # theta = (1 - lambd * rate) * theta - rate * g
         scalar = real(host[row * 6 + 2])

@@ -76,6 +76,8 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 6 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         # return moved / (1 + lr * weight_decay), m, v, n, -g
         scalar = real(host[row * 13 + 1])

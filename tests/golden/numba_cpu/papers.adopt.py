@@ -56,6 +56,8 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         step = host[row * 10]
         # m = where(t == 1, exp_avg, beta1 * exp_avg + (1 - beta1) * normed)

@@ -59,6 +59,10 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            partial[chunk * 2] = 0.0
+            partial[chunk * 2 + 1] = 0.0
+            continue
         row = tensors[tensor * 2]
         weight_decay = real(host[row * 9])
         # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
@@ -128,6 +132,8 @@ def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 4 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         lr = host[row * 9 + 8]
         # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v

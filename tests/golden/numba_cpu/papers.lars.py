@@ -38,6 +38,10 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 3 + 1] == 0:
+            partial[chunk * 2] = 0.0
+            partial[chunk * 2 + 1] = 0.0
+            continue
         row = tensors[tensor * 2]
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
@@ -70,6 +74,8 @@ def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
         count = chunks[chunk * 3 + 2]
+        if addresses[tensor * 3 + 1] == 0:
+            continue
         row = tensors[tensor * 2]
         lr = host[row * 4 + 2]
         # size, length = norm(theta), norm(g)
