@@ -60,16 +60,13 @@ class Roster:
         self._groups = [list(group["params"]) for group in groups]
         self._all = [parameter for group in self._groups for parameter in group]
         self._entries = self._gather(groups, set(former))
-        for entry in self._entries:
-            check(entry)
         _no_overlap([entry for entry in self._entries if entry.present])
         self.parameters = [entry.owner for entry in self._entries]
         self._new = [owner for owner in self.parameters if not state.get(owner)]
         for entry in self._entries:
             ensure(self._chosen[entry.group], groups[entry.group], entry.owner, state[entry.owner])
         self._dicts = list(state.values())
-        bound = set(self.parameters)
-        self._bound = [parameter in bound for parameter in self._all]
+        self._bound = list(map(set(self.parameters).__contains__, self._all))
         self._all_bound = all(self._bound)
         try:
             self._muster(backend)
@@ -87,7 +84,7 @@ class Roster:
         del self._entries  # they hold gradients, which zero_grad is to free
 
     def _gather(self, groups: Groups, former: set[torch.Tensor]) -> list[Entry]:
-        """List the parameters with gradients, and those of the former roster that have none in this step."""
+        """List and check the parameters with gradients, and those of the former roster that have none in this step."""
         entries: list[Entry] = []
         for i, group in enumerate(groups):
             for j, parameter in enumerate(group["params"]):
@@ -95,6 +92,8 @@ class Roster:
                 if gradient is not None or (parameter in former and self._state.get(parameter)):
                     form = parameter.detach() if gradient is None else gradient
                     entries.append(here(Entry(label(group, i, j), i, parameter, form, gradient is not None)))
+        for entry in entries:
+            check(entry)
         return entries
 
     def _muster(self, backend: str | None) -> None:
