@@ -18,7 +18,8 @@ from typing import IO, Any
 import torch
 
 HERE = Path(__file__).parent
-PATIENCE = 60.0
+PATIENCE = 600.0
+"""Seconds after which a process hangs, on however busy a machine."""
 
 
 def fork(function: Callable[..., Any], *arguments: Any, noise: IO[str] | None = None) -> int:
