@@ -59,6 +59,10 @@ def check(plan: Plan, out: Path | None, events: Path | None) -> None:
         raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
     check_precision(task, plan.budget.precision)
     for method in plan.methods:
+        if method.is_implicit and plan.budget.precision == "float16":
+            raise click.UsageError(
+                f"{method.key} needs several gradients a step, which float16's loss scaling forbids."
+            )
         method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
 
 

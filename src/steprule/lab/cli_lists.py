@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
-from rich.table import Table
+from rich.table import Column, Table
 
 from steprule.lab.methods import Method
 from steprule.lab.optimizers import NAMES, class_of, worded
@@ -30,7 +30,7 @@ def optimizers(*, as_json: bool) -> None:
     Any other one takes part as module:Class or file.py:Class, such as torch.optim:AdamW.
     """
     listed = [_method(name) for name in NAMES]
-    table = Table("name", "optimiser and formula", "takes", "bytes", "state", show_lines=True)
+    table = Table(Column("name", no_wrap=True), "optimiser and formula", "takes", "bytes", "state", show_lines=True)
     for row in listed:
         cost = (f"{row['bytes_per_parameter']:g}", f"{row['state_bytes_per_parameter']:g}")
         lr = "lr" if row["default_lr"] is None else f"lr={worded(row['default_lr'])}"

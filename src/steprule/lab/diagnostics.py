@@ -26,7 +26,7 @@ class Seen:
 
 
 class Probe:
-    """Is made before a step, with the gradients in place, and read after it.
+    """Is made before a step, with the gradients in place, and read after it; an implicit step's are measured later.
 
     All the numbers of a network are put into one tensor first: a network is many small ones, and each costs a call.
     """
@@ -34,11 +34,16 @@ class Probe:
     def __init__(self, model: torch.nn.Module, optimizer: Any, method: Method) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer
-        gradient = _flat(parameter.grad for parameter in self._parameters if parameter.grad is not None)
-        self._norm = norm([gradient])
-        self._coefficient = _coefficient(gradient, self._norm, method) if method.clips else None
+        self._method = method
+        self.measure()
         with at_theta(optimizer):
             self._before = _flat(self._parameters)
+
+    def measure(self) -> None:
+        """Measure the gradients that are in place now."""
+        gradient = _flat(parameter.grad for parameter in self._parameters if parameter.grad is not None)
+        self._norm = norm([gradient])
+        self._coefficient = _coefficient(gradient, self._norm, self._method) if self._method.clips else None
 
     def read(self) -> Seen:
         """Return what the step did: ‖Δθ‖ relative to ‖θ‖, at θ itself."""

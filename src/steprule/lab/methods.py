@@ -59,6 +59,11 @@ class Method:
         return self.kind.full_batch
 
     @property
+    def is_implicit(self) -> bool:
+        """Whether one iteration evaluates the gradient several times."""
+        return self.kind.is_implicit(dict(self.hyper))
+
+    @property
     def default_lr(self) -> float | None:
         """The learning rate of who does not choose one; none where the optimiser wants it chosen."""
         return self.kind.default_lr

@@ -27,6 +27,9 @@ TITLES = {
 }
 """The board's rules by name, in the order of the whiteboard."""
 
+VARIANTS = {"nesterov-implicit": ("Implicit Nesterov momentum", sr.board.nesterov(look_ahead="implicit"))}
+"""Variants of the board's rules that have a name of their own, with their titles."""
+
 CLASSES = {
     name.lower(): getattr(sr.optim, name)
     for name in sorted(sr.optim.__all__, key=str.lower)
@@ -34,7 +37,7 @@ CLASSES = {
 }
 """The library's classes by name, where the board has not taken it: `steprule.optim:Adam` names the others."""
 
-NAMES = (*TITLES, *CLASSES)
+NAMES = (*TITLES, *VARIANTS, *CLASSES)
 """Every name that stands for an optimiser by itself."""
 
 _RULES = (type(sr.board.sgd), type(sr.chain(sr.clip_value, sr.board.sgd)))
@@ -92,6 +95,10 @@ class Kind:
     def is_ours(self) -> bool:
         """Whether the library runs it: then its formula is known, and it clips inside its step."""
         return self.is_rule or (isinstance(self.target, type) and issubclass(self.target, sr.Optimizer))
+
+    def is_implicit(self, hyper: dict[str, Any]) -> bool:
+        """Whether its step evaluates the gradient until it is that of the point where the step ends."""
+        return self.is_rule and self._program(hyper, ()).graph.implicit
 
     def build(
         self, parameters: Iterable[torch.nn.Parameter], lr: float, hyper: dict[str, Any], before: Sequence[Clip]
@@ -153,6 +160,8 @@ def find(name: str) -> Kind:
     """Return the optimiser of a name; what cannot be one is refused with what is allowed."""
     if name in TITLES:
         return _kind(name, TITLES[name], getattr(sr.board, name))
+    if name in VARIANTS:
+        return _kind(name, *VARIANTS[name])
     if name in CLASSES:
         return _kind(name, CLASSES[name].__name__, CLASSES[name])
     if not is_reference(name):
@@ -190,12 +199,12 @@ _BUILT = "an optimiser is built as Class(parameters, lr=..., **hyperparameters),
 
 
 def _hyperparameters(rule: Any) -> dict[str, Any]:
-    """Return a rule's hyperparameters with their defaults; of one that chooses a variant, the first."""
+    """Return a rule's hyperparameters with their defaults, those of its other variants too, and the variant it is."""
     found = {key: hyper.value for key, hyper in rule.hypers.items()}
     if isinstance(rule, _RULES[0]):
         for key, parameter in inspect.signature(rule).parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY and key not in found and key not in _OURS_TO_SET:
-                found[key] = parameter.default.options[0]
+                found[key] = rule.part.chosen[key] if key in rule.part.chosen else rule.part.hypers[key].value
     return found
 
 

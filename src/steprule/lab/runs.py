@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DIVERGENCE = (
     "A run has diverged when a loss is not finite (it is stopped there), or when its loss on the whole "
-    "training set is greater at the end than at the start."
+    "training set is greater at the end than at the start, or when an implicit step finds no end (it is stopped there)."
 )
 
 OUT_OF_MEMORY = "out of memory"
@@ -94,6 +94,8 @@ class RunResult:
     step_spread: Spread | None = field(default=None, compare=False)
     state_bytes_per_parameter: float | None = None
     seconds: float = field(default=0.0, compare=False)
+    gradient_evaluations: int = 0
+    """How often a gradient was evaluated: once an iteration, but in implicit methods."""
     exhibits: tuple[Exhibit, ...] = ()
 
     @property
@@ -128,6 +130,7 @@ class RunResult:
             "reason": self.reason,
             "iterations": self.iterations,
             "epochs": self.epochs,
+            "gradient_evaluations": self.gradient_evaluations,
             "initial_training_loss": _plain(self.initial_loss),
             "final_training_loss": _plain(self.final_loss),
             "validation_loss": _plain(self.curve[-1].validation_loss) if self.curve else None,
@@ -163,7 +166,7 @@ def from_record(spec: RunSpec, record: dict[str, Any]) -> RunResult:
     except ValueError as error:
         raise Misshapen("exhibits", "has a picture that is not base64") from error
     for name, value in result.as_record().items():
-        if record.get(name) != value:
+        if record.get(name, value) != value:
             raise Misshapen(name, f"is not what belongs to {spec.method.key} and the rest of the record")
     return result
 
@@ -184,6 +187,7 @@ def _result(spec: RunSpec, record: dict[str, Any]) -> RunResult:
         step_spread=Spread(*map(record["step_spread"].get, SPREAD)) if record.get("step_spread") else None,
         state_bytes_per_parameter=record["state_bytes_per_parameter"],
         seconds=record["seconds"],
+        gradient_evaluations=record.get("gradient_evaluations", record["iterations"]),
         exhibits=tuple(
             Exhibit(shown["caption"], None if shown["png"] is None else b64decode(shown["png"]), shown["text"])
             for shown in record["exhibits"]

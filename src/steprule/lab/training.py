@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+import steprule as sr
 from steprule.lab.data import batches
 from steprule.lab.diagnostics import Probe, Seen, state_bytes
 from steprule.lab.interrupt import Interrupt, waiting
@@ -55,6 +56,11 @@ class _Run:
     training_ns: int = 0
     examples: int = 0
     done: int = 0
+    evaluations: int = 0
+    """How many gradients were evaluated to make steps of them."""
+    trouble: str = ""
+    """Why an implicit step found no end."""
+    implicit: bool = False
     initial: float = math.nan
     spent: float = 0.0
     """Seconds that the processes before this one have had."""
@@ -106,11 +112,55 @@ class _Run:
             self.scale.unscale_(self.optimizer)
         return loss
 
-    def step(self, iteration: int) -> None:
-        """Take one step at the iteration's learning rate, clipped here where the optimiser does not clip itself."""
+    def solve(self, iteration: int, indices: torch.Tensor) -> tuple[float, int]:
+        """Take one implicit step; return the loss where it ends, and the time that gradients took.
+
+        Its closure is always the same batch with the same dropout: otherwise there would be nothing to find.
+        """
+        self.set_rate(iteration)
+        drawn, spent = torch.random.get_rng_state(), 0
+
+        def closure() -> float:
+            nonlocal spent
+            before = time.perf_counter_ns()
+            torch.random.set_rng_state(drawn)
+            self.evaluations += 1
+            loss = self.gradient(indices)
+            spent += time.perf_counter_ns() - before
+            return loss
+
+        return self.optimizer.step(closure), spent
+
+    def advance(self, iteration: int, indices: torch.Tensor, *, probed: bool) -> tuple[float, Probe | None]:
+        """Make one iteration, unless its loss is not finite; return the loss, and the probe of an evaluation."""
+        implicit, before = self.implicit, time.perf_counter_ns()
+        loss = 0.0 if implicit else self.gradient(indices)
+        made = time.perf_counter_ns() - before
+        if not math.isfinite(loss):
+            return loss, None
+        probe = Probe(self.model, self.optimizer, self.spec.method) if probed else None
+        before = time.perf_counter_ns()
+        if implicit:
+            loss, made = self.solve(iteration, indices)
+        else:
+            self.step(iteration)
+        whole = time.perf_counter_ns() - before + (0 if implicit else made)
+        self.step_ns.append(whole - made)
+        self.training_ns += whole
+        if probe is not None and implicit:
+            probe.measure()
+        return loss, probe
+
+    def set_rate(self, iteration: int) -> None:
+        """Set the iteration's learning rate."""
         if self.spec.method.schedule != "constant":
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr(iteration)
+
+    def step(self, iteration: int) -> None:
+        """Take one step at the iteration's learning rate, clipped here where the optimiser does not clip itself."""
+        self.set_rate(iteration)
+        self.evaluations += 1
         if self.spec.method.clips_outside:
             self.spec.method.clip(self.model.parameters())
         if self.scale is None:
@@ -160,6 +210,7 @@ class _Run:
             "training_ns": self.training_ns,
             "examples": self.examples,
             "done": self.done,
+            "evaluations": self.evaluations,
             "initial": self.initial,
             "spent": self.elapsed(),
         }
@@ -173,6 +224,7 @@ class _Run:
         self.curve = [Point(*values) for values in state["curve"]]
         for name in ("window", "step_ns", "training_ns", "examples", "done", "initial", "spent"):
             setattr(self, name, state[name])
+        self.evaluations = state.get("evaluations", self.done)
         self.on_disk = self.done
         if self.observe is not None:
             for point in self.curve:
@@ -199,6 +251,7 @@ class _Run:
             **_microseconds(self.step_ns),
             state_bytes_per_parameter=state_bytes(self.optimizer) / count if count else None,
             seconds=self.elapsed(),
+            gradient_evaluations=self.evaluations,
             **ends,
         )
 
@@ -249,6 +302,7 @@ def train(
     model = task.model(spec.seed)
     optimizer = spec.method.optimizer(model.parameters(), spec.lr)
     run = _Run(spec, task, model, optimizer, observe, checkpoint, scaler(spec.budget.precision))
+    run.implicit = spec.method.is_implicit
     ctrl_c = nullcontext(run.interrupt) if checkpoint is None else waiting()
     with torch.random.fork_rng(devices=[]), ctrl_c as run.interrupt:
         torch.manual_seed(spec.seed)
@@ -277,17 +331,13 @@ def _iterate(run: _Run) -> bool:
         run.stop_if_asked()
         if timeout is not None and run.elapsed() > timeout:
             raise TimedOut
-        before = time.perf_counter_ns()
-        loss = run.gradient(indices)
-        made = time.perf_counter_ns() - before
+        try:
+            loss, probe = run.advance(iteration, indices, probed=iteration in points)
+        except sr.errors.ConvergenceError as error:
+            loss, probe, run.trouble = math.nan, None, error.what
         if not math.isfinite(loss):
             run.look(iteration - 1, loss, Seen())
             return False
-        probe = Probe(run.model, run.optimizer, run.spec.method) if iteration in points else None
-        before = time.perf_counter_ns()
-        run.step(iteration)
-        run.step_ns.append(time.perf_counter_ns() - before)
-        run.training_ns += made + run.step_ns[-1]
         run.window.append(loss)
         run.examples += len(indices)
         if probe is not None:
@@ -314,7 +364,7 @@ def _ended(run: _Run, *, finite: bool) -> RunResult:
         exhibits = _exhibits(run) if run.spec.exhibits and math.isfinite(final) else ()
     return run.result(
         "finished" if healthy else "diverged",
-        "" if healthy else f"training loss went from {initial:.3g} to {final:.3g}",
+        "" if healthy else run.trouble or f"training loss went from {initial:.3g} to {final:.3g}",
         final_loss=final,
         test_loss=test_loss,
         test_score=test_score,

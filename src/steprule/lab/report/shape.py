@@ -81,6 +81,7 @@ RUN = {
     "reason": str,
     "iterations": int,
     "epochs": float,
+    "gradient_evaluations": Sometimes(int),
     "initial_training_loss": _NUMBER,
     "final_training_loss": _NUMBER,
     "validation_loss": _NUMBER,

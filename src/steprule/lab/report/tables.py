@@ -44,7 +44,8 @@ def numbers(document: dict[str, Any], chapter: Chapter) -> Table:
     score = f"test {task['metric']['name']}" + (", median [95 %]" if chapter.several else "")
     head = ["optimiser", "learning rate", "validation loss", score]
     head += [f"iterations to {words.target(task)}", "seconds to it", "reached it"] if task["target"] is not None else []
-    head += ["iterations", "epochs", "diverged", "failed", "runs"]
+    apart = ["gradient evaluations"] if words.evaluated_apart(chapter) else []
+    head += ["iterations", *apart, "epochs", "diverged", "failed", "runs"]
     best = document["winner"].get(task["name"])
     leads = next((place for place, cell in enumerate(chapter.cells) if cell.arm.key == best), None)
     return _per_arm(chapter, task["title"], head, lambda cell: _numbers(chapter, cell), leads)
@@ -60,6 +61,7 @@ def _per_arm(
 def _numbers(chapter: Chapter, cell: Cell) -> list[str]:
     tuned, task = cell.result["tuned"], chapter.task
     longest = max(cell.result["runs"], key=lambda run: run["iterations"], default=None)
+    evaluated = words.NONE if longest is None else f"{words.evaluations(longest):,}"
     diverged, failed, runs = words.count_lost(cell)
     goal = [words.to_target(tuned), words.to_target(tuned, "seconds"), words.reached(tuned)]
     return [
@@ -68,6 +70,7 @@ def _numbers(chapter: Chapter, cell: Cell) -> list[str]:
         words.score(tuned and tuned["test_score"], task["metric"]),
         *(goal if task["target"] is not None else []),
         words.NONE if longest is None else f"{longest['iterations']:,}",
+        *([evaluated] if words.evaluated_apart(chapter) else []),
         words.NONE if longest is None else f"{longest['epochs']:.3g}",
         f"{diverged:,}",
         f"{failed:,}",

@@ -120,7 +120,8 @@ def _many(count: int, noun: str) -> str:
 
 def footnotes(document: dict[str, Any], chapter: Chapter) -> list[str]:
     """Return what a reader must know to read a task's table rightly."""
-    notes = [*_lengths(chapter), *_choices(chapter), *_failures(chapter), *_timing(document, chapter)]
+    first = [*_lengths(chapter), *_evaluated(chapter)]
+    notes = [*first, *_choices(chapter), *_failures(chapter), *_timing(document, chapter)]
     return (
         [*notes, "The comparison was interrupted: what was done by then is shown."]
         if document["interrupted"]
@@ -149,6 +150,28 @@ def _lengths(chapter: Chapter) -> list[str]:
         if (iterations, epochs) != usual:
             took = f"{listed(keys)} made at most {plural(iterations, 'iteration')} = {epochs:.3g} epochs"
             notes.append(f"{took}; compare by epochs.")
+    return notes
+
+
+def evaluations(run: dict[str, Any]) -> int:
+    """Return how many gradients a run evaluated; an older record counts iterations alone."""
+    return run.get("gradient_evaluations", run["iterations"])
+
+
+def evaluated_apart(chapter: Chapter) -> bool:
+    """Whether some method evaluated other than one gradient an iteration."""
+    return bool(_evaluated(chapter))
+
+
+def _evaluated(chapter: Chapter) -> list[str]:
+    """Say which methods evaluate several gradients an iteration: their iterations cost more than others'."""
+    notes: list[str] = []
+    for cell in chapter.cells:
+        runs = [run for run in cell.result["runs"] if run["status"] == "finished"] or cell.result["runs"]
+        made, needed = sum(run["iterations"] for run in runs), sum(map(evaluations, runs))
+        if made != needed and made:
+            told = f"{cell.arm.key} evaluated {needed / made:.3g} gradients an iteration"
+            notes.append(f"{told}; iterations are equal, and its gradients are counted apart.")
     return notes
 
 
@@ -216,7 +239,8 @@ def single_run(document: dict[str, Any]) -> str | None:
     curve, last = run["curve"], run["curve"]["score"][-1]
     ended = NONE if last is None else single(last, metric) + suffix(metric)
     first, final = (loss(curve["training_loss"][place]) for place in (0, -1))
+    needed = "" if evaluations(run) == run["iterations"] else f", {plural(evaluations(run), 'gradient evaluation')}"
     return (
         f"Seed {run['seed']}: training loss from {first} to {final}, validation {metric['name']} {ended} "
-        f"after {run['iterations']:,} iterations ({run['epochs']:.3g} epochs)."
+        f"after {run['iterations']:,} iterations ({run['epochs']:.3g} epochs{needed})."
     )
