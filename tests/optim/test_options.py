@@ -241,6 +241,42 @@ def test_optimisers_pickled_before_clip_could_be_set_still_load(compensated: boo
         step(again, bad=math.nan)
 
 
+@transform
+def scaled(theta, g, *, momentum=0.5):
+    return g * momentum + 0 * theta
+
+
+@transform
+def damped(theta, g, *, beta1=0.5, lr=sr.hyper(shared=True)):
+    return g * beta1 + lr * 0 * theta
+
+
+@transform
+def shortened(theta, g, *, factor=0.5, lr=sr.hyper(shared=True)):
+    return g * factor + lr * 0 * theta
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "word"),
+    [("SGD", scaled, "momentum"), ("AdamW", damped, "beta1"), ("SGD", sr.weight_decay(0.1), "weight_decay")],
+    ids=repr,
+)
+def test_a_clipping_and_a_class_do_not_share_a_word(name: str, clip: Any, word: str) -> None:
+    """The group's momentum of 0 would be read for the transform's own of 0.5."""
+    make = getattr(sr.optim, name)
+    optimizer = make([torch.nn.Parameter(torch.ones(2))], clip=shortened, backend="eager")
+    for action in (
+        lambda: make([torch.nn.Parameter(torch.ones(2))], clip=clip),
+        lambda: setattr(optimizer, "clip", clip),
+    ):
+        with pytest.raises(HyperparameterError, match=f"`{word}` of the clipping") as caught:
+            action()
+        assert clip.name in caught.value.where
+        assert caught.value.fix
+    assert optimizer.clip is shortened
+    optimizer.step()
+
+
 def test_options_can_be_set_in_the_middle_of_things() -> None:
     """In a closure, in hooks, and inside `at_iterate`: the update that follows obeys."""
     optimizer, other = pair(MAKERS["look-ahead"], {"clip": 0.5})

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 
 from ..backends.triton_gpu import NAME as TRITON
+from ..errors import HyperparameterError
 from ..graph.graph import Hyper
 from ..graph.node import Rank
 from ..plan.schedule import schedule
@@ -78,14 +79,25 @@ class Shell(Optimizer):
         raise TypeError(f"{type(self).__name__} names no rule for {sorted(group)}")
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
-        clip, others = (
-            self._options.clip,
-            {name: key for name, (key, _) in self._parts_of.items() if key in self.defaults},
-        )
+        clip = self._options.clip
         own = clip.hypers if isinstance(clip, Program) else {}
+        others = {name: key for name, (key, _) in self._parts_of.items() if key in self.defaults}
         check_keys(group, which, self._title(), {**self.defaults, **own}, others, capturable=self.capturable)
         for name in self._inits.values():
             Hyper(name, low=0).check(plain(group[name]), f"{self._title()}, {which}")
+
+    def _check_group(self, group: dict[str, Any], which: str) -> None:
+        clip = self._options.clip
+        self._chain(self._flags(group))  # what is no clipping at all is told first
+        own = clip.hypers.values() if isinstance(clip, Program) else ()
+        for name in (hyper.name for hyper in own if not hyper.shared):
+            if name in self.defaults or self._parts_of.get(name, ("",))[0] in self.defaults:
+                raise HyperparameterError(
+                    f"`{name}` of the clipping is a word of {self._title()} itself, whose groups say what it is",
+                    where=f"  clip={clip!r}",
+                    fix="give that argument of the transform another name",
+                )
+        super()._check_group(group, which)
 
     # Programs ------------------------------------------------------------------------------------
 
