@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import steprule as sr
+from child import PATIENCE
 from steprule import board, chain
 from steprule.backends import cache
 from steprule.optim import glance
@@ -65,7 +66,7 @@ def run(command: str, **environment: str) -> str:
     """Run a Python command in a process of its own; return what it printed last."""
     env = {**os.environ, **environment}
     arguments = [sys.executable, "-W", "error", "-c", command]
-    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 

@@ -29,8 +29,6 @@ from steprule.backends import cache, compiler
 
 pytestmark = pytest.mark.cpu
 
-STATED = 120.0
-
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -69,7 +67,7 @@ def test_sixteen_processes_that_compile_one_rule_at_once_leave_one_sound_entry(p
         ready, gate = os.pipe()
         children = [fork(step_when_told, ready, gate) for _ in range(16)]
         os.close(gate)
-        assert [ended(child, STATED) for child in children] == [0] * 16
+        assert [ended(child) for child in children] == [0] * 16
         os.close(ready)
         (entry,) = place.iterdir()
         assert cache._read(entry, (entry / "kernel.py").read_text(encoding="utf-8")) is not None
@@ -155,7 +153,7 @@ def compile_for_generic() -> None:
 def test_kernels_are_named_after_the_processor_that_the_generator_was_made_for() -> None:
     """Numba makes its generator once: what is set later changes neither it nor what it makes."""
     with interpreter("import test_hostile_processes as tests; tests.compile_for_generic()") as process:
-        first, second = json.loads(said(process, STATED))
+        first, second = json.loads(said(process))
     assert len({first, second, cache.digest("kernel")}) == 3
 
 
@@ -247,7 +245,7 @@ def test_a_loader_with_forked_workers_feeds_a_training_that_goes_on() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
         warnings.filterwarnings("ignore", "This DataLoader will create 4 worker processes", UserWarning)
-        loader = torch.utils.data.DataLoader(data, num_workers=4, multiprocessing_context="fork", timeout=30)
+        loader = torch.utils.data.DataLoader(data, num_workers=4, multiprocessing_context="fork", timeout=PATIENCE)
         seen = []
         for epoch in range(2):
             for item in loader:
@@ -383,7 +381,7 @@ def be_constrained() -> None:
 def test_under_every_constraint_bits_forks_threads_and_the_end_are_as_without() -> None:
     """Against the same runs in this process, which has none of the constraints."""
     with interpreter("import test_hostile_processes as tests; tests.be_constrained()", **CONSTRAINTS) as process:
-        found, *end = said(process, STATED).splitlines()
+        found, *end = said(process).splitlines()
     here = train([1, 1, 1])
     assert here == train([4, 2, 64])
     assert json.loads(found) == {"threads": here, "one core": here, "at once": [here], "forked": 7}

@@ -19,6 +19,7 @@ from truth import CLIPPED, bits, corrected_adam, fill_gradients, make, raw
 
 import steprule as sr
 from child import HERE, survives
+from counted import calls
 from steprule import board
 from steprule.backends.base import chunks
 from steprule.backends.numba_cpu import CHUNK, CpuBatch, CpuKernel
@@ -106,21 +107,22 @@ def test_every_length_of_tail_gives_torchs_numbers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.hostile("M10")
-def test_a_hundred_thousand_parameters_of_one_element_cost_twenty_times_what_five_thousand_do() -> None:
-    """A norm over all of them shows whether each was counted; four times the slack, since others use this machine."""
+def test_a_hundred_thousand_parameters_of_one_element_step_and_work_grows_as_their_number() -> None:
+    """A norm over all of them shows whether each was counted."""
     spent = {}
-    for count in (5_000, 5_000, 100_000):
+    for count in (1_000, 1_000, 10_000, 100_000):  # the first compiles
         field = torch.ones(count)
         parameters = [torch.nn.Parameter(cell) for cell in field.split(1)]
         optimizer = sr.Optimizer(parameters, CLIPPED, lr=1.0, beta=0.0, max_norm=1.0)
         for parameter in parameters:
             parameter.grad = torch.ones(1)
-        before = time.process_time()
-        optimizer.step()
-        optimizer.step()
-        spent[count] = time.process_time() - before
+        if count < 100_000:
+            spent[count] = calls(lambda step=optimizer.step: (step(), step()))
+        else:
+            optimizer.step()
+            optimizer.step()
         assert torch.allclose(field, torch.full((count,), 1 - 2 / math.sqrt(count)), rtol=0, atol=1e-6)
-    assert spent[100_000] < 80 * spent[5_000]
+    assert 2 * 1_000 < spent[10_000] < 10.5 * spent[1_000]
 
 
 @pytest.mark.hostile("M9")
@@ -297,18 +299,19 @@ def step_while_data_is_replaced() -> None:
     parameter.grad = torch.ones_like(parameter)
     optimizer = board.adam.optimizer([parameter])
     optimizer.step()
-    stepping = threading.Event()
+    stepping, replaced = threading.Event(), []
     stepping.set()
 
     def replace() -> None:
         while stepping.is_set():
             parameter.data = torch.zeros(10_000_000)
             parameter.grad = torch.ones(10_000_000)
+            replaced.append(True)
             time.sleep(0.0005)
 
     thread = threading.Thread(target=replace)
     thread.start()
-    for _ in range(40):
+    while len(replaced) < 20:  # at whatever moment of a step that is
         optimizer.step()
     stepping.clear()
     thread.join()

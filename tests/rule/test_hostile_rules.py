@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from told import a_parameter, pointed, refused
 
 import steprule as sr
+from counted import calls
 from steprule import board, chain, hyper, rule, slot
 from steprule.errors import StepruleError
 from steprule.graph.evaluate import evaluate
@@ -147,10 +147,10 @@ def without_end_on_numbers(theta, g, *, lr=0.1):
 @pytest.mark.null
 @pytest.mark.hostile("R2")
 @pytest.mark.parametrize("function", [a_hundred_thousand, without_end, without_end_on_numbers])
-def test_a_formula_too_long_to_compile_is_refused_within_a_second(function: Any) -> None:
-    before = time.process_time()
-    error = refused(lambda: rule(function).graph)
-    assert time.process_time() - before < 1
+def test_a_formula_too_long_to_compile_is_refused_before_it_is_read_to_its_end(function: Any) -> None:
+    errors = []
+    assert calls(lambda: errors.append(refused(lambda: rule(function).graph))) < 100 * LONGEST
+    (error,) = errors
     assert f"room for {LONGEST} operations" in error.what
     assert "loop" in error.fix
 
@@ -165,11 +165,11 @@ def test_a_formula_that_doubles_at_every_line_is_no_larger_than_its_lines() -> N
             g = g * g + g
         return theta - lr * g
 
-    before = time.process_time()
-    account = sr.explain(rule(doubling))
+    accounts = []
+    assert calls(lambda: accounts.append(sr.explain(rule(doubling)))) < 1_000_000
+    (account,) = accounts
     assert len(account.formula) + len(account.latex) + len(account.source) < 500_000
     assert len(repr(rule(doubling).graph.new_parameter)) < 1000
-    assert time.process_time() - before < 5
 
 
 @pytest.mark.null
@@ -197,9 +197,9 @@ def test_a_power_of_a_thousand_million_is_one_operation() -> None:
     def enormous(theta, g, *, lr=2.0):
         return theta - g ** (10**9) + 1 / lr ** (10**9)
 
-    before = time.process_time()
-    assert len(sr.explain(enormous).source) < 5000
-    assert time.process_time() - before < 1
+    sources = []
+    assert calls(lambda: sources.append(sr.explain(enormous).source)) < 100_000
+    assert len(sources[0]) < 5000
     parameter = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
     parameter.grad = torch.tensor([0.5, 1.0, 2.0, -1.0], dtype=torch.float64)
     enormous.optimizer([parameter]).step()
