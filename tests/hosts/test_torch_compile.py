@@ -30,6 +30,7 @@ TORCHS_OWN = (
 pytestmark += [pytest.mark.filterwarnings(f"ignore:{message}") for message in TORCHS_OWN]
 
 STEPS = 6
+OLD = torch.torch_version.TorchVersion(torch.__version__) < (2, 13)
 EAGER, AOT = "eager", "aot_eager"  # both trace and guard as the default one does, and need no C++ compiler
 Made = tuple[torch.nn.Module, torch.optim.Optimizer]
 
@@ -141,6 +142,7 @@ def test_one_graph_around_a_step_is_refused_with_the_reason_and_nothing_is_writt
     assert identical(held(optimizer), before)
 
 
+@pytest.mark.skipif(OLD, reason="this torch runs a step that it cannot capture, without a word")
 def test_a_step_alone_is_no_graph_and_asking_for_one_is_an_error() -> None:
     """torch's error; in torch 2.13 it comes after the step."""
     model, optimizer = made(MAKERS["AdamW"])
@@ -183,6 +185,7 @@ def test_hooks_run_once_around_a_compiled_step() -> None:
     assert deviation(held(optimizer), held(reference)) <= 1e-12
 
 
+@pytest.mark.skipif(OLD, reason="this torch cannot trace a method that sets an attribute of its optimiser")
 def test_a_subclass_with_a_step_of_its_own_is_traced_no_further_than_that() -> None:
     class Counting(sr.optim.AdamW):
         taken = 0

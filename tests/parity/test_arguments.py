@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import CLASSES, FUSED
 
+import steprule as sr
 import steprule.optim as ours
 from steprule.errors import StepruleError
 from steprule.optim.shell import Own
@@ -171,3 +172,17 @@ def test_a_bad_option_of_ours_is_refused_before_anything_runs(name: str, option:
 def test_every_class_with_betas_is_among_those_checked() -> None:
     with_betas = {name for name in CLASSES if "betas" in inspect.signature(getattr(ours, name)).parameters}
     assert with_betas == set(BETAS)
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("name", ["lambd", "alpha"])
+def test_asgd_refuses_what_torch_refuses_since_2_15(name: str) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(sr.errors.HyperparameterError, match=name):
+        sr.optim.ASGD([parameter], **{name: -0.1})
+    optimizer = sr.optim.ASGD([parameter], **{name: 0.0})
+    optimizer.param_groups[0][name] = -0.1
+    parameter.grad = torch.ones(2)
+    with pytest.raises(sr.errors.HyperparameterError, match=name):
+        optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0]

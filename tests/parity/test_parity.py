@@ -93,7 +93,12 @@ def test_a_group_added_later_is_stepped_from_its_own_beginning(
                 found.append(torch.nn.Parameter(torch.ones(3, 2)))
                 optimizer.add_param_group({"params": found[-1:], "lr": 0.3})
             fill(found, step)
-            optimizer.step()
+            try:
+                optimizer.step()
+            except KeyError:
+                if optimizer is sides[0][1]:
+                    raise
+                pytest.skip("this torch's class has no state for a group that was added later")
     assert name == "SGD" or float(sides[0][1].state[sides[0][0][-1]]["step"]) == 4
     deviations(name, "a group added at step 4", default_dtype, apart(sides[0][1], sides[1][1]))
 

@@ -275,8 +275,8 @@ class ASGD(Shell):
     """
 
     _meanings: ClassVar[Mapping[str, str]] = {
-        "lambd": "how fast parameters shrink, and the learning rate falls",
-        "alpha": "the power with which the learning rate falls",
+        "lambd": "how fast parameters shrink, and the learning rate falls; at least 0",
+        "alpha": "the power with which the learning rate falls; at least 0",
         "t0": "the step from which parameters are averaged",
     }  # fmt: skip
 

@@ -64,8 +64,8 @@ def asgd(
     ax: Any = slot(),
     *,
     lr: Any = hyper(1e-2, low=0),
-    lambd: Any = hyper(1e-4),
-    alpha: Any = hyper(0.75),
+    lambd: Any = hyper(1e-4, low=0),
+    alpha: Any = hyper(0.75, low=0),
     t0: Any = hyper(1e6),
     t: Any,
 ) -> Any:
