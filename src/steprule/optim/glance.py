@@ -232,7 +232,8 @@ class Glance:
         states: Sequence[Mapping[str, Any]],
         entries: Sequence[tuple[Mapping[str, Any], str, object]],
         tensors: Sequence[tuple[torch.Tensor, int, int, bool]],
-        gradients: Iterable[tuple[torch.Tensor, int, int, int]],
+        gradients: Iterable[tuple[torch.Tensor, int, int, int, tuple[int, int]]],
+        written: Sequence[int],
         cells: Sequence[torch.Tensor],
         numbers: Sequence[tuple[NDArray[Any], NDArray[Any]]],
     ) -> None:
@@ -242,7 +243,10 @@ class Glance:
             "values": [(id(state),) for state in states],
             "entries": [(id(own), id(key), id(item)) for own, key, item in entries],
             "tensors": [described.row(t, id(t), where, size, shaped=shaped) for t, where, size, shaped in tensors],
-            "gradients": [described.row(g, cell, needed, offset) for g, cell, needed, offset in gradients],
+            "gradients": [
+                described.row(g, cell, needed, offset, *place, 0, 0) for g, cell, needed, offset, place in gradients
+            ],
+            "written": [(-1,), *((bound,) for bound in written), (2**63 - 1,)],
             "cells": list(_of_cells(cells)),
             "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in numbers],
             "far": _far([row[0] for row in tensors], states) if len(states) >= _FAR_FROM else [],

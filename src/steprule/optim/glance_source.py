@@ -13,10 +13,20 @@ PLACES = ("keys", "dtype", "storage", "offset", "shape")
 WITHIN = 5
 """Dimensions up to which a C++ tensor holds sizes and strides itself, after their number: room for so many sizes, then
 the strides. If there are more, it holds where the sizes are, and strides follow them."""
-TABLES = ("lists", "values", "entries", "tensors", "gradients", "cells", "numbers", "far")
+TABLES = ("lists", "values", "entries", "tensors", "gradients", "written", "cells", "numbers", "far")
 """What it is told, in the order of the directory: how many rows, and where they begin. What the columns are is said
 where they are read."""
-WIDTH = {"lists": 3, "values": 1, "entries": 3, "tensors": 8, "gradients": 8, "cells": 6, "numbers": 3, "far": 1}
+WIDTH = {
+    "lists": 3,
+    "values": 1,
+    "entries": 3,
+    "tensors": 8,
+    "gradients": 12,
+    "written": 1,
+    "cells": 6,
+    "numbers": 3,
+    "far": 1,
+}
 DIRECTORY = ("same", "others", *FUNCTIONS, *PLACES, "header", "answer", "none", "shapes",
              *(f"{name}_{what}" for name in TABLES for what in ("count", "at")))  # fmt: skip
 
@@ -49,6 +59,23 @@ def changed(tensor, row, of):
     for axis in range(row[3]):
         if sizes[axis] != shape[2 * axis] or sizes[behind + axis] != shape[2 * axis + 1]:
             return True
+    return False
+
+
+@inner
+def touches(start, row, of):
+    """Whether a gradient that has moved lies where something is written; if not, remember the gap that it is in."""
+    bounds = int64_at(of[WRITTEN_AT])  # the least number, where each stretch begins and ends, the greatest
+    below, above = 0, of[WRITTEN_COUNT] - 1
+    while above - below > 1:
+        middle = (below + above) // 2
+        if bounds[middle] <= start:
+            below = middle
+        else:
+            above = middle
+    if below % 2 == 1 or start + row[9] > bounds[above]:
+        return row[9] > 0
+    row[10], row[11] = bounds[below], bounds[above]
     return False
 
 
@@ -116,7 +143,8 @@ def kernel(gradients, values, directory):
         if failure_of(of[SIZE_OF], (handle, answer)) != 0 or found[0] != row[7]:
             return
     for i in range(of[GRADIENTS_COUNT]):
-        row = int64_at(of[GRADIENTS_AT] + 64 * i)  # besides: where its address is wanted, bytes needed, its offset
+        row = int64_at(of[GRADIENTS_AT] + 96 * i)  # besides: where its address is wanted, bytes needed, its offset, and
+        # an address that is known to be good, its length, and between which bounds of what is written it was last
         tensor = object_of(of[ITEM_OF_LIST], (gradients, i))
         cell = int64_at(row[5])
         if (tensor == of[NONE]) != (cell[0] == {ABSENT}):
@@ -132,6 +160,8 @@ def kernel(gradients, values, directory):
         if int64_at(int64_at(handle)[0] + of[OFFSET])[0] != row[7]:
             return
         if failure_of(of[ADDRESS_OF], (handle, answer)) != 0:
+            return
+        if found[0] != row[8] and (found[0] < row[10] or found[0] + row[9] > row[11]) and touches(found[0], row, of):
             return
         cell[0] = found[0] if found[0] != 0 else {EMPTY}
     of[SAME] = 1

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import compress
-from math import gcd
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..backends.base import Gradients, run, settle
+from ..backends.base import Gradients, addresses_of, run, settle
 from ..backends.numba_cpu import CpuBatch
 from ..backends.triton_gpu import NAME as TRITON
-from ..errors import NonFiniteError, ParameterError, StepruleError
+from ..errors import NonFiniteError, StepruleError
+from ..plan.tables import array_rows
+from .aliasing import Written, set_apart
 from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
 from .glance import Glance, looker, obstacle
@@ -60,7 +61,6 @@ class Roster:
         self._groups = [list(group["params"]) for group in groups]
         self._all = [parameter for group in self._groups for parameter in group]
         self._entries = self._gather(groups, set(former))
-        _no_overlap([entry for entry in self._entries if entry.present])
         self.parameters = [entry.owner for entry in self._entries]
         self._new = [owner for owner in self.parameters if not state.get(owner)]
         for entry in self._entries:
@@ -99,6 +99,12 @@ class Roster:
     def _muster(self, backend: str | None) -> None:
         members: dict[tuple[object, ...], list[int]] = {}
         compiled = [self._compiled_for(entry, backend) for entry in self._entries]
+        slots = [self._slots(entry) for entry in self._entries]
+        self._entries = set_apart(self._entries, slots)
+        written = [[entry.parameter, *own.values()] for entry, own in zip(self._entries, slots, strict=True)]
+        self._written = Written([tensor for own in written for tensor in own])
+        self._lengths = [extent(entry.gradient) for entry in self._entries]
+        self._addresses = addresses_of([entry.gradient if entry.present else None for entry in self._entries])
         for index, (entry, own) in enumerate(zip(self._entries, compiled, strict=True)):
             kind = (own,) if own.backend == TRITON else ()
             members.setdefault((id(self._chosen[entry.group]), *kind), []).append(index)
@@ -123,6 +129,11 @@ class Roster:
         kernels, state = self._chosen[entry.group], self._state[entry.owner]
         lay_out(kernels.plan, entry.owner, state, entry.label)
         return kernels.for_entry(entry, state, backend)
+
+    def _slots(self, entry: Entry) -> dict[str, torch.Tensor]:
+        """Return a parameter's slots in memory, by name."""
+        state = self._state[entry.owner]
+        return {name: local(state[name]) for name in array_rows(self._chosen[entry.group].plan)[2:]}
 
     def still_holds(
         self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups, state: Any
@@ -189,6 +200,15 @@ class Roster:
             if not squad.still_holds([gradients[i] for i in members]):
                 return False
         self._leave_out([gradient is not None for gradient in gradients])
+        return self._apart(addresses_of(gradients))
+
+    def _apart(self, addresses: list[int]) -> bool:
+        """Whether gradients that have moved lie where nothing is written."""
+        if addresses != self._addresses:
+            rows = zip(addresses, self._addresses, self._lengths, strict=True)
+            if any(now != before and now and self._written.touches(now, length) for now, before, length in rows):
+                return False
+            self._addresses = addresses
         return True
 
     def _obstacle(self, crews: list[Crew]) -> str:
@@ -209,12 +229,13 @@ class Roster:
         if found is None:
             self.unglanced = self.unglanced or obstacle() or "there is none here"
             return None
-        rows: dict[int, tuple[torch.Tensor, int, int, int]] = {}
+        rows: dict[int, tuple[torch.Tensor, int, int, int, tuple[int, int]]] = {}
         for squad, members in zip(self.squads, self._members, strict=True):
             for crew, batch, order in zip(squad.crews, squad.batches, squad.order, strict=True):
                 assert isinstance(batch, CpuBatch)
                 gradients = [self._entries[members[i]].gradient for i in order]
-                own = zip(gradients, batch.gradient_cells(), crew.needed, crew.offsets, strict=True)
+                places = [(self._addresses[members[i]], self._lengths[members[i]]) for i in order]
+                own = zip(gradients, batch.gradient_cells(), crew.needed, crew.offsets, places, strict=True)
                 rows.update(zip((members[i] for i in order), own, strict=True))
         return Glance(
             found,
@@ -228,6 +249,7 @@ class Roster:
             ],
             tensors=[row for crew in crews for row in crew.pointed_at()],
             gradients=[rows[place] for place in range(len(rows))],
+            written=self._written.bounds,
             cells=[cell for squad in self.squads for cell in squad.cells.tensors],
             numbers=[(own.counts, own.counted) for own in self.squads if isinstance(own, Squad) and own.hosts],
         )
@@ -326,43 +348,3 @@ def bind(
         except StepruleError:  # without them it is either another parameter's fault, or none at all
             pass
     return Roster(choose, mood, groups, state, backend)
-
-
-def _no_overlap(entries: list[Entry]) -> None:
-    """Refuse two parameters that share memory: updated side by side, the result would be chance."""
-    spans: list[tuple[int, int, Entry]] = []
-    for entry in entries:
-        tensor = entry.parameter
-        if tensor.numel() and tensor.device.type in {"cpu", "cuda"}:
-            spans.append((tensor.data_ptr(), tensor.data_ptr() + extent(tensor), entry))
-    spans.sort(key=itemgetter(0))
-    crowd: list[Entry] = []
-    reach = 0
-    for start, end, entry in spans:
-        if start >= reach:
-            _none_shared(crowd, reach)
-            crowd = []
-        crowd.append(entry)
-        reach = max(reach, end)
-    _none_shared(crowd, reach)
-
-
-def _none_shared(crowd: list[Entry], end: int) -> None:
-    """Mark the memory of every parameter of a crowd; refuse the first that steps on another's."""
-    if len(crowd) < 2:
-        return
-    tensors = [entry.parameter for entry in crowd]
-    first = tensors[0].data_ptr()
-    unit = gcd(*(t.element_size() for t in tensors), *(t.data_ptr() - first for t in tensors))
-    owner = np.zeros((end - first) // unit, dtype=np.int32)
-    for index, tensor in enumerate(tensors):
-        size = tensor.element_size()
-        strides = (*(stride * size // unit * owner.itemsize for stride in tensor.stride()), owner.itemsize)
-        begin = owner[(tensor.data_ptr() - first) // unit :]
-        cells = np.lib.stride_tricks.as_strided(begin, (*tensor.shape, size // unit), strides)
-        if cells.any():
-            raise ParameterError(
-                f"{crowd[int(cells.max()) - 1].label} and {crowd[index].label} share memory",
-                fix="tie weights by using one Parameter in both places, and pass it once",
-            )
-        cells[...] = index + 1

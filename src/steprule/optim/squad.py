@@ -50,7 +50,8 @@ class Crew:
         self.parameters = [entry.parameter for entry in entries]
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         # A gradient that had to be copied must be copied again next time.
-        self.given = all(map(is_, gradients, [entry.gradient for entry in entries]))
+        same = map(is_, gradients, [entry.gradient for entry in entries])
+        self.given = all(same) and not any(entry.copied for entry in entries)
         self.pointed = pointed
         self.states = states
         self.slots = slots

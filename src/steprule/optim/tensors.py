@@ -45,6 +45,7 @@ class Entry:
     parameter: torch.Tensor
     gradient: torch.Tensor
     present: bool = True
+    copied: bool = False
     shared: torch.Tensor | None = None
 
     @property
