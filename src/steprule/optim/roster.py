@@ -29,7 +29,7 @@ from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
 from .glance import Glance, looker, obstacle
 from .settings import Settings
-from .shards import Shards, local
+from .shards import Shards, distributed, local
 from .squad import Crew, Groups, Squad, lay_out
 from .state import ensure
 from .tensors import Entry, check, extent, here, label
@@ -74,7 +74,7 @@ class Roster:
             self._forget_new()
             raise
         slots = (slot for squad in self.squads for crew in squad.crews for _, held in crew.kept() for slot in held)
-        self._shards = Shards(self.parameters, slots)
+        self._shards = Shards(self.parameters, slots) if any(map(distributed, self.parameters)) else None
         self._lists = [group["params"] for group in groups]
         self._glance = self._make_glance()
         self._gradients: Gradients = []
@@ -163,7 +163,7 @@ class Roster:
             if any(gradient is not None and not bound for gradient, bound in zip(gradients, self._bound, strict=True)):
                 return False
             gradients = list(compress(gradients, self._bound))
-        if self._shards:
+        if self._shards is not None:
             parts = self._shards.parts(gradients)
             if parts is None:
                 return False

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 _part, _spec = attrgetter("_local_tensor"), attrgetter("_spec")
+_PLAIN = (torch.nn.Parameter, torch.Tensor)
 
 
 def distributed(tensor: Any) -> bool:
     """Whether a tensor is a DTensor; the question imports nothing."""
-    return hasattr(tensor, "full_tensor")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Any) -> torch.Tensor:
@@ -76,9 +77,6 @@ class Shards:
         self._owners = [owners[place] for place in self._places]
         self._all = [*self._owners, *filter(distributed, slots)]
         self._parts = list(map(_part, self._all))
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
 
     def parts(self, gradients: list[Any]) -> list[Any] | None:
         """Return gradients, with the parts that are here of those that are DTensors; None if other parts must be used.
