@@ -16,8 +16,16 @@ _WHICH = ["task", "optimizer", "phase", "lr", "seed"]
 
 def runs_csv(document: dict[str, Any]) -> str:
     """Return runs.csv: how every run ended."""
-    rows = ([row["task"], row["optimizer"], *(run[key] for key in _RUN)] for row, run in _runs(document))
+    rows = (
+        [row["task"], row["optimizer"], *_ended({"gradient_evaluations": run["iterations"]} | run)]
+        for row, run in _runs(document)
+    )
     return _csv(["task", "optimizer", *_RUN], rows)
+
+
+def _ended(run: dict[str, Any]) -> list[Any]:
+    """Return the columns of a run; one that was written before gradients were counted evaluated one an iteration."""
+    return [run[key] for key in _RUN]
 
 
 def curves_csv(document: dict[str, Any]) -> str:
