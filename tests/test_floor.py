@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,9 @@ def test_a_requirement_without_a_lower_bound_is_refused() -> None:
 def test_every_extra_of_users_is_run_at_its_bounds() -> None:
     extras = set(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"])
     assert extras - set(RUN) == {"page", "hosts", "dev"}
+
+
+def test_what_torch_says_of_python_3_13_0_is_no_error() -> None:
+    warnings.warn("Guards may run slower on Python 3.13.0. Consider upgrading.", RuntimeWarning, stacklevel=1)
+    with pytest.raises(RuntimeWarning):
+        warnings.warn("Another", RuntimeWarning, stacklevel=1)
