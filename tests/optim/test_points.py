@@ -196,7 +196,7 @@ def test_an_interrupt_on_the_way_out_leaves_nothing_half_done(after: int, monkey
     optimizer, _ = stepped()
     before = bits(optimizer)
     writes = {"left": after, "again": 2}
-    put_back, mark = points._Copy.put_back, points._mark
+    put_back, mark = points.Copy.put_back, points._mark
 
     def interrupted(do: Any) -> Any:
         def act(*args: Any, **keywords: Any) -> None:
@@ -210,7 +210,7 @@ def test_an_interrupt_on_the_way_out_leaves_nothing_half_done(after: int, monkey
 
     block = optimizer.at_iterate()
     block.__enter__()
-    monkeypatch.setattr(points._Copy, "put_back", interrupted(put_back))
+    monkeypatch.setattr(points.Copy, "put_back", interrupted(put_back))
     monkeypatch.setattr(points, "_mark", interrupted(mark))
     with pytest.raises(KeyboardInterrupt):
         block.__exit__(None, None, None)
