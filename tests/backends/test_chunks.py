@@ -36,15 +36,15 @@ def reducing(
     theta, g, total=slot(rank="tensor"), average=slot(rank="tensor"), most=slot(rank="tensor"),
     length=slot(rank="tensor"), all_total=slot(rank="tensor"), all_length=slot(rank="tensor"), *, lr=1.0
 ):  # fmt: skip
-    """One number a reduction, which ends in the last pass."""
+    """One number a reduction, which ends in the last pass; of what is not 0 where nothing is read."""
     return (
         theta - lr * g,
-        sr.sum(g),
-        sr.mean(g),
-        sr.max(g),
-        sr.norm(g),
-        sr.global_sum(g) + lr,
-        sr.global_norm(g) + lr,
+        sr.sum(g + 2),
+        sr.mean(g + 2),
+        sr.max(g + 2),
+        sr.norm(g + 2),
+        sr.global_sum(g + 2) + lr,
+        sr.global_norm(g + 2) + lr,
     )
 
 
@@ -53,12 +53,12 @@ def spreading(theta, g, total, average, most, length, all_total, all_length, *, 
     """The same numbers in every element, which need a pass before."""
     return (
         theta - lr * g,
-        0 * theta + sr.sum(g),
-        0 * theta + sr.mean(g),
-        0 * theta + sr.max(g),
-        0 * theta + sr.norm(g),
-        0 * theta + sr.global_sum(g) + lr,
-        0 * theta + sr.global_norm(g) + lr,
+        0 * theta + sr.sum(g + 2),
+        0 * theta + sr.mean(g + 2),
+        0 * theta + sr.max(g + 2),
+        0 * theta + sr.norm(g + 2),
+        0 * theta + sr.global_sum(g + 2) + lr,
+        0 * theta + sr.global_norm(g + 2) + lr,
     )
 
 
