@@ -298,3 +298,18 @@ def test_a_run_goes_on_bit_for_bit_with_another_number_of_threads() -> None:
         steps(parameters, other, 2)
         ends.append(bits(other))
     assert ends[0] == ends[1] == ends[2]
+
+
+@pytest.mark.parametrize("wrong", [3, None, "text", [1], torch.ones(5)], ids=["3", "None", "text", "list", "tensor"])
+@pytest.mark.parametrize("ask", [lambda optimizer: optimizer.step(), sr.explain], ids=["step", "explain"])
+def test_what_is_no_state_in_the_place_of_one_is_refused_by_name(wrong: Any, ask: Callable[[Any], Any]) -> None:
+    parameters = [torch.nn.Parameter(torch.ones(5)) for _ in range(2)]
+    optimizer = sr.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    for parameter in parameters:
+        parameter.grad = torch.ones(5)
+    optimizer.step()
+    optimizer.state[parameters[1]] = wrong
+    before = [parameter.detach().clone() for parameter in parameters]
+    with pytest.raises(StateError, match="the state of parameter 1 of group 0 is a"):
+        ask(optimizer)
+    assert all(map(torch.equal, before, parameters))

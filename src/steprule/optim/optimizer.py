@@ -24,7 +24,7 @@ from .points import Points
 from .roster import Roster, bind
 from .shards import distributed
 from .squad import lay_out, plain
-from .state import check_saved, ensure
+from .state import check_saved, ensure, held
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
 from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
 
@@ -275,9 +275,10 @@ class Optimizer(torch.optim.Optimizer):
             for index, group in enumerate(self.param_groups):
                 check_shards(group, index, choose(group).plan)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
-                for group in self.param_groups:
-                    for state in filter(None, map(self.state.get, group["params"])):
-                        state.update(self._complete(choose(group), state))  # others may have put it there
+                for index, group in enumerate(self.param_groups):
+                    for place in range(len(group["params"])):
+                        if state := held(self.state, group, index, place):
+                            state.update(self._complete(choose(group), state))  # others may have put it there
                 roster = bind(choose, mood, self.param_groups, self.state, self.backend, roster)
         stepped = not roster.squads or roster.step(self.param_groups, getattr(self, "found_inf", None))
         self._roster = roster
@@ -294,7 +295,7 @@ class Optimizer(torch.optim.Optimizer):
                 if (odd := oddity(parameter)) is not None:
                     found.append((parameter, {}, kernels.refused(parameter, odd[0])))
                 elif parameter.requires_grad or parameter.grad is not None:
-                    known = self.state.get(parameter)
+                    known = held(self.state, group, index, place)
                     state = dict(self._complete(kernels, known)) if known else {}
                     who = label(group, index, place)
                     if not distributed(parameter):  # nothing is sent for an explanation

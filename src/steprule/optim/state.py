@@ -37,6 +37,18 @@ def _fresh(slot: Slot, init: float | str, parameter: torch.Tensor, host_dtype: t
     return like(parameter.detach(), init, dtype)
 
 
+def held(states: Mapping[Any, Any], group: Mapping[str, Any], group_index: int, index: int) -> dict[str, Any] | None:
+    """Return the state of one parameter, if it has any; refuse what somebody else has put in its place."""
+    parameter = group["params"][index]
+    own = states.get(parameter)
+    if isinstance(own, dict) or (own is None and parameter not in states):
+        return own  # pyright: ignore[reportUnknownVariableType]
+    raise StateError(
+        f"the state of {label(group, group_index, index)} is a {type(own).__name__}, no dict of slots",
+        fix="keep what is yours under a key of your own: optimizer.state['ema'] = ..., not optimizer.state[parameter]",
+    )
+
+
 def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, state: MutableMapping[str, Any]) -> None:
     """Give a parameter the slots it lacks; what exists is kept."""
     graph = kernels.plan.graph
