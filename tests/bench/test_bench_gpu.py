@@ -120,7 +120,7 @@ def test_without_a_gpu_the_error_says_what_where_and_what_to_do(tmp_path, capsys
 def test_a_gpu_on_which_our_kernels_cannot_run_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "DEVICE", "meta")
-    with pytest.raises(sr.errors.BackendError, match="cannot run here: parameters are on meta") as caught:
+    with pytest.raises(sr.errors.BackendError, match="cannot run here: a parameter is on the meta device") as caught:
         gpu.require()
     assert "steprule[gpu]" in caught.value.fix
     assert caught.value.where == "steprule bench --device cuda"

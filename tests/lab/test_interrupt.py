@@ -23,7 +23,7 @@ from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import made_by, train
 
-pytestmark = [pytest.mark.cpu, pytest.mark.hostile("L3")]
+pytestmark = pytest.mark.cpu
 
 OWN = """
 import torch
@@ -79,6 +79,7 @@ def test_a_run_with_dropout_goes_on_bit_for_bit(spec, whole, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("line", [400, 1001, 2002, 3003, 4004, 6006])
+@pytest.mark.hostile("L3")
 def test_an_interrupt_at_any_line_leaves_a_state_from_which_the_run_goes_on(line, spec, whole, tmp_path):
     """Also where it comes in the midst of a step, or of the loop's own counting."""
     checkpoint = Checkpoint(tmp_path, made_by(spec))
@@ -89,6 +90,7 @@ def test_an_interrupt_at_any_line_leaves_a_state_from_which_the_run_goes_on(line
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.hostile("L3")
 def test_ctrl_c_waits_until_the_iteration_is_done_and_nothing_is_lost(spec, whole, tmp_path):
     checkpoint, seen = Checkpoint(tmp_path, made_by(spec)), []
 
@@ -162,6 +164,7 @@ def pressed(folder, noise):
     os._exit(code)
 
 
+@pytest.mark.hostile("L3")
 def test_ctrl_c_in_train_writes_the_checkpoint_and_prints_the_line_that_goes_on(tmp_path, capsys):
     """A real signal to a process of its own; then the line it printed, as it stands."""
     folder, noise = tmp_path / "a run", tmp_path / "noise"

@@ -56,9 +56,9 @@ class Lasting:
     """Why nothing is written any more, unless it is that nobody reads."""
     gone: bool = False
 
-    def write(self, text: str) -> int:
-        """Write what can be written."""
-        self._try("write", text)
+    def write(self, text: str | bytes) -> int:
+        """Write what can be written; click gives completions as bytes."""
+        self._try("write", text.decode() if isinstance(text, bytes) else text)
         return len(text)
 
     def flush(self) -> None:
