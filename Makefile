@@ -58,7 +58,7 @@ $(FLOOR)/test: pyproject.toml tests/floor.py
 	@python3.11 -m venv --clear '$(FLOOR)'
 	@$(FLOOR)/bin/python tests/floor.py > '$(FLOOR)/floor.txt'
 	@echo "Installing the lowest versions: $$(tr '\n' ' ' < '$(FLOOR)/floor.txt')"
-	@$(FLOOR)/bin/python -m pip --disable-pip-version-check install --quiet -c '$(FLOOR)/floor.txt' -e '.[test,bench,gpu]'
+	@$(FLOOR)/bin/python -m pip --disable-pip-version-check install --quiet -c '$(FLOOR)/floor.txt' -e '.[test,gpu]'
 	@touch $@
 
 lint: lint-style lint-format lint-types

@@ -26,6 +26,9 @@ def fork(function: Callable[..., Any], *arguments: Any, noise: IO[str] | None = 
     """Run `function(*arguments)` in a forked child, which has loaded and compiled all that we have; return its id."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", r"os\.fork\(\) was called", RuntimeWarning
+        )  # JAX's, where a test has loaded it
         child = os.fork()
     if child:
         return child

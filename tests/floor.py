@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-RUN = ("lab", "tensorboard", "bench", "gpu", "test")
-"""The extras of users, and what runs the tests; the others serve development, at the versions in constraints.txt."""
+RUN = ("lab", "tensorboard", "gpu", "test")
+"""What users need, and what runs the tests; the other extras are run at the versions in constraints.txt."""
 
 
 def floors(text: str) -> dict[str, str]:

@@ -107,6 +107,7 @@ def test_nothing_compiles_when_something_changes():
 
 
 @pytest.mark.cpu
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")  # torch 2.10's
 @each_rule_and_clip
 def test_a_step_allocates_nothing_that_grows_with_parameters(rule, clip):
     tensors = arms.Tensors(many(2, 1_000_000), rule.start, sets=1)
