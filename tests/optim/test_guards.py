@@ -151,3 +151,11 @@ def test_an_interrupt_that_leaves_parts_unwritten_is_made_good(
                 give(both, turn)
                 both.step()
             assert bits(interrupted) == bits(never)
+
+
+@pytest.mark.parametrize("backend", ["numba_cpu", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)])
+def test_finite_gradients_whose_sum_has_no_float64_are_no_bad_step(backend: str) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    parameter.grad = torch.full((3,), 1.7e308, dtype=torch.float64)
+    sr.board.sgd.optimizer([parameter], lr=1e-308, nonfinite="skip", backend=backend).step()
+    assert parameter.tolist() == pytest.approx([-1.7] * 3)
