@@ -123,6 +123,8 @@ class CpuBatch(Batch):
 
     def _share(self) -> Parts:
         """Cut the chunks into as many runs of about equal cost as torch has threads; return where each begins."""
+        if self._elements < PARALLEL_FROM[True]:  # too few for any threads
+            return self._cuts[1]
         fewest = PARALLEL_FROM[cheap()]
         alone = self._elements < fewest
         threads = 1 if alone else min(torch.get_num_threads(), self._elements // (fewest // 2))
@@ -182,7 +184,8 @@ class CpuBatch(Batch):
             return super().step(hyper)
         if self._hyper is not hyper:
             self._take(hyper)
-        self._cut_into(parts)
+        if parts is not self._parts:
+            self._cut_into(parts)
         self._directory[-1] = -1
         self._function(0, 1, self._where)
         return self.plan.guard is None or not self.refuses(0)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph.node import Node, read, topological
+from ..graph.node import Node, Rank, read, topological
 from ..graph.ops import OPS
 from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
@@ -40,7 +40,7 @@ _ALL = ", ".join(TABLES[:-2])
 _RESERVED = {
     *TABLES, *COUNTS, "at", "add", "add_square", "real", "np", "inner", "stage", "lo", "hi", "row", "chunk", "tensor",
     "start", "count", "kernel", "first", "last", "part", "integers", "reals", "directory", "of", "i", "host_scalars",
-    "finish_tensors", "abs", "range", "t",
+    "finish_tensors", "abs", "range", "t", "known",
 }  # fmt: skip
 
 _SPELLING = {
@@ -177,6 +177,8 @@ class _Writer:
         self.source.line("@inner")
         with self.source.block(f"def pass_{item.index}(first, last, {_ALL}):"):
             self.source.line(f"# {summary(item, self.plan.graph)}")
+            if item.scalars:
+                self.source.line("known = -1")
             with self.source.block("for chunk in range(first, last):"):
                 for column, name in enumerate(("tensor", "start", "count")):
                     self.source.line(f"{name} = {self.cell('chunks', 'chunk', column)}")
@@ -184,8 +186,7 @@ class _Writer:
                     for node in item.reductions:
                         self.source.line(f"{self.partial(node)} = {_start(node)}")
                     self.source.line("continue")
-                self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
-                self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
+                self.pass_scalars(item)
                 views = self.views(item)
                 sums = [self.fresh.fresh(f"{node.op}_of") for node in item.reductions]
                 for name, node in zip(sums, item.reductions, strict=True):
@@ -196,6 +197,19 @@ class _Writer:
                     self.source.line(f"{self.partial(node)} = {name}")
         self.source.line()
         self.source.line()
+
+    def pass_scalars(self, item: Pass) -> None:
+        """Compute the scalars of a pass where they may differ: at another row, or tensor if they depend on that.
+
+        Many tensors share a row, and a square root and a division cost as much as dozens of elements.
+        """
+        if not item.scalars:
+            return
+        self.source.line(f"row = {self.cell('tensors', 'tensor', 0)}")
+        own = "tensor" if any(node.rank is Rank.TENSOR for node in item.scalars) else "row"
+        with self.source.block(f"if {own} != known:"):
+            self.source.line(f"known = {own}")
+            self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
 
     def partial(self, node: Node) -> str:
         """Spell where a chunk's part of a reduction goes."""

@@ -258,23 +258,21 @@ class Glance:
         self._answer = np.zeros(1, dtype=np.int64)
         tables = [n for own in self._tables.values() for n in (len(own), own.ctypes.data)]
         places = [*found.places, _HEADER, self._answer.ctypes.data, id(None), self._shapes.ctypes.data]
-        self._directory = np.array([0, 0, *found.functions, *places, *tables], dtype=np.int64)
+        self._directory = np.array([0, *found.functions, *places, *tables], dtype=np.int64)
         assert len(self._directory) == len(DIRECTORY)
         self._look, self._where = found.look, self._directory.ctypes.data
-        self._same = memoryview(self._directory.data)
-        self._is_far = bool(rows["far"])
+        self._told = self._directory.data
+        self.is_far = bool(rows["far"])
+        """Whether it pays to `fetch`: a few tensors are near."""
 
     def fetch(self) -> None:
-        """Fetch what will be asked from far memory; nothing to do for a few tensors, which are near."""
-        if self._is_far:
-            self._look(0, 0, self._where)
+        """Fetch what will be asked from far memory."""
+        self._look(0, 0, self._where)
 
-    def __call__(self, gradients: Gradients, states: list[Any]) -> bool:
-        """Whether all is as it was, whichever gradients are absent; both lists must be as long as they were."""
+    def __call__(self, gradients: Gradients, states: list[Any]) -> int:
+        """Return `SAME`, `CHANGED`, or `OTHERS`: all is as it was, but other gradients are absent.
+
+        Both lists must be as long as they were.
+        """
         self._look(id(gradients), id(states), self._where)
-        return self._same[0] == 1
-
-    @property
-    def others(self) -> bool:
-        """Whether, when last asked, other gradients were absent than before."""
-        return self._same[1] == 1
+        return self._told[0]

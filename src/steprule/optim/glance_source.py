@@ -8,6 +8,8 @@ from ..backends.base import ABSENT, EMPTY
 
 FUNCTIONS = ("item_of_list", "item_of_dict", "address_of", "size_of")
 """C functions that it calls, in the order of the directory."""
+CHANGED, SAME, OTHERS = range(3)
+"""What it answers."""
 PLACES = ("keys", "dtype", "storage", "offset", "shape")
 """What it reads in C++ tensors themselves."""
 WITHIN = 5
@@ -27,13 +29,13 @@ WIDTH = {
     "numbers": 3,
     "far": 1,
 }
-DIRECTORY = ("same", "others", *FUNCTIONS, *PLACES, "header", "answer", "none", "shapes",
+DIRECTORY = ("told", *FUNCTIONS, *PLACES, "header", "answer", "none", "shapes",
              *(f"{name}_{what}" for name in TABLES for what in ("count", "at")))  # fmt: skip
 
 _PLACES = "\n".join(f"{name.upper()} = {place}" for place, name in enumerate(DIRECTORY))
 
-SOURCE = f'''"""Has anything changed that raw pointers rely on? `same` in the directory becomes 1 if nothing has;
-`others` if other gradients are absent."""
+SOURCE = f'''"""Has anything changed that raw pointers rely on? `told` in the directory becomes {CHANGED} if so,
+{OTHERS} if no more than which gradients are absent, and {SAME} if nothing."""
 
 from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of, uint16_at
 
@@ -123,7 +125,7 @@ def same_numbers(of):
 
 def kernel(gradients, values, directory):
     of = int64_at(directory)
-    of[SAME] = of[OTHERS] = 0
+    of[TOLD] = {CHANGED}
     if gradients == 0:
         rows = int64_at(of[FAR_AT])
         for i in range(of[FAR_COUNT]):
@@ -131,7 +133,7 @@ def kernel(gradients, values, directory):
         return
     if not (same_containers(values, of) and same_numbers(of)):
         return
-    answer = of[ANSWER]
+    told, answer = {SAME}, of[ANSWER]
     found = int64_at(answer)
     for i in range(of[TENSORS_COUNT]):
         row = int64_at(of[TENSORS_AT] + 64 * i)  # besides: a parameter or slot, where it begins, its storage's size
@@ -148,7 +150,7 @@ def kernel(gradients, values, directory):
         tensor = object_of(of[ITEM_OF_LIST], (gradients, i))
         cell = int64_at(row[5])
         if (tensor == of[NONE]) != (cell[0] == {ABSENT}):
-            of[OTHERS] = 1
+            told = {OTHERS}
         if tensor == of[NONE]:
             cell[0] = {ABSENT}
             continue
@@ -164,5 +166,5 @@ def kernel(gradients, values, directory):
         if found[0] != row[8] and (found[0] < row[10] or found[0] + row[9] > row[11]) and touches(found[0], row, of):
             return
         cell[0] = found[0] if found[0] != 0 else {EMPTY}
-    of[SAME] = 1
+    of[TOLD] = told
 '''

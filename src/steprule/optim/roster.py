@@ -28,6 +28,7 @@ from .aliasing import Written, set_apart
 from .compiled import Compiled, Kernels
 from .device_squad import DeviceSquad
 from .glance import Glance, looker, obstacle
+from .glance_source import CHANGED, OTHERS
 from .settings import Settings
 from .shards import Shards, distributed, local
 from .squad import Crew, Groups, Squad, lay_out
@@ -77,6 +78,7 @@ class Roster:
         self._shards = Shards(self.parameters, slots) if any(map(distributed, self.parameters)) else None
         self._lists = [group["params"] for group in groups]
         self._glance = self._make_glance()
+        self._far = self._glance if self._glance is not None and self._glance.is_far else None
         self._gradients: Gradients = []
         self._present, self._stepped = [True] * len(self.parameters), self.parameters
         self._leave_out([entry.present for entry in self._entries])
@@ -156,8 +158,8 @@ class Roster:
             if group["params"] is not self._lists[index] or len(self._lists[index]) != len(self._groups[index]):
                 return False
         self._mood, self.choose = mood, choose
-        if self._glance is not None:
-            self._glance.fetch()
+        if self._far is not None:
+            self._far.fetch()
         gradients: list[Any] = list(map(_gradient, self._all))
         if not self._all_bound:
             if any(gradient is not None and not bound for gradient, bound in zip(gradients, self._bound, strict=True)):
@@ -172,10 +174,11 @@ class Roster:
 
     def _glanced(self, glance: Glance, gradients: Gradients) -> bool:
         """Ask in one call whether all is as it was."""
-        if not glance(gradients, list(self._state.values())):
+        answer = glance(gradients, list(self._state.values()))
+        if answer == CHANGED:
             return False
         self._gradients = gradients
-        if glance.others:
+        if answer == OTHERS:
             self._leave_out([gradient is not None for gradient in gradients])
         return True
 

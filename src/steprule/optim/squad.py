@@ -180,6 +180,13 @@ class Squad:
         self._t = self.hyper[:, first : first + self.plan.graph.uses_step]
         self._ends = self.hyper[:, first:]
         self._only = self._ends[0] if len(hyper) == 1 else None
+        self._now = self._time()
+
+    def _time(self) -> memoryview | None:
+        """Return where the step is counted if one addition does it: NumPy's takes ten times as long."""
+        if self._only is None or self._stepping is not True or not self.plan.graph.uses_step:
+            return None
+        return self._only.data
 
     def leave_out(self, present: NDArray[np.bool_]) -> None:
         """Step only some of the tensors from now on; a row that they share with others becomes two.
@@ -191,6 +198,7 @@ class Squad:
             old = self._row_of[first]
             self._lay_rows(self.hyper[old], row_of, self._groups[old])
         self._stepping = True if present.all() else (kinds % 2 == 1)[:, None]
+        self._now = self._time()
         for batch, members in zip(self.batches, self.order, strict=True):
             batch.set_rows(self._row_of[members].tolist())
             batch.leave_out(present[members])
@@ -255,7 +263,10 @@ class Squad:
     def advance(self, by: int) -> None:
         """Count a step in the hyperparameter table, or take it back."""
         self._new_hosts = None
-        self._t += by * self._stepping
+        if self._now is not None:
+            self._now[0] += by
+        else:
+            self._t += by * self._stepping
 
     def commit(self) -> None:
         """Write step counts and new host slots into the state; a second call in the same step changes nothing."""
@@ -265,8 +276,8 @@ class Squad:
             if self._new_hosts is None:
                 self._new_hosts = self._next_hosts()
             np.copyto(self._ends, self._new_hosts, where=self._stepping)
-        np.copyto(self.counts, self._ends[self._row_of] if self._only is None else self._only, casting="same_kind")
-        np.copyto(self.counted, self.counts)
+        self.counts[...] = self._ends[self._row_of] if self._only is None else self._only
+        self.counted[...] = self.counts
         self.cells.follow(self.counts)
 
     def _next_hosts(self) -> Table:

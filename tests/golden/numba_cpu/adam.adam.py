@@ -52,6 +52,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -59,20 +60,22 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-        scalar = real(host[row * 7 + 1])
-        beta1 = host[row * 7]
-        # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
-        scalar_2 = beta1 > 0.5
-        scalar_3 = real(host[row * 7 + 2])
-        eps = real(host[row * 7 + 3])
-        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-        scalar_4 = real(host[row * 7 + 5])
-        # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-        scalar_5 = real(host[row * 7 + 6])
-        beta2 = host[row * 7 + 4]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+            scalar = real(host[row * 7 + 1])
+            beta1 = host[row * 7]
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            scalar_2 = beta1 > 0.5
+            scalar_3 = real(host[row * 7 + 2])
+            eps = real(host[row * 7 + 3])
+            # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+            scalar_4 = real(host[row * 7 + 5])
+            # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
+            scalar_5 = real(host[row * 7 + 6])
+            beta2 = host[row * 7 + 4]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

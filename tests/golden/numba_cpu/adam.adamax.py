@@ -43,6 +43,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_inf; writes theta, exp_avg, exp_inf
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -50,15 +51,17 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return theta - lr / (1 - beta1**t) * m / u, m, u
-        scalar = real(host[row * 5 + 1])
-        beta1 = host[row * 5]
-        # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
-        scalar_2 = beta1 > 0.5
-        scalar_3 = real(host[row * 5 + 2])
-        beta2 = real(host[row * 5 + 3])
-        eps = real(host[row * 5 + 4])
-        beta1_2 = real(beta1)
+        if row != known:
+            known = row
+            # return theta - lr / (1 - beta1**t) * m / u, m, u
+            scalar = real(host[row * 5 + 1])
+            beta1 = host[row * 5]
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            scalar_2 = beta1 > 0.5
+            scalar_3 = real(host[row * 5 + 2])
+            beta2 = real(host[row * 5 + 3])
+            eps = real(host[row * 5 + 4])
+            beta1_2 = real(beta1)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

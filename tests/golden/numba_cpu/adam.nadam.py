@@ -76,6 +76,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -83,23 +84,25 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 10])
-        # ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
-        scalar = real(host[row * 10 + 2])
-        beta1 = host[row * 10 + 1]
-        # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
-        scalar_2 = beta1 > 0.5
-        scalar_3 = real(host[row * 10 + 3])
-        # ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
-        scalar_4 = real(host[row * 10 + 4])
-        eps = real(host[row * 10 + 5])
-        # return theta - lr * ahead / (sqrt(v / (1 - beta2**t)) + eps), product, m, v
-        scalar_5 = real(host[row * 10 + 7])
-        # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-        scalar_6 = real(host[row * 10 + 8])
-        beta2 = host[row * 10 + 6]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            lr = real(host[row * 10])
+            # ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
+            scalar = real(host[row * 10 + 2])
+            beta1 = host[row * 10 + 1]
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            scalar_2 = beta1 > 0.5
+            scalar_3 = real(host[row * 10 + 3])
+            # ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
+            scalar_4 = real(host[row * 10 + 4])
+            eps = real(host[row * 10 + 5])
+            # return theta - lr * ahead / (sqrt(v / (1 - beta2**t)) + eps), product, m, v
+            scalar_5 = real(host[row * 10 + 7])
+            # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
+            scalar_6 = real(host[row * 10 + 8])
+            beta2 = host[row * 10 + 6]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

@@ -77,6 +77,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -84,25 +85,27 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return theta - lr / (1 - beta1**t) * m * where(length > 5, adaptive, 1), m, v
-        scalar = real(host[row * 8 + 1])
-        beta1 = host[row * 8]
-        # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
-        scalar_2 = beta1 > 0.5
-        scalar_3 = real(host[row * 8 + 2])
-        # length = longest - 2 * t * beta2**t / correction
-        scalar_4 = host[row * 8 + 5]
-        # return theta - lr / (1 - beta1**t) * m * where(length > 5, adaptive, 1), m, v
-        scalar_5 = scalar_4 > 5.0
-        # adaptive = sqrt(correction) * sqrt(rectification) / (sqrt(v) + eps)
-        scalar_6 = real(host[row * 8 + 6])
-        eps = real(host[row * 8 + 7])
-        # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-        scalar_7 = real(host[row * 8 + 4])
-        beta2 = host[row * 8 + 3]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
-        constant = real(1.0)
+        if row != known:
+            known = row
+            # return theta - lr / (1 - beta1**t) * m * where(length > 5, adaptive, 1), m, v
+            scalar = real(host[row * 8 + 1])
+            beta1 = host[row * 8]
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            scalar_2 = beta1 > 0.5
+            scalar_3 = real(host[row * 8 + 2])
+            # length = longest - 2 * t * beta2**t / correction
+            scalar_4 = host[row * 8 + 5]
+            # return theta - lr / (1 - beta1**t) * m * where(length > 5, adaptive, 1), m, v
+            scalar_5 = scalar_4 > 5.0
+            # adaptive = sqrt(correction) * sqrt(rectification) / (sqrt(v) + eps)
+            scalar_6 = real(host[row * 8 + 6])
+            eps = real(host[row * 8 + 7])
+            # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
+            scalar_7 = real(host[row * 8 + 4])
+            beta2 = host[row * 8 + 3]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
+            constant = real(1.0)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

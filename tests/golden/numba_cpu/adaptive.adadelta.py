@@ -36,6 +36,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, acc_delta, square_avg, g; writes theta, square_avg, acc_delta
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -43,12 +44,14 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 4])
-        eps = real(host[row * 4 + 1])
-        rho = host[row * 4 + 2]
-        # v = rho * square_avg + (1 - rho) * g**2
-        scalar = real(host[row * 4 + 3])
-        rho_2 = real(rho)
+        if row != known:
+            known = row
+            lr = real(host[row * 4])
+            eps = real(host[row * 4 + 1])
+            rho = host[row * 4 + 2]
+            # v = rho * square_avg + (1 - rho) * g**2
+            scalar = real(host[row * 4 + 3])
+            rho_2 = real(rho)
         theta_at = at(addresses[tensor * 4] + start * 4)
         acc_delta_at = at(addresses[tensor * 4 + 3] + start * 4)
         square_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

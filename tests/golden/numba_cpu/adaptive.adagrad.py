@@ -37,6 +37,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, sum; writes theta, sum
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -44,9 +45,11 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return theta - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps), sum
-        scalar = real(host[row * 2])
-        eps = real(host[row * 2 + 1])
+        if row != known:
+            known = row
+            # return theta - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps), sum
+            scalar = real(host[row * 2])
+            eps = real(host[row * 2 + 1])
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         sum_at = at(addresses[tensor * 3 + 2] + start * 4)

@@ -35,6 +35,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, square_avg; writes theta, square_avg
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -42,12 +43,14 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 4])
-        eps = real(host[row * 4 + 1])
-        # return alpha * v + (1 - alpha) * g**2
-        scalar = real(host[row * 4 + 3])
-        alpha = host[row * 4 + 2]
-        alpha_2 = real(alpha)
+        if row != known:
+            known = row
+            lr = real(host[row * 4])
+            eps = real(host[row * 4 + 1])
+            # return alpha * v + (1 - alpha) * g**2
+            scalar = real(host[row * 4 + 3])
+            alpha = host[row * 4 + 2]
+            alpha_2 = real(alpha)
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         square_avg_at = at(addresses[tensor * 3 + 2] + start * 4)

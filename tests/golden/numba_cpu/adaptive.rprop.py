@@ -39,6 +39,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, step_size, prev, g; writes theta, prev, step_size
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -46,19 +47,21 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        step = host[row * 6]
-        # step_size = clamp(where(t == 1, lr, step_size) * factor, smallest, largest)
-        scalar = step == 1.0
-        lr = real(host[row * 6 + 1])
-        # factor = where(agreement > 0, eta_plus, where(agreement < 0, eta_minus, 1))
-        constant = real(0.0)
-        eta_plus = real(host[row * 6 + 2])
-        eta_minus = real(host[row * 6 + 3])
-        smallest = real(host[row * 6 + 4])
-        largest = real(host[row * 6 + 5])
-        # direction = where(g > 0, 1, where(g < 0, -1, 0)) # NaN has none, as in torch: such an element stays where it is
-        constant_2 = real(-1.0)
-        constant_3 = real(1.0)
+        if row != known:
+            known = row
+            step = host[row * 6]
+            # step_size = clamp(where(t == 1, lr, step_size) * factor, smallest, largest)
+            scalar = step == 1.0
+            lr = real(host[row * 6 + 1])
+            # factor = where(agreement > 0, eta_plus, where(agreement < 0, eta_minus, 1))
+            constant = real(0.0)
+            eta_plus = real(host[row * 6 + 2])
+            eta_minus = real(host[row * 6 + 3])
+            smallest = real(host[row * 6 + 4])
+            largest = real(host[row * 6 + 5])
+            # direction = where(g > 0, 1, where(g < 0, -1, 0)) # NaN has none, as in torch: such an element stays where it is
+            constant_2 = real(-1.0)
+            constant_3 = real(1.0)
         theta_at = at(addresses[tensor * 4] + start * 4)
         step_size_at = at(addresses[tensor * 4 + 3] + start * 4)
         prev_at = at(addresses[tensor * 4 + 2] + start * 4)

@@ -41,6 +41,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, m, s; writes theta, m, s
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -48,16 +49,18 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 6])
-        # m = (1 - beta1) * g + beta1 * m
-        scalar = real(host[row * 6 + 2])
-        beta1 = host[row * 6 + 1]
-        eps = real(host[row * 6 + 3])
-        # s = beta2 * s + (1 - beta2) * g**2
-        scalar_2 = real(host[row * 6 + 5])
-        beta2 = host[row * 6 + 4]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            lr = real(host[row * 6])
+            # m = (1 - beta1) * g + beta1 * m
+            scalar = real(host[row * 6 + 2])
+            beta1 = host[row * 6 + 1]
+            eps = real(host[row * 6 + 3])
+            # s = beta2 * s + (1 - beta2) * g**2
+            scalar_2 = real(host[row * 6 + 5])
+            beta2 = host[row * 6 + 4]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         m_at = at(addresses[tensor * 4 + 2] + start * 4)

@@ -33,6 +33,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, m, g; writes theta, m
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -40,11 +41,13 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 3])
-        beta = host[row * 3 + 1]
-        # m = (1 - beta) * g + beta * m
-        scalar = real(host[row * 3 + 2])
-        beta_2 = real(beta)
+        if row != known:
+            known = row
+            lr = real(host[row * 3])
+            beta = host[row * 3 + 1]
+            # m = (1 - beta) * g + beta * m
+            scalar = real(host[row * 3 + 2])
+            beta_2 = real(beta)
         theta_at = at(addresses[tensor * 3] + start * 4)
         m_at = at(addresses[tensor * 3 + 2] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)

@@ -46,6 +46,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads m, theta, g; writes theta, m
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -53,18 +54,20 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        scalar = host[row * 7]
-        scalar_2 = scalar > 0.0
-        scalar_3 = real(host[row * 7 + 1])
-        lr = host[row * 7 + 2]
-        beta = host[row * 7 + 3]
-        # m = (1 - beta) * g + beta * m
-        scalar_4 = real(host[row * 7 + 4])
-        # return theta - lr * beta * m
-        scalar_5 = real(host[row * 7 + 5])
-        constant = real(0.0)
-        lr_2 = real(lr)
-        beta_2 = real(beta)
+        if row != known:
+            known = row
+            scalar = host[row * 7]
+            scalar_2 = scalar > 0.0
+            scalar_3 = real(host[row * 7 + 1])
+            lr = host[row * 7 + 2]
+            beta = host[row * 7 + 3]
+            # m = (1 - beta) * g + beta * m
+            scalar_4 = real(host[row * 7 + 4])
+            # return theta - lr * beta * m
+            scalar_5 = real(host[row * 7 + 5])
+            constant = real(0.0)
+            lr_2 = real(lr)
+            beta_2 = real(beta)
         m_at = at(addresses[tensor * 3 + 2] + start * 4)
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)

@@ -62,7 +62,6 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             partial[chunk] = 0.0
             continue
-        row = tensors[tensor * 2]
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         global_norm_of = 0.0
         for i in range(count):
@@ -81,6 +80,7 @@ def end_0(tensor_count, chunk_count, chunks, partial, reduced, total):
 @inner
 def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -88,26 +88,28 @@ def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-        scalar = real(host[row * 8 + 1])
-        beta1 = host[row * 8]
-        # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
-        scalar_2 = beta1 > 0.5
-        scalar_3 = real(host[row * 8 + 2])
-        max_norm = host[row * 8 + 3]
-        # return g * minimum(1, max_norm / (global_norm(g) + _TINY))
-        scalar_4 = np.sqrt(total[0])
-        scalar_5 = 1e-06 + scalar_4
-        scalar_6 = max_norm / scalar_5
-        scalar_7 = real(1.0 if 1.0 <= scalar_6 or 1.0 != 1.0 else scalar_6)
-        eps = real(host[row * 8 + 4])
-        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-        scalar_8 = real(host[row * 8 + 6])
-        # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-        scalar_9 = real(host[row * 8 + 7])
-        beta2 = host[row * 8 + 5]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+            scalar = real(host[row * 8 + 1])
+            beta1 = host[row * 8]
+            # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
+            scalar_2 = beta1 > 0.5
+            scalar_3 = real(host[row * 8 + 2])
+            max_norm = host[row * 8 + 3]
+            # return g * minimum(1, max_norm / (global_norm(g) + _TINY))
+            scalar_4 = np.sqrt(total[0])
+            scalar_5 = 1e-06 + scalar_4
+            scalar_6 = max_norm / scalar_5
+            scalar_7 = real(1.0 if 1.0 <= scalar_6 or 1.0 != 1.0 else scalar_6)
+            eps = real(host[row * 8 + 4])
+            # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+            scalar_8 = real(host[row * 8 + 6])
+            # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
+            scalar_9 = real(host[row * 8 + 7])
+            beta2 = host[row * 8 + 5]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

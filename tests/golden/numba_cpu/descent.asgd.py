@@ -56,6 +56,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, ax; writes theta, ax
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -63,14 +64,16 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # theta = (1 - lambd * rate) * theta - rate * g
-        scalar = real(host[row * 6 + 2])
-        # rate = where(t == 1, lr, eta)
-        scalar_2 = real(host[row * 6 + 1])
-        scalar_3 = host[row * 6 + 3]
-        # ax = where(mu == 1, theta, ax + (theta - ax) * mu)
-        scalar_4 = scalar_3 == 1.0
-        scalar_5 = real(scalar_3)
+        if row != known:
+            known = row
+            # theta = (1 - lambd * rate) * theta - rate * g
+            scalar = real(host[row * 6 + 2])
+            # rate = where(t == 1, lr, eta)
+            scalar_2 = real(host[row * 6 + 1])
+            scalar_3 = host[row * 6 + 3]
+            # ax = where(mu == 1, theta, ax + (theta - ax) * mu)
+            scalar_4 = scalar_3 == 1.0
+            scalar_5 = real(scalar_3)
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         ax_at = at(addresses[tensor * 3 + 2] + start * 4)

@@ -38,6 +38,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, momentum_buffer; writes theta, momentum_buffer
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -45,12 +46,14 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 5])
-        momentum = real(host[row * 5 + 1])
-        scalar = host[row * 5 + 2]
-        # return where(started > 0, momentum * b + (1 - dampening) * g, g)
-        scalar_2 = scalar > 0.0
-        scalar_3 = real(host[row * 5 + 3])
+        if row != known:
+            known = row
+            lr = real(host[row * 5])
+            momentum = real(host[row * 5 + 1])
+            scalar = host[row * 5 + 2]
+            # return where(started > 0, momentum * b + (1 - dampening) * g, g)
+            scalar_2 = scalar > 0.0
+            scalar_3 = real(host[row * 5 + 3])
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         momentum_buffer_at = at(addresses[tensor * 3 + 2] + start * 4)

@@ -27,6 +27,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g; writes theta
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -34,7 +35,9 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 2 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row])
+        if row != known:
+            known = row
+            lr = real(host[row])
         theta_at = at(addresses[tensor * 2] + start * 4)
         g_at = at(addresses[tensor * 2 + 1] + start * 4)
         for i in range(count):

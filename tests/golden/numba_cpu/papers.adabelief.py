@@ -52,6 +52,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_var; writes theta, exp_avg, exp_avg_var
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -59,19 +60,21 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s
-        scalar = real(host[row * 7 + 1])
-        # m = beta1 * exp_avg + (1 - beta1) * g
-        scalar_2 = real(host[row * 7 + 2])
-        beta1 = host[row * 7]
-        eps = real(host[row * 7 + 3])
-        # return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s
-        scalar_3 = real(host[row * 7 + 5])
-        beta2 = host[row * 7 + 4]
-        # s = beta2 * exp_avg_var + (1 - beta2) * (g - m) ** 2 + eps
-        scalar_4 = real(host[row * 7 + 6])
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            # return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s
+            scalar = real(host[row * 7 + 1])
+            # m = beta1 * exp_avg + (1 - beta1) * g
+            scalar_2 = real(host[row * 7 + 2])
+            beta1 = host[row * 7]
+            eps = real(host[row * 7 + 3])
+            # return theta - lr / (1 - beta1**t) * m / (sqrt(s) / sqrt(1 - beta2**t) + eps), m, s
+            scalar_3 = real(host[row * 7 + 5])
+            beta2 = host[row * 7 + 4]
+            # s = beta2 * exp_avg_var + (1 - beta2) * (g - m) ** 2 + eps
+            scalar_4 = real(host[row * 7 + 6])
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

@@ -72,6 +72,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, neg_pre_grad, g, exp_avg_diff, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -79,32 +80,34 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 6 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        # return moved / (1 + lr * weight_decay), m, v, n, -g
-        scalar = real(host[row * 13 + 1])
-        lr = real(host[row * 13])
-        # ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
-        scalar_2 = real(host[row * 13 + 3])
-        beta2 = host[row * 13 + 2]
-        # v = beta2 * exp_avg_diff + (1 - beta2) * difference
-        scalar_3 = real(host[row * 13 + 4])
-        step = host[row * 13 + 5]
-        # difference = where(t == 1, 0, g + neg_pre_grad)
-        scalar_4 = step == 1.0
-        constant = real(0.0)
-        # ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
-        scalar_5 = real(host[row * 13 + 7])
-        # m = beta1 * exp_avg + (1 - beta1) * g
-        scalar_6 = real(host[row * 13 + 8])
-        beta1 = host[row * 13 + 6]
-        eps = real(host[row * 13 + 9])
-        # moved = theta - lr * ahead / (sqrt(n) / sqrt(1 - beta3**t) + eps)
-        scalar_7 = real(host[row * 13 + 11])
-        # n = beta3 * exp_avg_sq + (1 - beta3) * (g + beta2 * difference) ** 2
-        scalar_8 = real(host[row * 13 + 12])
-        beta3 = host[row * 13 + 10]
-        beta2_2 = real(beta2)
-        beta1_2 = real(beta1)
-        beta3_2 = real(beta3)
+        if row != known:
+            known = row
+            # return moved / (1 + lr * weight_decay), m, v, n, -g
+            scalar = real(host[row * 13 + 1])
+            lr = real(host[row * 13])
+            # ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
+            scalar_2 = real(host[row * 13 + 3])
+            beta2 = host[row * 13 + 2]
+            # v = beta2 * exp_avg_diff + (1 - beta2) * difference
+            scalar_3 = real(host[row * 13 + 4])
+            step = host[row * 13 + 5]
+            # difference = where(t == 1, 0, g + neg_pre_grad)
+            scalar_4 = step == 1.0
+            constant = real(0.0)
+            # ahead = m / (1 - beta1**t) + beta2 * v / (1 - beta2**t)
+            scalar_5 = real(host[row * 13 + 7])
+            # m = beta1 * exp_avg + (1 - beta1) * g
+            scalar_6 = real(host[row * 13 + 8])
+            beta1 = host[row * 13 + 6]
+            eps = real(host[row * 13 + 9])
+            # moved = theta - lr * ahead / (sqrt(n) / sqrt(1 - beta3**t) + eps)
+            scalar_7 = real(host[row * 13 + 11])
+            # n = beta3 * exp_avg_sq + (1 - beta3) * (g + beta2 * difference) ** 2
+            scalar_8 = real(host[row * 13 + 12])
+            beta3 = host[row * 13 + 10]
+            beta2_2 = real(beta2)
+            beta1_2 = real(beta1)
+            beta3_2 = real(beta3)
         theta_at = at(addresses[tensor * 6] + start * 4)
         neg_pre_grad_at = at(addresses[tensor * 6 + 5] + start * 4)
         g_at = at(addresses[tensor * 6 + 1] + start * 4)

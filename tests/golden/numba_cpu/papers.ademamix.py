@@ -86,6 +86,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, exp_avg_fast, g, exp_avg_slow, exp_avg_sq; writes theta, exp_avg_fast, exp_avg_slow, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -93,27 +94,29 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 5 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 14])
-        # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
-        scalar = real(host[row * 14 + 2])
-        beta1 = host[row * 14 + 1]
-        # m1 = beta1 * exp_avg_fast + (1 - beta1) * g
-        scalar_2 = real(host[row * 14 + 3])
-        # weight = where(t < alpha_warmup, t / alpha_warmup * alpha, alpha)
-        scalar_3 = real(host[row * 14 + 6])
-        # m2 = slow * exp_avg_slow + (1 - slow) * g
-        scalar_4 = real(host[row * 14 + 9])
-        # slow = where(t < beta3_warmup, _slower(beta1, beta3, t / beta3_warmup), beta3)
-        scalar_5 = host[row * 14 + 8]
-        eps = real(host[row * 14 + 10])
-        # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
-        scalar_6 = real(host[row * 14 + 12])
-        # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
-        scalar_7 = real(host[row * 14 + 13])
-        beta2 = host[row * 14 + 11]
-        beta1_2 = real(beta1)
-        scalar_8 = real(scalar_5)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            lr = real(host[row * 14])
+            # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
+            scalar = real(host[row * 14 + 2])
+            beta1 = host[row * 14 + 1]
+            # m1 = beta1 * exp_avg_fast + (1 - beta1) * g
+            scalar_2 = real(host[row * 14 + 3])
+            # weight = where(t < alpha_warmup, t / alpha_warmup * alpha, alpha)
+            scalar_3 = real(host[row * 14 + 6])
+            # m2 = slow * exp_avg_slow + (1 - slow) * g
+            scalar_4 = real(host[row * 14 + 9])
+            # slow = where(t < beta3_warmup, _slower(beta1, beta3, t / beta3_warmup), beta3)
+            scalar_5 = host[row * 14 + 8]
+            eps = real(host[row * 14 + 10])
+            # return theta - lr * (m1 / (1 - beta1**t) + weight * m2) / (sqrt(v) / sqrt(1 - beta2**t) + eps), m1, m2, v
+            scalar_6 = real(host[row * 14 + 12])
+            # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
+            scalar_7 = real(host[row * 14 + 13])
+            beta2 = host[row * 14 + 11]
+            beta1_2 = real(beta1)
+            scalar_8 = real(scalar_5)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 5] + start * 4)
         exp_avg_fast_at = at(addresses[tensor * 5 + 2] + start * 4)
         g_at = at(addresses[tensor * 5 + 1] + start * 4)

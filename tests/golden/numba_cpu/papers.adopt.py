@@ -52,6 +52,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, exp_avg, g, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -59,24 +60,26 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        step = host[row * 10]
-        # m = where(t == 1, exp_avg, beta1 * exp_avg + (1 - beta1) * normed)
-        scalar = step == 1.0
-        lr = real(host[row * 10 + 1])
-        beta1 = host[row * 10 + 2]
-        scalar_2 = real(host[row * 10 + 3])
-        weight_decay = real(host[row * 10 + 4])
-        eps = real(host[row * 10 + 5])
-        # normed = clamp(normed, -bound, bound)
-        scalar_3 = real(host[row * 10 + 7])
-        # bound = (t - 1) ** 0.25
-        scalar_4 = host[row * 10 + 6]
-        beta2 = host[row * 10 + 8]
-        # v = where(t == 1, g**2, beta2 * exp_avg_sq + (1 - beta2) * g**2)
-        scalar_5 = real(host[row * 10 + 9])
-        beta1_2 = real(beta1)
-        scalar_6 = real(scalar_4)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            step = host[row * 10]
+            # m = where(t == 1, exp_avg, beta1 * exp_avg + (1 - beta1) * normed)
+            scalar = step == 1.0
+            lr = real(host[row * 10 + 1])
+            beta1 = host[row * 10 + 2]
+            scalar_2 = real(host[row * 10 + 3])
+            weight_decay = real(host[row * 10 + 4])
+            eps = real(host[row * 10 + 5])
+            # normed = clamp(normed, -bound, bound)
+            scalar_3 = real(host[row * 10 + 7])
+            # bound = (t - 1) ** 0.25
+            scalar_4 = host[row * 10 + 6]
+            beta2 = host[row * 10 + 8]
+            # v = where(t == 1, g**2, beta2 * exp_avg_sq + (1 - beta2) * g**2)
+            scalar_5 = real(host[row * 10 + 9])
+            beta1_2 = real(beta1)
+            scalar_6 = real(scalar_4)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)

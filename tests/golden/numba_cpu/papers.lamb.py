@@ -55,6 +55,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; ends in ‖θₜ₋₁‖_tensor, ‖λ θₜ₋₁ + 1 / (1 − β₁^t) · ((1 − β₁) g + β₁ exp_avgₜ₋₁) / (ε + 1 / √(1 − β₂^t) · √((1 − β₂) g g + β₂ exp_avg_sqₜ₋₁))‖_tensor
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -64,20 +65,22 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
             partial[chunk * 2 + 1] = 0.0
             continue
         row = tensors[tensor * 2]
-        weight_decay = real(host[row * 9])
-        # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
-        scalar = real(host[row * 9 + 2])
-        # m = beta1 * exp_avg + (1 - beta1) * g
-        scalar_2 = real(host[row * 9 + 3])
-        beta1 = host[row * 9 + 1]
-        eps = real(host[row * 9 + 4])
-        # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
-        scalar_3 = real(host[row * 9 + 6])
-        # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
-        scalar_4 = real(host[row * 9 + 7])
-        beta2 = host[row * 9 + 5]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            weight_decay = real(host[row * 9])
+            # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
+            scalar = real(host[row * 9 + 2])
+            # m = beta1 * exp_avg + (1 - beta1) * g
+            scalar_2 = real(host[row * 9 + 3])
+            beta1 = host[row * 9 + 1]
+            eps = real(host[row * 9 + 4])
+            # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
+            scalar_3 = real(host[row * 9 + 6])
+            # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
+            scalar_4 = real(host[row * 9 + 7])
+            beta2 = host[row * 9 + 5]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)
@@ -128,6 +131,7 @@ def end_0(tensor_count, chunk_count, chunks, partial, reduced, total):
 @inner
 def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -135,34 +139,36 @@ def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = host[row * 9 + 8]
-        # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
-        scalar = np.sqrt(reduced[tensor * 2])
-        # return where(a > 0, where(b > 0, a / b, 1), 1)
-        scalar_2 = scalar > 0.0
-        # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
-        scalar_3 = np.sqrt(reduced[tensor * 2 + 1])
-        # return where(a > 0, where(b > 0, a / b, 1), 1)
-        scalar_4 = scalar_3 > 0.0
-        scalar_5 = scalar / scalar_3
-        scalar_6 = scalar_5 if scalar_4 else 1.0
-        scalar_7 = scalar_6 if scalar_2 else 1.0
-        # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
-        scalar_8 = real(lr * scalar_7)
-        weight_decay = real(host[row * 9])
-        # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
-        scalar_9 = real(host[row * 9 + 2])
-        # m = beta1 * exp_avg + (1 - beta1) * g
-        scalar_10 = real(host[row * 9 + 3])
-        beta1 = host[row * 9 + 1]
-        eps = real(host[row * 9 + 4])
-        # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
-        scalar_11 = real(host[row * 9 + 6])
-        # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
-        scalar_12 = real(host[row * 9 + 7])
-        beta2 = host[row * 9 + 5]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if tensor != known:
+            known = tensor
+            lr = host[row * 9 + 8]
+            # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
+            scalar = np.sqrt(reduced[tensor * 2])
+            # return where(a > 0, where(b > 0, a / b, 1), 1)
+            scalar_2 = scalar > 0.0
+            # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
+            scalar_3 = np.sqrt(reduced[tensor * 2 + 1])
+            # return where(a > 0, where(b > 0, a / b, 1), 1)
+            scalar_4 = scalar_3 > 0.0
+            scalar_5 = scalar / scalar_3
+            scalar_6 = scalar_5 if scalar_4 else 1.0
+            scalar_7 = scalar_6 if scalar_2 else 1.0
+            # return theta - lr * _ratio(norm(theta), norm(direction)) * direction, m, v
+            scalar_8 = real(lr * scalar_7)
+            weight_decay = real(host[row * 9])
+            # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
+            scalar_9 = real(host[row * 9 + 2])
+            # m = beta1 * exp_avg + (1 - beta1) * g
+            scalar_10 = real(host[row * 9 + 3])
+            beta1 = host[row * 9 + 1]
+            eps = real(host[row * 9 + 4])
+            # direction = m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps) + weight_decay * theta
+            scalar_11 = real(host[row * 9 + 6])
+            # v = beta2 * exp_avg_sq + (1 - beta2) * g**2
+            scalar_12 = real(host[row * 9 + 7])
+            beta2 = host[row * 9 + 5]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)

@@ -42,7 +42,6 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
             partial[chunk * 2] = 0.0
             partial[chunk * 2 + 1] = 0.0
             continue
-        row = tensors[tensor * 2]
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         norm_of = 0.0
@@ -70,6 +69,7 @@ def end_0(tensor_count, chunk_count, chunks, partial, reduced, total):
 @inner
 def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, momentum_buffer; writes theta, momentum_buffer
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -77,29 +77,31 @@ def pass_1(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = host[row * 4 + 2]
-        # size, length = norm(theta), norm(g)
-        scalar = np.sqrt(reduced[tensor * 2])
-        # local = where(size > 0, where(length > 0, trusted, 1), 1)
-        scalar_2 = scalar > 0.0
-        # size, length = norm(theta), norm(g)
-        scalar_3 = np.sqrt(reduced[tensor * 2 + 1])
-        # local = where(size > 0, where(length > 0, trusted, 1), 1)
-        scalar_4 = scalar_3 > 0.0
-        trust_coefficient = host[row * 4]
-        # trusted = trust_coefficient * size / (length + weight_decay * size)
-        scalar_5 = trust_coefficient * scalar
-        weight_decay = host[row * 4 + 1]
-        scalar_6 = weight_decay * scalar
-        scalar_7 = scalar_3 + scalar_6
-        scalar_8 = scalar_5 / scalar_7
-        # local = where(size > 0, where(length > 0, trusted, 1), 1)
-        scalar_9 = scalar_8 if scalar_4 else 1.0
-        scalar_10 = scalar_9 if scalar_2 else 1.0
-        # b = momentum * momentum_buffer + lr * local * (g + weight_decay * theta)
-        scalar_11 = real(lr * scalar_10)
-        momentum = real(host[row * 4 + 3])
-        weight_decay_2 = real(weight_decay)
+        if tensor != known:
+            known = tensor
+            lr = host[row * 4 + 2]
+            # size, length = norm(theta), norm(g)
+            scalar = np.sqrt(reduced[tensor * 2])
+            # local = where(size > 0, where(length > 0, trusted, 1), 1)
+            scalar_2 = scalar > 0.0
+            # size, length = norm(theta), norm(g)
+            scalar_3 = np.sqrt(reduced[tensor * 2 + 1])
+            # local = where(size > 0, where(length > 0, trusted, 1), 1)
+            scalar_4 = scalar_3 > 0.0
+            trust_coefficient = host[row * 4]
+            # trusted = trust_coefficient * size / (length + weight_decay * size)
+            scalar_5 = trust_coefficient * scalar
+            weight_decay = host[row * 4 + 1]
+            scalar_6 = weight_decay * scalar
+            scalar_7 = scalar_3 + scalar_6
+            scalar_8 = scalar_5 / scalar_7
+            # local = where(size > 0, where(length > 0, trusted, 1), 1)
+            scalar_9 = scalar_8 if scalar_4 else 1.0
+            scalar_10 = scalar_9 if scalar_2 else 1.0
+            # b = momentum * momentum_buffer + lr * local * (g + weight_decay * theta)
+            scalar_11 = real(lr * scalar_10)
+            momentum = real(host[row * 4 + 3])
+            weight_decay_2 = real(weight_decay)
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         momentum_buffer_at = at(addresses[tensor * 3 + 2] + start * 4)

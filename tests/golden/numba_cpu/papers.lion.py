@@ -38,6 +38,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg; writes theta, exp_avg
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -45,15 +46,17 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 3 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 5])
-        # update = sign(beta1 * exp_avg + (1 - beta1) * g)
-        scalar = real(host[row * 5 + 2])
-        beta1 = host[row * 5 + 1]
-        # return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
-        scalar_2 = real(host[row * 5 + 4])
-        beta2 = host[row * 5 + 3]
-        beta1_2 = real(beta1)
-        beta2_2 = real(beta2)
+        if row != known:
+            known = row
+            lr = real(host[row * 5])
+            # update = sign(beta1 * exp_avg + (1 - beta1) * g)
+            scalar = real(host[row * 5 + 2])
+            beta1 = host[row * 5 + 1]
+            # return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
+            scalar_2 = real(host[row * 5 + 4])
+            beta2 = host[row * 5 + 3]
+            beta1_2 = real(beta1)
+            beta2_2 = real(beta2)
         theta_at = at(addresses[tensor * 3] + start * 4)
         g_at = at(addresses[tensor * 3 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 3 + 2] + start * 4)

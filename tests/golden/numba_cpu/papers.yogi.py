@@ -40,6 +40,7 @@ def host_scalars(row_count, hyper, host):
 @inner
 def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduced, total):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
+    known = -1
     for chunk in range(first, last):
         tensor = chunks[chunk * 3]
         start = chunks[chunk * 3 + 1]
@@ -47,14 +48,16 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
         if addresses[tensor * 4 + 1] == 0:
             continue
         row = tensors[tensor * 2]
-        lr = real(host[row * 5])
-        # m = beta1 * exp_avg + (1 - beta1) * g
-        scalar = real(host[row * 5 + 2])
-        beta1 = host[row * 5 + 1]
-        eps = real(host[row * 5 + 3])
-        # v = exp_avg_sq - (1 - beta2) * g**2 * sign(exp_avg_sq - g**2)
-        scalar_2 = real(host[row * 5 + 4])
-        beta1_2 = real(beta1)
+        if row != known:
+            known = row
+            lr = real(host[row * 5])
+            # m = beta1 * exp_avg + (1 - beta1) * g
+            scalar = real(host[row * 5 + 2])
+            beta1 = host[row * 5 + 1]
+            eps = real(host[row * 5 + 3])
+            # v = exp_avg_sq - (1 - beta2) * g**2 * sign(exp_avg_sq - g**2)
+            scalar_2 = real(host[row * 5 + 4])
+            beta1_2 = real(beta1)
         theta_at = at(addresses[tensor * 4] + start * 4)
         g_at = at(addresses[tensor * 4 + 1] + start * 4)
         exp_avg_at = at(addresses[tensor * 4 + 2] + start * 4)
