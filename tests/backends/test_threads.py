@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from steprule.backends.threads import _Job, parallel
 
 pytestmark = pytest.mark.null
-PATIENCE = 60
+PATIENCE = 30
 
 
 def test_every_part_is_run_once_by_whoever_claims_it() -> None:
@@ -43,3 +45,18 @@ def test_stopping_waits_for_a_part_that_runs_and_lets_no_other_begin() -> None:
     job.help()
     assert 1 <= first < 4
     assert len(done) == first == len(set(done))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_makes_threads_of_its_own() -> None:
+    parts = [(i, i + 1) for i in range(3)]
+    parallel(lambda lo, hi: None, parts)
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(PATIENCE)  # the parent's threads are not here: who waits for them waits for ever
+        done: list[int] = []
+        parallel(lambda lo, hi: done.append(lo), parts)
+        os._exit(sorted(done) != [0, 1, 2])
+    assert os.waitpid(child, 0)[1] == 0
