@@ -25,13 +25,24 @@ from sites import Site, sites
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path("src/steprule")
-LONGEST = 300
-"""Seconds after which a test run is taken to hang; the tests of a room take a tenth of it."""
+LONGEST = 900
+"""Seconds after which a test run is taken to hang; the tests of a room take a tenth of it where nothing else runs."""
 
-CPU = ("tests/test_golden.py", "tests/backends/test_reductions.py", "tests/test_random_rules.py",
-       "tests/test_theory.py", "tests/backends/test_cache.py", "tests/backends/test_threads.py")  # fmt: skip
-TRITON = ("tests/test_golden.py", "tests/backends/test_reductions.py", "tests/optim/test_gpu_steps.py",
-          "tests/optim/test_gpu_zoo.py", "tests/backends/test_triton_compiled.py")  # fmt: skip
+CPU = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/test_bits.py",
+       "tests/test_random_rules.py", "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py",
+       "tests/optim/test_guards.py", "tests/backends/test_cache.py", "tests/backends/test_forks.py")  # fmt: skip
+TRITON = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/optim/test_gpu_steps.py",
+          "tests/optim/test_gpu_zoo.py", "tests/optim/test_guards.py",
+          "tests/backends/test_triton_compiled.py")  # fmt: skip
+OPTIM = ("tests/optim/test_facade.py", "tests/optim/test_options.py", "tests/optim/test_settings.py",
+         "tests/optim/test_groups.py", "tests/optim/test_explain.py", "tests/optim/test_checkpoints.py",
+         "tests/optim/test_glance.py", "tests/optim/test_cells.py", "tests/optim/test_aliasing.py",
+         "tests/optim/test_points.py", "tests/optim/test_look_ahead.py", "tests/optim/test_implicit.py",
+         "tests/optim/test_shards.py", "tests/optim/test_odd_tensors.py", "tests/optim/test_tensor_slots.py",
+         "tests/optim/test_guards.py", "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py",
+         "tests/optim/test_hostile_state.py", "tests/optim/test_hostile_kinds.py", "tests/optim/test_faces.py",
+         "tests/optim/test_layouts.py", "tests/parity/test_arguments.py", "tests/parity/test_parity.py",
+         "tests/parity/test_state_protocol.py")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ PARTS = {
     "plan": Part(("plan/*.py",), ("tests/plan", "tests/test_golden.py", "tests/test_random_rules.py")),
     "cpu": Part(("backends/[!t]*.py", "backends/threads.py"), CPU),
     "triton": Part(("backends/triton*.py", "optim/device_*.py"), TRITON),
-    "optim": Part(("optim/[!d]*.py",), ("tests/optim", "tests/parity")),
+    "optim": Part(("optim/[!d]*.py",), OPTIM),
 }
 """What is tried, part by part. Rooms that write kernels are broken in the text of kernels too."""
 
