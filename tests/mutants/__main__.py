@@ -154,8 +154,11 @@ def check_unbroken(parts: Sequence[str], cache: Path, jobs: int) -> None:
 @click.option("--parts", default=",".join(PARTS), show_default=True, help="Parts to break, with commas between.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Defects tried at once.")
 @click.option("--need", default=90.0, show_default=True, help="Percent that must be caught, or the exit code is 1.")
+@click.option("--unchecked", is_flag=True, help="Do not run the tests without any defect first.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write what came of each as JSON.")
-def main(count: int, seed: int, minutes: float, parts: str, jobs: int, need: float, out: Path | None) -> None:
+def main(
+    count: int, seed: int, minutes: float, parts: str, jobs: int, need: float, unchecked: bool, out: Path | None
+) -> None:
     """Plant defects in the package, one at a time, and count those that the tests notice."""
     names = parts.split(",")
     if unknown := [name for name in names if name not in PARTS]:
@@ -164,8 +167,10 @@ def main(count: int, seed: int, minutes: float, parts: str, jobs: int, need: flo
     results: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "kernels"
-        click.echo(f"{len(mutants)} defects drawn with seed {seed}; first the tests without any ...")
-        check_unbroken(names, cache, jobs)
+        click.echo(f"{len(mutants)} defects drawn with seed {seed}")
+        if not unchecked:
+            click.echo("first the tests without any ...")
+            check_unbroken(names, cache, jobs)
 
         def one(mutant: Mutant) -> dict[str, object] | None:
             return try_one(mutant, cache) if time.monotonic() < until else None
