@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,11 +29,10 @@ LONGEST = 900
 """Seconds after which a test run is taken to hang; the tests of a room take a tenth of it where nothing else runs."""
 
 CPU = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/test_bits.py",
-       "tests/test_random_rules.py", "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py",
-       "tests/optim/test_guards.py", "tests/backends/test_cache.py", "tests/backends/test_forks.py")  # fmt: skip
+       "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py", "tests/optim/test_guards.py", "tests/backends/test_cache.py",
+       "tests/backends/test_forks.py")  # fmt: skip
 TRITON = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/optim/test_gpu_steps.py",
-          "tests/optim/test_gpu_zoo.py", "tests/optim/test_guards.py",
-          "tests/backends/test_triton_compiled.py")  # fmt: skip
+          "tests/optim/test_guards.py", "tests/backends/test_triton_compiled.py")  # fmt: skip
 OPTIM = ("tests/optim/test_facade.py", "tests/optim/test_options.py", "tests/optim/test_settings.py",
          "tests/optim/test_groups.py", "tests/optim/test_explain.py", "tests/optim/test_checkpoints.py",
          "tests/optim/test_glance.py", "tests/optim/test_cells.py", "tests/optim/test_aliasing.py",
@@ -56,14 +55,40 @@ class Part:
 PARTS = {
     "graph": Part(
         ("graph/*.py",),
-        ("tests/graph", "tests/rule", "tests/plan", "tests/test_golden.py", "tests/test_random_rules.py"),
+        ("tests/graph", "tests/rule", "tests/plan", "tests/test_golden.py"),
     ),
-    "plan": Part(("plan/*.py",), ("tests/plan", "tests/test_golden.py", "tests/test_random_rules.py")),
+    "plan": Part(("plan/*.py",), ("tests/plan", "tests/test_golden.py", "tests/backends/test_chunks.py")),
     "cpu": Part(("backends/[!t]*.py", "backends/threads.py"), CPU),
     "triton": Part(("backends/triton*.py", "optim/device_*.py"), TRITON),
     "optim": Part(("optim/[!d]*.py",), OPTIM),
 }
 """What is tried, part by part. Rooms that write kernels are broken in the text of kernels too."""
+
+FIRST = {
+    "backends/cache.py": ("tests/backends/test_cache.py",),
+    "backends/compiler.py": ("tests/backends/test_cache.py",),
+    "backends/threads.py": ("tests/backends/test_forks.py",),
+    "graph/simplify.py": ("tests/graph/test_rewrites.py",),
+    "graph/bounds.py": ("tests/graph/test_rewrites.py",),
+    "optim/aliasing.py": ("tests/optim/test_aliasing.py",),
+    "optim/cells.py": ("tests/optim/test_cells.py",),
+    "optim/classes.py": ("tests/parity/test_arguments.py", "tests/parity/test_parity.py"),
+    "optim/compiled.py": ("tests/optim/test_explain.py",),
+    "optim/explain.py": ("tests/optim/test_explain.py",),
+    "optim/glance.py": ("tests/optim/test_glance.py",),
+    "optim/glance_source.py": ("tests/optim/test_glance.py",),
+    "optim/groups.py": ("tests/optim/test_groups.py",),
+    "optim/implicit.py": ("tests/optim/test_implicit.py",),
+    "optim/means.py": ("tests/optim/test_means.py",),
+    "optim/options.py": ("tests/optim/test_options.py",),
+    "optim/papers.py": ("tests/zoo/test_papers.py",),
+    "optim/points.py": ("tests/optim/test_points.py", "tests/optim/test_look_ahead.py"),
+    "optim/settings.py": ("tests/optim/test_settings.py",),
+    "optim/shards.py": ("tests/optim/test_shards.py",),
+    "optim/state.py": ("tests/optim/test_hostile_state.py", "tests/parity/test_state_protocol.py"),
+    "optim/tensors.py": ("tests/optim/test_odd_tensors.py", "tests/optim/test_layouts.py"),
+}
+"""Tests of a file alone, which are asked before those of its room."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +133,7 @@ def draw(parts: Sequence[str], count: int, seed: int) -> list[Mutant]:
     return drawn
 
 
-def _run(source: Path, tests: Sequence[str], cache: Path) -> tuple[str, str]:
+def _run(source: Path, tests: Iterable[str], cache: Path) -> tuple[str, str]:
     """Run tests against a copy of the package; return caught, survived or hung, and what noticed."""
     there = [test for test in tests if (ROOT / test).exists()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no", *there]
@@ -132,7 +157,8 @@ def try_one(mutant: Mutant, cache: Path) -> dict[str, object]:
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
         path = source / "steprule" / mutant.file
         path.write_text(mutant.site.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
-        verdict, noticed = _run(source, PARTS[mutant.part].tests, cache)
+        own = FIRST.get(mutant.file, ())
+        verdict, noticed = _run(source, dict.fromkeys((*own, *PARTS[mutant.part].tests)), cache)
     return {"part": mutant.part, "file": mutant.file, **asdict(mutant.site), "verdict": verdict, "noticed": noticed,
             "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
 
