@@ -29,10 +29,12 @@ LONGEST = 900
 """Seconds after which a test run is taken to hang; the tests of a room take a tenth of it where nothing else runs."""
 
 CPU = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/test_bits.py",
-       "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py", "tests/optim/test_guards.py", "tests/backends/test_cache.py",
-       "tests/backends/test_forks.py")  # fmt: skip
-TRITON = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/optim/test_gpu_steps.py",
-          "tests/optim/test_guards.py", "tests/backends/test_triton_compiled.py")  # fmt: skip
+       "tests/backends/test_threads.py", "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py",
+       "tests/optim/test_guards.py", "tests/optim/test_interrupts.py", "tests/backends/test_cache.py",
+       "tests/backends/test_forks.py", "tests/backends/test_hostile_processes.py")  # fmt: skip
+TRITON = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/test_upload.py",
+          "tests/optim/test_gpu_steps.py", "tests/optim/test_guards.py", "tests/test_random_rules.py",
+          "tests/backends/test_triton_compiled.py")  # fmt: skip
 OPTIM = ("tests/optim/test_facade.py", "tests/optim/test_options.py", "tests/optim/test_settings.py",
          "tests/optim/test_groups.py", "tests/optim/test_explain.py", "tests/optim/test_checkpoints.py",
          "tests/optim/test_glance.py", "tests/optim/test_cells.py", "tests/optim/test_aliasing.py",
@@ -66,8 +68,9 @@ PARTS = {
 
 FIRST = {
     "backends/cache.py": ("tests/backends/test_cache.py",),
-    "backends/compiler.py": ("tests/backends/test_cache.py",),
-    "backends/threads.py": ("tests/backends/test_forks.py",),
+    "backends/compiler.py": ("tests/backends/test_hostile_processes.py",),
+    "backends/threads.py": ("tests/backends/test_threads.py", "tests/backends/test_forks.py"),
+    "backends/triton_gpu.py": ("tests/backends/test_upload.py",),
     "graph/simplify.py": ("tests/graph/test_rewrites.py",),
     "graph/bounds.py": ("tests/graph/test_rewrites.py",),
     "optim/aliasing.py": ("tests/optim/test_aliasing.py",),
