@@ -8,15 +8,18 @@ import threading
 
 import pytest
 
+from steprule.backends import threads
 from steprule.backends.threads import _Job, parallel
 
 pytestmark = pytest.mark.null
 PATIENCE = 30
 
 
-def test_every_part_is_run_once_by_whoever_claims_it() -> None:
+@pytest.mark.parametrize("count", [2, 7])
+def test_every_part_is_run_once_by_whoever_claims_it(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_pools", {})
     done: list[tuple[int, int]] = []
-    parts = [(i, i + 1) for i in range(7)]
+    parts = [(i, i + 1) for i in range(count)]
     parallel(lambda lo, hi: done.append((lo, hi)), parts)
     assert sorted(done) == parts
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from steprule.backends import triton_gpu
+from steprule.backends import base, triton_gpu
 
 pytestmark = pytest.mark.null
 
@@ -52,3 +52,10 @@ def test_what_is_as_it_was_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not own.send(values.copy())
     assert own.send(values * 2)
     assert own.table.tolist() == [2.0, 4.0]
+
+
+def test_sums_of_what_is_on_a_device_are_made_there_and_nobody_waits() -> None:
+    there = torch.zeros((), device="meta", dtype=torch.float64)  # to read it is an error
+    for a, b in ((there, there), (there, 1.0)):
+        assert base._sum(a, b).device.type == "meta"
+    assert base._sum(1.0, np.float64(2.0)) == 3.0

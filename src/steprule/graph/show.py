@@ -169,8 +169,7 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
             continue  # a transform by itself, which gives a gradient and no parameter
         name_parts(node)
         left = printer().dated(name, before=False)
-        same = node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
-        lines.append((left, printer().inner(node, 0) if not same else printer().leaf(node)))
+        lines.append((left, printer().inner(node, 0)))
         if node.op not in {"read", "const", "hyper", "step"}:
             names[node] = left
     return lines
