@@ -75,6 +75,26 @@ def test_sixteen_processes_that_compile_one_rule_at_once_leave_one_sound_entry(p
         (entry / "kernel.o").write_bytes(b"")  # the second round meets an entry that nobody can use
 
 
+@pytest.mark.hostile("C1")
+def test_whoever_is_second_by_a_moment_leaves_the_entry_of_the_first_and_says_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert step() == (1, 0)
+    (entry,) = place.iterdir()
+    entry.rename(tmp_path / "first")
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        if target == entry:
+            shutil.copytree(tmp_path / "first", entry)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert step() == (1, 0)  # a warning would be an error
+    assert list(place.iterdir()) == [entry]
+    assert cache._read(entry, (entry / "kernel.py").read_text(encoding="utf-8")) is not None
+
+
 # What another machine, or another version, has written ------------------------------------------------------
 
 

@@ -185,6 +185,14 @@ def _fill(path: Path, data: bytes | str) -> None:
         path.write_bytes(data)
 
 
+def _set_aside(entry: Path) -> None:
+    """Remove an entry whole: at no moment does its place hold a part of one, whoever fills it meanwhile."""
+    aside = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=entry.parent))
+    with contextlib.suppress(OSError):  # another process was quicker
+        entry.rename(aside / entry.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> None:
     """Put an entry beside its place, then rename it there whole; whoever is second leaves the first's."""
     _sweep(place)
@@ -197,9 +205,12 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
         if entry.is_symlink() or entry.is_file():
             entry.unlink()  # what a link leads to is not ours
         elif entry.exists() and _read(entry, source) is None:
-            shutil.rmtree(entry, ignore_errors=True)
-        if not entry.exists():
+            _set_aside(entry)
+        try:
             workshop.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # else another process was first, be it by a moment
+                raise
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
