@@ -16,7 +16,7 @@ from steprule import board, chain
 from steprule.backends import numba_cpu, triton_gpu
 from steprule.graph.look_ahead import look_ahead
 from steprule.plan.schedule import schedule
-from steprule.rule import Program, Transform
+from steprule.rule import Formula, Transform
 from steprule.version import __version__
 from steprule.zoo import adam, adaptive, descent, papers
 
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.null
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def programs() -> dict[str, Program]:
+def programs() -> dict[str, Formula]:
     """List every rule of the zoo, and one clipping in front of one of them."""
-    found: dict[str, Program] = {}
+    found: dict[str, Formula] = {}
     for module in (board, descent, adaptive, adam, papers):
         family = module.__name__.rpartition(".")[2]
         for name, value in sorted(vars(module).items()):
-            if isinstance(value, Program) and not isinstance(value, Transform) and value.name == name:
+            if isinstance(value, Formula) and not isinstance(value, Transform) and value.name == name:
                 found[f"{family}.{name}"] = value
     return found | {"clip_global_norm.adam": chain(sr.clip_global_norm(max_norm=1.0), adam.adam)}
 
@@ -39,7 +39,7 @@ def programs() -> dict[str, Program]:
 KERNELS = {numba_cpu.NAME: numba_cpu.CpuKernel, triton_gpu.NAME: triton_gpu.TritonKernel}
 
 
-def texts(program: Program) -> dict[str, str]:
+def texts(program: Formula) -> dict[str, str]:
     """Return the module of a rule in float32 from every backend that writes one, whatever the version."""
     paths = look_ahead(program.graph)
     plan = schedule(paths.closure_free if paths else program.graph)

@@ -17,7 +17,7 @@ from truth import bits, corrected_adam, fill_gradients, make
 import steprule as sr
 from steprule import hyper, rule, slot
 from steprule.errors import HyperparameterError, RuleError, StateError, StepruleError
-from steprule.rule.program import _restore
+from steprule.rule.formula import _restore
 
 pytestmark = pytest.mark.cpu
 

@@ -352,7 +352,7 @@ def test_importing_everything_hides_no_builtin() -> None:
 
 def test_what_makes_an_optimizer_is_typed_so() -> None:
     """A type checker and an editor know what `optimizer` gives, and that a rule stays a rule when it is configured."""
-    from steprule.rule import Program
+    from steprule.rule import Formula
 
-    assert Program.optimizer.__annotations__["return"] == "Optimizer"
+    assert Formula.optimizer.__annotations__["return"] == "Optimizer"
     assert isinstance(board.sgd(lr=0.5).optimizer([a_parameter()]), sr.Optimizer)

@@ -5,13 +5,10 @@ Gives: `Optimizer`, and `explain`, which shows what it runs.
 Next door: `backends` (who updates), `zoo` (the rules).
 """
 
-from ..rule import Program
 from .classes import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .explain import Explanation, explain
 from .optimizer import Optimizer
 from .papers import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, Yogi
-
-Program.facade = Optimizer
 
 __all__ = [
     "ADOPT",

@@ -14,7 +14,7 @@ from ..backends.triton_gpu import NAME as TRITON
 from ..backends.triton_gpu import TritonKernel
 from ..graph.node import Rank
 from ..plan.schedule import Plan
-from ..rule import Program
+from ..rule import Formula
 from .state import HOST_DTYPE
 from .tensors import Entry, route
 
@@ -28,7 +28,7 @@ Reader = Callable[[dict[str, Any]], Any]
 class Compiled:
     """A plan as it runs on tensors of one kind: who runs it, why, and the code; eager has none."""
 
-    program: Program
+    formula: Formula
     plan: Plan
     dtype: torch.dtype
     device: torch.device
@@ -46,7 +46,7 @@ class Compiled:
 class Kernels:
     """All that runs one plan, a kernel a dtype, compiled when first needed; `readers` find its hyperparameters."""
 
-    program: Program
+    formula: Formula
     plan: Plan
     readers: tuple[Reader, ...]
     host_dtype: torch.dtype = HOST_DTYPE
@@ -70,7 +70,7 @@ class Kernels:
     def _runs(self, parameter: torch.Tensor, backend: str, reason: str) -> Compiled:
         key = (parameter.dtype, parameter.device, backend, reason)
         if key not in self._compiled:
-            self._compiled[key] = Compiled(self.program, self.plan, *key, self._kernel(backend, parameter.dtype))
+            self._compiled[key] = Compiled(self.formula, self.plan, *key, self._kernel(backend, parameter.dtype))
         return self._compiled[key]
 
     def _kernel(self, backend: str, dtype: torch.dtype) -> CpuKernel | TritonKernel | None:

@@ -14,7 +14,7 @@ from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
 from ..plan.schedule import Pass, Plan, schedule, summary
-from ..rule import Program, Transform
+from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
 from .optimizer import Optimizer, Running
@@ -108,7 +108,7 @@ def _facts(plan: Plan, item: Pass, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _of(program: Program, plan: Plan, sizes: Sizes, **runs: Any) -> Explanation:
+def _of(program: Formula, plan: Plan, sizes: Sizes, **runs: Any) -> Explanation:
     """Explain what one plan does to arrays of these sizes; `runs` says who runs it."""
     graph = program.graph
     passes = tuple(_facts(plan, item, sizes) for item in plan.passes)
@@ -138,13 +138,13 @@ def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[
         alike.setdefault((compiled, _sizes(plan, parameter, state)), []).append(parameter)
     for (compiled, sizes), parameters in alike.items():
         yield _of(
-            compiled.program, compiled.plan, dict(sizes), group=index, tensors=len(parameters),
+            compiled.formula, compiled.plan, dict(sizes), group=index, tensors=len(parameters),
             parameters=sum(map(_count, parameters)), backend=compiled.backend,
             reason=compiled.reason, source=compiled.source, dtype=str(compiled.dtype).removeprefix("torch."),
             device=str(compiled.device),
         )  # fmt: skip
     if not running:
-        yield _of(kernels.program, plan, _single(plan), group=index, backend=NOBODY, source="",
+        yield _of(kernels.formula, plan, _single(plan), group=index, backend=NOBODY, source="",
                   reason="no parameter of this group can have a gradient")  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _of_optimizer(optimizer: Optimizer) -> Explanation:
     return replace(first, groups=tuple(groups), means=means(roster))
 
 
-def explain(program: Program | Optimizer) -> Explanation:
+def explain(program: Formula | Optimizer) -> Explanation:
     """Show a rule's formula, passes, bytes, generated source, and which backend runs it and why.
 
     >>> import steprule as sr
@@ -188,7 +188,7 @@ def explain(program: Program | Optimizer) -> Explanation:
     """
     if isinstance(program, Optimizer):
         return _of_optimizer(program)
-    if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(program, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RuleError(f"{program!r} is no rule, chain, transform or optimiser", fix="explain(board.adam)")
     graph = program.graph
     if isinstance(program, Transform):

@@ -14,7 +14,7 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..locks import lock
 from ..plan.schedule import schedule
-from ..rule import Program, Transform, chain
+from ..rule import Formula, Transform, chain
 from .compiled import Compiled, Kernels, Reader
 from .documented import documented
 from .groups import TORCH, check_keys, meant
@@ -33,14 +33,14 @@ Running = tuple[torch.Tensor, Mapping[str, Any], Compiled]
 _BLOCK = "at_iterate()"
 
 
-def _compose(rule: Program, options: Options) -> Program:
+def _compose(rule: Formula, options: Options) -> Formula:
     """Put the clipping before the rule, and make sure that what is left is a rule."""
-    if not isinstance(rule, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(rule, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RuleError(
             f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
         )
     program = rule
-    if isinstance(options.clip, Program):
+    if isinstance(options.clip, Formula):
         program = chain(options.clip, rule)
     elif isinstance(rule, Transform):
         program = chain(rule)  # which words the error
@@ -66,9 +66,9 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        rule: Program,
+        rule: Formula,
         *,
-        clip: Program | float | None = None,
+        clip: Formula | float | None = None,
         nonfinite: str = "propagate",
         backend: str | None = None,
         compensated: bool = False,
@@ -93,7 +93,7 @@ class Optimizer(torch.optim.Optimizer):
     clip, nonfinite, backend, compensated, capturable = Option(), Option(), Option(), Option(), Option()
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Formula:
         """The formula that runs: the rule, with what stands before it."""
         return self._program
 
@@ -139,7 +139,7 @@ class Optimizer(torch.optim.Optimizer):
         """Return the hyperparameters that stand in groups because of the option `clip`."""
         return {name: hyper.value for name, hyper in self._program.hypers.items() if name not in self._rule.hypers}
 
-    def _compile(self, program: Program, graph: Graph, options: Options) -> Kernels:
+    def _compile(self, program: Formula, graph: Graph, options: Options) -> Kernels:
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
         return Kernels(program, schedule(graph, guarded=options.guarded), readers, capturable=options.capturable)
 
@@ -163,7 +163,7 @@ class Optimizer(torch.optim.Optimizer):
     def _formulas(self) -> str:
         """Name the formulas that run, as far as the groups let one tell."""
         try:
-            return ", ".join(dict.fromkeys(self._choose(group).program.name for group in self.param_groups))
+            return ", ".join(dict.fromkeys(self._choose(group).formula.name for group in self.param_groups))
         except Exception:  # noqa: BLE001 - whatever was put into a group, it can be looked at
             return "unknown"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import BackendError, HyperparameterError
-from ..rule import Program
+from ..rule import Formula
 from ..zoo.transforms import clip_global_norm
 from .tensors import BACKENDS
 
@@ -21,14 +21,14 @@ NONFINITE = ("propagate", "skip", "raise")
 class Options:
     """The options of one optimiser, checked; `steprule.Optimizer` says what each means."""
 
-    clip: Program | float | None = None
+    clip: Formula | float | None = None
     nonfinite: str = "propagate"
     backend: str | None = None
     compensated: bool = False
     capturable: bool = False
 
     def __post_init__(self) -> None:
-        if self.clip is not None and not isinstance(self.clip, Program):
+        if self.clip is not None and not isinstance(self.clip, Formula):
             object.__setattr__(self, "clip", clip_global_norm(max_norm=self.clip))
         if self.backend is not None and self.backend not in BACKENDS:
             raise BackendError(

@@ -17,7 +17,7 @@ from ..errors import HyperparameterError
 from ..graph.graph import Hyper
 from ..graph.node import Rank
 from ..plan.schedule import schedule
-from ..rule import Program, Rule, chain
+from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
 from .compiled import Kernels, Reader
 from .groups import check_keys
@@ -34,7 +34,7 @@ Number = float | torch.Tensor
 class Own(TypedDict, total=False):
     """What our classes take besides torch's arguments; `steprule.Optimizer` says what each means."""
 
-    clip: Program | float | None
+    clip: Formula | float | None
     nonfinite: str
     backend: str | None
     compensated: bool
@@ -59,7 +59,7 @@ class Shell(Optimizer):
         params: Iterable[Any],
         defaults: dict[str, Any],
         *,
-        clip: Program | float | None = None,
+        clip: Formula | float | None = None,
         nonfinite: str = "propagate",
         backend: str | None = None,
         compensated: bool = False,
@@ -70,9 +70,9 @@ class Shell(Optimizer):
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Formula:
         """The formula that runs on the first group; `steprule.explain` shows those of all."""
-        return self._choose(self.param_groups[0]).program
+        return self._choose(self.param_groups[0]).formula
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule that a group's flags ask for."""
@@ -80,7 +80,7 @@ class Shell(Optimizer):
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
         clip = self._options.clip
-        own = clip.hypers if isinstance(clip, Program) else {}
+        own = clip.hypers if isinstance(clip, Formula) else {}
         others = {name: key for name, (key, _) in self._parts_of.items() if key in self.defaults}
         check_keys(group, which, self._title(), {**self.defaults, **own}, others, capturable=self.capturable)
         for name in self._inits.values():
@@ -89,7 +89,7 @@ class Shell(Optimizer):
     def _check_group(self, group: dict[str, Any], which: str) -> None:
         clip = self._options.clip
         self._chain(self._flags(group))  # what is no clipping at all is told first
-        own = clip.hypers.values() if isinstance(clip, Program) else ()
+        own = clip.hypers.values() if isinstance(clip, Formula) else ()
         for name in (hyper.name for hyper in own if not hyper.shared):
             if name in self.defaults or self._parts_of.get(name, ("",))[0] in self.defaults:
                 raise HyperparameterError(
@@ -131,10 +131,10 @@ class Shell(Optimizer):
             self._by_flags[flags] = self._kernels_for(flags)
         return self._by_flags[flags]
 
-    def _chain(self, flags: Flags) -> Program:
+    def _chain(self, flags: Flags) -> Formula:
         rule, maximise, decays, decoupled, scaled, _ = flags
         before = [unscale] if scaled else []
-        before += [self._options.clip] if isinstance(self._options.clip, Program) else []
+        before += [self._options.clip] if isinstance(self._options.clip, Formula) else []
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
         program = chain(*before, rule)
@@ -156,7 +156,7 @@ class Shell(Optimizer):
         if name == "inverse_scale":
             return lambda _: self._inverse_scale()
         clip = self._options.clip
-        own = clip.hypers.get(name) if isinstance(clip, Program) else None
+        own = clip.hypers.get(name) if isinstance(clip, Formula) else None
         return lambda group: group.get(name, None if own is None else own.value)
 
     def _title(self) -> str:

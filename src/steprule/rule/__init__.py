@@ -6,6 +6,7 @@ Next door: `graph` (what is built), `plan` (who cuts it into passes).
 """
 
 from .declare import choice, hyper, slot
+from .formula import Chain, Formula, Rule, Transform, chain, rule, transform
 from .functions import (
     abs,
     clamp,
@@ -23,11 +24,10 @@ from .functions import (
     sum,
     where,
 )
-from .program import Chain, Program, Rule, Transform, chain, rule, transform
 
 __all__ = [
     "Chain",
-    "Program",
+    "Formula",
     "Rule",
     "Transform",
     "abs",

@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from ..optim.optimizer import Optimizer
 
 
-class Program:
+class Formula:
     """Something that can be traced: a rule, a transform, or a chain of them. Immutable."""
-
-    facade: ClassVar[Callable[..., Any] | None] = None
-    """The optimiser class; the `optim` room sets it, so that doors open one way."""
 
     parts: tuple[Part, ...]
     name: str
@@ -50,12 +47,12 @@ class Program:
 
         `options` are hyperparameters (defaults for every group) and those of `steprule.Optimizer`.
         """
-        if Program.facade is None:
-            raise RuleError("the optimiser room is not loaded", fix="import steprule")
-        return Program.facade(params, self, **options)
+        from ..optim.optimizer import Optimizer
 
-    def compensated(self) -> Program:
-        """Return this program keeping what storing half-precision parameters loses: see `steprule.Optimizer`."""
+        return Optimizer(params, self, **options)
+
+    def compensated(self) -> Formula:
+        """Return this formula keeping what storing half-precision parameters loses: see `steprule.Optimizer`."""
         return Compensated(self)
 
     def __copy__(self) -> Self:
@@ -70,7 +67,7 @@ class Program:
         return f"{self.name}({values})"
 
 
-class _Single(Program):
+class _Single(Formula):
     """One function, with the values it was configured with."""
 
     kind: ClassVar[str]
@@ -192,16 +189,16 @@ def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
     return found(**values)
 
 
-def _restore_chain(*links: _Single) -> Program:
+def _restore_chain(*links: _Single) -> Formula:
     return chain(*links)
 
 
-def _chosen(program: _Single, name: str, value: Any) -> Any:
-    options = program.part.signature.choices[name].options
+def _chosen(formula: _Single, name: str, value: Any) -> Any:
+    options = formula.part.signature.choices[name].options
     if value not in options:
         raise HyperparameterError(
-            f"`{name}` of `{program.name}` is {value!r}, which is none of its variants",
-            where=of_definition(program.part.function),
+            f"`{name}` of `{formula.name}` is {value!r}, which is none of its variants",
+            where=of_definition(formula.part.function),
             fix=f"use one of {', '.join(map(repr, options))}",
         )
     return value
@@ -219,7 +216,7 @@ class Transform(_Single):
     kind = "transform"
 
 
-class Chain(Program):
+class Chain(Formula):
     """Transforms in the order they are applied, then a rule."""
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
@@ -230,25 +227,25 @@ class Chain(Program):
         return _restore_chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
 
 
-class Compensated(Program):
-    """A program that keeps, in a slot, what rounding to the parameter's dtype loses."""
+class Compensated(Formula):
+    """A formula that keeps, in a slot, what rounding to the parameter's dtype loses."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.parts = program.parts
-        self.name = f"{program.name}, compensated"
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+        self.parts = formula.parts
+        self.name = f"{formula.name}, compensated"
 
     @once
     def graph(self) -> Graph:
-        """The program's formula, from θ + r to θ and r."""
-        return replace(compensated(self.program.graph), name=self.name)
+        """The same update, from θ + r to θ and r."""
+        return replace(compensated(self.formula.graph), name=self.name)
 
-    def compensated(self) -> Program:
+    def compensated(self) -> Formula:
         """Return itself: nothing is lost any more."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Compensated, (self.program,)
+        return Compensated, (self.formula,)
 
 
 def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:
@@ -318,7 +315,7 @@ def transform(function: Callable[..., Any] | None = None, *, moves: Moves = "gra
     return Transform(_part(function, moves, None))
 
 
-def chain(*programs: Program) -> Program:
+def chain(*formulas: Formula) -> Formula:
     """Compose transforms and a rule: each transform's gradient is the next one's.
 
     >>> import steprule as sr
@@ -328,18 +325,18 @@ def chain(*programs: Program) -> Program:
     The rule comes last. Where two parts use one hyperparameter name, the rule keeps it and the
     transform's is prefixed with the transform's name.
     """
-    for program in programs:
-        if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
-            function = inspect.isfunction(program)
+    for formula in formulas:
+        if not isinstance(formula, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
+            function = inspect.isfunction(formula)
             raise RuleError(
-                f"{program!r} is neither a rule nor a transform",
+                f"{formula!r} is neither a rule nor a transform",
                 fix="decorate the function with @rule or @transform"
                 if function
                 else "give transforms, then a rule: chain(clip_global_norm(max_norm=1.0), board.adam)",
             )
-    if programs and isinstance(programs[-1], Compensated):
-        return chain(*programs[:-1], programs[-1].program).compensated()
-    parts = tuple(part for program in programs for part in program.parts)
+    if formulas and isinstance(formulas[-1], Compensated):
+        return chain(*formulas[:-1], formulas[-1].formula).compensated()
+    parts = tuple(part for formula in formulas for part in formula.parts)
     for index, part in enumerate(parts):
         last = index == len(parts) - 1
         if last and part.moves is not None:
