@@ -1,0 +1,96 @@
+"""One row a format in which an array may lie in memory, and the layout of a parameter with its slots.
+
+A format says nothing about how it is loaded and stored: a dialect spells that, and one that cannot says so at its door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..graph.graph import Graph
+from ..graph.node import Rank
+
+REMAINDER = "remainder"
+"""The name in the state of the tensor that holds what a compensated parameter leaves out."""
+ROUNDINGS = ("nearest", "stochastic", "compensated")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One row: the dtype of the tensor that holds the numbers, and the bytes that an element takes.
+
+    `real` is the type in which they are computed. `beside` is the dtype of a second tensor, which holds the bits that
+    the first leaves out. A `narrow` format keeps fewer bits than are computed, so that how a store rounds matters.
+    """
+
+    name: str
+    dtype: str
+    bytes: int
+    real: str = "float32"
+    beside: str = ""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a store loses bits."""
+        return self.dtype != self.real and not self.beside
+
+
+_ROWS = (
+    Format("float64", "float64", 8, "float64"),
+    Format("float32", "float32", 4),
+    Format("bfloat16", "bfloat16", 2),
+    Format("float16", "float16", 2),
+    Format("bfloat16 + int16", "bfloat16", 4, beside="int16"),
+    Format("float16 + int16", "float16", 4, beside="int16"),
+)
+FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
+"""Every format, by name; those of one tensor have the name of its dtype."""
+
+
+def beside(dtype: str) -> str:
+    """Return the name of the format that keeps all bits of a parameter of a dtype; the dtype, if it does so itself."""
+    return next((row.name for row in _ROWS if row.dtype == dtype and row.beside), dtype)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a parameter and its slots lie in memory, by name: what, besides the plan, decides a kernel."""
+
+    parameter: Format
+    slots: tuple[tuple[str, Format], ...]
+    rounding: str = "nearest"
+
+    @property
+    def real(self) -> str:
+        """The type in which elements are computed."""
+        return self.parameter.real
+
+    def slot(self, name: str) -> Format:
+        """Return the format of a slot."""
+        return dict(self.slots)[name]
+
+    @property
+    def random(self) -> bool:
+        """Whether stores draw: they round stochastically, and one of them loses bits."""
+        formats = (self.parameter, *(form for _, form in self.slots))
+        return self.rounding == "stochastic" and any(form.narrow for form in formats)
+
+
+def layout(
+    graph: Graph, dtype: str, rounding: str = "nearest", state: str = "", found: Mapping[str, str] | None = None
+) -> Layout:
+    """Return the layout of a rule beside parameters of a dtype.
+
+    A slot has the dtype that is `found`; else `state`, if that is given, or the parameter's; float32 at least if it is
+    one number a tensor, or `single`.
+    """
+    parameter = FORMATS[beside(dtype) if rounding == "compensated" else dtype]
+    known = found or {}
+    slots: list[tuple[str, Format]] = []
+    for slot in graph.slots:
+        if slot.rank is not Rank.HOST:
+            wide = slot.single or bool(state)
+            usual = parameter.real if wide else parameter.dtype
+            slots.append((slot.name, FORMATS[known.get(slot.name, usual)]))
+    return Layout(parameter, tuple(slots), rounding)
