@@ -20,15 +20,15 @@ import steprule as sr
 from child import PATIENCE
 from steprule import board, chain
 from steprule.backends import cache
-from steprule.optim import glance
+from steprule.optim import fast_check
 
 pytestmark = pytest.mark.cpu
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test a cache of its own, and a process that has loaded nothing but the loop of `optim.glance`."""
-    glance.looker()
+    """Give every test a cache of its own, and a process that has loaded nothing but the loop of `optim.fast_check`."""
+    fast_check.loop()
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_loaded", {})
     monkeypatch.setattr(cache, "_told", set())
@@ -40,7 +40,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hold one sound entry, compiled once for all tests that damage it."""
     with pytest.MonkeyPatch.context() as patch:
         base = tmp_path_factory.mktemp("pristine")
-        glance.looker()
+        fast_check.loop()
         patch.setenv(cache.VARIABLE, str(base))
         patch.setattr(cache, "_loaded", {})
         step()
@@ -74,8 +74,8 @@ def run(command: str, **environment: str) -> str:
 STEP = """
 import torch, steprule as sr
 from steprule.backends import cache
-from steprule.optim import roster
-roster.looker = lambda: None  # of all kernels, the rule's is counted here
+from steprule.optim import binding
+binding.loop = lambda: None  # of all kernels, the rule's is counted here
 parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
 parameter.grad = torch.tensor([2.0, 4.0])
 sr.board.sgd.optimizer([parameter], lr=0.5).step()

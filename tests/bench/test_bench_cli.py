@@ -30,7 +30,7 @@ def test_record_has_every_field(bench_run):
     assert set(record) == {"format", "command", "began", "seconds", "complete", "machine", "method", "gradients",
                            "cases", "start"}  # fmt: skip
     assert record["complete"]
-    assert set(record["machine"]["steps"]) == {"look", "threads", "witness", "reasons"}
+    assert set(record["machine"]["steps"]) == {"checks", "threads", "comparisons", "reasons"}
     assert record["command"].startswith("steprule bench --quick")
     assert set(record["machine"]) == MACHINE
     assert {case["suite"] for case in record["cases"]} == set(SUITES)

@@ -81,8 +81,8 @@ def test_a_step_makes_few_python_calls_however_many_tensors():
                 optimizer.step()
             finally:
                 sys.setprofile(None)
-        if optimizer._roster.unglanced:
-            pytest.skip(optimizer._roster.unglanced)
+        if optimizer._binding.why_slow:
+            pytest.skip(optimizer._binding.why_slow)
         return made
 
     few = calls(2)
@@ -91,7 +91,7 @@ def test_a_step_makes_few_python_calls_however_many_tensors():
 
 
 def batches(optimizer):
-    found = [batch for squad in optimizer._roster.squads for batch in squad.batches]
+    found = [batch for bucket in optimizer._binding.buckets for batch in bucket.batches]
     assert all(isinstance(batch, CpuBatch) for batch in found)
     return found
 

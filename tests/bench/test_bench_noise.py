@@ -222,8 +222,11 @@ def test_facts_of_fresh_processes_are_told_with_the_load(machine):
 def test_what_makes_our_steps_slower_is_told_with_the_numbers(tmp_path):
     whole = document(CASES["a clear gain"][0])
     assert "slower here" not in printed(whole) + page(tmp_path, whole)
-    whole["machine"]["steps"] = {"look": "look", "reasons": {"look": "torch 2.6 is older", "threads": "one is enough"}}
-    told = "steprule is slower here than it could be: looking at tensors (torch 2.6 is older)"
+    whole["machine"]["steps"] = {
+        "checks": "slow",
+        "reasons": {"checks": "torch 2.6 is older", "threads": "one is enough"},
+    }
+    told = "steprule is slower here than it could be: checking tensors (torch 2.6 is older)"
     assert told in printed(whole)
     assert f"{told}." in page(tmp_path, whole)
     assert "one is enough" not in printed(whole) + page(tmp_path, whole)

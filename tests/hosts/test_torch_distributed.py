@@ -229,7 +229,7 @@ def test_sharded_parameters_are_stepped_as_torch_steps_them_and_resume(name: str
     for side in (first, second):
         assert deviation(side["own"], side["twin"]) <= 1e-12
         assert side["same bits"]
-        assert side["same roster"]
+        assert side["same binding"]
         assert side["backend"] == "numba_cpu"
         for other in filter(None, (side["torch's by ours"], side["ours by torch's"])):
             assert deviation(other, side["twin"]) <= 1e-12
@@ -241,7 +241,7 @@ def test_dtensors_become_bit_for_bit_what_whole_tensors_become(name: str, both: 
     """Uneven and empty parts, replicas, meshes of two dimensions, gradients that are absent or sums over processes."""
     for side in found(both, f"DTensors {name}"):
         assert side.pop("same") == [True] * 6
-        assert side == {"rosters after half": 1, "same state": True, "placed alike": True, "backend": "numba_cpu"}
+        assert side == {"bindings after half": 1, "same state": True, "placed alike": True, "backend": "numba_cpu"}
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -188,7 +188,7 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
     model, optimizer, folder = saved_at_half(ours)
     everything = deepcopy(get_optimizer_state_dict(model, optimizer, options=whole))
     at_half = wholes_of(model)
-    roster = optimizer._roster
+    binding = optimizer._binding
     train(model, optimizer, range(HALF, STEPS), clip=clip)
     twin, other, theirs = saved_at_half(torchs)
     train(twin, other, range(HALF, STEPS), clip=clip)
@@ -198,7 +198,7 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
         "torch's by ours": wholes_of(continued(ours, theirs)) if pair != "a rule" else None,
         "ours by torch's": wholes_of(continued(torchs, folder)) if pair != "a rule" else None,
         "same bits": identical(locals_of(model), locals_of(continued(ours, folder))),
-        "same roster": optimizer._roster is roster,
+        "same binding": optimizer._binding is binding,
         "rows": [len(part) for part in locals_of(model)],
         "state": {type(value).__name__ for value in optimizer.state[next(model.parameters())].values()},
         "backend": sr.explain(optimizer).backend,
@@ -254,29 +254,29 @@ def distributed(name: str) -> dict[str, Any]:
     own = [torch.nn.Parameter(value) for value in shared(whole)]
     optimizer, other = MAKERS[name](own), MAKERS[name](whole)
     same: list[bool] = []
-    rosters: set[Any] = set()
+    bindings: set[Any] = set()
     for step in range(STEPS):
         if step == HALF:
-            rosters = set()
+            bindings = set()
             saved = deepcopy(optimizer.state_dict())
             own = [torch.nn.Parameter(value.detach().clone()) for value in own]
             optimizer = MAKERS[name](own)
             optimizer.load_state_dict(saved)
         gradients = [torch.randn(p.shape, generator=generator).double() for p in whole]
         for place, (p, q, value, new) in enumerate(zip(whole, own, gradients, shared(gradients), strict=True)):
-            absent = step == 1 and place % 3 == 0  # later rosters are used again
+            absent = step == 1 and place % 3 == 0  # later bindings are used again
             if place >= late:
                 new = DTensor.from_local(value / WORLD, line, [Partial()])
             p.grad, q.grad = (None, None) if absent else (value, new)
         for each in (optimizer, other):
             each.param_groups[0]["lr"] = 0.02 / (step + 1)
             each.step()
-        rosters.add(optimizer._roster)
+        bindings.add(optimizer._binding)
         same.append(identical(copies(q.full_tensor() for q in own), copies(whole)))
     states = [(optimizer.state[q], other.state[p]) for p, q in zip(whole, own, strict=True)]
     return {
         "same": same,
-        "rosters after half": len(rosters),
+        "bindings after half": len(bindings),
         "same state": all(
             torch.equal(value.full_tensor() if value.dim() else value, theirs[key])
             for ours, theirs in states

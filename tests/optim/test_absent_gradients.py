@@ -12,12 +12,12 @@ from truth import Truth, bits, corrected_adam, fill_gradients, make, raw, step_b
 import steprule as sr
 from steprule import board, chain
 from steprule.backends import numba_cpu
-from steprule.optim import glance, roster
+from steprule.optim import binding, fast_check
 
 pytestmark = pytest.mark.cpu
 
 SHAPES = ((3, 4), (5,), (0,), (2, 2, 2), (), (7,), (1, 6))
-WAYS = ["glance", "look", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
+WAYS = ["fast", "slow", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
 
 
 @sr.rule
@@ -45,24 +45,24 @@ PROGRAMS = {
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "look":
-        monkeypatch.setattr(roster, "looker", lambda: None)
-    elif request.param == "glance" and glance.looker() is None:
+    if request.param == "slow":
+        monkeypatch.setattr(binding, "loop", lambda: None)
+    elif request.param == "fast" and fast_check.loop() is None:
         pytest.skip("this Python or this torch is made differently")
     return request.param
 
 
 @pytest.fixture
 def bound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count how often tensors are bound: a number a roster that is made."""
+    """Count how often tensors are bound: a number a binding that is made."""
     made: list[int] = []
-    make_one = roster.Roster.__init__
+    make_one = binding.Binding.__init__
 
     def counted(self: Any, *given: Any) -> None:
         make_one(self, *given)
         made.append(len(self.parameters))
 
-    monkeypatch.setattr(roster.Roster, "__init__", counted)
+    monkeypatch.setattr(binding.Binding, "__init__", counted)
     return made
 
 
@@ -118,7 +118,7 @@ def test_marked_tables_give_the_bits_of_tables_without_the_absent(way: str, prog
             torch.manual_seed(number)
             fill(optimizer, lambda place, number=number: number > 1 and (place * 3 + number) % 5 < 2)
             if anew:
-                optimizer._roster = None
+                optimizer._binding = None
             optimizer.step()
         ends.append(bits(optimizer))
     assert ends[0] == ends[1]
@@ -169,7 +169,7 @@ def test_another_fifth_absent_at_each_step_binds_nothing_anew(threads: int, boun
     for parameter, twin in zip(parameters, twins, strict=True):
         torch.testing.assert_close(parameter, twin, rtol=1e-4, atol=1e-5)
         assert int(ours.state[parameter]["step"]) == int(theirs.state[twin]["step"])
-    (batch,) = ours._roster.squads[0].batches
+    (batch,) = ours._binding.buckets[0].batches
     assert batch._elements == 80 * 64 * 64
     parts = [batch._lengths[a:b].sum() for a, b in zip(batch._parts, batch._parts[1:], strict=False)]
     assert len(parts) == threads
@@ -185,7 +185,7 @@ def test_tensors_that_are_stepped_together_share_a_row_of_hyperparameters() -> N
         for parameter in parameters[4 * (number % 3) : 4 * (number % 3) + 3]:
             parameter.grad = None if number else parameter.grad
         optimizer.step()
-    assert len(optimizer._roster.squads[0].hyper) == 4
+    assert len(optimizer._binding.buckets[0].hyper) == 4
 
 
 def test_late_gradients_are_bound_once_each_and_stay(way: str, bound: list[int]) -> None:

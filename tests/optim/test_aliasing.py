@@ -11,18 +11,18 @@ from truth import bits
 import steprule as sr
 from steprule import board
 from steprule.errors import ParameterError
-from steprule.optim import glance, roster
+from steprule.optim import binding, fast_check
 
 pytestmark = pytest.mark.cpu
 
-WAYS = ["glance", "look", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
+WAYS = ["fast", "slow", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "look":
-        monkeypatch.setattr(roster, "looker", lambda: None)
-    elif request.param == "glance" and glance.looker() is None:
+    if request.param == "slow":
+        monkeypatch.setattr(binding, "loop", lambda: None)
+    elif request.param == "fast" and fast_check.loop() is None:
         pytest.skip("this Python or this torch is made differently")
     return request.param
 
@@ -81,10 +81,10 @@ def test_a_gradient_that_is_its_own_parameter_binds_nothing_anew(way: str) -> No
     optimizer = momentum(way, [parameter])
     parameter.grad = parameter.data
     optimizer.step()
-    before = optimizer._roster
+    before = optimizer._binding
     parameter.grad = parameter.data
     optimizer.step()
-    assert optimizer._roster is before
+    assert optimizer._binding is before
 
 
 @pytest.mark.parametrize("where", ["parameter", "slot"])
@@ -102,10 +102,10 @@ def test_a_gradient_that_moves_into_memory_that_is_written_is_noticed(way: str, 
                 kept = target[7:17]
                 aside = torch.empty(0).set_(kept.untyped_storage(), 7, (10,)) if kept.storage_offset() else kept
                 parameters[0].grad = kept.clone() if apart else aside
-            before = optimizer._roster
+            before = optimizer._binding
             optimizer.step()
             if number == 3 and not apart:
-                assert optimizer._roster is not before
+                assert optimizer._binding is not before
         ends.append(bits(optimizer))
     assert ends[0] == ends[1]
 
@@ -127,9 +127,9 @@ def test_memory_is_compared_and_not_storages(way: str) -> None:
             if number >= 3:
                 own = from_address(parameters[1] if number == 3 else optimizer.state[parameters[1]]["m"], 7, 10)
                 parameters[0].grad = own.clone() if apart else own
-            before = optimizer._roster
+            before = optimizer._binding
             optimizer.step()
-            assert number not in {3, 4} or apart or optimizer._roster is not before
+            assert number not in {3, 4} or apart or optimizer._binding is not before
         ends.append(bits(optimizer))
     assert ends[0] == ends[1]
 
@@ -137,16 +137,16 @@ def test_memory_is_compared_and_not_storages(way: str) -> None:
 def test_gradients_that_move_elsewhere_bind_nothing_anew(way: str) -> None:
     parameters = [torch.nn.Parameter(field(10)) for _ in range(5)]
     optimizer = momentum(way, parameters)
-    held, seen, rosters = [], set(), []
+    held, seen, bindings = [], set(), []
     for _ in range(6):
         for parameter in parameters:
             parameter.grad = torch.ones(10)
             held.append(parameter.grad)  # so that the next ones are elsewhere
             seen.add(parameter.grad.data_ptr())
         optimizer.step()
-        rosters.append(optimizer._roster)
+        bindings.append(optimizer._binding)
     assert len(seen) == 30
-    assert all(found is rosters[0] for found in rosters)
+    assert all(found is bindings[0] for found in bindings)
 
 
 def alias(kind: str, parameters: list[torch.nn.Parameter], state: Any) -> None:

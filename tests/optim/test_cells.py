@@ -12,11 +12,11 @@ import torch.multiprocessing  # which teaches the pickler to share memory
 from truth import bits, corrected_adam, fill_gradients, make
 
 import steprule as sr
-from steprule.optim import glance, roster
+from steprule.optim import binding, fast_check
 
 pytestmark = pytest.mark.cpu
 
-WAYS = ["glance", "look", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
+WAYS = ["fast", "slow", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
 
 
 @sr.rule
@@ -27,9 +27,9 @@ def counting(theta, g, k=sr.slot(rank="host", init=1.0), *, lr=0.1, t):
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "look":
-        monkeypatch.setattr(roster, "looker", lambda: None)
-    elif request.param == "glance" and glance.looker() is None:
+    if request.param == "slow":
+        monkeypatch.setattr(binding, "loop", lambda: None)
+    elif request.param == "fast" and fast_check.loop() is None:
         pytest.skip("this Python or this torch is made differently")
     return request.param
 
@@ -92,7 +92,7 @@ def test_a_number_that_is_pointed_elsewhere_is_followed(way: str, how: str, name
     ends = []
     for change in (POINTED_ELSEWHERE[how], lambda cell: cell.fill_(7.0)):
         parameters, optimizer = trained(way)
-        assert (optimizer._roster._glance is not None) == (way == "glance")
+        assert (optimizer._binding._fast is not None) == (way == "fast")
         cell = optimizer.state[parameters[1]][name]
         change(cell)
         assert float(cell) == 7.0
@@ -108,9 +108,9 @@ def test_a_number_that_is_pointed_elsewhere_is_followed(way: str, how: str, name
 
 def test_numbers_whose_memory_moves_while_a_kernel_runs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue's thread pickles when it likes; then the table is no longer what the user sees."""
-    parameters, optimizer = trained("glance")
+    parameters, optimizer = trained("fast")
     cell = optimizer.state[parameters[1]]["step"]
-    batch = optimizer._roster.squads[0].batches[0]
+    batch = optimizer._binding.buckets[0].batches[0]
     monkeypatch.setattr(batch, "step", lambda hyper: cell.share_memory_() is None or type(batch).step(batch, hyper))
     optimizer.step()
     assert [float(optimizer.state[p]["step"]) for p in parameters] == [4.0] * 3
@@ -120,14 +120,14 @@ def test_numbers_whose_memory_moves_while_a_kernel_runs_are_counted(monkeypatch:
 
 
 def test_the_table_of_counts_is_memory_that_torch_cannot_free() -> None:
-    parameters, optimizer = trained("glance")
-    squad = optimizer._roster.squads[0]
-    before = squad.counts.tobytes()
+    parameters, optimizer = trained("fast")
+    bucket = optimizer._binding.buckets[0]
+    before = bucket.counts.tobytes()
     address = optimizer.state[parameters[0]]["step"].data_ptr()
     optimizer.state[parameters[0]]["step"].share_memory_().fill_(0.0)
     assert optimizer.state[parameters[1]]["step"].data_ptr() != address
-    assert squad.counts.flags.owndata
-    assert squad.counts.tobytes() == before
+    assert bucket.counts.flags.owndata
+    assert bucket.counts.tobytes() == before
 
 
 def test_one_tensor_that_counts_for_two_parameters_counts_for_each() -> None:
@@ -140,7 +140,7 @@ def test_one_tensor_that_counts_for_two_parameters_counts_for_each() -> None:
     for _ in range(2):
         fill_gradients(parameters)
         optimizer.step()
-    before = optimizer._roster
+    before = optimizer._binding
     optimizer.step()
-    assert optimizer._roster is before
+    assert optimizer._binding is before
     assert [float(optimizer.state[p]["step"]) for p in parameters] == [4.0, 4.0]

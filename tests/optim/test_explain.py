@@ -13,7 +13,7 @@ from torch.nn import Parameter
 import steprule as sr
 from steprule import board, rule, slot, transform
 from steprule.backends.eager import EagerBatch
-from steprule.optim import squad
+from steprule.optim import bucket
 from steprule.optim.explain import GROUP_KEYS, KEYS
 from steprule.optim.shards import local
 
@@ -54,8 +54,8 @@ class Kernel(Counted):
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(squad, "CpuBatch", Kernel)
-    monkeypatch.setattr(squad, "EagerBatch", Counted)
+    monkeypatch.setattr(bucket, "CpuBatch", Kernel)
+    monkeypatch.setattr(bucket, "EagerBatch", Counted)
     yield
     RAN.clear()
 
@@ -185,7 +185,7 @@ def test_the_objects_that_run_are_asked() -> None:
     optimizer = OPTIMISERS["groups of several formulas"]()
     told = [compiled for _, running in optimizer._running() for _, _, compiled in running]
     step(trainable(optimizer), optimizer)
-    ran = [compiled for own in optimizer._roster.squads for compiled in own.compiled]
+    ran = [compiled for own in optimizer._binding.buckets for compiled in own.compiled]
     assert {id(compiled) for compiled in told} == {id(compiled) for compiled in ran}
 
 
@@ -222,7 +222,7 @@ def test_every_group_is_printed_and_told_as_plain_data() -> None:
     told = sr.explain(OPTIMISERS["groups of several formulas"]())
     text, data = str(told), told.as_json()
     assert json.loads(json.dumps(data)) == data
-    assert set(data) == {*KEYS, "groups", "look", "threads", "witness", "reasons"}
+    assert set(data) == {*KEYS, "groups", "checks", "threads", "comparisons", "reasons"}
     assert [(set(one), one["group"]) for one in data["groups"]] == [(set(GROUP_KEYS), index) for index in range(4)]
     assert len({one["formula"] for one in data["groups"]}) == 4
     for one in told.groups:
@@ -281,9 +281,9 @@ def test_explaining_takes_no_memory_and_changes_nothing() -> None:
     assert not optimizer.state
     step([parameter], optimizer)
     held = dict(optimizer.state[parameter])
-    roster = optimizer._roster
+    binding = optimizer._binding
     sr.explain(optimizer)
-    assert optimizer._roster is roster
+    assert optimizer._binding is binding
     assert all(optimizer.state[parameter][key] is value for key, value in held.items())
     assert optimizer.state[parameter].keys() == held.keys()
 

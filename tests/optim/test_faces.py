@@ -107,7 +107,7 @@ def test_a_typo_is_told_with_the_name_of_the_class_and_what_was_meant(name: str,
     if TYPOS[typo] in arguments(name):
         assert caught.value.fix == f"did you mean {TYPOS[typo]}?"
     assert isinstance(caught.value, TypeError)
-    assert "Shell" not in message
+    assert "TorchOptimizer" not in message
     assert "__init__" not in message
 
 

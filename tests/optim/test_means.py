@@ -12,7 +12,7 @@ import steprule as sr
 from steprule import board
 from steprule.backends import cache, compiler, threads
 from steprule.bench.machine import machine
-from steprule.optim import glance, means, roster, witness
+from steprule.optim import binding, checks, fast_check, means
 
 pytestmark = pytest.mark.cpu
 Patch = pytest.MonkeyPatch
@@ -22,12 +22,12 @@ Patch = pytest.MonkeyPatch
 def two_threads() -> Generator[None]:
     torch.set_num_threads(2)
     yield
-    glance.looker.cache_clear()
+    fast_check.loop.cache_clear()
 
 
 def told(optimizer: sr.Optimizer) -> dict[str, Any]:
     json = sr.explain(optimizer).as_json()
-    return {key: json[key] for key in ("look", "threads", "witness", "reasons")}
+    return {key: json[key] for key in ("checks", "threads", "comparisons", "reasons")}
 
 
 def fresh() -> sr.Optimizer:
@@ -43,9 +43,9 @@ def stepped(size: int = 3, dtype: torch.dtype = torch.float32) -> sr.Optimizer:
 
 
 def test_where_everything_is_as_fast_as_can_be_nothing_is_said() -> None:
-    if glance.obstacle() or threads.by()[1] or witness.by()[1]:
+    if fast_check.obstacle() or threads.by()[1] or checks.by()[1]:
         pytest.skip("this Python or this torch is made differently")
-    best = {"look": "glance", "threads": "torch", "witness": "torch", "reasons": {}}
+    best = {"checks": "fast", "threads": "torch", "comparisons": "torch", "reasons": {}}
     optimizer = stepped(600_000)
     assert told(optimizer) == best
     assert machine(2)["steps"] == best
@@ -59,27 +59,27 @@ def fork_off(patch: Patch) -> None:
 
 
 def free_threads(patch: Patch) -> None:
-    patch.setattr(glance.sys, "_is_gil_enabled", lambda: False, raising=False)
+    patch.setattr(fast_check.sys, "_is_gil_enabled", lambda: False, raising=False)
 
 
 OFF: dict[str, tuple[str, Callable[[Patch], object]]] = {
-    "parts of tensors elsewhere": ("look", lambda patch: patch.setattr(glance, "_places", lambda: None)),
-    "lacks what it asks": ("look", lambda patch: patch.setattr(glance, "torch_library", lambda: None)),
-    "CPython": ("look", lambda patch: patch.setattr(glance.sys.implementation, "name", "pypy")),
-    "interpreter lock": ("look", free_threads),
+    "parts of tensors elsewhere": ("checks", lambda patch: patch.setattr(fast_check, "_places", lambda: None)),
+    "lacks what it asks": ("checks", lambda patch: patch.setattr(fast_check, "torch_library", lambda: None)),
+    "CPython": ("checks", lambda patch: patch.setattr(fast_check.sys.implementation, "name", "pypy")),
+    "interpreter lock": ("checks", free_threads),
     "does not lend its threads": ("threads", lambda patch: patch.setattr(threads, "_loops", [])),
     "forked process": ("threads", fork_off),
-    "has no guards": ("witness", lambda patch: patch.setattr(witness, "TensorGuards", None)),
+    "has no guards": ("comparisons", lambda patch: patch.setattr(checks, "TensorGuards", None)),
 }
 
 
 @pytest.mark.parametrize("reason", OFF)
 def test_what_is_off_in_this_process_is_told_with_its_reason(reason: str, monkeypatch: Patch) -> None:
     key, switch_off = OFF[reason]
-    glance.looker.cache_clear()
+    fast_check.loop.cache_clear()
     switch_off(monkeypatch)
     for found in (told(stepped(600_000)), machine(2)["steps"]):
-        assert found[key] == ("look" if key == "look" else "python")
+        assert found[key] == ("slow" if key == "checks" else "python")
         assert reason in found["reasons"][key]
     for optimizer in (stepped(600_000), fresh()):
         (line,) = [line for line in str(sr.explain(optimizer)).splitlines() if line.startswith("slower")]
@@ -92,7 +92,7 @@ def test_a_copied_gradient_or_a_state_of_another_class_is_the_reason() -> None:
     parameter.grad = torch.ones(3, 2).t()
     optimizer = board.sgd.optimizer([parameter])
     optimizer.step()
-    assert told(optimizer)["look"] == "look"
+    assert told(optimizer)["checks"] == "slow"
     assert "copied at every step" in str(sr.explain(optimizer))
 
 
@@ -100,15 +100,15 @@ def test_few_elements_one_thread_and_other_backends_are_no_complaint() -> None:
     small, eager = stepped(), stepped(dtype=torch.bfloat16)
     assert told(small)["threads"] == told(eager)["threads"] == "serial"
     assert "too few elements" in told(small)["reasons"]["threads"]
-    assert told(eager)["look"] == "look"
+    assert told(eager)["checks"] == "slow"
     torch.set_num_threads(1)
     assert "get_num_threads() is 1" in told(stepped(600_000))["reasons"]["threads"]
     assert not any("slower" in str(sr.explain(optimizer)) for optimizer in (small, eager))
 
 
 def test_asking_compiles_nothing(monkeypatch: Patch) -> None:
-    glance.looker.cache_clear()
+    fast_check.loop.cache_clear()
     monkeypatch.setattr(cache, "_find", lambda *_: pytest.fail("a kernel was asked for"))
     assert means.means() == sr.explain(fresh()).means
     assert not compiler.switched_off()
-    assert roster.looker is glance.looker
+    assert binding.loop is fast_check.loop

@@ -17,7 +17,7 @@ import steprule as sr
 from steprule import board, choice, rule, slot, transform
 from steprule.errors import BackendError, HyperparameterError, NonFiniteError, RuleError, StepruleError
 from steprule.optim.options import NAMES, Options
-from steprule.optim.shell import Own
+from steprule.optim.torch_classes import Own
 from steprule.rule.signature import OPTIONS, RESERVED, RESERVED_HYPERS
 
 pytestmark = pytest.mark.null
@@ -59,7 +59,11 @@ def test_there_is_one_list_of_options() -> None:
     assert [name for name in keywords if name not in {"params", "rule", "hyper"}] == list(names)
     assert {name: keywords[name] for name in names} == {field.name: field.default for field in fields(Options)}
     assert Own.__annotations__.keys() | {"capturable"} == set(names)  # capturable is an argument of torch's own
-    own = set(inspect.signature(sr.optim.shell.Shell.__init__).parameters) - {"self", "params", "defaults"}
+    own = set(inspect.signature(sr.optim.torch_classes.TorchOptimizer.__init__).parameters) - {
+        "self",
+        "params",
+        "defaults",
+    }
     assert own == set(Own.__annotations__)
     for name in names:
         assert inspect.getattr_static(sr.Optimizer, name).__class__.__name__ == "Option"
@@ -145,7 +149,7 @@ def test_a_backend_that_is_set_runs_the_next_step(maker: str) -> None:
     step(optimizer, other)
     optimizer.backend = "eager"
     step(optimizer, other)
-    assert {type(b).__name__ for squad in optimizer._roster.squads for b in squad.batches} == {"EagerBatch"}
+    assert {type(b).__name__ for bucket in optimizer._binding.buckets for b in bucket.batches} == {"EagerBatch"}
     assert sr.explain(optimizer).backend == "eager"
     for (name, mine), (_, its) in zip(bits(optimizer), bits(other), strict=True):
         mine, its = (torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in (mine, its))
@@ -153,7 +157,7 @@ def test_a_backend_that_is_set_runs_the_next_step(maker: str) -> None:
             torch.testing.assert_close(mine.view(torch.float32), its.view(torch.float32))
     optimizer.backend = None
     step(optimizer)
-    assert {type(b).__name__ for squad in optimizer._roster.squads for b in squad.batches} == {"CpuBatch"}
+    assert {type(b).__name__ for bucket in optimizer._binding.buckets for b in bucket.batches} == {"CpuBatch"}
 
 
 def test_hyperparameters_of_the_clipping_come_and_go_with_it() -> None:

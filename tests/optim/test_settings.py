@@ -13,7 +13,7 @@ from truth import bits, fill_gradients, make
 
 import steprule as sr
 from steprule import optim
-from steprule.optim import roster, settings
+from steprule.optim import binding, settings
 
 pytestmark = pytest.mark.cpu
 
@@ -109,17 +109,17 @@ def test_every_number_of_the_last_group_is_followed_when_it_is_replaced_or_chang
         assert end_of(optimizer, change) == replaced, f"{key} as {type(held)}"
 
 
-@pytest.mark.parametrize("way", ["glance", "look"])
+@pytest.mark.parametrize("way", ["fast", "slow"])
 @pytest.mark.parametrize("key", [*numbers_of("AdamW"), "max_norm"])
 def test_kernels_follow_every_entry_of_the_last_group(way: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if way == "look":
-        monkeypatch.setattr(roster, "looker", lambda: None)
+    if way == "slow":
+        monkeypatch.setattr(binding, "loop", lambda: None)
     before = optimizer_of("AdamW").defaults.get(key, 1.0)
     after = edited("AdamW", key, before)
     ends = [end_of(optimizer_of("AdamW", 3, clip=1.0))]
     optimizer = optimizer_of("AdamW", 3, clip=1.0)
     ends.append(end_of(optimizer, lambda group: group.update({key: after})))
-    assert (optimizer._roster._glance is not None) == (way == "glance")
+    assert (optimizer._binding._fast is not None) == (way == "fast")
     held: Any = list(before) if isinstance(before, tuple) else np.array(before)
 
     def change(_: Any) -> None:
@@ -192,7 +192,7 @@ def test_keys_that_nothing_reads_cost_no_step_a_reading(monkeypatch: pytest.Monk
     end_of(optimizer)
     read = []
     monkeypatch.setattr(settings, "Reading", lambda group: pytest.fail("the group was read again"))
-    monkeypatch.setattr(optimizer._roster.squads[0], "set_hypers", read.append)
+    monkeypatch.setattr(optimizer._binding.buckets[0], "set_hypers", read.append)
     end_of(optimizer, lambda group: group["layers"].append(3))
     assert not read
 

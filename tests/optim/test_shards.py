@@ -20,7 +20,7 @@ import steprule as sr
 from steprule import board
 from steprule.backends.numba_cpu import CpuBatch
 from steprule.errors import ParameterError, StateError
-from steprule.optim import glance, roster
+from steprule.optim import binding, fast_check
 
 pytestmark = [pytest.mark.cpu, pytest.mark.filterwarnings("ignore:torch.distributed:UserWarning")]
 
@@ -32,11 +32,11 @@ def four_processes() -> Generator[None]:
     dist.destroy_process_group()
 
 
-@pytest.fixture(params=["glance", "look"])
+@pytest.fixture(params=["fast", "slow"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "look":
-        monkeypatch.setattr(roster, "looker", lambda: None)
-    elif glance.looker() is None:
+    if request.param == "slow":
+        monkeypatch.setattr(binding, "loop", lambda: None)
+    elif fast_check.loop() is None:
         pytest.skip("this Python or this torch is made differently")
     return request.param
 
@@ -100,23 +100,23 @@ def adamw(parameters: Any) -> Any:
 
 
 def backends(optimizer: Any) -> set[type]:
-    return {type(batch) for squad in optimizer._roster.squads for batch in squad.batches}
+    return {type(batch) for bucket in optimizer._binding.buckets for batch in bucket.batches}
 
 
-def test_parts_become_bit_for_bit_what_plain_tensors_become_in_kernels_without_a_new_roster(way: str) -> None:
+def test_parts_become_bit_for_bit_what_plain_tensors_become_in_kernels_without_a_new_binding(way: str) -> None:
     parameters = assorted()
     twins = [torch.nn.Parameter(part(p).clone()) for p in parameters]
     optimizer, other = adamw(parameters), adamw(twins)
-    rosters = set()
+    bindings = set()
     for step in range(4):
         for twin, value in zip(twins, fill(parameters, step), strict=True):
             twin.grad = value
         for own in (optimizer, other):
             own.param_groups[0]["lr"] = 0.1 / (step + 1)
             own.step()
-        rosters.add(optimizer._roster)
-        assert (optimizer._roster._glance is not None) == (way == "glance")
-    assert len(rosters) == 1
+        bindings.add(optimizer._binding)
+        assert (optimizer._binding._fast is not None) == (way == "fast")
+    assert len(bindings) == 1
     assert backends(optimizer) == {CpuBatch}
     assert sr.explain(optimizer).backend == "numba_cpu"
     for own, twin in zip(parameters, twins, strict=True):

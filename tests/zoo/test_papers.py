@@ -253,10 +253,10 @@ def test_one_pass_suffices_unless_a_norm_comes_first(case: Case) -> None:
 
 
 def test_a_class_is_its_rule_with_its_decay_and_clipping_before_it() -> None:
-    ours, shell = make((sr.optim.Lion, lion, {"lr": 1e-2, "weight_decay": 0.1}, {}), clip=1.0, backend="eager")
+    ours, face = make((sr.optim.Lion, lion, {"lr": 1e-2, "weight_decay": 0.1}, {}), clip=1.0, backend="eager")
     theirs, _ = make(LION)
     written = sr.chain(sr.clip_global_norm(max_norm=1.0), sr.weight_decay(0.1), papers.lion)
-    for parameters, optimizer in ((ours, shell), (theirs, written.optimizer(theirs, lr=1e-2, backend="eager"))):
+    for parameters, optimizer in ((ours, face), (theirs, written.optimizer(theirs, lr=1e-2, backend="eager"))):
         torch.manual_seed(5)
         for step in range(5):
             fill(parameters, step)

@@ -210,7 +210,7 @@ def summary(document: Mapping[str, Any]) -> str:
 def slower(document: Mapping[str, Any]) -> list[str]:
     """Say, a line each, what made our steps slower on this machine than they could be; older records do not tell."""
     reasons = document["machine"].get("steps", {}).get("reasons", {})
-    names = {"look": "looking at tensors", "witness": "comparing tensors"}
+    names = {"checks": "checking tensors", "comparisons": "comparing tensors"}
     return [
         f"steprule is slower here than it could be: {names[key]} ({reasons[key]})" for key in names if key in reasons
     ]

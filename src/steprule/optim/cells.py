@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from .witness import witness
+from .checks import comparison
 
 _address = torch.Tensor.data_ptr
 
@@ -25,7 +25,7 @@ class Cells:
         self._held = [[state[name] for state in states] for name in names]
         self.tensors: list[torch.Tensor] = list(chain.from_iterable(self._held))
         self.addresses = list(map(_address, self.tensors))
-        self._same_tensors = witness(self.tensors)
+        self._same_tensors = comparison(self.tensors)
         self._storages = [*{tensor.untyped_storage() for tensor in self.tensors}]  # known by address while they live
 
     def kept(self) -> Iterator[tuple[str, list[Any]]]:

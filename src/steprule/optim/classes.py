@@ -13,17 +13,17 @@ from ..graph.graph import Hyper
 from ..rule import Rule
 from ..zoo import adam as adams
 from ..zoo import adaptive, descent
+from .bucket import plain
 from .documented import DECAY, documented
-from .shell import Number, Own, Shell
-from .squad import plain
 from .state import ensure
 from .tensors import oddity
+from .torch_classes import Number, Own, TorchOptimizer
 
 Betas = tuple[Number, Number]
 
 
 @documented
-class SGD(Shell):
+class SGD(TorchOptimizer):
     """Run torch.optim.SGD's update: plain, with heavy-ball momentum, or with Nesterov's.
 
     >>> import torch, steprule as sr
@@ -61,7 +61,7 @@ class SGD(Shell):
 
 
 @documented
-class Adagrad(Shell):
+class Adagrad(TorchOptimizer):
     """Run torch.optim.Adagrad's update; its accumulators exist from the start.
 
     >>> import torch, steprule as sr
@@ -98,7 +98,7 @@ class Adagrad(Shell):
 
 
 @documented
-class RMSprop(Shell):
+class RMSprop(TorchOptimizer):
     """Run torch.optim.RMSprop's update: plain, centred, with momentum, or both.
 
     >>> import torch, steprule as sr
@@ -128,7 +128,7 @@ class RMSprop(Shell):
 
 
 @documented
-class Adam(Shell):
+class Adam(TorchOptimizer):
     """Run torch.optim.Adam's update, or AMSGrad's.
 
     >>> import torch, steprule as sr
@@ -173,7 +173,7 @@ class AdamW(Adam):
 
 
 @documented
-class NAdam(Shell):
+class NAdam(TorchOptimizer):
     """Run torch.optim.NAdam's update.
 
     >>> import torch, steprule as sr
@@ -200,7 +200,7 @@ class NAdam(Shell):
 
 
 @documented
-class RAdam(Shell):
+class RAdam(TorchOptimizer):
     """Run torch.optim.RAdam's update.
 
     >>> import torch, steprule as sr
@@ -222,7 +222,7 @@ class RAdam(Shell):
 
 
 @documented
-class Adamax(Shell):
+class Adamax(TorchOptimizer):
     """Run torch.optim.Adamax's update.
 
     >>> import torch, steprule as sr
@@ -242,7 +242,7 @@ class Adamax(Shell):
 
 
 @documented
-class Adadelta(Shell):
+class Adadelta(TorchOptimizer):
     """Run torch.optim.Adadelta's update.
 
     >>> import torch, steprule as sr
@@ -267,7 +267,7 @@ class Adadelta(Shell):
 
 
 @documented
-class ASGD(Shell):
+class ASGD(TorchOptimizer):
     """Run torch.optim.ASGD's update; the averaged parameters are in the state, under `ax`.
 
     >>> import torch, steprule as sr
@@ -294,7 +294,7 @@ class ASGD(Shell):
 
 
 @documented
-class Rprop(Shell):
+class Rprop(TorchOptimizer):
     """Run torch.optim.Rprop's update.
 
     >>> import torch, steprule as sr

@@ -168,8 +168,8 @@ def _of_optimizer(optimizer: Optimizer) -> Explanation:
     found = optimizer._running()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     groups = [told for index, (kernels, running) in enumerate(found) for told in _of_group(index, kernels, running)]
     first = min(groups, key=_worst_first)
-    roster = optimizer._roster  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return replace(first, groups=tuple(groups), means=means(roster))
+    binding = optimizer._binding  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return replace(first, groups=tuple(groups), means=means(binding))
 
 
 def explain(program: Formula | Optimizer) -> Explanation:

@@ -20,9 +20,9 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import to_end
 from ..plan.schedule import schedule
 from ..plan.tables import array_rows, hyper_columns
+from .bucket import plain
 from .compiled import Kernels
 from .points import Copy, Owner, Pair, insist
-from .squad import plain
 from .state import STEP, ensure
 
 TOLERANCE, MOST = "tolerance", "max_eval"

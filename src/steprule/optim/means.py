@@ -9,22 +9,22 @@ import torch
 
 from ..backends import threads
 from ..backends.numba_cpu import CpuBatch
-from . import glance, witness
-from .roster import NO_KERNELS, Roster
+from . import checks, fast_check
+from .binding import NO_KERNELS, Binding
 
 
 @dataclass(frozen=True)
 class Means:
-    """What steps use, and in words why not the best: without a glance, small steps take two to three times as long.
+    """What steps use, and in words why not the best: with the slow check, small steps take two to three times as long.
 
-    `look` is `"glance"`, one compiled call that asks whether all is as it was, or `"look"`, the same in Python;
-    `threads` are `"torch"`'s, `"python"`'s or, in one thread, `"serial"`; the `witness`, which compares tensors where
-    there is no glance, is `"torch"` or `"python"`. `reasons` has an entry for each that is not the best.
+    `checks` are `"fast"`, one compiled call that asks whether all is as it was, or `"slow"`, the same in Python;
+    `threads` are `"torch"`'s, `"python"`'s or, in one thread, `"serial"`; `comparisons` of tensors, made where
+    checks are slow, are `"torch"`'s or `"python"`'s. `reasons` has an entry for each that is not the best.
     """
 
-    look: str
+    checks: str
     threads: str
-    witness: str
+    comparisons: str
     reasons: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
@@ -33,35 +33,35 @@ class Means:
 
     def slower(self) -> list[str]:
         """Say, a line each, what makes steps slower than they could be."""
-        names = {"look": "looking at tensors", "threads": "threads", "witness": "comparing tensors"}
+        names = {"checks": "checking tensors", "threads": "threads", "comparisons": "comparing tensors"}
         usual = {"threads"} if self.threads == "serial" else set[str]()
-        usual |= {"look"} if self.reasons.get("look") == NO_KERNELS else set()
+        usual |= {"checks"} if self.reasons.get("checks") == NO_KERNELS else set()
         slow = [name for name in names if name in self.reasons and name not in usual]
         return [f"slower than it could be: {names[name]} ({self.reasons[name]})" for name in slow]
 
 
-def means(roster: Roster | None = None) -> Means:
+def means(binding: Binding | None = None) -> Means:
     """Return by what means an optimiser's next step is taken, or any would be that runs on kernels in main memory.
 
-    A roster tells what its optimiser does; without one, what this process can do. Nothing is compiled or started. It is
-    for `explain`, its JSON and the records of `bench`.
+    A binding tells what its optimiser does; without one, what this process can do. Nothing is compiled or started. It
+    is for `explain`, its JSON and the records of `bench`.
     """
-    asked = {"threads": _threads(roster), "witness": witness.by()}
-    why = glance.obstacle() if roster is None else roster.unglanced
-    asked["look"] = ("look", why) if why else ("glance", "")
+    asked = {"threads": _threads(binding), "comparisons": checks.by()}
+    why = fast_check.obstacle() if binding is None else binding.why_slow
+    asked["checks"] = ("slow", why) if why else ("fast", "")
     return Means(
-        look=asked["look"][0],
+        checks=asked["checks"][0],
         threads=asked["threads"][0],
-        witness=asked["witness"][0],
+        comparisons=asked["comparisons"][0],
         reasons={name: why for name, (_, why) in asked.items() if why},
     )
 
 
-def _threads(roster: Roster | None) -> tuple[str, str]:
+def _threads(binding: Binding | None) -> tuple[str, str]:
     if torch.get_num_threads() == 1:
         return "serial", "torch.get_num_threads() is 1"
-    if roster is not None:
-        batches = [batch for squad in roster.squads for batch in squad.batches if isinstance(batch, CpuBatch)]
+    if binding is not None:
+        batches = [batch for bucket in binding.buckets for batch in bucket.batches if isinstance(batch, CpuBatch)]
         if not any(batch.shared() for batch in batches):
             return "serial", "there are too few elements in kernels in main memory for more than one thread"
     return threads.by()

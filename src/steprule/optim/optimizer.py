@@ -15,15 +15,15 @@ from ..graph.look_ahead import look_ahead
 from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Formula, Transform, chain
+from .binding import Binding, bind
+from .bucket import lay_out, plain
 from .compiled import Compiled, Kernels, Reader
 from .documented import documented
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
 from .options import NAMES, Option, Options
 from .points import Points
-from .roster import Roster, bind
 from .shards import distributed
-from .squad import lay_out, plain
 from .state import check_saved, ensure, held
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
 from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
@@ -100,7 +100,7 @@ class Optimizer(torch.optim.Optimizer):
     def _start(self, options: Options) -> None:
         """Make what an optimiser has from the beginning and is not derived from anything."""
         self._options = options
-        self._roster: Roster | None = None
+        self._binding: Binding | None = None
         self._busy = lock()
         self._inside: list[str] = []
         self._put_back: Callable[[], None] | None = None
@@ -133,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):
                 for name in old:
                     group.pop(name, None)
                 group.update(new)
-            self._roster = None
+            self._binding = None
 
     def _of_clip(self) -> dict[str, Any]:
         """Return the hyperparameters that stand in groups because of the option `clip`."""
@@ -204,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
             except BaseException:
                 self.param_groups.pop()
                 raise
-            self._roster = None
+            self._binding = None
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
         """Refuse in a new group what the constructor would refuse."""
@@ -269,9 +269,9 @@ class Optimizer(torch.optim.Optimizer):
         self._update(self._points.choose)
 
     def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
-        roster, self._roster = self._roster, None  # an interrupted roster is not used again
+        binding, self._binding = self._binding, None  # an interrupted binding is not used again
         mood = self._mood()
-        if roster is None or not roster.still_holds(choose, mood, self.param_groups, self.state):
+        if binding is None or not binding.still_holds(choose, mood, self.param_groups, self.state):
             for index, group in enumerate(self.param_groups):
                 check_shards(group, index, choose(group).plan)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
@@ -279,16 +279,16 @@ class Optimizer(torch.optim.Optimizer):
                     for place in range(len(group["params"])):
                         if state := held(self.state, group, index, place):
                             state.update(self._complete(choose(group), state))  # others may have put it there
-                roster = bind(choose, mood, self.param_groups, self.state, self.backend, roster)
-        stepped = not roster.squads or roster.step(self.param_groups, getattr(self, "found_inf", None))
-        self._roster = roster
-        if self._options.nonfinite == "raise" and (not stepped or roster.stopped()):
-            raise roster.blame()
+                binding = bind(choose, mood, self.param_groups, self.state, self.backend, binding)
+        stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
+        self._binding = binding
+        if self._options.nonfinite == "raise" and (not stepped or binding.stopped()):
+            raise binding.blame()
 
     @torch.no_grad()
     def _running(self) -> Iterator[tuple[Kernels, list[Running]]]:
         """Give, group by group, what the next step would run on each parameter: the very objects that it uses."""
-        choose = self._choose if self._roster is None else self._roster.choose
+        choose = self._choose if self._binding is None else self._binding.choose
         for index, group in enumerate(self.param_groups):
             kernels, found = choose(group), list[Running]()
             for place, parameter in enumerate(group["params"]):
@@ -382,6 +382,6 @@ class Optimizer(torch.optim.Optimizer):
                     group.setdefault(name, value)
                 self._check_group(group, f"saved group {index}")
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
-            self._roster = None
+            self._binding = None
         for hook in list(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)

@@ -13,7 +13,7 @@ from ..rule import Rule
 from ..zoo import papers
 from .compiled import Reader
 from .documented import documented
-from .shell import Number, Own, Shell
+from .torch_classes import Number, Own, TorchOptimizer
 
 Betas = tuple[Number, Number]
 ThreeBetas = tuple[Number, Number, Number]
@@ -21,8 +21,8 @@ ThreeBetas = tuple[Number, Number, Number]
 _BETAS = {"beta1": ("betas", 0), "beta2": ("betas", 1), "beta3": ("betas", 2)}
 
 
-class _OfOneRule(Shell):
-    """A shell around one rule, whatever the flags of a group."""
+class _OfOneRule(TorchOptimizer):
+    """torch.optim's face of one rule, whatever the flags of a group."""
 
     _formula: ClassVar[Rule]
 
@@ -99,7 +99,7 @@ class Yogi(_OfOneRule):
 
 
 @documented
-class ADOPT(Shell):
+class ADOPT(TorchOptimizer):
     """Run ADOPT (Taniguchi et al., 2024), with the paper's clipping unless `clipped=False`.
 
     >>> import torch, steprule as sr

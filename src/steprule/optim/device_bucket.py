@@ -1,4 +1,4 @@
-"""A squad on a GPU: tensors of one dtype and device under one plan, whose counts the device keeps.
+"""A bucket on a GPU: tensors of one dtype and device under one plan, whose counts the device keeps.
 
 Step counts and host slots of the state are numbers in one table on the device. A kernel advances them, unless it leaves
 the step out, so the host need not know. What is edited there in place is followed; what is replaced is found out.
@@ -17,16 +17,16 @@ from ..backends.triton_gpu import Share, TritonBatch, capturing
 from ..errors import BackendError
 from ..graph.node import Rank
 from ..plan.tables import array_rows
+from .bucket import Groups, OnDevice, TensorCheck, plain
 from .cells import Cells
 from .compiled import Compiled, Kernels
 from .shards import local
-from .squad import Crew, Groups, OnDevice, plain
 from .state import STEP
 from .tensors import Entry
 
 
-class DeviceSquad:
-    """Tensors under one plan that Triton kernels update: one crew, one batch."""
+class DeviceBucket:
+    """Tensors under one plan that Triton kernels update: one check, one batch."""
 
     def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, compiled: Compiled) -> None:
         self.kernels, self.plan, self.compiled = kernels, kernels.plan, [compiled]
@@ -42,12 +42,12 @@ class DeviceSquad:
         counts = self._make_counts()
         self.cells = Cells(self.hosts, self.states)
         names = array_rows(self.plan)
-        crew = Crew(entries, self.states, names[2:], pointed=True)
-        arrays = {names[0]: parameters, names[1]: crew.gradients}
+        check = TensorCheck(entries, self.states, names[2:], pointed=True)
+        arrays = {names[0]: parameters, names[1]: check.gradients}
         arrays |= {name: [local(own[name]) for own in self.states] for name in names[2:]}
         self._batch = TritonBatch(compiled.kernel, arrays, counts)
-        crew.gradients = ()
-        self.crews, self.batches, self.order = [crew], [self._batch], [list(range(len(entries)))]
+        check.gradients = ()
+        self.checks, self.batches, self.order = [check], [self._batch], [list(range(len(entries)))]
         self.hyper: Table = np.zeros((len(entries), len(graph.hypers)))
         self._rows_of_group: dict[int, slice] = {}
         for row, entry in enumerate(entries):  # a group's entries are neighbours
@@ -99,8 +99,8 @@ class DeviceSquad:
         """Step only some of the tensors: a kernel finds out by itself which."""
 
     def still_holds(self, gradients: Gradients) -> bool:
-        """Whether this squad may be used again; if so, it points at this step's gradients."""
-        if not (self.cells.still_hold() and self.crews[0].still_holds(gradients)):
+        """Whether this bucket may be used again; if so, it points at this step's gradients."""
+        if not (self.cells.still_hold() and self.checks[0].still_holds(gradients)):
             return False
         self._batch.set_gradients(gradients)
         return True

@@ -1,19 +1,19 @@
-"""One look at all that raw pointers rely on: a single call of compiled code, before every launch.
+"""The fast check of all that raw pointers rely on: a single call of compiled code, before every launch.
 
 A step of a thousand small tensors is spent asking them, from Python, where they are. Here the same questions are
 asked by a compiled loop, of CPython through `PyList_GetItem` and `PyDict_GetItemWithError`, and of torch through its
 stable C interface. Why the answers are those that Python would get:
 
 - The loop holds the interpreter lock, so that nothing moves while it looks.
-- Lists, dicts and keys that it is told of are alive: each is held by the roster, or was made for this call.
+- Lists, dicts and keys that it is told of are alive: each is held by the binding, or was made for this call.
 - Six places in memory are no promise of torch's: a Python tensor keeps its C++ handle right behind its object header,
   and what the handle points at holds its dtype, storage, offset in that, shape, and the set of dispatch keys, which
   tell a plain tensor in main memory from one that is lazily negated, sparse, fake, wrapped or elsewhere. All are
-  verified on tensors of several kinds before the first look; where they are not found, there is no glance.
+  verified on tensors of several kinds before the first call; where they are not found, there is no fast check.
 - Nothing is asked of an object before its type and keys are those of the plain tensor that was there.
 - Gradients are in a list that lives until the step is over.
 
-Wherever there is no glance, `Crew.still_holds` asks the same in Python; it is the definition of what is asked.
+Where there is none, `TensorCheck.still_holds` asks the same in Python; it is the definition of what is asked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..backends import compiler
 from ..backends.base import Gradients
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
-from .glance_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
+from .fast_check_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
 
 Rows = NDArray[np.int64]
 _HEADER = object.__basicsize__
@@ -51,10 +51,10 @@ class Places(NamedTuple):
     shape: int
 
 
-class Looker(NamedTuple):
+class Loop(NamedTuple):
     """The compiled loop, and what begins its directory."""
 
-    look: Callable[[int, int, int], None]
+    ask: Callable[[int, int, int], None]
     functions: tuple[int, ...]
     places: Places
 
@@ -167,21 +167,21 @@ def _parts() -> tuple[tuple[int, ...], Places] | str:
 
 
 def obstacle() -> str:
-    """Return why no glance is possible in this process; nothing if it is. Nothing is compiled. `explain` quotes it."""
+    """Return why this process can have no fast check; nothing if it can. Nothing is compiled. `explain` quotes it."""
     parts = _parts()
     return parts if isinstance(parts, str) else ""
 
 
 @cache
-def looker() -> Looker | None:
+def loop() -> Loop | None:
     """Return the compiled loop, if this Python and this torch are made as it needs."""
     parts = _parts()
     code = None if isinstance(parts, str) else address(load(SOURCE))
     if isinstance(parts, str) or code is None:
         return None
     # A call of this kind keeps the interpreter lock.
-    look = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(code)
-    return Looker(look, *parts)
+    ask = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(code)
+    return Loop(ask, *parts)
 
 
 class Described:
@@ -222,12 +222,12 @@ def _of_cells(cells: Sequence[torch.Tensor]) -> Iterator[tuple[int, ...]]:
         yield id(cell), _keys(cell), _dtype(cell), storage, _offset(cell), where
 
 
-class Glance:
+class FastCheck:
     """Asks whether a step may point where the last one pointed; if so, gradients' addresses are in their tables."""
 
     def __init__(
         self,
-        found: Looker,
+        found: Loop,
         lists: Sequence[list[Any]],
         states: Sequence[Mapping[str, Any]],
         entries: Sequence[tuple[Mapping[str, Any], str, object]],
@@ -260,19 +260,19 @@ class Glance:
         places = [*found.places, _HEADER, self._answer.ctypes.data, id(None), self._shapes.ctypes.data]
         self._directory = np.array([0, *found.functions, *places, *tables], dtype=np.int64)
         assert len(self._directory) == len(DIRECTORY)
-        self._look, self._where = found.look, self._directory.ctypes.data
+        self._ask, self._where = found.ask, self._directory.ctypes.data
         self._told = self._directory.data
         self.is_far = bool(rows["far"])
         """Whether it pays to `fetch`: a few tensors are near."""
 
     def fetch(self) -> None:
         """Fetch what will be asked from far memory."""
-        self._look(0, 0, self._where)
+        self._ask(0, 0, self._where)
 
     def __call__(self, gradients: Gradients, states: list[Any]) -> int:
         """Return `SAME`, `CHANGED`, or `OTHERS`: all is as it was, but other gradients are absent.
 
         Both lists must be as long as they were.
         """
-        self._look(id(gradients), id(states), self._where)
+        self._ask(id(gradients), id(states), self._where)
         return self._told[0]

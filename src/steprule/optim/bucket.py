@@ -1,4 +1,4 @@
-"""A squad: the tensors of a step that one plan updates, with their hyperparameters, counts and batches."""
+"""A bucket: the tensors of a step that one plan updates, with their hyperparameters, counts and batches."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..graph.node import Rank
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows, hyper_columns
 from .cells import Cells
+from .checks import comparison
 from .compiled import Compiled, Kernels
 from .shards import distributed, local, placed, placed_as
 from .state import STEP, expected, slot_flaw
 from .tensors import Entry, extent, in_order_of, in_order_of_slot, present, single
-from .witness import witness
 
 Groups = Sequence[dict[str, Any]]
 _address = torch.Tensor.data_ptr
@@ -41,7 +41,7 @@ class OnDevice:
     number: torch.Tensor
 
 
-class Crew:
+class TensorCheck:
     """The tensors that one batch updates, and what must stay true of them."""
 
     def __init__(
@@ -56,10 +56,10 @@ class Crew:
         self.states = states
         self.slots = slots
         self._get_slots = [itemgetter(name) for name in slots]
-        self._same_gradients = witness(gradients)
+        self._same_gradients = comparison(gradients)
         self.held = [[slot(state) for state in states] for slot in self._get_slots]
         self.tensors = [*self.parameters, *map(local, chain.from_iterable(self.held))]
-        self._same_tensors = witness(self.tensors)
+        self._same_tensors = comparison(self.tensors)
         self.addresses = list(map(_address, self.tensors))
         # Storages are held, so that memory outlives a parameter whose data another thread replaces under a kernel;
         # and their sizes are compared, since one that was made smaller may have come back to its address.
@@ -124,7 +124,7 @@ class Crew:
             return False
 
 
-class Squad:
+class Bucket:
     """Tensors under one plan, each updated by what stands beside it."""
 
     def __init__(self, kernels: Kernels, entries: list[Entry], state: Any, compiled: Sequence[Compiled]) -> None:
@@ -224,35 +224,35 @@ class Squad:
         for index, own in enumerate(compiled):
             sorted_in.setdefault(own, []).append(index)
         self.compiled = list(sorted_in)
-        self.crews: list[Crew] = []
+        self.checks: list[TensorCheck] = []
         self.batches: list[Batch] = []
         self.order = list(sorted_in.values())
         for what, members in sorted_in.items():
             own = [entries[i] for i in members]
             states = [self._state[entry.owner] for entry in own]
             kernel_batch = what.backend == NUMBA
-            crew = Crew(own, states, slots, pointed=kernel_batch)
-            arrays = {names[0]: [entry.parameter for entry in own], names[1]: crew.gradients}
+            check = TensorCheck(own, states, slots, pointed=kernel_batch)
+            arrays = {names[0]: [entry.parameter for entry in own], names[1]: check.gradients}
             arrays |= {slot: [local(state[slot]) for state in states] for slot in slots}
             rows = self._row_of[members].tolist()
             batch = CpuBatch(what.kernel, arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
-            crew.gradients = ()
-            self.crews.append(crew)
+            check.gradients = ()
+            self.checks.append(check)
             self.batches.append(batch)
 
     def still_holds(self, gradients: Gradients) -> bool:
-        """Whether this squad may be used again; if so, it points at this step's gradients."""
+        """Whether this bucket may be used again; if so, it points at this step's gradients."""
         if not self._counts_hold():
             return False
-        for crew, batch, members in zip(self.crews, self.batches, self.order, strict=True):
+        for check, batch, members in zip(self.checks, self.batches, self.order, strict=True):
             own = [gradients[i] for i in members]
-            if not crew.still_holds(own):
+            if not check.still_holds(own):
                 return False
             batch.set_gradients(own)
         return True
 
     def _counts_hold(self) -> bool:
-        """Whether step counts and host slots are the ones this squad wrote: not replaced, moved or edited."""
+        """Whether step counts and host slots are the ones this bucket wrote: not replaced, moved or edited."""
         if not self.hosts:
             return True
         same = self.counts.tobytes() == self.counted.tobytes()  # bit by bit: NaN equals itself

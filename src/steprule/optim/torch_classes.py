@@ -1,6 +1,6 @@
-"""The shell of torch.optim's classes: their arguments, groups and state keys around a rule of the zoo.
+"""torch.optim's classes: their arguments, groups and state keys around a rule of the zoo.
 
-A shell chooses, for each param group, which rule its flags ask for, and puts the transforms before it in
+`TorchOptimizer` chooses, for each param group, which rule its flags ask for, and puts the transforms before it in
 torch's order: unscale (mixed precision), clip, maximise, weight decay. Groups whose flags agree share one
 kernel; what the flags do not decide is a number, read at every step.
 """
@@ -19,11 +19,11 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
+from .bucket import OnDevice, plain
 from .compiled import Kernels, Reader
 from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options
-from .squad import OnDevice, plain
 from .state import packed
 
 Flags = tuple[Any, ...]
@@ -40,7 +40,7 @@ class Own(TypedDict, total=False):
     compensated: bool
 
 
-class Shell(Optimizer):
+class TorchOptimizer(Optimizer):
     """An optimiser with torch.optim's face; a class gives `_rule_of` and says where its numbers stand."""
 
     _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
@@ -206,4 +206,4 @@ def _part(group: Mapping[str, Any], key: str, place: int) -> Any:
         return f"{key}={group.get(key)!r}"
 
 
-__all__ = ["Own", "Shell"]
+__all__ = ["Own", "TorchOptimizer"]

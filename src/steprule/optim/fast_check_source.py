@@ -1,4 +1,4 @@
-"""The compiled loop of `glance`, as the text that is compiled; like a kernel's, it can be read.
+"""The compiled loop of `fast_check`, as the text that is compiled; like a kernel's, it can be read.
 
 It is called with the list of gradients, a list of all states, and the address of a directory. With no gradients it only
 fetches what it will ask next time from far memory.

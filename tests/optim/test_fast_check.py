@@ -1,4 +1,4 @@
-"""Whatever pointers rely on is noticed when it changes: by the compiled glance, and by its definition in Python."""
+"""Whatever pointers rely on is noticed when it changes: by the fast check, and by its definition in Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import steprule as sr
-from steprule.optim import glance, roster
+from steprule.optim import binding, fast_check
 
 pytestmark = pytest.mark.cpu
 
@@ -29,13 +29,13 @@ def own(optimizer: sr.Optimizer, parameter: torch.Tensor) -> dict[str, Any]:
     return optimizer.state[parameter]
 
 
-@pytest.fixture(params=["glance", "look", "look without guards"])
+@pytest.fixture(params=["fast", "slow", "slow without guards"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param != "glance":
-        monkeypatch.setattr(roster, "looker", lambda: None)
-    if request.param == "look without guards":
+    if request.param != "fast":
+        monkeypatch.setattr(binding, "loop", lambda: None)
+    if request.param == "slow without guards":
         monkeypatch.setitem(sys.modules, "torch._C._dynamo.guards", None)
-    elif glance.looker() is None:
+    elif fast_check.loop() is None:
         pytest.skip("this Python or this torch is made differently")
     return request.param
 
@@ -56,15 +56,15 @@ def trained() -> tuple[list[torch.nn.Parameter], sr.Optimizer]:
     return parameters, optimizer
 
 
-def glance_is_off() -> bool:
-    return roster.looker() is None
+def fast_is_off() -> bool:
+    return binding.loop() is None
 
 
 def asks(optimizer: sr.Optimizer) -> bool:
-    """Ask as a step does whether its roster may be used again."""
-    found = optimizer._roster
+    """Ask as a step does whether its binding may be used again."""
+    found = optimizer._binding
     assert found is not None
-    assert (found._glance is None) == (glance_is_off())
+    assert (found._fast is None) == (fast_is_off())
     return found.still_holds(optimizer._choose, optimizer._mood(), optimizer.param_groups, optimizer.state)
 
 
@@ -307,7 +307,7 @@ def test_a_storage_that_has_another_size_at_the_same_address_is_noticed(way: str
 
 def test_what_may_change_is_not_taken_for_a_change(way: str) -> None:
     parameters, optimizer = trained()
-    before = optimizer._roster
+    before = optimizer._binding
     for _ in range(3):
         fill(parameters)  # gradients are other tensors at every step
         optimizer.param_groups[0]["lr"] *= 0.5
@@ -316,34 +316,34 @@ def test_what_may_change_is_not_taken_for_a_change(way: str) -> None:
             parameter.data.mul_(0.5)
         parameters[1].grad = None  # and may be absent
         optimizer.step()
-    assert optimizer._roster is before
+    assert optimizer._binding is before
 
 
 def test_both_ways_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    if glance.looker() is None:
+    if fast_check.loop() is None:
         pytest.skip("this Python or this torch is made differently")
-    ends, glances = [], []
+    ends, checks = [], []
     for _ in range(2):
         parameters, optimizer = trained()
         optimizer.step()
         ends.append([parameter.detach().clone() for parameter in parameters])
-        glances.append(optimizer._roster._glance)
-        monkeypatch.setattr(roster, "looker", lambda: None)
-    assert glances[0] is not None
-    assert glances[1] is None
+        checks.append(optimizer._binding._fast)
+        monkeypatch.setattr(binding, "loop", lambda: None)
+    assert checks[0] is not None
+    assert checks[1] is None
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_a_torch_that_is_made_differently_is_looked_at_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one of the places is not found there is no glance, and steps go on."""
+    """Where one of the places is not found there is no fast check, and steps go on."""
     for name in ("_keys", "_dtype", "_storage", "_offset", "_shape"):
-        glance.looker.cache_clear()
+        fast_check.loop.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(glance, name, lambda tensor: -1)
-            assert glance.looker() is None
+            patch.setattr(fast_check, name, lambda tensor: -1)
+            assert fast_check.loop() is None
             parameters, optimizer = trained()
             optimizer.step()
-            assert optimizer._roster._glance is None
+            assert optimizer._binding._fast is None
             assert all(int(own(optimizer, parameter)["step"]) == 3 for parameter in parameters)
-    glance.looker.cache_clear()
-    assert glance.looker() is not None
+    fast_check.loop.cache_clear()
+    assert fast_check.loop() is not None

@@ -24,7 +24,7 @@ try:
 except ImportError:
     TensorGuards = None
 
-Witness = Callable[..., bool]
+Comparison = Callable[..., bool]
 """Called with the tensors of now, one an argument."""
 
 
@@ -34,7 +34,7 @@ def _described(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (*form, tensor.stride(), tensor.is_neg(), tensor.is_conj()) if strided else form
 
 
-def _slow(tensors: Sequence[torch.Tensor]) -> Witness:
+def _slow(tensors: Sequence[torch.Tensor]) -> Comparison:
     seen = [_described(tensor) for tensor in tensors]
     return lambda *now: [_described(tensor) for tensor in now] == seen
 
@@ -42,14 +42,14 @@ def _slow(tensors: Sequence[torch.Tensor]) -> Witness:
 def by() -> tuple[str, str]:
     """Return who compares tensors, `"torch"` or `"python"`, and why not torch.
 
-    A witness is asked where there is no glance. `explain` quotes it.
+    Tensors are compared so where there is no fast check. `explain` quotes it.
     """
     if TensorGuards is not None:
         return "torch", ""
     return "python", f"torch {torch.__version__} has no guards for lists of tensors (TensorGuards)"
 
 
-def witness(tensors: Sequence[torch.Tensor]) -> Witness:
+def comparison(tensors: Sequence[torch.Tensor]) -> Comparison:
     """Return a function that tells whether tensors look exactly as these do now, address apart."""
     if not tensors:
         return lambda *now: not now

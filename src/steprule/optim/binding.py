@@ -1,12 +1,12 @@
-"""The roster: the tensors of a step, checked once in full, then compared every step at little cost.
+"""The binding: the tensors of a step, checked once in full, then compared every step at little cost.
 
-`Roster` is built by looking at everything. `still_holds` then asks, before every launch, whether anything
+`Binding` is built by looking at everything. `still_holds` then asks, before every launch, whether anything
 that a raw pointer depends on has changed since: the address, size and layout of each parameter, gradient
 and slot, a lazily negated gradient, the groups themselves. Whatever differs makes the optimiser build a new
-roster, and with it check everything again, before anything is written.
+binding, and with it check everything again, before anything is written.
 
 Gradients may be absent: such parameters stay where they are in all tables, marked, and are left alone with
-their state. Only a gradient of a parameter that the roster does not hold makes another one, which holds both.
+their state. Only a gradient of a parameter that the binding does not hold makes another one, which holds both.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..backends.triton_gpu import NAME as TRITON
 from ..errors import NonFiniteError, StepruleError
 from ..plan.tables import array_rows
 from .aliasing import Written, set_apart
+from .bucket import Bucket, Groups, TensorCheck, lay_out
 from .compiled import Compiled, Kernels
-from .device_squad import DeviceSquad
-from .glance import Glance, looker, obstacle
-from .glance_source import CHANGED, OTHERS
+from .device_bucket import DeviceBucket
+from .fast_check import FastCheck, loop, obstacle
+from .fast_check_source import CHANGED, OTHERS
 from .settings import Settings
 from .shards import Shards, distributed, local
-from .squad import Crew, Groups, Squad, lay_out
 from .state import ensure
 from .tensors import Entry, check, extent, here, label
 
@@ -41,8 +41,8 @@ _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
 
 
-class Roster:
-    """All tensors of a step, sorted into one squad a plan."""
+class Binding:
+    """All tensors of a step, sorted into one bucket a plan."""
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class Roster:
         except BaseException:
             self._forget_new()
             raise
-        slots = (slot for squad in self.squads for crew in squad.crews for _, held in crew.kept() for slot in held)
+        slots = (slot for bucket in self.buckets for own in bucket.checks for _, held in own.kept() for slot in held)
         self._shards = Shards(self.parameters, slots) if any(map(distributed, self.parameters)) else None
         self._lists = [group["params"] for group in groups]
-        self._glance = self._make_glance()
-        self._far = self._glance if self._glance is not None and self._glance.is_far else None
+        self._fast = self._make_fast_check()
+        self._far = self._fast if self._fast is not None and self._fast.is_far else None
         self._gradients: Gradients = []
         self._present, self._stepped = [True] * len(self.parameters), self.parameters
         self._leave_out([entry.present for entry in self._entries])
@@ -86,7 +86,7 @@ class Roster:
         del self._entries  # they hold gradients, which zero_grad is to free
 
     def _gather(self, groups: Groups, former: set[torch.Tensor]) -> list[Entry]:
-        """List and check the parameters with gradients, and those of the former roster that have none in this step."""
+        """List and check the parameters with gradients, and those of the former binding that have none in this step."""
         entries: list[Entry] = []
         for i, group in enumerate(groups):
             for j, parameter in enumerate(group["params"]):
@@ -111,19 +111,19 @@ class Roster:
             kind = (own,) if own.backend == TRITON else ()
             members.setdefault((id(self._chosen[entry.group]), *kind), []).append(index)
         self._members = list(members.values())
-        self.squads: list[Squad | DeviceSquad] = []
+        self.buckets: list[Bucket | DeviceBucket] = []
         for indices in self._members:
             entries = [self._entries[i] for i in indices]
             kernels = self._chosen[entries[0].group]
             own = [compiled[i] for i in indices]
             if own[0].backend == TRITON:
-                self.squads.append(DeviceSquad(kernels, entries, self._state, own[0]))
+                self.buckets.append(DeviceBucket(kernels, entries, self._state, own[0]))
             else:
-                self.squads.append(Squad(kernels, entries, self._state, own))
-        self._on_device = [squad for squad in self.squads if isinstance(squad, DeviceSquad)]
-        self.device_decides = bool(self.squads) and len(self._on_device) == len(self.squads)
+                self.buckets.append(Bucket(kernels, entries, self._state, own))
+        self._on_device = [bucket for bucket in self.buckets if isinstance(bucket, DeviceBucket)]
+        self.device_decides = bool(self.buckets) and len(self._on_device) == len(self.buckets)
         """Whether kernels find out by themselves that a step must be left out."""
-        self._work = [pair for squad in self.squads for pair in squad.work()]
+        self._work = [pair for bucket in self.buckets for pair in bucket.work()]
         self._counted = True
 
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
@@ -140,7 +140,7 @@ class Roster:
     def still_holds(
         self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups, state: Any
     ) -> bool:
-        """Whether this roster may be used again; if so, it points at this step's gradients.
+        """Whether this binding may be used again; if so, it points at this step's gradients.
 
         While a group's entries and the optimiser's mood are what they were, so are its kernels and hyperparameters.
         """
@@ -170,11 +170,11 @@ class Roster:
             if parts is None:
                 return False
             gradients = parts
-        return self._looked(gradients) if self._glance is None else self._glanced(self._glance, gradients)
+        return self._same_by_slow(gradients) if self._fast is None else self._same_by_fast(self._fast, gradients)
 
-    def _glanced(self, glance: Glance, gradients: Gradients) -> bool:
+    def _same_by_fast(self, fast: FastCheck, gradients: Gradients) -> bool:
         """Ask in one call whether all is as it was."""
-        answer = glance(gradients, list(self._state.values()))
+        answer = fast(gradients, list(self._state.values()))
         if answer == CHANGED:
             return False
         self._gradients = gradients
@@ -187,20 +187,20 @@ class Roster:
         if present == self._present:
             return
         there = np.array(present)
-        for squad, members in zip(self.squads, self._members, strict=True):
-            squad.leave_out(there[members])
-        self._work = [pair for squad in self.squads for pair in squad.work()]
+        for bucket, members in zip(self.buckets, self._members, strict=True):
+            bucket.leave_out(there[members])
+        self._work = [pair for bucket in self.buckets for pair in bucket.work()]
         self._present, self._stepped = present, list(compress(self.parameters, present))
 
-    def _looked(self, gradients: Gradients) -> bool:
+    def _same_by_slow(self, gradients: Gradients) -> bool:
         """Ask one by one whether all is as it was."""
         if not all(map(is_, self._state.values(), self._dicts)):
             return False
         for now, before in zip(self._lists, self._groups, strict=True):
             if not all(map(is_, now, before)):
                 return False
-        for squad, members in zip(self.squads, self._members, strict=True):
-            if not squad.still_holds([gradients[i] for i in members]):
+        for bucket, members in zip(self.buckets, self._members, strict=True):
+            if not bucket.still_holds([gradients[i] for i in members]):
                 return False
         self._leave_out([gradient is not None for gradient in gradients])
         return self._apart(addresses_of(gradients))
@@ -214,47 +214,47 @@ class Roster:
             self._addresses = addresses
         return True
 
-    def _obstacle(self, crews: list[Crew]) -> str:
+    def _obstacle(self, checks: list[TensorCheck]) -> str:
         """Return why these tensors and dicts cannot be asked in one call; nothing if they can."""
-        if not all(isinstance(batch, CpuBatch) for squad in self.squads for batch in squad.batches):
+        if not all(isinstance(batch, CpuBatch) for bucket in self.buckets for batch in bucket.batches):
             return NO_KERNELS
-        if not all(crew.given for crew in crews):
+        if not all(own.given for own in checks):
             return "a gradient has to be copied at every step: its dtype or layout is not the parameter's"
         if not all(type(own) is list for own in self._lists) or not all(type(own) is dict for own in self._dicts):
             return "a list of parameters, or the state of one, is of a class of its own"
-        return "" if crews else "no parameter has a gradient"
+        return "" if checks else "no parameter has a gradient"
 
-    def _make_glance(self) -> Glance | None:
-        """Tell a glance what to look at; none if a batch is no kernel's or a gradient had to be copied."""
-        crews = [crew for squad in self.squads for crew in squad.crews]
-        self.unglanced = self._obstacle(crews)
-        found = None if self.unglanced else looker()
+    def _make_fast_check(self) -> FastCheck | None:
+        """Tell a fast check what to ask; None if a batch is no kernel's or a gradient had to be copied."""
+        checks = [own for bucket in self.buckets for own in bucket.checks]
+        self.why_slow = self._obstacle(checks)
+        found = None if self.why_slow else loop()
         if found is None:
-            self.unglanced = self.unglanced or obstacle() or "there is none here"
+            self.why_slow = self.why_slow or obstacle() or "there is none here"
             return None
         rows: dict[int, tuple[torch.Tensor, int, int, int, tuple[int, int]]] = {}
-        for squad, members in zip(self.squads, self._members, strict=True):
-            for crew, batch, order in zip(squad.crews, squad.batches, squad.order, strict=True):
+        for bucket, members in zip(self.buckets, self._members, strict=True):
+            for own, batch, order in zip(bucket.checks, bucket.batches, bucket.order, strict=True):
                 assert isinstance(batch, CpuBatch)
                 gradients = [self._entries[members[i]].gradient for i in order]
                 places = [(self._addresses[members[i]], self._lengths[members[i]]) for i in order]
-                own = zip(gradients, batch.gradient_cells(), crew.needed, crew.offsets, places, strict=True)
-                rows.update(zip((members[i] for i in order), own, strict=True))
-        return Glance(
+                facts = zip(gradients, batch.gradient_cells(), own.needed, own.offsets, places, strict=True)
+                rows.update(zip((members[i] for i in order), facts, strict=True))
+        return FastCheck(
             found,
             lists=self._lists,
             states=self._dicts,
             entries=[
                 entry
-                for owner in (*crews, *(squad.cells for squad in self.squads))
+                for owner in (*checks, *(bucket.cells for bucket in self.buckets))
                 for name, held in owner.kept()
                 for entry in zip(owner.states, [name] * len(held), held, strict=True)
             ],
-            tensors=[row for crew in crews for row in crew.pointed_at()],
+            tensors=[row for own in checks for row in own.pointed_at()],
             gradients=[rows[place] for place in range(len(rows))],
             written=self._written.bounds,
-            cells=[cell for squad in self.squads for cell in squad.cells.tensors],
-            numbers=[(own.counts, own.counted) for own in self.squads if isinstance(own, Squad) and own.hosts],
+            cells=[cell for bucket in self.buckets for cell in bucket.cells.tensors],
+            numbers=[(own.counts, own.counted) for own in self.buckets if isinstance(own, Bucket) and own.hosts],
         )
 
     def step(self, groups: Groups, found: torch.Tensor | None = None) -> bool:
@@ -270,12 +270,12 @@ class Roster:
             self._forget_new()
             return True
         try:
-            for squad in self._on_device:
-                squad.leave_out_if(found)
-            for squad in self.squads:
+            for bucket in self._on_device:
+                bucket.leave_out_if(found)
+            for bucket in self.buckets:
                 if self._changed:
-                    squad.set_hypers(groups)
-                squad.advance(1)
+                    bucket.set_hypers(groups)
+                bucket.advance(1)
             self._changed = False
             written = run(self._work)
             if written:
@@ -290,13 +290,13 @@ class Roster:
         for batch, _ in self._work:
             batch.clear()
         if not written:
-            for squad in self.squads:
-                squad.advance(-1)
+            for bucket in self.buckets:
+                bucket.advance(-1)
         return written
 
     def stopped(self) -> bool:
         """Whether a guard on a device stopped the last step; this waits for it."""
-        return any(squad.stopped() for squad in self._on_device)
+        return any(bucket.stopped() for bucket in self._on_device)
 
     def _forget_new(self) -> None:
         """Take state back that was made for a step which did not happen: only what has been stepped has state."""
@@ -305,8 +305,8 @@ class Roster:
 
     def _count(self) -> None:
         """Write step counts and the like, once all parameters are written; doing it again changes nothing."""
-        for squad in self.squads:
-            squad.commit()
+        for bucket in self.buckets:
+            bucket.commit()
         _bump(self._stepped)
         self._new = []
         self._counted = True
@@ -342,12 +342,12 @@ def bind(
     groups: Groups,
     state: Any,
     backend: str | None,
-    former: Roster | None,
-) -> Roster:
-    """Make a roster of all parameters with gradients, and of those in the former one, unless one cannot be kept."""
+    former: Binding | None,
+) -> Binding:
+    """Make a binding of all parameters with gradients, and of those in the former one, unless one cannot be kept."""
     if former is not None:
         try:
-            return Roster(choose, mood, groups, state, backend, former.parameters)
+            return Binding(choose, mood, groups, state, backend, former.parameters)
         except StepruleError:  # without them it is either another parameter's fault, or none at all
             pass
-    return Roster(choose, mood, groups, state, backend)
+    return Binding(choose, mood, groups, state, backend)
