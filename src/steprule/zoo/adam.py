@@ -5,55 +5,25 @@ the rule, decoupled as AdamW has it. Averages are taken as `torch.lerp` does, wh
 gradient leaves behind.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
-from ..rule import abs, hyper, maximum, rule, slot, sqrt, where
-from .averages import average
-
-_LR = hyper(1e-3, low=0)
-_BETA1 = hyper(0.9, low=0, below=1)
-_BETA2 = hyper(0.999, low=0, below=1)
-_EPS = hyper(1e-8, low=0)
+from ..rule import abs, maximum, rule, slot, sqrt, where
+from .common import average, below_1, from_0
 
 
-def _moments(m: Any, v: Any, g: Any, beta1: Any, beta2: Any) -> tuple[Any, Any]:
+def _moments(m, v, g, beta1, beta2):
     return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
 
 
 @rule
-def adam(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = _EPS,
-    t: Any,
-) -> Any:
+def adam(theta, g, exp_avg, exp_avg_sq, *,
+         lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8), t):
     """Adam (Kingma & Ba, 2015)."""
     m, v = _moments(exp_avg, exp_avg_sq, g, beta1, beta2)
     return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
 
 
 @rule
-def amsgrad(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    max_exp_avg_sq: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = _EPS,
-    t: Any,
-) -> Any:
+def amsgrad(theta, g, exp_avg, exp_avg_sq, max_exp_avg_sq, *,
+            lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8), t):
     """AMSGrad (Reddi, Kale & Kumar, 2018): Adam whose second moment never shrinks; the raw one is compared."""
     m, v = _moments(exp_avg, exp_avg_sq, g, beta1, beta2)
     most = maximum(max_exp_avg_sq, v)
@@ -61,18 +31,8 @@ def amsgrad(
 
 
 @rule
-def adamax(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_inf: Any,
-    *,
-    lr: Any = hyper(2e-3, low=0),
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = _EPS,
-    t: Any,
-) -> Any:
+def adamax(theta, g, exp_avg, exp_inf, *,
+           lr=from_0(2e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8), t):
     """Adamax (Kingma & Ba, 2015): the infinity norm in place of the second moment; ε is added to |g|."""
     m = average(exp_avg, g, beta1)
     u = maximum(beta2 * exp_inf, abs(g) + eps)
@@ -80,20 +40,8 @@ def adamax(
 
 
 @rule
-def nadam(
-    theta: Any,
-    g: Any,
-    mu_product: Any = slot(rank="host", init=1.0),
-    exp_avg: Any = slot(),
-    exp_avg_sq: Any = slot(),
-    *,
-    lr: Any = hyper(2e-3, low=0),
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = _EPS,
-    momentum_decay: Any = hyper(4e-3, low=0),
-    t: Any,
-) -> Any:
+def nadam(theta, g, mu_product=slot(rank="host", init=1.0), exp_avg=slot(), exp_avg_sq=slot(), *,
+          lr=from_0(2e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8), momentum_decay=from_0(4e-3), t):
     """NAdam (Dozat, 2016): Adam with Nesterov momentum on a schedule."""
     m, v = _moments(exp_avg, exp_avg_sq, g, beta1, beta2)
     mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
@@ -104,18 +52,8 @@ def nadam(
 
 
 @rule
-def radam(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = _EPS,
-    t: Any,
-) -> Any:
+def radam(theta, g, exp_avg, exp_avg_sq, *,
+          lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8), t):
     """RAdam (Liu et al., 2020): Adam rectified while the variance of its second moment is unknown."""
     m, v = _moments(exp_avg, exp_avg_sq, g, beta1, beta2)
     correction = 1 - beta2**t

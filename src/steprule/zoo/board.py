@@ -4,35 +4,32 @@ Conventions of the board: momentum is an exponential average (the smoothing vect
 root, nothing is bias-corrected, and β may be any number of the closed interval [0, 1].
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 from ..rule import choice, global_norm, hyper, rule, sqrt, transform, where
+from .common import from_0, to_1
 
 __all__ = ["adagrad", "adam", "clip_component", "clip_norm", "gd", "momentum", "nesterov", "rmsprop", "sgd"]
 
 
 @rule
-def gd(theta: Any, g: Any, *, lr: Any = hyper(0.1, low=0)) -> Any:
+def gd(theta, g, *, lr=from_0(0.1)):
     """Gradient descent: g is the gradient of the whole data set (Cauchy, 1847)."""
     return theta - lr * g
 
 
 @rule
-def sgd(theta: Any, g: Any, *, lr: Any = hyper(0.1, low=0)) -> Any:
+def sgd(theta, g, *, lr=from_0(0.1)):
     """Stochastic gradient descent: g is the gradient of a mini-batch (Robbins & Monro, 1951)."""
     return theta - lr * g
 
 
 @rule
-def momentum(theta: Any, g: Any, m: Any, *, lr: Any = hyper(0.1, low=0), beta: Any = hyper(0.9, low=0, high=1)) -> Any:
+def momentum(theta, g, m, *, lr=from_0(0.1), beta=to_1(0.9)):
     """SGD with momentum (Polyak, 1964), m being the smoothing vector; β = 0 is SGD, β = 1 never moves m."""
     m = (1 - beta) * g + beta * m
     return theta - lr * m, m
 
 
-def _look_ahead(theta: Any, m: Any, new_theta: Any, *, lr: Any, beta: Any, look_ahead: str) -> Any:
+def _look_ahead(theta, m, new_theta, *, lr, beta, look_ahead):
     if look_ahead == "implicit":
         return new_theta
     if look_ahead == "board":
@@ -41,17 +38,9 @@ def _look_ahead(theta: Any, m: Any, new_theta: Any, *, lr: Any, beta: Any, look_
 
 
 @rule(evaluate_at=_look_ahead)
-def nesterov(
-    theta: Any,
-    g: Any,
-    m: Any,
-    *,
-    lr: Any = hyper(0.1, low=0),
-    beta: Any = hyper(0.9, low=0, high=1),
-    tolerance: Any = hyper(1e-14, low=0, only="implicit"),  # noqa: ARG001
-    max_eval: Any = hyper(500, low=1, only="implicit"),  # noqa: ARG001
-    look_ahead: Any = choice("momentum", "board", "implicit"),  # noqa: ARG001
-) -> Any:
+def nesterov(theta, g, m, *,
+             lr=from_0(0.1), beta=to_1(0.9), tolerance=hyper(1e-14, low=0, only="implicit"),
+             max_eval=hyper(500, low=1, only="implicit"), look_ahead=choice("momentum", "board", "implicit")):
     """Nesterov momentum (Nesterov, 1983): g is taken at θ − ηβm, where the momentum alone would carry θ.
 
     `look_ahead="board"` takes it at θ − βm/(1−β), as the board literally reads. `"implicit"` takes it at θₜ itself,
@@ -64,39 +53,21 @@ def nesterov(
 
 
 @rule
-def adagrad(theta: Any, g: Any, s: Any, *, lr: Any = hyper(0.1, low=0), eps: Any = hyper(1e-8, low=0)) -> Any:
+def adagrad(theta, g, s, *, lr=from_0(0.1), eps=from_0(1e-8)):
     """AdaGrad (Duchi, Hazan & Singer, 2011), with ε inside the root."""
     s = s + g**2
     return theta - lr * g / sqrt(s + eps), s
 
 
 @rule
-def rmsprop(
-    theta: Any,
-    g: Any,
-    s: Any,
-    *,
-    lr: Any = hyper(0.01, low=0),
-    beta: Any = hyper(0.99, low=0, high=1),
-    eps: Any = hyper(1e-8, low=0),
-) -> Any:
+def rmsprop(theta, g, s, *, lr=from_0(0.01), beta=to_1(0.99), eps=from_0(1e-8)):
     """RMSProp (Tieleman & Hinton, 2012), with ε inside the root."""
     s = beta * s + (1 - beta) * g**2
     return theta - lr * g / sqrt(s + eps), s
 
 
 @rule
-def adam(
-    theta: Any,
-    g: Any,
-    m: Any,
-    s: Any,
-    *,
-    lr: Any = hyper(1e-3, low=0),
-    beta1: Any = hyper(0.9, low=0, high=1),
-    beta2: Any = hyper(0.99, low=0, high=1),
-    eps: Any = hyper(1e-8, low=0),
-) -> Any:
+def adam(theta, g, m, s, *, lr=from_0(1e-3), beta1=to_1(0.9), beta2=to_1(0.99), eps=from_0(1e-8)):
     """Adam (Kingma & Ba, 2015) as on the board: adaptive steps + momentum, no bias correction, ε inside."""
     m = (1 - beta1) * g + beta1 * m
     s = beta2 * s + (1 - beta2) * g**2
@@ -104,13 +75,13 @@ def adam(
 
 
 @transform
-def clip_norm(theta: Any, g: Any, *, max_norm: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+def clip_norm(theta, g, *, max_norm=from_0(1.0)):
     """Clipping ①, literal: the whole gradient always gets the length S_g; zero stays zero."""
     length = global_norm(g)
     return where(length == 0, g, g / length * max_norm)
 
 
 @transform
-def clip_component(theta: Any, g: Any, *, limit: Any = hyper(1.0)) -> Any:  # noqa: ARG001
+def clip_component(theta, g, *, limit=hyper(1.0)):
     """Clipping ②, literal: every component above L_g becomes L_g; nothing is bounded from below."""
     return where(g <= limit, g, limit)

@@ -4,71 +4,39 @@ Momentum is accumulated (b = μb + g, heavy-ball), not averaged; the first buffe
 the dampening. The learning rate stands outside the buffer.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 from ..rule import hyper, maximum, rule, slot, where
-
-_LR = hyper(1e-3, low=0)
+from .common import from_0
 
 
 @rule
-def sgd(theta: Any, g: Any, *, lr: Any = _LR) -> Any:
+def sgd(theta, g, *, lr=from_0(1e-3)):
     """Stochastic gradient descent (Robbins & Monro, 1951)."""
     return theta - lr * g
 
 
-def _accumulate(g: Any, b: Any, started: Any, momentum: Any, dampening: Any) -> Any:
+def _accumulate(g, b, started, momentum, dampening):
     return where(started > 0, momentum * b + (1 - dampening) * g, g)
 
 
 @rule
-def heavy_ball(
-    theta: Any,
-    g: Any,
-    momentum_buffer: Any,
-    started: Any = slot(rank="host"),
-    *,
-    lr: Any = _LR,
-    momentum: Any = hyper(0.9, low=0),
-    dampening: Any = hyper(0.0),
-) -> Any:
+def heavy_ball(theta, g, momentum_buffer, started=slot(rank="host"), *,
+               lr=from_0(1e-3), momentum=from_0(0.9), dampening=hyper(0.0)):
     """SGD with heavy-ball momentum (Polyak, 1964), as torch.optim.SGD accumulates it."""
     b = _accumulate(g, momentum_buffer, started, momentum, dampening)
     return theta - lr * b, b, 1
 
 
 @rule
-def nesterov(
-    theta: Any,
-    g: Any,
-    momentum_buffer: Any,
-    started: Any = slot(rank="host"),
-    *,
-    lr: Any = _LR,
-    momentum: Any = hyper(0.9, low=0),
-    dampening: Any = hyper(0.0),
-) -> Any:
+def nesterov(theta, g, momentum_buffer, started=slot(rank="host"), *,
+             lr=from_0(1e-3), momentum=from_0(0.9), dampening=hyper(0.0)):
     """Nesterov's momentum in the form of Sutskever et al. (2013): the step looks one buffer ahead."""
     b = _accumulate(g, momentum_buffer, started, momentum, dampening)
     return theta - lr * (g + momentum * b), b, 1
 
 
 @rule
-def asgd(
-    theta: Any,
-    g: Any,
-    eta: Any = slot(rank="host"),
-    mu: Any = slot(rank="host", init=1.0),
-    ax: Any = slot(),
-    *,
-    lr: Any = hyper(1e-2, low=0),
-    lambd: Any = hyper(1e-4, low=0),
-    alpha: Any = hyper(0.75, low=0),
-    t0: Any = hyper(1e6),
-    t: Any,
-) -> Any:
+def asgd(theta, g, eta=slot(rank="host"), mu=slot(rank="host", init=1.0), ax=slot(), *,
+         lr=from_0(1e-2), lambd=from_0(1e-4), alpha=from_0(0.75), t0=hyper(1e6), t):
     """Averaged SGD (Polyak & Juditsky, 1992); `ax` is the average from step t0 on, the parameter before."""
     rate = where(t == 1, lr, eta)
     theta = (1 - lambd * rate) * theta - rate * g

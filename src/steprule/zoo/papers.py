@@ -4,49 +4,22 @@
 decay is part of the formula it is a hyperparameter of the rule, elsewhere a transform before it.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 from ..rule import choice, clamp, exp, hyper, log, maximum, minimum, norm, rule, sign, slot, sqrt, where
+from .common import below_1, from_0, to_1
 
 __all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "yogi"]
 
-_LR = hyper(1e-3, low=0)
-_BETA1 = hyper(0.9, low=0, below=1)
-_BETA2 = hyper(0.999, low=0, below=1)
-_EPS = hyper(1e-8, low=0)
-_DECAY = hyper(0.0, low=0)
-
 
 @rule
-def lion(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    *,
-    lr: Any = hyper(1e-4, low=0),
-    beta1: Any = hyper(0.9, low=0, high=1),
-    beta2: Any = hyper(0.99, low=0, high=1),
-) -> Any:
+def lion(theta, g, exp_avg, *, lr=from_0(1e-4), beta1=to_1(0.9), beta2=to_1(0.99)):
     """Lion (Chen et al., 2023), without its weight decay: chain `weight_decay` before it."""
     update = sign(beta1 * exp_avg + (1 - beta1) * g)
     return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
 
 
 @rule
-def adabelief(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_var: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = hyper(1e-16, low=0),
-    t: Any,
-) -> Any:
+def adabelief(theta, g, exp_avg, exp_avg_var, *,
+              lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-16), t):
     """AdaBelief (Zhuang et al., 2020): how far g is from its average; ε is added to s each step, and to its root.
 
     Departures: the default ε is that of the authors' later code, whose rectification is left out.
@@ -57,17 +30,8 @@ def adabelief(
 
 
 @rule
-def yogi(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any = slot(init=1e-6),
-    *,
-    lr: Any = hyper(1e-2, low=0),
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = hyper(1e-3, low=0),
-) -> Any:
+def yogi(theta, g, exp_avg, exp_avg_sq=slot(init=1e-6), *,
+         lr=from_0(1e-2), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-3)):
     """Yogi (Zaheer et al., 2018): the second moment moves by at most (1−β₂)g²; nothing is bias-corrected.
 
     Departure: the second moment starts from a small number, not from an average over a mini-batch.
@@ -78,21 +42,9 @@ def yogi(
 
 
 @rule
-def adopt(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = hyper(0.9999, low=0, below=1),
-    eps: Any = hyper(1e-6, above=0),
-    weight_decay: Any = _DECAY,
-    decouple: Any = choice(False, True),
-    clipped: Any = choice(True, False),
-    t: Any,
-) -> Any:
+def adopt(theta, g, exp_avg, exp_avg_sq, *,
+          lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.9999), eps=hyper(1e-6, above=0),
+          weight_decay=from_0(0.0), decouple=choice(False, True), clipped=choice(True, False), t):
     """ADOPT (Taniguchi et al., 2024): g is divided by the root of the v before it, and clipped to ±(t−1)^¼.
 
     The first step only measures: v₁ = g², and neither θ nor m moves.
@@ -109,29 +61,15 @@ def adopt(
     return where(t == 1, theta, shrunk - lr * m), m, v
 
 
-def _slower(beta1: Any, beta3: Any, done: Any) -> Any:
+def _slower(beta1, beta3, done):
     """Return β on its way from β₁ to β₃: the half-life, ∝ 1/log β, grows linearly."""
     return minimum(exp(1 / ((1 - done) / log(beta1) + done / log(beta3))), beta3)
 
 
 @rule
-def ademamix(
-    theta: Any,
-    g: Any,
-    exp_avg_fast: Any,
-    exp_avg_slow: Any,
-    exp_avg_sq: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    beta3: Any = hyper(0.9999, low=0, below=1),
-    alpha: Any = hyper(2.0, low=0),
-    beta3_warmup: Any = hyper(0.0, low=0),
-    alpha_warmup: Any = hyper(0.0, low=0),
-    eps: Any = _EPS,
-    t: Any,
-) -> Any:
+def ademamix(theta, g, exp_avg_fast, exp_avg_slow, exp_avg_sq, *,
+             lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.999), beta3=below_1(0.9999), alpha=from_0(2.0),
+             beta3_warmup=from_0(0.0), alpha_warmup=from_0(0.0), eps=from_0(1e-8), t):
     """AdEMAMix (Pagliardini, Ablin & Grangier, 2024): AdamW with a second, slow average of g, weighed by α.
 
     α and β₃ are reached after their warm-ups, counted in steps; 0 is none. Weight decay is a transform before it.
@@ -145,22 +83,9 @@ def ademamix(
 
 
 @rule
-def adan(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_diff: Any,
-    exp_avg_sq: Any,
-    neg_pre_grad: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = hyper(0.98, low=0, below=1),
-    beta2: Any = hyper(0.92, low=0, below=1),
-    beta3: Any = hyper(0.99, low=0, below=1),
-    eps: Any = _EPS,
-    weight_decay: Any = _DECAY,
-    t: Any,
-) -> Any:
+def adan(theta, g, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, *,
+         lr=from_0(1e-3), beta1=below_1(0.98), beta2=below_1(0.92), beta3=below_1(0.99), eps=from_0(1e-8),
+         weight_decay=from_0(0.0), t):
     """Adan (Xie et al., 2022): Nesterov momentum from differences of gradients; the decay is a proximal step.
 
     Departures, those of the authors' code: β is the paper's 1−β, and the averages start from zero and are
@@ -175,25 +100,14 @@ def adan(
     return moved / (1 + lr * weight_decay), m, v, n, -g
 
 
-def _ratio(a: Any, b: Any) -> Any:
+def _ratio(a, b):
     """Return a / b for two norms; 1 if either is zero."""
     return where(a > 0, where(b > 0, a / b, 1), 1)
 
 
 @rule
-def lamb(
-    theta: Any,
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    *,
-    lr: Any = _LR,
-    beta1: Any = _BETA1,
-    beta2: Any = _BETA2,
-    eps: Any = hyper(1e-6, low=0),
-    weight_decay: Any = hyper(1e-2, low=0),
-    t: Any,
-) -> Any:
+def lamb(theta, g, exp_avg, exp_avg_sq, *,
+         lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-6), weight_decay=from_0(1e-2), t):
     """LAMB (You et al., 2020): Adam's direction with its decay, as long as the tensor it moves; φ is the identity."""
     m = beta1 * exp_avg + (1 - beta1) * g
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
@@ -202,16 +116,8 @@ def lamb(
 
 
 @rule
-def lars(
-    theta: Any,
-    g: Any,
-    momentum_buffer: Any,
-    *,
-    lr: Any = hyper(1.0, low=0),
-    momentum: Any = hyper(0.9, low=0),
-    trust_coefficient: Any = hyper(1e-3, low=0),
-    weight_decay: Any = _DECAY,
-) -> Any:
+def lars(theta, g, momentum_buffer, *,
+         lr=from_0(1.0), momentum=from_0(0.9), trust_coefficient=from_0(1e-3), weight_decay=from_0(0.0)):
     """LARS (You, Gitman & Ginsburg, 2017): a rate for every tensor; the learning rate stands inside the buffer.
 
     The local rate is 1 where θ or g is zero, which the paper leaves open.

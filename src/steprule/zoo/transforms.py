@@ -1,10 +1,7 @@
 """Transforms in their usual forms: clipping by norm and by value, weight decay."""
 
-from __future__ import annotations
-
-from typing import Any
-
 from ..rule import Transform, clamp, global_norm, hyper, minimum, norm, transform
+from .common import from_0
 
 __all__ = ["clip_global_norm", "clip_norm", "clip_value", "weight_decay"]
 
@@ -12,37 +9,31 @@ _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do 
 
 
 @transform
-def clip_global_norm(theta: Any, g: Any, *, max_norm: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+def clip_global_norm(theta, g, *, max_norm=from_0(1.0)):
     """Shorten the whole gradient to at most `max_norm` (Pascanu, Mikolov & Bengio, 2013)."""
     return g * minimum(1, max_norm / (global_norm(g) + _TINY))
 
 
 @transform
-def clip_norm(theta: Any, g: Any, *, max_norm: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+def clip_norm(theta, g, *, max_norm=from_0(1.0)):
     """Shorten each tensor's gradient to at most `max_norm`."""
     return g * minimum(1, max_norm / (norm(g) + _TINY))
 
 
 @transform
-def clip_value(theta: Any, g: Any, *, limit: Any = hyper(1.0, low=0)) -> Any:  # noqa: ARG001
+def clip_value(theta, g, *, limit=from_0(1.0)):
     """Move every component of the gradient into [−limit, limit]."""
     return clamp(g, -limit, limit)
 
 
 @transform
-def coupled_weight_decay(theta: Any, g: Any, *, weight_decay: Any = hyper(1e-2, low=0)) -> Any:
+def coupled_weight_decay(theta, g, *, weight_decay=from_0(1e-2)):
     """L2 penalty: λθ is added to the gradient (Krogh & Hertz, 1991)."""
     return g + weight_decay * theta
 
 
 @transform(moves="parameter")
-def decoupled_weight_decay(
-    theta: Any,
-    g: Any,  # noqa: ARG001
-    *,
-    lr: Any = hyper(shared=True),
-    weight_decay: Any = hyper(1e-2, low=0),
-) -> Any:
+def decoupled_weight_decay(theta, g, *, lr=hyper(shared=True), weight_decay=from_0(1e-2)):
     """Shrink the parameter by ηλ before the step (Loshchilov & Hutter, 2019)."""
     return theta * (1 - lr * weight_decay)
 
@@ -62,12 +53,12 @@ def weight_decay(weight_decay: float = 1e-2, *, decoupled: bool = True) -> Trans
 
 
 @transform
-def maximize(theta: Any, g: Any) -> Any:  # noqa: ARG001
+def maximize(theta, g):
     """Climb instead of descending."""
     return -g
 
 
 @transform
-def unscale(theta: Any, g: Any, *, inverse_scale: Any = hyper(1.0)) -> Any:  # noqa: ARG001
+def unscale(theta, g, *, inverse_scale=hyper(1.0)):
     """Undo the loss scale of mixed precision."""
     return inverse_scale * g

@@ -59,7 +59,7 @@ def pass_0(first, last, addresses, tensors, chunks, hyper, host, partial, reduce
             sum = sum_at[i]
             # return theta - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps), sum
             x = scalar * g
-            # sum = sum + g**2 # noqa: A001
+            # sum = sum + g**2
             x_2 = g * g
             new_sum = x_2 + sum
             # return theta - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps), sum

@@ -65,7 +65,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             sum_2 = read(sum_at + here, inside, tail, tl.float32)
             # return theta - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps), sum
             x = scalar * g
-            # sum = sum + g**2 # noqa: A001
+            # sum = sum + g**2
             x_2 = g * g
             new_sum = x_2 + sum_2
             # return theta - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps), sum
