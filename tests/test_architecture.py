@@ -107,6 +107,41 @@ def test_every_module_and_public_name_has_a_docstring(path: Path) -> None:
             assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
 
 
+def test_a_public_class_name_stands_for_one_class() -> None:
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def _modules(path: Path) -> set[Path]:
+    """Return the files that a file imports from, wherever in the file the import stands; not those that types name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
+    found: set[Path] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("steprule."):
+            place = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
+            found |= {place.with_suffix(".py"), place / "__init__.py"} | {
+                place / f"{alias.name}.py" for alias in node.names
+            }
+    return found & set(FILES)
+
+
+def test_modules_of_bench_and_lab_import_one_another_in_no_circle() -> None:
+    imports = {path: _modules(path) for path in FILES if _room(path) in {"bench", "lab"}}
+    while free := [path for path, needed in imports.items() if not needed & imports.keys()]:
+        for path in free:
+            del imports[path]
+    assert not imports, "\n".join(
+        f"{path}: {sorted(map(str, needed & imports.keys()))}" for path, needed in imports.items()
+    )
+
+
 def test_every_op_has_a_spelling_on_every_backend() -> None:
     numbered = [name for name, row in OPS.items() if row.kind in {"pointwise", "compare"}]
     assert all(name in _SPELLING and name in _GPU_SPELLING for name in numbered)

@@ -17,11 +17,11 @@ from steprule.bench.workloads import Workload, gpt2, resnet18
 
 SHAPES = Workload("a few", ((40, 30), (7,), (3, 5, 2), (1,)))
 CASE = Case("test", "AdamW", GLOBAL_NORM, SHAPES, ALL, FRESH, (arms.OURS, arms.LOOP, arms.FUSED), 0.01)
-OPTIONS = conduct.Options(threads=1, rounds=2)
+OPTIONS = conduct.BenchOptions(threads=1, rounds=2)
 
 
 def able(name, rule, clip):
-    setting = arms.Setting(rule, clip, SHAPES, threads=1, cores=1, quick=True)
+    setting = arms.Conditions(rule, clip, SHAPES, threads=1, cores=1, quick=True)
     return arms.applies(name, rule, clip) and arms.missing(name, setting) is None
 
 
@@ -173,7 +173,7 @@ def test_thinned_shapes_are_few_numbers_but_enough_for_threads(shapes):
 
 @pytest.mark.cpu
 def test_large_tensors_are_made_anew_once_an_arm_has_blown_them_up():
-    pool = conduct.Pool()
+    pool = conduct.TensorPool()
     (first,) = pool.get(SHAPES, 1, 1)
     assert pool.get(SHAPES, 1, 1) == [first]
     first.gradients[0][0].fill_(float("nan"))

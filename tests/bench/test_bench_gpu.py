@@ -100,7 +100,7 @@ def test_a_compiled_step_keeps_its_numbers_on_the_device_where_torch_lets_it():
     told = arms._when_compiled(RULES["AdamW"], away)
     assert (told["capturable"], told["foreach"], told["lr"].device.type) == (True, True, "meta")
     assert arms._when_compiled(RULES["SGD"], away) == {"foreach": True}
-    setting = arms.Setting(RULES["AdamW"], "none", many(61, 4), 1, 1, device="cuda")
+    setting = arms.Conditions(RULES["AdamW"], "none", many(61, 4), 1, 1, device="cuda")
     assert "61 tensors" in arms.missing(COMPILED, setting)
 
 

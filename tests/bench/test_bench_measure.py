@@ -36,7 +36,7 @@ class Clock:
                 log.append((name, gc.isenabled()))
             self.now += todo[0] if len(todo) == 1 else todo.pop(0)
 
-        from steprule.bench.arms import Unit
+        from steprule.bench.units import Unit
 
         return Arm(name, [Feed(Unit(step, []))])
 

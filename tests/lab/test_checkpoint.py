@@ -20,9 +20,9 @@ from steprule.lab import training
 from steprule.lab.budget import Budget
 from steprule.lab.checkpoint import MAGIC, Checkpoint
 from steprule.lab.clips import Clip
-from steprule.lab.lock import locked
 from steprule.lab.methods import Method
 from steprule.lab.runs import RunSpec
+from steprule.lab.store.folder_lock import locked
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import made_by, train
 

@@ -7,10 +7,10 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Comparison, Plan, Study, report_specs, tuning_specs
+from steprule.lab.protocol import Comparison, Study, StudyPlan, report_specs, tuning_specs
 from steprule.lab.report.shape import check
-from steprule.lab.results import Setting, document
-from steprule.lab.runs import Point, RunResult, RunSpec, Spread
+from steprule.lab.results import Provenance, document
+from steprule.lab.runs import Point, RunResult, RunSpec, StepTimes
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.tuning import best_after, told
 
@@ -20,7 +20,7 @@ GRID = (0.01, 0.1, 1.0)
 
 
 def study(*names, seeds=(0,), fresh=(100, 101, 102), **more):
-    plan = Plan(TaskSpec(), tuple(map(Method, names)), Budget(), GRID, seeds, fresh, **more)
+    plan = StudyPlan(TaskSpec(), tuple(map(Method, names)), Budget(), GRID, seeds, fresh, **more)
     return Study(plan, GRID)
 
 
@@ -109,7 +109,7 @@ def summed(*runs, fresh=range(100, 105)):
     tuned(done, lambda _, lr, __: {0.01: 0.5, 0.1: 0.3, 1.0: 0.6}[lr])
     for spec, one in zip(report_specs(done), runs, strict=True):
         done.add([replace(one, spec=spec)])
-    made = document(Comparison((done,)), Setting("steprule compare", 1, "now", git=None))
+    made = document(Comparison((done,)), Provenance("steprule compare", 1, "now", git=None))
     check(made)
     (row,) = made["results"]
     assert row["lr"] == 0.1
@@ -119,7 +119,7 @@ def summed(*runs, fresh=range(100, 105)):
 def fresh(validation, score, *, reached=2, status="finished", us=5.0):
     made = run(None, validation, status=status, test_score=score, optimizer_us_per_step=us)
     curve = [replace(point, score=0.9 if place >= reached else 0.1) for place, point in enumerate(made.curve)]
-    return replace(made, curve=tuple(curve), step_spread=Spread(us - 1, us + 3, 40))
+    return replace(made, curve=tuple(curve), step_spread=StepTimes(us - 1, us + 3, 40))
 
 
 def test_a_summary_is_of_the_runs_on_fresh_seeds_and_counts_a_miss_as_infinite():
@@ -180,9 +180,11 @@ def test_the_protocol_says_that_the_grid_grows_only_where_it_does(grow, grid):
     while wanted := [spec for spec in done.wanted() if spec.phase == "tuning"]:
         done.add([run(spec, 0.1 + abs(math.log10(spec.lr) + 2)) for spec in wanted])
     assert done.grid == grid
-    text = " ".join(document(Comparison((done,)), Setting("steprule compare", 1, "now", git=None))["protocol"]["text"])
+    text = " ".join(
+        document(Comparison((done,)), Provenance("steprule compare", 1, "now", git=None))["protocol"]["text"]
+    )
     assert ("the grid grows there" in text) == grow
     assert "Intervals are 95 %" in text
     lone = Study(replace(done.plan, report_seeds=(100,)), GRID, fixed_lr=0.1)
-    said = document(Comparison((lone,)), Setting("steprule train", 1, "now", git=None))["protocol"]["text"]
+    said = document(Comparison((lone,)), Provenance("steprule train", 1, "now", git=None))["protocol"]["text"]
     assert "Intervals" not in " ".join(said)

@@ -12,13 +12,13 @@ from steprule.lab import cli_bench, cli_tune
 from steprule.lab.budget import Budget
 from steprule.lab.earlier import REPORT, keep, make_room, numbered
 from steprule.lab.home import at_home
-from steprule.lab.ledger import Ledger
 from steprule.lab.methods import Method
 from steprule.lab.progress import Silence
-from steprule.lab.protocol import Comparison, Plan, Study
-from steprule.lab.results import Setting
+from steprule.lab.protocol import Comparison, Study, StudyPlan
+from steprule.lab.results import Provenance
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.session import Session
+from steprule.lab.store.trials import Store
 from steprule.lab.tasks import TaskSpec
 
 pytestmark = pytest.mark.null
@@ -30,22 +30,22 @@ def begin(out, run=None, names=REPORT):
     """Begin a study, do one run of it or none, and leave its files."""
     with (
         at_home({"out": out, **ANEW}, "study.journal", names) as home,
-        Ledger.at(home.place, "study", home.settle) as ledger,
+        Store.at(home.place, "study", home.settle) as store,
     ):
-        ledger.join({"seeds": "5"}, {})
-        ledger.refresh()
-        ledger.claim(["x"], 1)
+        store.join({"seeds": "5"}, {})
+        store.refresh()
+        store.claim(["x"], 1)
         if run is not None:
-            ledger.finish("x", {"n": run}, 0.5)
+            store.finish("x", {"n": run}, 0.5)
             for name in names:
                 (out / name).write_text(f"{run}")
-        return ledger.place
+        return store.place
 
 
 def held(path):
-    with Ledger.at(str(path), "study") as ledger:
-        ledger.refresh()
-        return ledger.records()
+    with Store.at(str(path), "study") as store:
+        store.refresh()
+        return store.records()
 
 
 def files(folder):
@@ -84,17 +84,17 @@ def test_nobody_joins_a_study_that_has_not_taken_its_place(tmp_path):
     with at_home({"out": tmp_path, **ANEW}, "study.journal", REPORT) as home:
         with pytest.raises(sr.errors.StateError, match="another run writes here"), at_home(again, "study.journal", ()):
             pass
-        with Ledger.at(home.place, "study", home.settle) as ledger:
-            ledger.refresh()
-            ledger.claim(["x"], 1)
-            ledger.finish("x", {"n": 2}, 0.5)
+        with Store.at(home.place, "study", home.settle) as store:
+            store.refresh()
+            store.claim(["x"], 1)
+            store.finish("x", {"n": 2}, 0.5)
             with at_home(again, "study.journal", ()) as joined:
                 assert held(joined.place) == {"x": {"n": 2}}
 
 
 def test_a_study_killed_while_it_takes_its_place_is_there_afterwards(tmp_path, monkeypatch):
     begin(tmp_path, 1)
-    monkeypatch.setattr(Ledger, "move", lambda *_: 1 / 0)
+    monkeypatch.setattr(Store, "move", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         begin(tmp_path, 2)
     monkeypatch.undo()
@@ -106,10 +106,10 @@ def test_a_study_killed_while_it_takes_its_place_is_there_afterwards(tmp_path, m
 
 def session(out, study):
     methods = (Method("sgd"),)
-    plan = Plan(TaskSpec(hidden=(4,)), methods, Budget(None, 2), (0.1,), (0,), ())
+    plan = StudyPlan(TaskSpec(hidden=(4,)), methods, Budget(None, 2), (0.1,), (0,), ())
     comparison = Comparison((Study(plan, plan.grid),))
     comparison.add([RunResult(RunSpec(plan.task, methods[0], 0.1, 0, plan.budget, "tuning"), "failed", study)])
-    return Session(comparison, Setting("steprule compare", 1, "now", study=study), out, Silence())
+    return Session(comparison, Provenance("steprule compare", 1, "now", study=study), out, Silence())
 
 
 def test_a_report_of_the_same_study_is_replaced_and_that_of_another_kept(tmp_path, monkeypatch, capsys):

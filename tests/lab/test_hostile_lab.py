@@ -21,8 +21,8 @@ from steprule.lab.budget import Budget
 from steprule.lab.files import prepare, write_atomically
 from steprule.lab.methods import Method
 from steprule.lab.progress import Silence
-from steprule.lab.protocol import Comparison, Plan, Study
-from steprule.lab.results import Setting
+from steprule.lab.protocol import Comparison, Study, StudyPlan
+from steprule.lab.results import Provenance
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.session import Session
 from steprule.lab.tasks import TaskSpec
@@ -128,9 +128,9 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(name, code, tmp_path
 def test_a_disk_that_is_full_for_a_while_stops_no_run(tmp_path, monkeypatch):
     """Saving on the way fails twice; the last time there is room again."""
     methods = (Method("sgd"),)
-    plan = Plan(TaskSpec(hidden=(4,)), methods, Budget(None, 2), (0.1,), (0,), ())
+    plan = StudyPlan(TaskSpec(hidden=(4,)), methods, Budget(None, 2), (0.1,), (0,), ())
     comparison = Comparison((Study(plan, plan.grid),))
-    session = Session(comparison, Setting("steprule compare", 1, "now"), tmp_path, Silence())
+    session = Session(comparison, Provenance("steprule compare", 1, "now"), tmp_path, Silence())
     room = iter([False, False])
 
     def write(path, text, first):

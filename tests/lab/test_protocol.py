@@ -4,7 +4,7 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Comparison, Plan, Study, geometric, spread
+from steprule.lab.protocol import Comparison, Study, StudyPlan, geometric, spread
 from steprule.lab.runs import Point, RunResult
 from steprule.lab.tasks import TaskSpec
 
@@ -15,7 +15,7 @@ GRID = (0.01, 0.1, 1.0)
 
 def study(*names, grid=GRID, extend=True, tuning_seeds=(0,), report_seeds=(100, 101)):
     methods = tuple(Method(name) for name in names)
-    return Study(Plan(TaskSpec(), methods, Budget(), grid, tuning_seeds, report_seeds, extend=extend), grid)
+    return Study(StudyPlan(TaskSpec(), methods, Budget(), grid, tuning_seeds, report_seeds, extend=extend), grid)
 
 
 def pretend(loss_of):
@@ -128,7 +128,7 @@ def test_every_beginning_of_the_order_covers_the_range():
 
 
 def test_defaults_are_run_on_the_fresh_seeds_where_there_are_any():
-    plan = Plan(TaskSpec(), (Method("sgd"), Method("adamw")), Budget(), GRID, (0,), (100, 101), defaults=True)
+    plan = StudyPlan(TaskSpec(), (Method("sgd"), Method("adamw")), Budget(), GRID, (0,), (100, 101), defaults=True)
     done = Study(plan, GRID)
     conduct(done, pretend(lambda spec: valley(spec, at=0.1)))
     assert [run.spec.seed for run in done.default_runs(plan.methods[1])] == [100, 101]
@@ -137,7 +137,9 @@ def test_defaults_are_run_on_the_fresh_seeds_where_there_are_any():
 
 def test_tasks_take_turns_and_are_all_tuned_before_any_is_scored():
     tasks = (TaskSpec(), TaskSpec("cancer-logreg"), TaskSpec("quadratic"))
-    plans = [Plan(task, (Method("sgd"), Method("adam")), Budget(), GRID, (0,), (100,), defaults=True) for task in tasks]
+    plans = [
+        StudyPlan(task, (Method("sgd"), Method("adam")), Budget(), GRID, (0,), (100,), defaults=True) for task in tasks
+    ]
     comparison = Comparison(tuple(Study(plan, plan.grid) for plan in plans))
     done = []
     while wanted := comparison.wanted():

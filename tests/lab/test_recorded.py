@@ -9,15 +9,15 @@ from optuna.trial import TrialState
 import steprule as sr
 from steprule.__main__ import main
 from steprule.lab.budget import Budget
-from steprule.lab.conducting import Conductor, cut_key, key_of
-from steprule.lab.fitting import as_plain, from_plain
-from steprule.lab.ledger import PLAN, Ledger
+from steprule.lab.dispatch import Dispatcher, cut_key, key_of
 from steprule.lab.methods import Method
 from steprule.lab.progress import Silence
-from steprule.lab.protocol import Comparison, Plan, Study
+from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.report.shape import RUN, Misshapen, check
-from steprule.lab.runs import Point, RunResult, RunSpec, Spread, from_record
+from steprule.lab.runs import Point, RunResult, RunSpec, StepTimes, from_record
+from steprule.lab.store.trials import PLAN, Store
 from steprule.lab.tasks import Exhibit, TaskSpec
+from steprule.lab.time_budget import as_plain, from_plain
 from steprule.lab.tuning import Range, Trials, Wish
 
 pytestmark = pytest.mark.null
@@ -36,7 +36,7 @@ DONE = RunResult(
     test_loss=0.6,
     test_score=0.9,
     optimizer_us_per_step=3.5,
-    step_spread=Spread(3.0, 4.5, 40),
+    step_spread=StepTimes(3.0, 4.5, 40),
     state_bytes_per_parameter=8.0,
     seconds=1.5,
     exhibits=(Exhibit("a text", None, "text"),),
@@ -125,67 +125,67 @@ def test_a_record_of_another_run_or_at_odds_with_itself_is_not_believed(field, n
 
 
 @pytest.fixture(params=["journal", "sqlite"])
-def ledger(request, tmp_path):
+def store(request, tmp_path):
     place = str(tmp_path / "study.journal") if request.param == "journal" else f"sqlite:///{tmp_path / 'study.db'}"
-    with Ledger.at(place, "study") as made:
+    with Store.at(place, "study") as made:
         yield made
 
 
-def conducted(ledger, plan):
+def dispatched(store, plan):
     study = Study(plan, plan.grid, fixed_lr=None if plan.grid else 0.1)
-    Conductor(Comparison((study,)), ledger, None, Silence(), lambda: None)._learn()
+    Dispatcher(Comparison((study,)), store, None, Silence(), lambda: None)._learn()
 
 
-def recorded(ledger, key, record):
-    ledger.refresh()
-    ledger.claim([key], 1)
-    ledger.finish(key, record, 0.5)
+def recorded(store, key, record):
+    store.refresh()
+    store.claim([key], 1)
+    store.finish(key, record, 0.5)
 
 
 @pytest.mark.hostile("L2")
 @pytest.mark.parametrize("change", [{"status": 7}, {"lr": 0.3}, {"curve": None}, {"reason": None}])
-def test_a_study_with_a_wrong_record_is_refused_in_three_parts(change, ledger):
-    plan = Plan(SPEC.task, (SPEC.method,), SPEC.budget, (), (), (100,))
-    recorded(ledger, key_of(SPEC), {**RECORD, **change})
+def test_a_study_with_a_wrong_record_is_refused_in_three_parts(change, store):
+    plan = StudyPlan(SPEC.task, (SPEC.method,), SPEC.budget, (), (), (100,))
+    recorded(store, key_of(SPEC), {**RECORD, **change})
     with pytest.raises(sr.errors.StateError, match=r"what is recorded of digits-mlp.*is malformed") as told:
-        conducted(ledger, plan)
+        dispatched(store, plan)
     assert next(iter(change)) in told.value.what
     assert told.value.where
     assert "anew" in told.value.fix
     assert "\n" not in told.value.what
 
 
-def test_a_done_run_without_a_record_is_refused(ledger):
-    plan = Plan(SPEC.task, (SPEC.method,), SPEC.budget, (), (), (100,))
-    recorded(ledger, key_of(SPEC), {})
+def test_a_done_run_without_a_record_is_refused(store):
+    plan = StudyPlan(SPEC.task, (SPEC.method,), SPEC.budget, (), (), (100,))
+    recorded(store, key_of(SPEC), {})
     with pytest.raises(sr.errors.StateError, match="has no 'phase'"):
-        conducted(ledger, plan)
+        dispatched(store, plan)
 
 
 @pytest.mark.parametrize("attribute", [{"key": ["x"]}, {"owner": 3, "key": "y"}, {"record": "none"}])
-def test_a_trial_with_odd_attributes_is_refused(attribute, ledger):
-    ledger._create(TrialState.RUNNING, attribute)
+def test_a_trial_with_odd_attributes_is_refused(attribute, store):
+    store._create(TrialState.RUNNING, attribute)
     with pytest.raises(sr.errors.StateError, match=r"trial 0 is malformed"):
-        ledger.refresh()
+        store.refresh()
 
 
 @pytest.mark.parametrize("rates", [[], [0.3], ["0.1"], None])
-def test_a_cut_at_rates_that_are_none_of_the_study_is_refused(rates, ledger):
-    plan = Plan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0,), (100,))
-    ledger.agree(cut_key(Study(plan, plan.grid)), {"rates": rates})
+def test_a_cut_at_rates_that_are_none_of_the_study_is_refused(rates, store):
+    plan = StudyPlan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0,), (100,))
+    store.agree(cut_key(Study(plan, plan.grid)), {"rates": rates})
     with pytest.raises(sr.errors.StateError, match="rates"):
-        conducted(ledger, plan)
+        dispatched(store, plan)
 
 
 @pytest.mark.parametrize("plan", [{}, {"asked": {"seeds": 5}, "fitted": {}}, {"asked": {}, "fitted": []}])
-def test_a_plan_of_another_shape_is_refused(plan, ledger):
-    ledger.agree(PLAN, plan)
+def test_a_plan_of_another_shape_is_refused(plan, store):
+    store.agree(PLAN, plan)
     with pytest.raises(sr.errors.StateError, match="recorded of plan is malformed"):
-        ledger.join({"seeds": "5"}, {})
+        store.join({"seeds": "5"}, {})
 
 
 def test_a_fitted_plan_of_another_shape_is_misshapen():
-    plans = (Plan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0,), (100,)),)
+    plans = (StudyPlan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0,), (100,)),)
     good = as_plain(plans, ["a word"])
     assert from_plain(plans, good) == (plans, ("a word",))
     for bad in (
@@ -214,7 +214,7 @@ def test_a_fitted_plan_of_another_shape_is_misshapen():
     ],
 )
 def test_a_trial_with_a_wrong_record_is_refused(record, value, tmp_path):
-    plan = Plan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0, 1), ())
+    plan = StudyPlan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0, 1), ())
     with Trials.at(str(tmp_path / "tuning.journal"), "steprule tune") as trials:
         trials.agree_on(Wish(plan, (Range("lr", 0.1, 1.0, log=True),), 0))
         good = {"status": "finished", "reason": "", "losses": [0.5, 0.7], "seconds": 1.0}
@@ -242,14 +242,14 @@ LINES = [
 @pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
 def test_a_line_of_a_journal_that_is_none_is_told_with_its_number(line, tmp_path, capsys):
     path = tmp_path / "study.journal"
-    with Ledger.at(str(path), "study") as ledger:
-        ledger.refresh()
-        ledger.claim(["x"], 1)
+    with Store.at(str(path), "study") as store:
+        store.refresh()
+        store.claim(["x"], 1)
         with path.open("a") as file:
             file.write(f"{line}\n{line}\n")
         with pytest.raises(sr.errors.StateError, match=r"line \d+ of the journal is malformed"):
-            ledger.refresh()
-        ledger.held.clear()
+            store.refresh()
+        store.held.clear()
     command = f"compare --optimizers sgd --task cancer-logreg --seeds 1 --resume --no-progress --out {tmp_path}"
     assert main(command.split()) == 2
     err = capsys.readouterr().err

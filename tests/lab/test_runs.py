@@ -9,12 +9,12 @@ import torch
 
 from steprule.__main__ import main
 from steprule.errors import StepruleError
-from steprule.lab import passes, training
+from steprule.lab import network, training
 from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
 from steprule.lab.diagnostics import Probe, state_bytes
 from steprule.lab.methods import Method
-from steprule.lab.passes import accumulate, at_theta, check_precision
+from steprule.lab.network import accumulate, at_theta, check_precision
 from steprule.lab.runs import OUT_OF_MEMORY, RunSpec, failure, from_record
 from steprule.lab.tasks import Exhibit, TaskSpec
 from steprule.lab.training import train
@@ -76,7 +76,7 @@ def test_a_step_whose_float16_gradients_overflow_is_left_out():
 
 
 def test_a_precision_that_the_machine_lacks_is_refused(monkeypatch):
-    monkeypatch.setitem(passes.PRECISIONS, "float16", torch.int8)
+    monkeypatch.setitem(network.PRECISIONS, "float16", torch.int8)
     with (
         pytest.warns(UserWarning, match="autocast"),
         pytest.raises(StepruleError, match=r"cannot be trained in float16 here"),

@@ -8,7 +8,7 @@ import pytest
 
 from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
-from steprule.lab.protocol import Choice, Plan, Study
+from steprule.lab.protocol import ChosenRate, Study, StudyPlan
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.statistics import Interval, compare, compared, interval, leaders, scores, verdict, winner
 from steprule.lab.tasks import TaskSpec
@@ -22,7 +22,7 @@ SEEDS = tuple(range(100, 105))
 def study(seeds=SEEDS, **scores):
     """A study whose methods have these test scores, a seed at a time; none is a run that diverged."""
     methods = tuple(map(Method, scores))
-    plan = Plan(TaskSpec(), methods, Budget(), (0.1,), (), seeds)
+    plan = StudyPlan(TaskSpec(), methods, Budget(), (0.1,), (), seeds)
     done = Study(plan, plan.grid, fixed_lr=0.1)
     for method, values in zip(methods, scores.values(), strict=True):
         for seed, score in zip(seeds, values, strict=False):
@@ -119,7 +119,7 @@ def test_where_hardly_anything_finished_nobody_has_the_best_median():
 def test_the_best_is_better_than_those_that_were_scored_and_no_more_is_claimed():
     done = study(sgd=(0.9, 0.88, 0.92, 0.9, 0.91), adam=(0.96, 0.95, 0.97, 0.96, 0.95), gd=())
     done.fixed_lr = None  # gd has no learning rate that finished, so that nothing of it is still to come
-    done.choice = lambda method: Choice(None if method.name == "gd" else 0.1, None)
+    done.choice = lambda method: ChosenRate(None if method.name == "gd" else 0.1, None)
     assert verdict(done).startswith("adam is best on test data: better than every other method that was scored, ")
 
 

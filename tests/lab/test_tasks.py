@@ -13,7 +13,7 @@ from steprule import errors
 from steprule.__main__ import main
 from steprule.lab import data
 from steprule.lab.methods import Method
-from steprule.lab.passes import accumulate, evaluate
+from steprule.lab.network import accumulate, evaluate
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TASKS, TaskSpec, several, takes
 from steprule.lab.training import train

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from steprule.lab import passes
+from steprule.lab import network
 from steprule.lab.budget import Budget
 from steprule.lab.data import batches, digits
 from steprule.lab.methods import Method
-from steprule.lab.passes import accumulate
+from steprule.lab.network import accumulate
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.tasks.base import ACCURACY
@@ -94,7 +94,7 @@ def test_a_gradient_accumulated_in_chunks_is_the_gradient_of_the_whole(monkeypat
     model = task.model(0).double()
     loss = task.loss(model(inputs), train_set.labels)
     whole = torch.autograd.grad(loss, list(model.parameters()))
-    monkeypatch.setattr(passes, "CHUNK", 100)
+    monkeypatch.setattr(network, "CHUNK", 100)
     assert accumulate(model, task, inputs, train_set.labels) == pytest.approx(loss.item(), rel=1e-12)
     for parameter, expected in zip(model.parameters(), whole, strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-11, atol=1e-14)

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from steprule.__main__ import main
-from steprule.lab.owner import Owner
+from steprule.lab.store.owner import Owner
 
 pytestmark = pytest.mark.cpu
 

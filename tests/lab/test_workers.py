@@ -7,7 +7,7 @@ from steprule.lab.budget import Budget
 from steprule.lab.methods import Method
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
-from steprule.lab.workers import Pool, attempt
+from steprule.lab.workers import WorkerPool, attempt
 
 pytestmark = pytest.mark.cpu
 
@@ -38,7 +38,7 @@ def test_an_exception_is_a_failed_run():
 def test_a_dead_worker_is_told_and_the_others_are_done():
     specs = [spec(Deadly("sgd")), spec(Method("sgd"), 1), spec(Method("sgd"), 2)]
     ended = {}
-    with Pool(1) as pool:
+    with WorkerPool(1) as pool:
         for each in specs:
             pool.begin(each)
             while not pool.idle:

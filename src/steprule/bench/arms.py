@@ -12,17 +12,15 @@ from functools import lru_cache
 from inspect import signature
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import steprule as sr
 from steprule.bench.roofline import roofline
-from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, Rule
+from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, TimedRule
+from steprule.bench.units import Tensors, Unit
 from steprule.bench.workloads import Workload
-
-Gradients = list[torch.Tensor]
-Values = list[NDArray[np.float64]]
+from steprule.bench.xla import missing as missing_optax
+from steprule.bench.xla import optax_unit
 
 OURS, LOOP, FOREACH, FUSED, SCALED = "steprule", "torch loop", "torch foreach", "torch fused", "torch grad_scale"
 COMPILED, OPTAX, ROOFLINE = "torch.compile", "optax", "roofline"
@@ -34,79 +32,26 @@ MOST_COMPILED = 60
 """Tensors up to which `torch.compile` is tried: half a minute; its time grows with their number."""
 
 
-class Tensors:
-    """Parameters, and sets of gradients for them: the same numbers whenever they are made, on whichever device."""
-
-    def __init__(self, workload: Workload, start: float, sets: int, device: str = "cpu") -> None:
-        dice = torch.Generator().manual_seed(0)
-
-        def drawn(deviation: float) -> Gradients:
-            # Drawn in main memory, since a GPU's dice fall differently.
-            return [torch.empty(shape).normal_(0, deviation, generator=dice).to(device) for shape in workload.shapes]
-
-        self.parameters = [torch.nn.Parameter(tensor) for tensor in drawn(start)]
-        self.gradients = [drawn(1.0) for _ in range(sets)]
-
-    def everything(self) -> Sequence[Sequence[torch.Tensor]]:
-        """Return the parameters and every set of gradients."""
-        return [self.parameters, *self.gradients]
-
-
-class Unit:
-    """One working set of an arm: a step on some tensors, and how it is given gradients."""
-
-    def __init__(self, step: Callable[[], object], parameters: Sequence[torch.Tensor]) -> None:
-        self.step = step
-        self._parameters = parameters
-        self._standing: Gradients = []
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self._parameters[0].device
-
-    def prepare(self, gradients: Gradients) -> Any:
-        """Return gradients in the form that `place` takes at no cost."""
-        return gradients
-
-    def place(self, prepared: Any) -> None:
-        """Make these the gradients: new tensors at other addresses, as after a backward pass."""
-        for parameter, gradient in zip(self._parameters, prepared, strict=True):
-            parameter.grad = gradient
-
-    def refill(self, prepared: Any) -> None:
-        """Copy these values into gradients that stay the same tensors."""
-        if not self._standing:
-            self._standing = [torch.empty_like(gradient) for gradient in prepared]
-            self.place(self._standing)
-        for mine, gradient in zip(self._standing, prepared, strict=True):
-            mine.copy_(gradient)
-
-    def values(self) -> Values:
-        """Return the parameters as they are now, in float64."""
-        return [parameter.detach().cpu().double().numpy() for parameter in self._parameters]
-
-
 # Ours -------------------------------------------------------------------------------------------------
 
 
-def ours(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def ours(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return the step of our class, clipping and update in one kernel."""
     return Unit(rule.make(list(tensors.parameters), clip).step, tensors.parameters)
 
 
 @lru_cache(maxsize=64)
-def passes(rule: Rule, clip: str) -> Sequence[dict[str, Any]]:
+def passes(rule: TimedRule, clip: str) -> Sequence[dict[str, Any]]:
     """Return the walks over memory that our kernel makes for a rule behind a clipping."""
     return sr.explain(rule.make([torch.nn.Parameter(torch.zeros(1))], clip)).passes
 
 
-def same_bytes(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def same_bytes(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return a step that moves the bytes of ours and computes nothing."""
     return Unit(roofline(passes(rule, clip)).optimizer(tensors.parameters).step, tensors.parameters)
 
 
-def copy(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def copy(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return torch's copy of one flat tensor into another: half of the bytes of ours read, half written."""
     moved = sum(item["bytes_per_parameter"] for item in passes(rule, clip))
     size = moved * sum(parameter.numel() for parameter in tensors.parameters) // 2
@@ -139,12 +84,12 @@ def _clip_each(parameters: list[torch.nn.Parameter]) -> None:
     several._foreach_mul_(gradients, (BOUND / (norms + 1e-6)).clamp_(max=1.0).unbind())
 
 
-def _torch(rule: Rule, parameters: list[torch.nn.Parameter], **how: Any) -> torch.optim.Optimizer:
+def _torch(rule: TimedRule, parameters: list[torch.nn.Parameter], **how: Any) -> torch.optim.Optimizer:
     assert rule.torch_class is not None
     return rule.torch_class(parameters, **{"lr": rule.lr, **rule.options, **how})
 
 
-def _clip_then_step(rule: Rule, clip: str, tensors: Tensors, **how: Any) -> Unit:
+def _clip_then_step(rule: TimedRule, clip: str, tensors: Tensors, **how: Any) -> Unit:
     optimizer = _torch(rule, tensors.parameters, **how)
     if clip == NO_CLIP:
         return Unit(optimizer.step, tensors.parameters)
@@ -157,22 +102,22 @@ def _clip_then_step(rule: Rule, clip: str, tensors: Tensors, **how: Any) -> Unit
     return Unit(step, tensors.parameters)
 
 
-def loop(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def loop(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return what torch does on a CPU unless told otherwise: a Python loop over the tensors."""
     return _clip_then_step(rule, clip, tensors, foreach=False)
 
 
-def foreach(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def foreach(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return torch's operations on lists of tensors."""
     return _clip_then_step(rule, clip, tensors, foreach=True)
 
 
-def fused(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def fused(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return torch's fused kernels, one a tensor."""
     return _clip_then_step(rule, clip, tensors, fused=True)
 
 
-def grad_scale(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
+def grad_scale(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
     """Return torch's fused kernels that divide by a scale, which here is how far the norm is too long.
 
     The attribute is GradScaler's. `found_inf`, its companion, costs time and is not needed without one.
@@ -188,7 +133,7 @@ def grad_scale(rule: Rule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
     return Unit(step, tensors.parameters)
 
 
-def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def compiled(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return clipping and step under `torch.compile`; the rate is a tensor, so that changing it compiles nothing."""
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of torch.optim's own profiler record
     optimizer = _torch(rule, tensors.parameters, **_when_compiled(rule, tensors.parameters[0].device))
@@ -202,7 +147,7 @@ def compiled(rule: Rule, clip: str, tensors: Tensors) -> Unit:
     return Unit(step, tensors.parameters)
 
 
-def _when_compiled(rule: Rule, device: torch.device) -> dict[str, Any]:
+def _when_compiled(rule: TimedRule, device: torch.device) -> dict[str, Any]:
     """Return the options under which torch.compile makes the fewest kernels, and compiles nothing for a new rate."""
     if device.type == "cpu":
         return {"foreach": False, "lr": torch.tensor(rule.lr)}
@@ -222,10 +167,10 @@ def forget() -> None:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Conditions:
     """What decides whether an arm can take part in a case."""
 
-    rule: Rule
+    rule: TimedRule
     clip: str
     workload: Workload
     threads: int
@@ -234,49 +179,45 @@ class Setting:
     device: str = "cpu"
 
 
-def applies(name: str, rule: Rule, clip: str) -> bool:
+def applies(name: str, rule: TimedRule, clip: str) -> bool:
     """Whether an arm makes sense for a rule and clipping at all."""
     return name != SCALED or (clip == GLOBAL_NORM and rule.fused)
 
 
-def missing(name: str, setting: Setting) -> str | None:
+def missing(name: str, conditions: Conditions) -> str | None:
     """Return why an arm cannot take part, if so."""
     if name in {OURS, ROOFLINE, COPY}:
         return None
     if name == OPTAX:
-        from steprule.bench.xla import missing as missing_optax
-
-        return missing_optax(setting.rule, setting.threads, setting.cores)
-    if setting.rule.torch is None:
-        return f"torch.optim has no {setting.rule.name}"
-    if name in {FUSED, SCALED} and not setting.rule.fused:
-        return f"torch has no fused {setting.rule.torch}" + (" on a CPU" if setting.device == "cpu" else "")
+        return missing_optax(conditions.rule, conditions.threads, conditions.cores)
+    if conditions.rule.torch is None:
+        return f"torch.optim has no {conditions.rule.name}"
+    if name in {FUSED, SCALED} and not conditions.rule.fused:
+        return f"torch has no fused {conditions.rule.torch}" + (" on a CPU" if conditions.device == "cpu" else "")
     if name == SCALED and not hasattr(torch.nn.utils, "get_total_norm"):
         return f"torch {torch.__version__} has no get_total_norm"
-    return _not_compiled(setting) if name == COMPILED else None
+    return _not_compiled(conditions) if name == COMPILED else None
 
 
-def _not_compiled(setting: Setting) -> str | None:
+def _not_compiled(conditions: Conditions) -> str | None:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if setting.device == "cpu" and shutil.which(compiler) is None:
+    if conditions.device == "cpu" and shutil.which(compiler) is None:
         return f"torch.compile needs a C++ compiler, and there is no {compiler}"
-    if setting.quick:
+    if conditions.quick:
         return "left out by --quick: it compiles for half a minute"
-    if setting.workload.tensors > MOST_COMPILED:
-        return f"it would compile for minutes at {setting.workload.tensors} tensors"
+    if conditions.workload.tensors > MOST_COMPILED:
+        return f"it would compile for minutes at {conditions.workload.tensors} tensors"
     return None
 
 
-def build(name: str, rule: Rule, clip: str, tensors: Tensors) -> Unit:
+def build(name: str, rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return one working set of an arm."""
     if name == OPTAX:
-        from steprule.bench.xla import optax_unit
-
         return optax_unit(rule, clip, tensors.parameters)
     return BUILDERS[name](rule, clip, tensors)
 
 
-BUILDERS: dict[str, Callable[[Rule, str, Tensors], Unit]] = {
+BUILDERS: dict[str, Callable[[TimedRule, str, Tensors], Unit]] = {
     OURS: ours,
     LOOP: loop,
     FOREACH: foreach,

@@ -16,8 +16,8 @@ import torch
 
 import steprule as sr
 from steprule.bench import arms
-from steprule.bench.arms import Tensors, Unit
 from steprule.bench.rules import GLOBAL_NORM, RULES
+from steprule.bench.units import Tensors, Unit
 from steprule.bench.workloads import Workload, many
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

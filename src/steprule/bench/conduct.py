@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from steprule.bench import arms, gpu, machine
-from steprule.bench.arms import COPY, FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Setting, Tensors, Unit
+from steprule.bench.arms import COPY, FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Conditions
 from steprule.bench.cases import ALL, BACKWARD, FRESH, GPU, SAME, SWAPPED, Case
 from steprule.bench.load import Load, watch
 from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Feed, Spread, interleave, paired, spread
@@ -21,6 +21,7 @@ from steprule.bench.roofline import traffic
 from steprule.bench.rules import RULES
 from steprule.bench.training import NOTHING, training_unit
 from steprule.bench.truth import TOLERANCE, Trial
+from steprule.bench.units import Tensors, Unit
 from steprule.bench.workloads import Workload
 
 SETS = {SAME: 4, FRESH: 8, SWAPPED: 2, BACKWARD: 0}
@@ -29,7 +30,7 @@ SPARE = 2**30
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What the command line decides for every case."""
 
     threads: int
@@ -117,7 +118,7 @@ def threads(count: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-class Pool:
+class TensorPool:
     """Keeps the large tensors of a case for the next one on the same shapes: they take seconds to make."""
 
     def __init__(self) -> None:
@@ -144,7 +145,7 @@ def _usual(tensors: Tensors) -> bool:
     return all(1e-9 < size < 1e9 for size in largest)
 
 
-pool = Pool()
+pool = TensorPool()
 
 
 class Stage:
@@ -196,9 +197,9 @@ def _failure(error: BaseException) -> str:
     return f"it failed: {type(error).__name__}: {told[:200]}"
 
 
-def _join(name: str, stage: Stage, trial: Trial, setting: Setting) -> tuple[Arm | None, Outcome]:
+def _join(name: str, stage: Stage, trial: Trial, conditions: Conditions) -> tuple[Arm | None, Outcome]:
     """Build an arm and check it; whatever keeps a peer away is told, and stops nobody else."""
-    reason = arms.missing(name, setting)
+    reason = arms.missing(name, conditions)
     if reason:
         return None, Outcome(skipped=reason)
     if name in {ROOFLINE, COPY, NOTHING}:
@@ -220,23 +221,23 @@ def _join(name: str, stage: Stage, trial: Trial, setting: Setting) -> tuple[Arm 
 # The case ---------------------------------------------------------------------------------------------
 
 
-def conduct(case: Case, options: Options) -> Result:
+def conduct(case: Case, options: BenchOptions) -> Result:
     """Do one case; a case for which there is no memory, or on which we are wrong, is refused with the reason."""
     count = options.threads if case.threads == ALL else 1
     rule = RULES[case.rule]
     passes = arms.passes(rule, case.clip)
     per_parameter, slots = traffic(passes), len(passes[-1]["writes"]) - 1
     result = Result(case, count, per_parameter, copies(case, slots))
-    setting = Setting(rule, case.clip, case.workload, count, machine.cores(), options.quick, case.device)
+    conditions = Conditions(rule, case.clip, case.workload, count, machine.cores(), options.quick, case.device)
     wanted = [name for name in case.arms if arms.applies(name, rule, case.clip)] + ([NOTHING] if case.model else [])
-    able = [name for name in wanted if arms.missing(name, setting) is None]
+    able = [name for name in wanted if arms.missing(name, conditions) is None]
     pool.clear((case.workload, SETS[case.gradients], result.copies, case.device))
     result.skipped = _refusal(case, able, slots, result.copies)
     began = time.monotonic()
     try:
         if result.skipped is None:
             with threads(count):
-                _compare(result, wanted, setting, options)
+                _compare(result, wanted, conditions, options)
     except (MemoryError, RuntimeError) as error:
         result.skipped, result.failed = _failure(error), True
     result.seconds = time.monotonic() - began
@@ -245,13 +246,13 @@ def conduct(case: Case, options: Options) -> Result:
     return result
 
 
-def _compare(result: Result, wanted: list[str], setting: Setting, options: Options) -> None:
+def _compare(result: Result, wanted: list[str], conditions: Conditions, options: BenchOptions) -> None:
     case = result.case
     stage = Stage(case, result.copies)
     trial = Trial(stage.rule, case.clip, stage.checked_on)
     ready: list[Arm] = []
     for name in wanted:
-        arm, result.arms[name] = _join(name, stage, trial, setting)
+        arm, result.arms[name] = _join(name, stage, trial, conditions)
         ready += [arm] if arm is not None else []
     if result.arms[OURS].wrong:
         result.skipped = f"steprule, {result.arms[OURS].skipped}"

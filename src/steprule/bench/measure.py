@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from steprule.bench.arms import Gradients, Unit
+from steprule.bench.units import Gradients, Unit
 
 ROUND = 2e-3
 """Seconds that a round of one arm takes at least."""

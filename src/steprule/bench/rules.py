@@ -17,7 +17,7 @@ BOUND = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
+class TimedRule:
     """One update rule: a class of ours, one of torch.optim where it has one, and their common arguments.
 
     Agreement is checked on displacements, so a rule that is `linear` in the gradient starts near zero and steps
@@ -72,16 +72,16 @@ OUR_CLIPS: dict[str, Callable[[], Any]] = {
 _MOMENTUM, _MEAN_SQUARE = {"momentum": 0.9}, {"alpha": 0.99}
 
 _ALL = (
-    Rule("SGD", "SGD", "SGD", fused=True, linear=True),
-    Rule("momentum", "SGD", "SGD", _MOMENTUM, fused=True, linear=True),
-    Rule("Nesterov", "SGD", "SGD", {**_MOMENTUM, "nesterov": True}, fused=True, linear=True),
-    Rule("Adagrad", "Adagrad", "Adagrad", fused=True),
-    Rule("RMSProp", "RMSprop", "RMSprop", _MEAN_SQUARE),
-    Rule("RMSProp centred", "RMSprop", "RMSprop", {**_MEAN_SQUARE, "centered": True}),
-    Rule("RMSProp momentum", "RMSprop", "RMSprop", {**_MEAN_SQUARE, **_MOMENTUM}),
-    Rule("Adam", "Adam", "Adam", fused=True),
-    Rule("AdamW", "AdamW", "AdamW", {"weight_decay": 0.1}, fused=True),
-    Rule("NAdam", "NAdam", "NAdam"),
-    Rule("Lion", "Lion", None),
+    TimedRule("SGD", "SGD", "SGD", fused=True, linear=True),
+    TimedRule("momentum", "SGD", "SGD", _MOMENTUM, fused=True, linear=True),
+    TimedRule("Nesterov", "SGD", "SGD", {**_MOMENTUM, "nesterov": True}, fused=True, linear=True),
+    TimedRule("Adagrad", "Adagrad", "Adagrad", fused=True),
+    TimedRule("RMSProp", "RMSprop", "RMSprop", _MEAN_SQUARE),
+    TimedRule("RMSProp centred", "RMSprop", "RMSprop", {**_MEAN_SQUARE, "centered": True}),
+    TimedRule("RMSProp momentum", "RMSprop", "RMSprop", {**_MEAN_SQUARE, **_MOMENTUM}),
+    TimedRule("Adam", "Adam", "Adam", fused=True),
+    TimedRule("AdamW", "AdamW", "AdamW", {"weight_decay": 0.1}, fused=True),
+    TimedRule("NAdam", "NAdam", "NAdam"),
+    TimedRule("Lion", "Lion", None),
 )
 RULES = {rule.name: rule for rule in _ALL}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from steprule.bench import start
 from steprule.bench.cases import FULL, QUICK, START, Case, Scale, cases
-from steprule.bench.conduct import Options, conduct
+from steprule.bench.conduct import BenchOptions, conduct
 from steprule.bench.record import Record
 
 
@@ -24,7 +24,7 @@ def scale(*, quick: bool) -> Scale:
     return QUICK if quick else FULL
 
 
-def works(record: Record, suites: tuple[str, ...], options: Options) -> Iterator[Work]:
+def works(record: Record, suites: tuple[str, ...], options: BenchOptions) -> Iterator[Work]:
     """List the pieces of work of some suites."""
     size = scale(quick=options.quick)
     for case in cases(suites, size, options.device):
@@ -40,14 +40,14 @@ def _file(record: Record, facts: dict[str, object], key: str, part: Callable[[],
     start.collect(facts, key, part)
 
 
-def estimate(suites: tuple[str, ...], options: Options) -> float:
+def estimate(suites: tuple[str, ...], options: BenchOptions) -> float:
     """Return roughly how many seconds a run takes; set-up, checks and compilers are guessed."""
     size = scale(quick=options.quick)
     per_case = sum(_seconds(case, options) for case in cases(suites, size, options.device))
     return per_case + (start.seconds(size, quick=options.quick) if START in suites else 0.0)
 
 
-def _seconds(case: Case, options: Options) -> float:
+def _seconds(case: Case, options: BenchOptions) -> float:
     """Guess one case: its time is bounded below by a few rounds of every arm."""
     arms = len(case.arms)
     rounds = 15 if options.rounds is None else options.rounds

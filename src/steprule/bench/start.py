@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from steprule.bench.arms import COMPILED, FOREACH, FUSED, LOOP, OURS, Setting, missing
+from steprule.bench.arms import COMPILED, FOREACH, FUSED, LOOP, OURS, Conditions, missing
 from steprule.bench.cases import Scale
 from steprule.bench.load import watch
 from steprule.bench.measure import spread
@@ -71,8 +71,8 @@ def first_steps(repeats: int) -> dict[str, Any]:
 
 def compiled_first(*, quick: bool) -> dict[str, Any]:
     """Return seconds of the first step under `torch.compile`, without and with what an earlier process left."""
-    setting = Setting(RULES["AdamW"], GLOBAL_NORM, many(TENSORS, 64), 1, 1, quick)
-    reason = missing(COMPILED, setting)
+    conditions = Conditions(RULES["AdamW"], GLOBAL_NORM, many(TENSORS, 64), 1, 1, quick)
+    reason = missing(COMPILED, conditions)
     if reason:
         return {"skipped": reason}
     with tempfile.TemporaryDirectory() as place:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from steprule.bench import arms
-from steprule.bench.arms import Tensors, Unit
 from steprule.bench.models import MODELS
-from steprule.bench.rules import Rule
+from steprule.bench.rules import TimedRule
+from steprule.bench.units import Tensors, Unit
 
 NOTHING = "no update"
 """The arm that only makes gradients: what is left to gain once an update costs nothing."""
@@ -20,7 +20,7 @@ class _Given(Tensors):
         self.parameters, self.gradients = parameters, []
 
 
-def training_unit(name: str, model: str, rule: Rule, clip: str) -> Unit:
+def training_unit(name: str, model: str, rule: TimedRule, clip: str) -> Unit:
     """Return the training step of one arm."""
     network, loss = MODELS[model].fresh()
     parameters: list[Any] = list(network.parameters())

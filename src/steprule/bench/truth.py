@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from steprule.bench.arms import Gradients, Tensors, Unit, Values
-from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, Rule
+from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, TimedRule
+from steprule.bench.units import Gradients, Tensors, Unit, Values
 from steprule.bench.workloads import Workload
 
 TOLERANCE = 1e-5
@@ -54,7 +54,7 @@ def clipped(clip: str, given: Gradients) -> Gradients:
     return [g * torch.clamp(BOUND / (length + 1e-6), max=1.0) for g, length in zip(wide, lengths, strict=True)]
 
 
-def reference(rule: Rule, clip: str, start: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
+def reference(rule: TimedRule, clip: str, start: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
     """Return where the parameters must be after these steps."""
     parameters = [torch.nn.Parameter(tensor.detach().double()) for tensor in start]
     if rule.torch_class is None:
@@ -68,7 +68,7 @@ def reference(rule: Rule, clip: str, start: Sequence[torch.Tensor], steps: Seque
 
 
 @torch.no_grad()
-def _lion(rule: Rule, clip: str, parameters: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
+def _lion(rule: TimedRule, clip: str, parameters: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
     momenta = [torch.zeros_like(parameter) for parameter in parameters]
     for given in steps:
         for theta, g, m in zip(parameters, clipped(clip, given), momenta, strict=True):
@@ -89,7 +89,7 @@ def deviation(found: Values, truth: Values, start: Values) -> float:
 class Trial:
     """A few steps that every arm takes from the same start, and where they must lead."""
 
-    def __init__(self, rule: Rule, clip: str, workload: Workload) -> None:
+    def __init__(self, rule: TimedRule, clip: str, workload: Workload) -> None:
         start = Tensors(workload, rule.start, sets=0).parameters
         self._steps = gradients(workload, clip)
         self._truth = reference(rule, clip, start, self._steps)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from steprule.bench.arms import Gradients, Unit, Values
-from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, VALUE, Rule
+from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, VALUE, TimedRule
+from steprule.bench.units import Gradients, Unit, Values
 
 _OTHER_FORMULA = {"NAdam": "optax's nadam is another formula: it has no schedule of the momentum"}
 
 
-def missing(rule: Rule, threads: int, cores: int) -> str | None:
+def missing(rule: TimedRule, threads: int, cores: int) -> str | None:
     """Return why optax cannot take part, if so."""
     absent = [name for name in ("jax", "optax") if find_spec(name) is None]
     if absent:
@@ -27,7 +27,7 @@ def missing(rule: Rule, threads: int, cores: int) -> str | None:
     return _OTHER_FORMULA.get(rule.name)
 
 
-def _rule(optax: Any, rule: Rule) -> Any:
+def _rule(optax: Any, rule: TimedRule) -> Any:
     """Return optax's rule with the conventions of torch's: from where accumulators start, where ε stands."""
     lr, options = rule.lr, rule.options
     momentum = options.get("momentum")
@@ -58,7 +58,7 @@ def _clip(jax: Any, optax: Any, clip: str) -> list[Any]:
 
 
 @lru_cache(maxsize=4)
-def _jitted(rule: Rule, clip: str) -> tuple[Any, Any]:
+def _jitted(rule: TimedRule, clip: str) -> tuple[Any, Any]:
     """Return the initialiser and the update; kept, since tracing a thousand tensors takes many seconds."""
     jax, library = import_module("jax"), import_module("optax")
     chain = library.chain(*_clip(jax, library, clip), _rule(library, rule))
@@ -73,7 +73,7 @@ def _jitted(rule: Rule, clip: str) -> tuple[Any, Any]:
 class _Unit(Unit):
     """Parameters and state as jax arrays, which every step gives away and gets back."""
 
-    def __init__(self, rule: Rule, clip: str, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(self, rule: TimedRule, clip: str, parameters: Sequence[torch.Tensor]) -> None:
         super().__init__(self._step, parameters)
         self._jax: Any = import_module("jax")
         begin, self._update = _jitted(rule, clip)
@@ -100,6 +100,6 @@ class _Unit(Unit):
         return [np.asarray(value, dtype=np.float64) for value in self._held]
 
 
-def optax_unit(rule: Rule, clip: str, parameters: Sequence[torch.Tensor]) -> Unit:
+def optax_unit(rule: TimedRule, clip: str, parameters: Sequence[torch.Tensor]) -> Unit:
     """Return one working set of the arm."""
     return _Unit(rule, clip, parameters)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from steprule.bench import cases, gpu, machine
-from steprule.bench.conduct import Options
+from steprule.bench.conduct import BenchOptions
 from steprule.bench.load import warning
 from steprule.bench.record import Record, wrong
 from steprule.bench.run import estimate, works
@@ -76,7 +76,7 @@ def bench(ctx: click.Context, **values: Any) -> int:
     its times, or other programs at work, leave open is printed as a question mark. Leaves bench.json, the record with
     machine and versions, and bench.svg in the folder given by --out.
     """
-    options = Options(values["threads"], values["rounds"], values["quick"], values["device"])
+    options = BenchOptions(values["threads"], values["rounds"], values["quick"], values["device"])
     suites = _suites(values["suite"], options.device)
     targets = _targets(values["out"], values["record"])
     command = shlex.join(["steprule", *ctx.find_root().obj])
@@ -114,7 +114,7 @@ def _targets(out: Path, record: Path | None) -> list[Path]:
     return targets
 
 
-def _conduct(record: Record, suites: tuple[str, ...], options: Options, targets: list[Path], gauge: Any) -> bool:
+def _conduct(record: Record, suites: tuple[str, ...], options: BenchOptions, targets: list[Path], gauge: Any) -> bool:
     """Do all the work; return whether ctrl-C ended it early."""
     began = saved = time.monotonic()
     todo = list(works(record, suites, options))

@@ -8,28 +8,28 @@ import click
 
 from steprule.lab import options
 from steprule.lab.cli_finish import check, command, finish, sharing
-from steprule.lab.conducting import asked
 from steprule.lab.config import Configured
+from steprule.lab.dispatch import asked
 from steprule.lab.earlier import REPORT
-from steprule.lab.fitting import as_plain, estimate, fitted, from_plain, measured, seconds_of, sentence
 from steprule.lab.home import at_home
-from steprule.lab.ledger import PLAN, Ledger
 from steprule.lab.methods import crossed
 from steprule.lab.optimizers import TITLES
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TENSORBOARD, TRAINING, Names, Number
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TENSORBOARD, TRAINING, Number, OptimizerNames
 from steprule.lab.progress import about, meter
-from steprule.lab.protocol import REPORT_OFFSET, Comparison, Plan, Study, geometric
-from steprule.lab.results import Setting
+from steprule.lab.protocol import REPORT_OFFSET, Comparison, Study, StudyPlan, geometric
+from steprule.lab.results import Provenance
 from steprule.lab.screen import Screen
 from steprule.lab.session import Session, now
+from steprule.lab.store.trials import PLAN, Store
 from steprule.lab.text import one_line
+from steprule.lab.time_budget import as_plain, estimate, fitted, from_plain, measured, seconds_of, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steprule.lab.fitting import Pace
     from steprule.lab.methods import Method
     from steprule.lab.tasks import TaskSpec
+    from steprule.lab.time_budget import Pace
 
 
 @click.command(cls=Configured)
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="A first look: fewer learning rates, seeds and epochs; of 3 fresh seeds no winner is named.",
 )
 @click.option("--tasks", type=options.TaskNames(), help="Several tasks, commas between them, or all.")
-@click.option("--optimizers", type=Names(), default=",".join(TITLES), show_default=True, help=options.NAMED)
+@click.option("--optimizers", type=OptimizerNames(), default=",".join(TITLES), show_default=True, help=options.NAMED)
 @click.option("--schedules", type=options.Schedules(), default="constant", show_default=True, help="Each is an arm.")
 @click.option("--clip", type=options.Bounds(), default="none", show_default=True, help="none,1: each is an arm.")
 @click.option(
@@ -88,20 +88,20 @@ def compare(ctx: click.Context, **values: Any) -> int:
     talk = Screen(stderr=True, quiet=values["no_progress"])
     with (
         at_home(values, "study.journal", REPORT) as home,
-        Ledger.at(home.place, "steprule compare", home.settle) as ledger,
+        Store.at(home.place, "steprule compare", home.settle) as store,
     ):
         workers = min(values["workers"], sum(plan.runs for plan in plans))
         budget = values["budget"]
-        plans, words = _agreed(ledger, plans, workers, budget, talk)
+        plans, words = _agreed(store, plans, workers, budget, talk)
         comparison = Comparison(tuple(Study(plan, plan.grid) for plan in plans), budget, words=words)
         gauge = meter("runs", wanted=not values["no_progress"])
-        setting = Setting(command(ctx), workers, now(), study=ledger.name)
-        session = Session(comparison, setting, values["out"], gauge, values["tensorboard"])
-        session.conduct(ledger, None if budget is None else seconds_of(budget))
+        provenance = Provenance(command(ctx), workers, now(), study=store.name)
+        session = Session(comparison, provenance, values["out"], gauge, values["tensorboard"])
+        session.compare(store, None if budget is None else seconds_of(budget))
         return finish(session, as_json=values["as_json"])
 
 
-def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[Plan, ...]:
+def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[StudyPlan, ...]:
     """Return a plan a task, alike in everything but what is the task's own."""
     names = values["tasks"] or (values["task"],)
     if len(names) > 1 and values["target"] is not None:
@@ -124,12 +124,12 @@ def _told_apart(tasks: Sequence[TaskSpec]) -> None:
         named[name] = task.name
 
 
-def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: tuple[Method, ...]) -> Plan:
+def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: tuple[Method, ...]) -> StudyPlan:
     low, high = values["lr_range"] or task.build().lr_range
     if values["lrs"] > 1 and low >= high:
         raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
     first = values["seed"]
-    return Plan(
+    return StudyPlan(
         task=task,
         methods=methods,
         budget=options.budget(ctx, values, task),
@@ -143,26 +143,26 @@ def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: t
 
 
 def _agreed(
-    ledger: Ledger, plans: tuple[Plan, ...], workers: int, budget: str | None, talk: Screen
-) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+    store: Store, plans: tuple[StudyPlan, ...], workers: int, budget: str | None, talk: Screen
+) -> tuple[tuple[StudyPlan, ...], tuple[str, ...]]:
     """Return the plans as the first process has fitted them to the time; say what is about to happen."""
-    ledger.refresh()
-    known = ledger.agreed(PLAN) is not None
+    store.refresh()
+    known = store.agreed(PLAN) is not None
     paces: list[Pace] = [] if known else [measured(plan) for plan in plans]
     fit, words = plans, list[str]()
     if budget is not None and not known:
         seconds = seconds_of(budget) or 0.0
         fit, given_up = fitted(plans, paces, workers, seconds)
         words = [sentence(budget, given_up, late=estimate(fit, paces, workers) > seconds)]
-    with ledger.reading(PLAN):
-        fit, found = from_plain(plans, ledger.join(asked(plans, budget), as_plain(fit, words)))
+    with store.reading(PLAN):
+        fit, found = from_plain(plans, store.join(asked(plans, budget), as_plain(fit, words)))
     _announce(talk, fit, workers, [] if known else [about(estimate(fit, paces, workers))])
     for line in found:
         talk.print(one_line(line), soft_wrap=True)
     return fit, found
 
 
-def _announce(talk: Screen, plans: tuple[Plan, ...], workers: int, guess: list[str]) -> None:
+def _announce(talk: Screen, plans: tuple[StudyPlan, ...], workers: int, guess: list[str]) -> None:
     """Say what is about to happen and how long it may take."""
     plan, runs = plans[0], sum(plan.runs for plan in plans)
     tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"

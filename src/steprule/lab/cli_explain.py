@@ -9,12 +9,12 @@ import click
 
 from steprule.lab import options
 from steprule.lab.optimizers import NAMES
-from steprule.lab.options import CLIPPING, HYPER, Name
+from steprule.lab.options import CLIPPING, HYPER, OptimizerName
 from steprule.lab.screen import say
 
 
 @click.command()
-@click.argument("name", type=Name())
+@click.argument("name", type=OptimizerName())
 @HYPER
 @CLIPPING
 @click.option(

@@ -11,14 +11,14 @@ import click
 from steprule.lab import options, tensorboard
 from steprule.lab.config import arguments
 from steprule.lab.files import prepare
-from steprule.lab.journal import display
-from steprule.lab.passes import check_precision
+from steprule.lab.network import check_precision
 from steprule.lab.report import terminal
 from steprule.lab.results import as_text
 from steprule.lab.screen import Screen, complain, say
+from steprule.lab.store.journal import display
 
 if TYPE_CHECKING:
-    from steprule.lab.protocol import Plan
+    from steprule.lab.protocol import StudyPlan
     from steprule.lab.session import Session
 
 INTERRUPTED = 130
@@ -43,7 +43,7 @@ def sharing(journal: str, within: str) -> options.Decorator:
     )
 
 
-def check(plan: Plan, out: Path | None, events: Path | None) -> None:
+def check(plan: StudyPlan, out: Path | None, events: Path | None) -> None:
     """Fail now on whatever would fail only after the work: a folder, the batch size, a hyperparameter."""
     if events is not None:
         tensorboard.check()

@@ -10,17 +10,17 @@ import click
 from steprule.lab import options
 from steprule.lab.cli_finish import INTERRUPTED, check, command, finish
 from steprule.lab.config import Configured
-from steprule.lab.lock import locked
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Number, OptimizerName
 from steprule.lab.progress import meter
-from steprule.lab.protocol import Comparison, Plan, Study
-from steprule.lab.results import Setting
+from steprule.lab.protocol import Comparison, Study, StudyPlan
+from steprule.lab.results import Provenance
 from steprule.lab.screen import say
 from steprule.lab.session import Session, now
+from steprule.lab.store.folder_lock import locked
 
 
 @click.command(cls=Configured)
-@click.option("--optimizer", type=Name(), required=True, help="By name, or module:Class or file.py:Class.")
+@click.option("--optimizer", type=OptimizerName(), required=True, help="By name, or module:Class or file.py:Class.")
 @click.option("--lr", type=Number(), required=True, help="The learning rate η.")
 @TRAINING
 @SCHEDULE
@@ -39,7 +39,7 @@ def train(ctx: click.Context, **values: Any) -> int:
     if values["resume"] and values["out"] is None:
         raise click.UsageError("--resume goes on from the checkpoint in --out: give that folder.")
     task = options.task(values)
-    plan = Plan(
+    plan = StudyPlan(
         task=task,
         methods=options.methods(ctx, (values["optimizer"],), values),
         budget=options.budget(ctx, values, task),
@@ -51,7 +51,7 @@ def train(ctx: click.Context, **values: Any) -> int:
     check(plan, values["out"], values["tensorboard"])
     comparison = Comparison((Study(plan, (), fixed_lr=values["lr"]),))
     gauge = meter("evaluations", wanted=not values["no_progress"])
-    session = Session(comparison, Setting(command(ctx), 1, now()), values["out"], gauge, values["tensorboard"])
+    session = Session(comparison, Provenance(command(ctx), 1, now()), values["out"], gauge, values["tensorboard"])
     with locked(values["out"]) if values["out"] else nullcontext():
         try:
             session.train(resume=values["resume"])

@@ -19,17 +19,17 @@ from steprule.lab.cli_finish import INTERRUPTED, check, command, sharing
 from steprule.lab.config import Configured
 from steprule.lab.earlier import make_room
 from steprule.lab.files import write_atomically
-from steprule.lab.fitting import estimate, measured, seconds_of
 from steprule.lab.home import at_home
 from steprule.lab.optimizers import find, worded
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Name, Number
+from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Number, OptimizerName
 from steprule.lab.progress import about, meter
-from steprule.lab.protocol import REPORT_OFFSET, Plan, geometric
+from steprule.lab.protocol import REPORT_OFFSET, StudyPlan, geometric
 from steprule.lab.screen import Screen, complain, say
 from steprule.lab.session import now
 from steprule.lab.text import near, one_line
+from steprule.lab.time_budget import estimate, measured, seconds_of
 from steprule.lab.tuning import STUDY, Range, Search, Trials, Wish, best_after, importance, told
-from steprule.lab.workers import Pool
+from steprule.lab.workers import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ class _Ranges(click.ParamType):
 
 
 @click.command(cls=Configured)
-@click.option("--optimizer", type=Name(), required=True, help="By name, or module:Class or file.py:Class.")
+@click.option("--optimizer", type=OptimizerName(), required=True, help="By name, or module:Class or file.py:Class.")
 @click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
 @click.option(
     "--search",
@@ -115,9 +115,9 @@ def tune(ctx: click.Context, **values: Any) -> int:
         trials.agree_on(wish)
         _announce(Screen(stderr=True, quiet=values["no_progress"]), wish, workers)
         deadline = None if seconds is None else clock + seconds
-        search = Search(wish, values["trials"], trials, Pool(workers), gauge, deadline)
+        search = Search(wish, values["trials"], trials, WorkerPool(workers), gauge, deadline)
         try:
-            search.conduct()
+            search.run()
         except KeyboardInterrupt:
             interrupted = True
         if values["tensorboard"] is not None:
@@ -144,7 +144,7 @@ def _wish(ctx: click.Context, values: dict[str, Any]) -> Wish:
     (method,) = options.methods(ctx, (values["optimizer"],), values)
     _searchable(method, values["search"])
     first = values["seed"]
-    plan = Plan(
+    plan = StudyPlan(
         task=task,
         methods=(method,),
         budget=options.budget(ctx, values, task),

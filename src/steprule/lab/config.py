@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from steprule.lab.options import Bounds, Names, Schedules, Sizes, TaskNames
+from steprule.lab.options import Bounds, OptimizerNames, Schedules, Sizes, TaskNames
 from steprule.lab.text import near
 
 LARGEST = 1 << 20
@@ -110,7 +110,7 @@ def _known(path: str, command: click.Command, table: dict[str, Any], where: str 
             raise click.UsageError(f"--config: {path}: {told}")
 
 
-LISTS = (Names, TaskNames, Schedules, Bounds, Sizes)
+LISTS = (OptimizerNames, TaskNames, Schedules, Bounds, Sizes)
 """What is written with commas on the command line, and may be a list in a file."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steprule.lab.clips import norm
-from steprule.lab.passes import at_theta
+from steprule.lab.network import at_theta
 
 if TYPE_CHECKING:
     from steprule.lab.methods import Method

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import steprule as sr
 from steprule.lab.earlier import keep, tell, unmoved
-from steprule.lab.journal import any_done, is_url
-from steprule.lab.lock import locked
 from steprule.lab.screen import say
+from steprule.lab.store.folder_lock import locked
+from steprule.lab.store.journal import any_done, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from steprule.lab.ledger import Ledger
+    from steprule.lab.store.trials import Store
 
 
 @dataclass
@@ -58,11 +58,11 @@ class Home:
         self.lasting.unlink(missing_ok=True)
         share()
 
-    def settle(self, ledger: Ledger) -> None:
+    def settle(self, store: Store) -> None:
         """Give the earlier study and what it has left the next number, and its place to this one."""
-        if ledger.place == str(self.young):
+        if store.place == str(self.young):
             self._make_room()
-            ledger.move(self.lasting)
+            store.move(self.lasting)
             self.share()
 
     def _make_room(self) -> None:

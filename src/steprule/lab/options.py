@@ -14,14 +14,14 @@ from click.shell_completion import CompletionItem
 import steprule as sr
 from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
-from steprule.lab.fitting import seconds_of
 from steprule.lab.loading import digest
 from steprule.lab.methods import Method, accepted, value_of
+from steprule.lab.network import PRECISIONS
 from steprule.lab.optimizers import NAMES, find
-from steprule.lab.passes import PRECISIONS
 from steprule.lab.schedules import SCHEDULES
 from steprule.lab.tasks import TASKS, TaskSpec, named, several, takes
 from steprule.lab.text import near
+from steprule.lab.time_budget import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -71,7 +71,7 @@ class Offered(click.ParamType):
         return [CompletionItem(f"{done}{comma}{name}") for name in self.offers if name.startswith(begun)]
 
 
-class Name(Offered):
+class OptimizerName(Offered):
     """An optimiser by name, or by where it is found."""
 
     name = "name"
@@ -85,14 +85,16 @@ class Name(Offered):
             self.fail(f"{error.what}; {error.fix}.", param, ctx)
 
 
-class Names(Name):
+class OptimizerNames(OptimizerName):
     """Optimisers by name, separated by commas."""
 
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the names once each, or say which are allowed."""
-        return tuple(dict.fromkeys(super(Names, self).convert(part, param, ctx) for part in str(value).split(",")))
+        return tuple(
+            dict.fromkeys(super(OptimizerNames, self).convert(part, param, ctx) for part in str(value).split(","))
+        )
 
 
 class TaskName(Offered):

@@ -44,7 +44,7 @@ REPORT_OFFSET = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a comparison sets out to do on one task."""
 
     task: TaskSpec
@@ -66,7 +66,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenRate:
     """The learning rate kept for a method; `edge` says at which end of the grid it lies, if it does."""
 
     lr: float | None
@@ -81,7 +81,7 @@ class Study:
     `cut` are the learning rates that remain where the time for tuning ran out before the grid was done.
     """
 
-    plan: Plan
+    plan: StudyPlan
     grid: tuple[float, ...]
     interrupted: bool = False
     complete: bool = False
@@ -164,16 +164,16 @@ class Study:
         losses = [(lr, [run.validation_loss for run in runs]) for lr, runs in groups]
         return [(lr, sum(values) / len(values)) for lr, values in losses]
 
-    def choice(self, method: Method) -> Choice:
+    def choice(self, method: Method) -> ChosenRate:
         """Return the learning rate with the lowest validation loss; none when every one diverged."""
         if self.fixed_lr is not None:
-            return Choice(self.fixed_lr, None)
+            return ChosenRate(self.fixed_lr, None)
         tried = [pair for pair in self.sensitivity(method) if self.cut is None or pair[0] in self.cut]
         lr, loss = min(tried, key=lambda pair: pair[1], default=(0.0, math.inf))
         if not math.isfinite(loss):
-            return Choice(None, None)
+            return ChosenRate(None, None)
         edges = {self.grid[-1]: "high", self.grid[0]: "low"} if len(self.grid) > 1 else {}
-        return Choice(lr, loss, edges.get(lr))
+        return ChosenRate(lr, loss, edges.get(lr))
 
 
 @dataclass
@@ -240,7 +240,7 @@ def cut_words(study: Study) -> str:
     )
 
 
-def tuning_specs(plan: Plan, rates: Iterable[float]) -> list[RunSpec]:
+def tuning_specs(plan: StudyPlan, rates: Iterable[float]) -> list[RunSpec]:
     """Return the runs that try these learning rates with every method, a rate at a time."""
     return [
         RunSpec(plan.task, method, lr, seed, plan.budget, "tuning")
@@ -250,7 +250,7 @@ def tuning_specs(plan: Plan, rates: Iterable[float]) -> list[RunSpec]:
     ]
 
 
-def default_specs(plan: Plan) -> list[RunSpec]:
+def default_specs(plan: StudyPlan) -> list[RunSpec]:
     """Return the runs on fresh seeds at the learning rates that methods have by default."""
     return [
         RunSpec(plan.task, method, method.default_lr, seed, plan.budget, "default")

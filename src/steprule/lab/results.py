@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import steprule as sr
 from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, cut_words
 from steprule.lab.report.shape import MOST, SCHEMA
-from steprule.lab.runs import DIVERGENCE, Spread
+from steprule.lab.runs import DIVERGENCE, StepTimes
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
 from steprule.lab.text import escaped
 
@@ -49,7 +49,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Provenance:
     """The circumstances of a study, for whoever wants to repeat it."""
 
     command: str
@@ -85,21 +85,21 @@ def hardware(workers: int) -> dict[str, Any]:
     }
 
 
-def document(comparison: Comparison, setting: Setting) -> dict[str, Any]:
+def document(comparison: Comparison, provenance: Provenance) -> dict[str, Any]:
     """Return the whole of results.json."""
     studies = comparison.studies
     methods = studies[0].plan.methods
     written = {
         "schema": SCHEMA,
-        "study": setting.study,
-        "command": setting.command,
-        "started": setting.started,
-        "seconds": round(setting.seconds, 1),
+        "study": provenance.study,
+        "command": provenance.command,
+        "started": provenance.started,
+        "seconds": round(provenance.seconds, 1),
         "interrupted": comparison.interrupted,
         "complete": comparison.complete,
         "versions": versions(),
-        "hardware": hardware(setting.workers),
-        "git": setting.git,
+        "hardware": hardware(provenance.workers),
+        "git": provenance.git,
         "protocol": _protocol(comparison),
         "tasks": [_task(study, study.plan.task.build()) for study in studies],
         "optimizers": [_optimizer(studies[0], method) for method in methods],
@@ -262,12 +262,12 @@ def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dic
     }
 
 
-def _spread(found: Sequence[Spread]) -> dict[str, Any] | None:
+def _spread(found: Sequence[StepTimes]) -> dict[str, Any] | None:
     """Return the quartiles of the middle run, and how many steps of all were timed."""
     if not found:
         return None
     low, high = (median(getattr(one, end) for one in found) for end in ("low", "high"))
-    return asdict(Spread(low, high, sum(one.steps for one in found)))
+    return asdict(StepTimes(low, high, sum(one.steps for one in found)))
 
 
 def _to_target(met: Sequence[Any]) -> dict[str, float | None] | None:

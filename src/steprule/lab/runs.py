@@ -67,7 +67,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Spread:
+class StepTimes:
     """The quartiles of the times of steps, in microseconds, and how many were timed."""
 
     low: float
@@ -91,7 +91,7 @@ class RunResult:
     test_loss: float | None = None
     test_score: float | None = None
     optimizer_us_per_step: float | None = field(default=None, compare=False)
-    step_spread: Spread | None = field(default=None, compare=False)
+    step_spread: StepTimes | None = field(default=None, compare=False)
     state_bytes_per_parameter: float | None = None
     seconds: float = field(default=0.0, compare=False)
     gradient_evaluations: int = 0
@@ -149,7 +149,7 @@ class RunResult:
 COLUMNS = tuple(part.name for part in fields(Point))
 """The names under which a record holds a curve, in the order of a point."""
 
-SPREAD = tuple(part.name for part in fields(Spread))
+SPREAD = tuple(part.name for part in fields(StepTimes))
 
 _OPTIONAL = frozenset({"lr", "gradient_norm", "clip_coefficient", "update_ratio"})
 
@@ -184,7 +184,7 @@ def _result(spec: RunSpec, record: dict[str, Any]) -> RunResult:
         test_loss=record["test_loss"],
         test_score=record["test_score"],
         optimizer_us_per_step=record["optimizer_us_per_step"],
-        step_spread=Spread(*map(record["step_spread"].get, SPREAD)) if record.get("step_spread") else None,
+        step_spread=StepTimes(*map(record["step_spread"].get, SPREAD)) if record.get("step_spread") else None,
         state_bytes_per_parameter=record["state_bytes_per_parameter"],
         seconds=record["seconds"],
         gradient_evaluations=record.get("gradient_evaluations", record["iterations"]),

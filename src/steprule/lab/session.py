@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from steprule.lab import tensorboard
 from steprule.lab.checkpoint import FILES, Checkpoint
-from steprule.lab.conducting import Conductor
+from steprule.lab.dispatch import Dispatcher
 from steprule.lab.earlier import REPORT, keep, make_room, tell
 from steprule.lab.files import write_atomically
 from steprule.lab.protocol import report_specs
 from steprule.lab.report.writing import texts, write
-from steprule.lab.results import Setting, as_text, document
+from steprule.lab.results import Provenance, as_text, document
 from steprule.lab.runs import RunResult
 from steprule.lab.training import evaluation_points, made_by
-from steprule.lab.workers import Pool, attempt
+from steprule.lab.workers import WorkerPool, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from steprule.lab.ledger import Ledger
     from steprule.lab.progress import Meter
     from steprule.lab.protocol import Comparison
     from steprule.lab.runs import Point, RunSpec
+    from steprule.lab.store.trials import Store
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of results.json while runs come in."""
@@ -38,10 +38,10 @@ SHARE = 0.75
 
 @dataclass
 class Session:
-    """A comparison being conducted, and the folder that holds what is done so far."""
+    """A comparison under way, and the folder that holds what is done so far."""
 
     comparison: Comparison
-    setting: Setting
+    provenance: Provenance
     out: Path | None
     meter: Meter
     tensorboard: Path | None = None
@@ -52,14 +52,14 @@ class Session:
     _roomy: bool = False
     """Whether what another study has left is out of the way."""
 
-    def conduct(self, ledger: Ledger, seconds: float | None = None) -> None:
-        """Do the comparison with worker processes, together with whoever works on the same ledger.
+    def compare(self, store: Store, seconds: float | None = None) -> None:
+        """Do the comparison with worker processes, together with whoever works on the same store.
 
         With `seconds` tuning ends in time for the report's runs, even where it is not done.
         """
-        with self.until_interrupted(), Pool(self.setting.workers) as pool, self.meter:
+        with self.until_interrupted(), WorkerPool(self.provenance.workers) as pool, self.meter:
             deadline = None if seconds is None else time.monotonic() + SHARE * seconds
-            Conductor(self.comparison, ledger, pool, self.meter, self._save_sometimes, deadline).conduct()
+            Dispatcher(self.comparison, store, pool, self.meter, self._save_sometimes, deadline).run()
         if self.tensorboard is not None:
             tensorboard.write(self.tensorboard, self.comparison.runs)
 
@@ -99,7 +99,7 @@ class Session:
         if self.out is None:
             return None
         checkpoint = Checkpoint(self.out, made_by(spec))
-        self.setting = replace(self.setting, study=checkpoint.study)
+        self.provenance = replace(self.provenance, study=checkpoint.study)
         if not (resume and checkpoint.is_there):
             self.anew, checkpoint.anew = True, self.make_room
         return checkpoint
@@ -116,7 +116,7 @@ class Session:
         if self.anew:
             tell(keep(self.out, (*FILES, *REPORT)))
         else:
-            make_room(self.out, REPORT, self.setting.study)
+            make_room(self.out, REPORT, self.provenance.study)
         self._roomy = True
 
     def save(self) -> None:
@@ -143,8 +143,8 @@ class Session:
         return made, None
 
     def _document(self) -> dict[str, Any]:
-        self.setting = replace(self.setting, seconds=time.monotonic() - self._began)
-        return document(self.comparison, self.setting)
+        self.provenance = replace(self.provenance, seconds=time.monotonic() - self._began)
+        return document(self.comparison, self.provenance)
 
     @contextmanager
     def until_interrupted(self) -> Generator[None]:

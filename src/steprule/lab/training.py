@@ -18,8 +18,8 @@ import steprule as sr
 from steprule.lab.data import batches
 from steprule.lab.diagnostics import Probe, Seen, state_bytes
 from steprule.lab.interrupt import Interrupt, waiting
-from steprule.lab.passes import accumulate, at_theta, evaluate, scaler
-from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, Spread, failure
+from steprule.lab.network import accumulate, at_theta, evaluate, scaler
+from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, StepTimes, failure
 from steprule.lab.schedules import SCHEDULES
 
 if TYPE_CHECKING:
@@ -387,4 +387,4 @@ def _microseconds(step_ns: list[int]) -> dict[str, Any]:
     if not settled:
         return {}
     low, middle, high = quantiles(settled, n=4, method="inclusive") if len(settled) > 1 else settled * 3
-    return {"optimizer_us_per_step": middle, "step_spread": Spread(low, high, len(settled))}
+    return {"optimizer_us_per_step": middle, "step_spread": StepTimes(low, high, len(settled))}

@@ -21,10 +21,10 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
-from steprule.lab.conducting import PAUSE, made_with
-from steprule.lab.ledger import DEATHS, Ledger
+from steprule.lab.dispatch import PAUSE, made_with
 from steprule.lab.report.shape import MOST, Each, Maybe, Misshapen, One, check
 from steprule.lab.runs import RunResult, RunSpec
+from steprule.lab.store.trials import DEATHS, Store
 from steprule.lab.workers import Died
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from steprule.lab.methods import Method
     from steprule.lab.progress import Meter
-    from steprule.lab.protocol import Plan
-    from steprule.lab.workers import Pool
+    from steprule.lab.protocol import StudyPlan
+    from steprule.lab.workers import WorkerPool
 
 TRIAL = {
     "status": One(("finished", "diverged", "failed")),
@@ -71,7 +71,7 @@ class Range:
 class Wish:
     """What a search is of: the plan, of whose method and seeds every run is made, and the ranges, η's first."""
 
-    plan: Plan
+    plan: StudyPlan
     space: tuple[Range, ...]
     seed: int
 
@@ -99,7 +99,7 @@ class Wish:
         }
 
 
-class Trials(Ledger):
+class Trials(Store):
     """The study's trials; what a process that is gone was trying is queued again."""
 
     searched: frozenset[str] = frozenset()
@@ -171,7 +171,7 @@ class Search:
     wish: Wish
     count: int
     trials: Trials
-    pool: Pool
+    pool: WorkerPool
     meter: Meter
     deadline: float | None = None
     """When the last trial should have ended, by the monotonic clock."""
@@ -181,7 +181,7 @@ class Search:
     _times: list[float] = field(default_factory=list[float])
     _deaths: Counter[RunSpec] = field(default_factory=Counter[RunSpec])
 
-    def conduct(self) -> None:
+    def run(self) -> None:
         """Search, together with whoever else does."""
         if self._learn() >= self.count:
             return

@@ -106,7 +106,7 @@ def _start() -> _Worker:
     return _Worker(process, ours)
 
 
-class Pool:
+class WorkerPool:
     """So many workers, started at once and kept until the `with` block ends."""
 
     def __init__(self, size: int) -> None:

@@ -11,7 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from steprule.lab.report import svg, words
-from steprule.lab.report.derive import Arm, Band, Cell, Chapter, Quantity, after_trials, band, met, profile, sensitivity
+from steprule.lab.report.derive import (
+    Band,
+    Cell,
+    Chapter,
+    Quantity,
+    ReportArm,
+    after_trials,
+    band,
+    met,
+    profile,
+    sensitivity,
+)
 from steprule.lab.report.style import MUTED
 
 WIDTH, HEIGHT = 5.4, 3.7
@@ -35,7 +46,7 @@ def short(key: str, most: int = 18) -> str:
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 
-def _margin(arms: Iterable[Arm]) -> float:
+def _margin(arms: Iterable[ReportArm]) -> float:
     """Return the share of the width that the longest name takes."""
     return 0.03 + 0.019 * max((len(short(arm.key)) for arm in arms), default=0)
 
@@ -47,7 +58,7 @@ def _figure(left: float = 0.14, right: float = 0.97, height: float = HEIGHT, top
     return figure, axes
 
 
-def _style(arm: Arm) -> dict[str, Any]:
+def _style(arm: ReportArm) -> dict[str, Any]:
     dash = arm.look.dash
     return {"color": arm.look.light, "linestyle": (0, dash) if dash else "-", "gid": svg.series(arm.look.place)}
 
@@ -75,7 +86,7 @@ def curves(chapter: Chapter, quantity: Quantity, x: str, name: str) -> str:
         return svg.render(figure, name, title, f"{told}{_ends(bands)}.")
 
 
-def _band(axes: Any, arm: Arm, drawn: Band) -> None:
+def _band(axes: Any, arm: ReportArm, drawn: Band) -> None:
     """Draw the median line with sparse markers over the range of the seeds."""
     x = [math.nan if value is None else value for value in drawn.x]
     low, middle, high = ([math.nan if y is None else y for y in line] for line in (drawn.low, drawn.middle, drawn.high))
@@ -142,7 +153,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [placed[order.index(place)] for place in range(len(wanted))]
 
 
-def _label_ends(axes: Any, bands: Sequence[tuple[Arm, Band]]) -> None:
+def _label_ends(axes: Any, bands: Sequence[tuple[ReportArm, Band]]) -> None:
     """Write each name in the margin, where its line ends or would go on."""
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [(arm, float(to_axes.transform(drawn.last)[1])) for arm, drawn in bands if drawn.last]
@@ -156,7 +167,7 @@ def _label_ends(axes: Any, bands: Sequence[tuple[Arm, Band]]) -> None:
         axes.text(1.03, label, short(arm.key), transform=axes.transAxes, **text)
 
 
-def _ends(bands: Sequence[tuple[Arm, Band]]) -> str:
+def _ends(bands: Sequence[tuple[ReportArm, Band]]) -> str:
     """Word where each line ends, for whoever cannot see it."""
     return ", ".join(f"{arm.key} ends at {drawn.last[1]:.3g}" for arm, drawn in bands if drawn.last)
 
@@ -223,7 +234,7 @@ def _lost_row(rows: Any, cell: Cell, place: int) -> None:
     _row_name(rows, cell.arm, place)
 
 
-def _row_name(rows: Any, arm: Arm, place: int) -> None:
+def _row_name(rows: Any, arm: ReportArm, place: int) -> None:
     """Write a name before its row."""
     text: Any = {"ha": "right", "va": "center", "color": arm.look.light, "fontweight": "bold", "fontsize": 9.5}
     at: Any = {"xycoords": rows.get_yaxis_transform(), "xytext": (-6, 0), "textcoords": "offset points"}
@@ -274,13 +285,13 @@ def _rows(chapter: Chapter) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _row_dots(axes: Any, arm: Arm, values: Sequence[float], at: float, size: float, *, hollow: bool) -> None:
+def _row_dots(axes: Any, arm: ReportArm, values: Sequence[float], at: float, size: float, *, hollow: bool) -> None:
     face = "none" if hollow else arm.look.light
     mark: Any = {"color": arm.look.light, "markerfacecolor": face, "gid": svg.series(arm.look.place), "alpha": 0.8}
     axes.plot(values, [-at] * len(values), "o", markersize=size, clip_on=False, **mark)
 
 
-def _row_interval(axes: Any, arm: Arm, kept: dict[str, float], place: int) -> None:
+def _row_interval(axes: Any, arm: ReportArm, kept: dict[str, float], place: int) -> None:
     mark: Any = {"color": arm.look.light, "gid": svg.series(arm.look.place)}
     axes.plot([kept["low"], kept["high"]], [-place] * 2, linewidth=7, alpha=0.25, **mark)
     axes.plot([kept["middle"]], [-place], "|", markersize=14, markeredgewidth=2.4, **mark)
@@ -314,7 +325,7 @@ def trials(chapter: Chapter, name: str) -> str:
     with mpl.rc_context(svg.STYLE):
         tuned = [(cell, after_trials(cell)) for cell in chapter.cells if sensitivity(cell)]
         figure, axes = _figure(right=1 - _margin(cell.arm for cell, _ in tuned) if len(tuned) <= LABELLED else 0.97)
-        bands: list[tuple[Arm, Band]] = []
+        bands: list[tuple[ReportArm, Band]] = []
         for cell, rows in tuned:
             counts: list[float | None] = [*map(float, range(1, len(rows) + 1))]
             low, middle, high = ([row[part] for row in rows] for part in range(3))
@@ -332,7 +343,7 @@ def trials(chapter: Chapter, name: str) -> str:
         return svg.render(figure, name, "Best validation loss after k trials", told + _ends(bands) + ".")
 
 
-def profiles(parts: Sequence[Chapter], arms: Sequence[Arm], name: str) -> str:
+def profiles(parts: Sequence[Chapter], arms: Sequence[ReportArm], name: str) -> str:
     """Draw, for each optimiser, on what share of the tasks it was at most so many times slower than the fastest."""
     ratios = profile(parts)
     finite = [value for values in ratios.values() for value in values if math.isfinite(value)]
@@ -340,7 +351,7 @@ def profiles(parts: Sequence[Chapter], arms: Sequence[Arm], name: str) -> str:
     told: list[str] = []
     with mpl.rc_context(svg.STYLE):
         figure, axes = _figure(right=1 - _margin(arms))
-        bands: list[tuple[Arm, Band]] = []
+        bands: list[tuple[ReportArm, Band]] = []
         for arm in arms:
             known = [value for value in ratios.get(arm.key, []) if math.isfinite(value)]
             # A step up at every task; lines that coincide are set a hair apart.

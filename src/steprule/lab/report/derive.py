@@ -17,7 +17,7 @@ XS = ("iteration", "epoch", "examples", "seconds")
 
 
 @dataclass(frozen=True)
-class Arm:
+class ReportArm:
     """One optimiser of the comparison, and how it is drawn."""
 
     row: dict[str, Any]
@@ -33,7 +33,7 @@ class Arm:
 class Cell:
     """One optimiser on one task."""
 
-    arm: Arm
+    arm: ReportArm
     result: dict[str, Any]
 
     def runs(self, phase: str) -> list[dict[str, Any]]:
@@ -80,9 +80,9 @@ class Chapter:
         return [phase for phase in ("report", "default") if any(cell.drawn(phase) for cell in self.cells)]
 
 
-def arms(document: dict[str, Any]) -> list[Arm]:
+def arms(document: dict[str, Any]) -> list[ReportArm]:
     """Return the optimisers in their order."""
-    return [Arm(row, Look(place)) for place, row in enumerate(document["optimizers"])]
+    return [ReportArm(row, Look(place)) for place, row in enumerate(document["optimizers"])]
 
 
 def chapters(document: dict[str, Any]) -> list[Chapter]:

@@ -15,7 +15,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from steprule.lab.report import charts, svg, tables, words
-from steprule.lab.report.derive import Arm, Chapter, Quantity, arms, axes, band, chapters, quantities, sensitivity
+from steprule.lab.report.derive import Chapter, Quantity, ReportArm, arms, axes, band, chapters, quantities, sensitivity
 from steprule.lab.report.style import COLOURS
 from steprule.lab.report.tables import Table
 from steprule.lab.text import clean
@@ -102,7 +102,7 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _overview(document: dict[str, Any], parts: Sequence[Chapter], ordered: Sequence[Arm]) -> tuple[Table, Drawn]:
+def _overview(document: dict[str, Any], parts: Sequence[Chapter], ordered: Sequence[ReportArm]) -> tuple[Table, Drawn]:
     drawn = Markup(charts.profiles(parts, ordered, "profile"))  # noqa: S704 - an SVG whose texts are escaped
     caption = (
         "Performance profile: on what share of the tasks an optimiser met the target within so many times the epochs "
@@ -213,7 +213,7 @@ def _exhibits(chapter: Chapter) -> list[tuple[str, list[dict[str, Any]]]]:
     return [(name, exhibits) for name, exhibits in shown if exhibits]
 
 
-def _formula(arm: Arm) -> Markup | None:
+def _formula(arm: ReportArm) -> Markup | None:
     """Return the typeset formula; none where there is none, or it holds what the typesetter cannot read."""
     drawn = svg.formula(arm.row["equations"], f"formula{arm.look.place}", arm.row["formula"] or "")
     return None if drawn is None else Markup(drawn)  # noqa: S704 - outlines, and an escaped description
@@ -256,7 +256,7 @@ def _trials(protocol: dict[str, Any]) -> str:
     return f"{found[0]:,}" + (f" to {found[-1]:,}, by task" if len(found) > 1 else "")
 
 
-def _data(sections: Sequence[Section], ordered: Sequence[Arm]) -> Markup:
+def _data(sections: Sequence[Section], ordered: Sequence[ReportArm]) -> Markup:
     """Return what the script draws, as JSON that cannot end its element."""
     drawn = {
         "arms": [

@@ -9,11 +9,11 @@ from typing import Any
 from steprule.lab.report import words
 from steprule.lab.report.charts import X_LABELS
 from steprule.lab.report.derive import (
-    Arm,
     Band,
     Cell,
     Chapter,
     Quantity,
+    ReportArm,
     after_trials,
     band,
     met,
@@ -252,12 +252,12 @@ def _seeds(
     )
 
 
-def profiles(parts: Sequence[Chapter], arms: Sequence[Arm]) -> Table:
+def profiles(parts: Sequence[Chapter], arms: Sequence[ReportArm]) -> Table:
     """Return each optimiser's ratios to the fastest, least first."""
     ratios = profile(parts)
     width = max(map(len, ratios.values()), default=0)
 
-    def row(arm: Arm) -> list[str]:
+    def row(arm: ReportArm) -> list[str]:
         found = [f"{value:.3g}×" if value != float("inf") else "missed" for value in ratios.get(arm.key, [])]
         return [arm.key, *found, *[words.NONE] * (width - len(found))]
 
@@ -267,7 +267,7 @@ def profiles(parts: Sequence[Chapter], arms: Sequence[Arm]) -> Table:
     )
 
 
-def overview(document: dict[str, Any], parts: Sequence[Chapter], arms: Sequence[Arm]) -> Table:
+def overview(document: dict[str, Any], parts: Sequence[Chapter], arms: Sequence[ReportArm]) -> Table:
     """Return every optimiser's median test score on every task, and who leads there."""
     rows: list[list[str]] = []
     for chapter in parts:

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from steprule.lab.data import digits
 from steprule.lab.tasks.base import ACCURACY, Exhibit, Task, accuracy
-from steprule.lab.tasks.networks import convolutional, perceptron
+from steprule.lab.tasks.models import convolutional, perceptron
 from steprule.lab.tasks.pictures import png, row
 
 ABOUT = "scikit-learn's bundled digits: 1,797 real 8×8 images of ten classes"

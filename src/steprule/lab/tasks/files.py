@@ -13,7 +13,7 @@ from steprule.lab.data import Data
 from steprule.lab.published import cifar10 as read_cifar10
 from steprule.lab.published import mnist as read_mnist
 from steprule.lab.tasks.base import ACCURACY, Exhibit, Task, accuracy
-from steprule.lab.tasks.networks import perceptron
+from steprule.lab.tasks.models import perceptron
 from steprule.lab.tasks.pictures import png, row
 
 SHOWN = 16

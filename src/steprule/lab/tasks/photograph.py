@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, mse_loss
 from steprule.lab.budget import Budget
 from steprule.lab.data import SPLIT_SEED, Data, Split
 from steprule.lab.tasks.base import Exhibit, Metric, Task
-from steprule.lab.tasks.networks import perceptron
+from steprule.lab.tasks.models import perceptron
 from steprule.lab.tasks.pictures import png
 
 HEIGHT, WIDTH = 64, 96

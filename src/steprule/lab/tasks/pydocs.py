@@ -61,7 +61,7 @@ def _data() -> Data:
     return Data(*(Split(inputs[part], labels[part]) for part in parts))
 
 
-class Block(nn.Module):
+class DecoderLayer(nn.Module):
     """Attention to what stands before, then a perceptron at every place, each added to what came in."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
     def __init__(self, letters: int) -> None:
         super().__init__()
         self.letter, self.place = nn.Embedding(letters, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(BLOCKS)))
+        self.blocks = nn.Sequential(*(DecoderLayer() for _ in range(BLOCKS)))
         self.end = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, letters))
         for embedding in (self.letter, self.place):
             nn.init.normal_(embedding.weight, std=0.02)

@@ -3,7 +3,10 @@
 import pytest
 
 from steprule.lab.budget import Budget
-from steprule.lab.fitting import (
+from steprule.lab.methods import Method
+from steprule.lab.protocol import StudyPlan, geometric
+from steprule.lab.tasks import TaskSpec
+from steprule.lab.time_budget import (
     FEWEST_RATES,
     SHORTEST,
     Pace,
@@ -14,15 +17,12 @@ from steprule.lab.fitting import (
     seconds_of,
     sentence,
 )
-from steprule.lab.methods import Method
-from steprule.lab.protocol import Plan, geometric
-from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import POINTS
 
 pytestmark = pytest.mark.null
 
 PLANS = tuple(
-    Plan(TaskSpec(name), (Method("sgd"), Method("adam")), budget, geometric(low, 1.0, 9), (0, 1), (100, 101, 102))
+    StudyPlan(TaskSpec(name), (Method("sgd"), Method("adam")), budget, geometric(low, 1.0, 9), (0, 1), (100, 101, 102))
     for name, budget, low in (("digits-mlp", Budget(8), 1e-4), ("cancer-logreg", Budget(None, 400), 1e-3))
 )
 PACES = (Pace(0.01, 0.0, 0.0), Pace(0.005, 0.0, 0.0))
@@ -39,7 +39,7 @@ def test_an_estimate_counts_every_step_and_every_look():
 
 
 def test_a_method_of_whole_passes_is_estimated_by_them():
-    plan = Plan(TaskSpec("digits-mlp"), (Method("gd"),), Budget(5), (0.1,), (0,), ())
+    plan = StudyPlan(TaskSpec("digits-mlp"), (Method("gd"),), Budget(5), (0.1,), (0,), ())
     assert estimate([plan], [Pace(9.9, 0.1, 0)], 1) - estimate([plan], [Pace(9.9, 0, 0)], 1) == pytest.approx(0.5)
 
 

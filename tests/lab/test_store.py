@@ -17,18 +17,18 @@ from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.__main__ import main
-from steprule.lab import journal
-from steprule.lab import ledger as module
 from steprule.lab.budget import Budget
-from steprule.lab.conducting import Conductor
+from steprule.lab.dispatch import Dispatcher
 from steprule.lab.earlier import REPORT
 from steprule.lab.home import at_home
-from steprule.lab.journal import display
-from steprule.lab.ledger import Ledger
 from steprule.lab.methods import Method
-from steprule.lab.owner import Owner
 from steprule.lab.progress import Silence
-from steprule.lab.protocol import Comparison, Plan, Study
+from steprule.lab.protocol import Comparison, Study, StudyPlan
+from steprule.lab.store import journal
+from steprule.lab.store import trials as module
+from steprule.lab.store.journal import display
+from steprule.lab.store.owner import Owner
+from steprule.lab.store.trials import Store
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.workers import Died
 
@@ -50,24 +50,24 @@ def place(request, tmp_path):
 
 @pytest.fixture
 def two(place):
-    ledgers = Ledger.at(place, "study"), Ledger.at(place, "study")
-    yield ledgers
-    for ledger in ledgers:
-        ledger.close()
+    stores = Store.at(place, "study"), Store.at(place, "study")
+    yield stores
+    for store in stores:
+        store.close()
 
 
-def trials(ledger, key):
-    return [trial for trial in ledger.storage.get_all_trials(ledger.study) if trial.user_attrs.get("key") == key]
+def trials(store, key):
+    return [trial for trial in store.storage.get_all_trials(store.study) if trial.user_attrs.get("key") == key]
 
 
-def abandoned(ledger, key, owner):
+def abandoned(store, key, owner):
     """Leave a run behind as an owner does that was killed."""
-    (ledger.owner, mine) = (owner, ledger.owner)
-    ledger.refresh()
-    assert ledger.claim([key], 1) == [key]
-    del ledger.held[key]
-    ledger.owner = mine
-    ledger.refresh()
+    (store.owner, mine) = (owner, store.owner)
+    store.refresh()
+    assert store.claim([key], 1) == [key]
+    del store.held[key]
+    store.owner = mine
+    store.refresh()
 
 
 def test_a_run_is_claimed_by_one_process_alone(two):
@@ -134,13 +134,13 @@ def test_a_run_whose_worker_dies_three_times_has_failed(place):
         def ended(self, seconds):
             return [(self.spec, Died("killed"))]
 
-    plan = Plan(TaskSpec(), (Method("sgd"),), Budget(None, 2), (), (), (100,))
+    plan = StudyPlan(TaskSpec(), (Method("sgd"),), Budget(None, 2), (), (), (100,))
     comparison = Comparison((Study(plan, (), fixed_lr=0.1),))
-    ledger = Ledger.at(place, "study")
-    Conductor(comparison, ledger, Deadly(), Silence(), lambda: None).conduct()
+    store = Store.at(place, "study")
+    Dispatcher(comparison, store, Deadly(), Silence(), lambda: None).run()
     assert [(run.status, run.reason) for run in comparison.runs] == [("failed", "its worker died 3 times")]
-    assert len(trials(ledger, next(iter(ledger._trials)))) == 3
-    ledger.close()
+    assert len(trials(store, next(iter(store._trials)))) == 3
+    store.close()
 
 
 def test_another_plan_is_refused_and_the_difference_named(two):
@@ -162,11 +162,11 @@ def test_of_two_plans_proposed_at_the_same_moment_the_first_counts_for_both(two,
 
 def test_a_journal_in_whose_place_another_was_begun_is_neither_read_nor_written(tmp_path):
     path = tmp_path / "study.journal"
-    before = Ledger.at(str(path), "study")
+    before = Store.at(str(path), "study")
     before.refresh()
     before.claim(["x"], 1)
     path.rename(tmp_path / "kept")
-    after = Ledger.at(str(path), "study")
+    after = Store.at(str(path), "study")
     after.refresh()
     after.claim(["y"], 1)
     whole = path.read_bytes()
@@ -198,10 +198,10 @@ def test_a_storage_that_takes_nothing_is_refused_and_no_password_is_told(tmp_pat
 
 def test_a_lock_of_the_dead_on_a_journal_that_is_gone_is_an_error_and_no_endless_wait(tmp_path):
     me, path = Owner.here(), tmp_path / "study.journal"
-    ledger = Ledger.at(str(path), "study")
+    store = Store.at(str(path), "study")
     path.unlink()
     (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
-    for attempt in (lambda: ledger.storage.create_new_trial(ledger.study), ledger.refresh):
+    for attempt in (lambda: store.storage.create_new_trial(store.study), store.refresh):
         with pytest.raises(StorageInternalError, match="No such file"):
             attempt()
 
@@ -209,18 +209,18 @@ def test_a_lock_of_the_dead_on_a_journal_that_is_gone_is_an_error_and_no_endless
 @pytest.mark.parametrize("torn", ['{"op_code":4,"wor', '{"op_code":4}garbage', "\x00\x00"])
 def test_a_torn_last_line_loses_nothing(tmp_path, torn):
     path = tmp_path / "study.journal"
-    before = Ledger.at(str(path), "study")
+    before = Store.at(str(path), "study")
     before.refresh()
     before.claim(["x"], 1)
     before.finish("x", {"n": 1}, 0.1)
     with path.open("a") as file:
         file.write(torn)
-    after = Ledger.at(str(path), "study")
-    for ledger in (before, after):
-        ledger.refresh()
-        ledger.claim([f"y{id(ledger)}"], 1)
-        ledger.refresh()
-        assert ledger.records() == {"x": {"n": 1}}
+    after = Store.at(str(path), "study")
+    for store in (before, after):
+        store.refresh()
+        store.claim([f"y{id(store)}"], 1)
+        store.refresh()
+        assert store.records() == {"x": {"n": 1}}
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
@@ -236,7 +236,7 @@ def test_the_lock_of_a_killed_process_is_taken_without_any_waiting(tmp_path, mon
     me = Owner.here()
     path = tmp_path / "study.journal"
     (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
-    Ledger.at(str(path), "study").refresh()
+    Store.at(str(path), "study").refresh()
     assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
 
 
@@ -268,11 +268,11 @@ def test_two_processes_in_two_folders_finish_one_study(place, tmp_path, whole):
     parts = [start(tmp_path / name, "--storage", place) for name in ("here", "there")]
     assert [part.wait() for part in parts] == [0, 0]
     assert numbers(tmp_path / "here") == numbers(tmp_path / "there") == whole
-    ledger = Ledger.at(place, "steprule compare")
-    done = [trial for trial in ledger.storage.get_all_trials(ledger.study) if trial.state == TrialState.COMPLETE]
+    store = Store.at(place, "steprule compare")
+    done = [trial for trial in store.storage.get_all_trials(store.study) if trial.state == TrialState.COMPLETE]
     assert set(Counter(trial.user_attrs["key"] for trial in done).values()) == {1}
     assert len(done) == len(whole)
-    ledger.close()
+    store.close()
 
 
 @pytest.mark.hostile("S8")
@@ -293,16 +293,16 @@ def fill(place):
     """Record runs in a database that may take few more pages."""
     from sqlalchemy import event
 
-    with Ledger.at(place, "study") as ledger:
-        engine = ledger.storage._backend.engine
+    with Store.at(place, "study") as store:
+        engine = store.storage._backend.engine
         with engine.connect() as connection:
             most = connection.exec_driver_sql("PRAGMA page_count").scalar() + 1
         event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count = {most}"))
         engine.dispose()
-        ledger.refresh()
+        store.refresh()
         for number in range(100):
-            ledger.claim([f"run {number}"], 1)
-            ledger.finish(f"run {number}", {"text": "x" * 1000}, 0.0)
+            store.claim([f"run {number}"], 1)
+            store.finish(f"run {number}", {"text": "x" * 1000}, 0.0)
 
 
 @pytest.mark.hostile("S8")

@@ -1,4 +1,4 @@
-"""A comparison being done: runs are claimed from the ledger, handed to workers, and their results written down."""
+"""A comparison being done: runs are claimed from the store, handed to workers, and their results written down."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import TYPE_CHECKING
 import torch
 
 import steprule as sr
-from steprule.lab.ledger import DEATHS
 from steprule.lab.report.shape import Misshapen, check
 from steprule.lab.runs import RunResult, RunSpec, from_record
+from steprule.lab.store.trials import DEATHS
 from steprule.lab.workers import Died
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steprule.lab.ledger import Ledger
     from steprule.lab.progress import Meter
-    from steprule.lab.protocol import Comparison, Plan, Study
-    from steprule.lab.workers import Pool
+    from steprule.lab.protocol import Comparison, Study, StudyPlan
+    from steprule.lab.store.trials import Store
+    from steprule.lab.workers import WorkerPool
 
 PAUSE = 0.5
 """Seconds between two looks at what others have done."""
 
 
 @dataclass
-class Conductor:
+class Dispatcher:
     """One process's part in a comparison; it ends when every run is done, by whomever."""
 
     comparison: Comparison
-    ledger: Ledger
-    pool: Pool
+    store: Store
+    pool: WorkerPool
     meter: Meter
     changed: Callable[[], None]
     deadline: float | None = None
     """When tuning ends even if it is not done, by the monotonic clock; the report's runs come after it."""
     reasons: list[str] = field(default_factory=list[str])
 
-    def conduct(self) -> None:
+    def run(self) -> None:
         """Do the comparison, together with whoever else does."""
         while wanted := self._learn():
             open_ = {key_of(spec): spec for spec in wanted}
-            for key in self.ledger.claim(open_, self.pool.idle):
+            for key in self.store.claim(open_, self.pool.idle):
                 self.pool.begin(open_[key])
             for spec, result in self.pool.ended(PAUSE):
                 self._end(spec, result)
@@ -51,14 +51,14 @@ class Conductor:
     def _end(self, spec: RunSpec, result: RunResult | Died) -> None:
         if isinstance(result, Died):
             self.reasons.append(result.reason)
-            self.ledger.died(key_of(spec))
+            self.store.died(key_of(spec))
         else:
-            self.ledger.finish(key_of(spec), result.as_record(), result.validation_loss)
+            self.store.finish(key_of(spec), result.as_record(), result.validation_loss)
 
     def _learn(self) -> list[RunSpec]:
-        """Take what the ledger holds into the comparison, and return the runs that remain."""
-        self.ledger.refresh()
-        records, lost = self.ledger.records(), set(self.ledger.lost())
+        """Take what the store holds into the comparison, and return the runs that remain."""
+        self.store.refresh()
+        records, lost = self.store.records(), set(self.store.lost())
         for study in self.comparison.studies:
             self._cut(study)
         done = len(self.comparison.runs)
@@ -80,19 +80,19 @@ class Conductor:
         """Return a run's result as it was written down, or the failure of one whose worker died too often."""
         if record is None:
             return RunResult(spec, "failed", f"its worker died {DEATHS} times")
-        with self.ledger.reading(key_of(spec)):
+        with self.store.reading(key_of(spec)):
             return from_record(spec, record)
 
     def _cut(self, study: Study) -> None:
         """End the tuning of a task whose time is up, on the learning rates that are complete: the same for all."""
         if study.cut is not None:
             return
-        agreed = self.ledger.agreed(cut_key(study))
+        agreed = self.store.agreed(cut_key(study))
         late = self.deadline is not None and time.monotonic() > self.deadline
         if agreed is None and late and study.tuning() and study.complete_rates():
-            agreed = self.ledger.agree(cut_key(study), {"rates": list(study.complete_rates())})
+            agreed = self.store.agree(cut_key(study), {"rates": list(study.complete_rates())})
         if agreed is not None:
-            with self.ledger.reading(cut_key(study)):
+            with self.store.reading(cut_key(study)):
                 check(agreed, {"rates": [float]})
                 if not agreed["rates"] or not set(agreed["rates"]) <= set(study.grid):
                     raise Misshapen("rates", "are no learning rates of the study")
@@ -100,7 +100,7 @@ class Conductor:
 
 
 def key_of(spec: RunSpec) -> str:
-    """Return the name of a run in the ledger: the same in every process."""
+    """Return the name of a run in the store: the same in every process."""
     return f"{spec.task.name} | {spec.method.key} | lr {spec.lr!r} | seed {spec.seed} | {spec.phase}"
 
 
@@ -109,13 +109,13 @@ def cut_key(study: Study) -> str:
     return f"{study.plan.task.name} | cut"
 
 
-def made_with(plan: Plan) -> dict[str, str]:
+def made_with(plan: StudyPlan) -> dict[str, str]:
     """Return the code that decides a plan's results: of the optimisers, and of the libraries."""
     formulas = {f"formula of {method.key}": method.made_of() for method in plan.methods}
     return {"steprule": sr.__version__, "torch": str(torch.__version__), **formulas}
 
 
-def asked(plans: tuple[Plan, ...], budget: str | None) -> dict[str, str]:
+def asked(plans: tuple[StudyPlan, ...], budget: str | None) -> dict[str, str]:
     """Return what decides a comparison's results, in words: processes that differ in it do not share a study."""
     first = plans[0]
     words = {

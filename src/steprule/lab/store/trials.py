@@ -24,9 +24,9 @@ from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.lab.files import Unrecorded
-from steprule.lab.journal import Journal, closed, display, opened, reason, unopened
-from steprule.lab.owner import Owner
 from steprule.lab.report.shape import ANY, Each, Misshapen, Sometimes, check
+from steprule.lab.store.journal import Journal, closed, display, opened, reason, unopened
+from steprule.lab.store.owner import Owner
 from steprule.lab.text import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _study(storage: BaseStorage, name: str) -> int:
 
 
 @dataclass
-class Ledger:
+class Store:
     """A study's records, as this process sees and extends them."""
 
     place: str

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from steprule.lab.passes import accumulate, evaluate
+from steprule.lab.network import accumulate, evaluate
 from steprule.lab.protocol import geometric
 from steprule.lab.report.shape import Maybe, Misshapen, check
 from steprule.lab.training import POINTS
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from steprule.lab.budget import Budget
-    from steprule.lab.protocol import Plan
+    from steprule.lab.protocol import StudyPlan
 
 STARTUP = 4.0
 """Seconds until the workers have imported torch."""
@@ -40,7 +40,7 @@ class Pace:
     look: float
 
 
-def measured(plan: Plan) -> Pace:
+def measured(plan: StudyPlan) -> Pace:
     """Time a few steps of a plan's task; the optimiser's share of a step is a guess."""
     task = plan.task.build()
     train, model = task.data.train, task.model(0)
@@ -62,7 +62,7 @@ def measured(plan: Plan) -> Pace:
     )
 
 
-def estimate(plans: Sequence[Plan], paces: Sequence[Pace], workers: int) -> float:
+def estimate(plans: Sequence[StudyPlan], paces: Sequence[Pace], workers: int) -> float:
     """Return roughly how many seconds the plans take."""
     total = 0.0
     for plan, pace in zip(plans, paces, strict=True):
@@ -75,8 +75,8 @@ def estimate(plans: Sequence[Plan], paces: Sequence[Pace], workers: int) -> floa
 
 
 def fitted(
-    plans: tuple[Plan, ...], paces: Sequence[Pace], workers: int, seconds: float
-) -> tuple[tuple[Plan, ...], list[str]]:
+    plans: tuple[StudyPlan, ...], paces: Sequence[Pace], workers: int, seconds: float
+) -> tuple[tuple[StudyPlan, ...], list[str]]:
     """Return plans that take at most so long, and in words what was given up: the same for every method.
 
     Where no plan does, it is the least one that is a comparison.
@@ -97,10 +97,10 @@ def fitted(
     return found, words
 
 
-def _lengths(plans: tuple[Plan, ...], shorter: tuple[Plan, ...]) -> str:
+def _lengths(plans: tuple[StudyPlan, ...], shorter: tuple[StudyPlan, ...]) -> str:
     """Say to what part of their length runs have been cut, nothing where they have not; whole epochs remain."""
 
-    def length(plan: Plan) -> int:
+    def length(plan: StudyPlan) -> int:
         return plan.budget.epochs or plan.budget.iterations or 1
 
     shares = [round(100 * length(new) / length(old)) for old, new in zip(plans, shorter, strict=True)]
@@ -129,7 +129,7 @@ def _sparing(rates: int, seeds: int) -> Iterator[tuple[int, int, float]]:
             yield rates, seeds, share
 
 
-def _spared(plan: Plan, rates: int, seeds: int, share: float) -> Plan:
+def _spared(plan: StudyPlan, rates: int, seeds: int, share: float) -> StudyPlan:
     """Return a plan with so many learning rates over the same range, so many seeds, and runs of such a length."""
     grid = plan.grid if rates == len(plan.grid) else geometric(plan.grid[0], plan.grid[-1], rates)
     return replace(plan, grid=grid, tuning_seeds=plan.tuning_seeds[:seeds], budget=_shorter(plan.budget, share))
@@ -149,7 +149,7 @@ def sentence(budget: str, given_up: Sequence[str], *, late: bool) -> str:
     return f"The plan was {made} before it began, alike for every method: {whole}."
 
 
-def as_plain(plans: Sequence[Plan], words: Sequence[str]) -> dict[str, Any]:
+def as_plain(plans: Sequence[StudyPlan], words: Sequence[str]) -> dict[str, Any]:
     """Return what fitting decides about plans, as plain JSON: processes that join take it from there."""
     return {
         "words": list(words),
@@ -172,7 +172,7 @@ FITTED = {
 """What `as_plain` returns."""
 
 
-def from_plain(plans: Sequence[Plan], found: dict[str, Any]) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+def from_plain(plans: Sequence[StudyPlan], found: dict[str, Any]) -> tuple[tuple[StudyPlan, ...], tuple[str, ...]]:
     """Return the plans as another process has fitted them, and its words; what is no such thing is misshapen."""
     check(found, FITTED)
     if len(found["plans"]) != len(plans) or not all(part["grid"] for part in found["plans"]):

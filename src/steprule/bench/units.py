@@ -1,0 +1,68 @@
+"""What an arm steps: tensors with sets of gradients, and one working set of them with its step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steprule.bench.workloads import Workload
+
+Gradients = list[torch.Tensor]
+Values = list[NDArray[np.float64]]
+
+
+class Tensors:
+    """Parameters, and sets of gradients for them: the same numbers whenever they are made, on whichever device."""
+
+    def __init__(self, workload: Workload, start: float, sets: int, device: str = "cpu") -> None:
+        dice = torch.Generator().manual_seed(0)
+
+        def drawn(deviation: float) -> Gradients:
+            # Drawn in main memory, since a GPU's dice fall differently.
+            return [torch.empty(shape).normal_(0, deviation, generator=dice).to(device) for shape in workload.shapes]
+
+        self.parameters = [torch.nn.Parameter(tensor) for tensor in drawn(start)]
+        self.gradients = [drawn(1.0) for _ in range(sets)]
+
+    def everything(self) -> Sequence[Sequence[torch.Tensor]]:
+        """Return the parameters and every set of gradients."""
+        return [self.parameters, *self.gradients]
+
+
+class Unit:
+    """One working set of an arm: a step on some tensors, and how it is given gradients."""
+
+    def __init__(self, step: Callable[[], object], parameters: Sequence[torch.Tensor]) -> None:
+        self.step = step
+        self._parameters = parameters
+        self._standing: Gradients = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._parameters[0].device
+
+    def prepare(self, gradients: Gradients) -> Any:
+        """Return gradients in the form that `place` takes at no cost."""
+        return gradients
+
+    def place(self, prepared: Any) -> None:
+        """Make these the gradients: new tensors at other addresses, as after a backward pass."""
+        for parameter, gradient in zip(self._parameters, prepared, strict=True):
+            parameter.grad = gradient
+
+    def refill(self, prepared: Any) -> None:
+        """Copy these values into gradients that stay the same tensors."""
+        if not self._standing:
+            self._standing = [torch.empty_like(gradient) for gradient in prepared]
+            self.place(self._standing)
+        for mine, gradient in zip(self._standing, prepared, strict=True):
+            mine.copy_(gradient)
+
+    def values(self) -> Values:
+        """Return the parameters as they are now, in float64."""
+        return [parameter.detach().cpu().double().numpy() for parameter in self._parameters]
