@@ -36,7 +36,7 @@ def programs() -> dict[str, Formula]:
     return found | {"clip_global_norm.adam": chain(sr.clip_global_norm(max_norm=1.0), adam.adam)}
 
 
-KERNELS = {numba_cpu.NAME: numba_cpu.CpuKernel, triton_gpu.NAME: triton_gpu.TritonKernel}
+KERNELS = {"numba_cpu": numba_cpu.CpuKernel, "triton_gpu": triton_gpu.TritonKernel}
 
 
 def texts(program: Formula) -> dict[str, str]:

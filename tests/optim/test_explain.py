@@ -12,8 +12,8 @@ from torch.nn import Parameter
 
 import steprule as sr
 from steprule import board, rule, slot, transform
+from steprule.backends import eager, numba_cpu
 from steprule.backends.eager import EagerBatch
-from steprule.optim import bucket
 from steprule.optim.explain import GROUP_KEYS, KEYS
 from steprule.optim.shards import local
 
@@ -54,8 +54,8 @@ class Kernel(Counted):
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bucket, "CpuBatch", Kernel)
-    monkeypatch.setattr(bucket, "EagerBatch", Counted)
+    monkeypatch.setattr(numba_cpu, "CpuBatch", Kernel)
+    monkeypatch.setattr(eager, "EagerBatch", Counted)
     yield
     RAN.clear()
 

@@ -1,4 +1,4 @@
-"""What every backend gives: a batch of tensors on which a plan's passes can be run."""
+"""What every backend is: which tensors it takes, and the batches on which a plan's passes can be run."""
 
 from __future__ import annotations
 
@@ -25,6 +25,58 @@ def addresses_of(gradients: Gradients) -> list[int]:
     return [ABSENT if gradient is None else gradient.data_ptr() or EMPTY for gradient in gradients]
 
 
+Share = tuple[slice, int, torch.Tensor]
+"""Neighbouring rows of hyperparameters, a column, and the number on the device that stands there."""
+Arrays = Mapping[str, Sequence[Any]]
+"""The parameter, the gradient and every slot that is no host slot, by name: one tensor a parameter. A gradient may be
+absent, i.e. None."""
+
+
+class Backend(ABC):
+    """What runs plans on tensors of some kinds; those who call ask what it can, never which it is."""
+
+    name: str
+    pointed: bool = True
+    """Whether its batches are given addresses, so that tensors must stay where they are."""
+    decides: bool = False
+    """Whether its kernels find out by themselves, on their device, that a step is left out; they count steps there."""
+
+    @abstractmethod
+    def home(self, device: torch.device) -> bool:
+        """Whether parameters on a device go to this backend, if nothing is in the way."""
+
+    @abstractmethod
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Return why parameters of a dtype on a device cannot be updated; nothing if they can."""
+
+    @abstractmethod
+    def reason(self, device: torch.device) -> str:
+        """Word why parameters on a device are updated by this backend."""
+
+    def remedy(self) -> str:
+        """Return what helps where this backend was asked for and cannot update a parameter."""
+        return "leave backend=None"
+
+    @abstractmethod
+    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> Kernel:
+        """Return what runs a plan on tensors of a dtype; nothing is compiled before a batch is made."""
+
+
+class Kernel(ABC):
+    """A plan as one backend runs it on tensors of one dtype."""
+
+    plan: Plan
+    source: str = ""
+    """The text that is compiled; nothing where nothing is."""
+
+    @abstractmethod
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> Batch:
+        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` the state's numbers of the host.
+
+        Those are step counts and host slots, a row a tensor, on the device of kernels that decide by themselves.
+        """
+
+
 class Batch(ABC):
     """Tensors of one dtype and device, bound to a plan.
 
@@ -38,6 +90,8 @@ class Batch(ABC):
     total: Any
     """One number a reduction, as an array or, where reading it would wait, a tensor on a device; after `sweep`,
     this batch's own share of each global one."""
+    shares: Sequence[Share] = ()
+    """Hyperparameters that are on the device already, where kernels decide by themselves."""
     host: Table | None = None
     """After `begin`, what the plan's `host` values are, a row a setting; none if they are computed where used."""
 
@@ -47,6 +101,21 @@ class Batch(ABC):
 
         A tensor whose gradient is absent is left alone, with its slots, and is in no reduction.
         """
+
+    def gradient_cells(self) -> list[int] | None:
+        """List where in main memory the address of each tensor's gradient is wanted; None if it is wanted elsewhere."""
+        return None
+
+    def shared(self) -> bool:
+        """Whether several threads of the host share a pass."""
+        return False
+
+    def stopped(self) -> bool:
+        """Whether the guard of kernels that decide by themselves stopped the last step; this waits for the device."""
+        return False
+
+    def leave_out_if(self, found: torch.Tensor | None) -> None:  # noqa: B027
+        """Leave the next step out if this number is above 0; asked where kernels decide by themselves."""
 
     def leave_out(self, present: NDArray[np.bool_]) -> None:  # noqa: B027
         """Prepare for steps in which only some of the tensors have gradients."""
@@ -166,8 +235,3 @@ def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:
     first_piece = np.repeat(np.cumsum(pieces) - pieces, pieces)
     start = (np.arange(len(tensor)) - first_piece) * length
     return np.ascontiguousarray(np.stack([tensor, start, np.minimum(size[tensor] - start, length)], axis=1))
-
-
-Arrays = Mapping[str, Sequence[Any]]
-"""The parameter, the gradient and every slot that is no host slot, by name: one tensor a parameter. A gradient may be
-absent, i.e. None."""

@@ -13,7 +13,7 @@ from ..graph.node import Node, Rank, read
 from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan
 from ..plan.tables import hyper_columns
-from .base import Arrays, Batch, Gradients, Table
+from .base import Arrays, Backend, Batch, Gradients, Kernel, Table
 from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
@@ -40,6 +40,40 @@ def spelling(op: str) -> Callable[..., Any]:
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in the type that reductions are kept in."""
     return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+class Eager(Backend):
+    """Torch operations, for whatever nobody else takes."""
+
+    name = "eager"
+    pointed = False
+
+    def home(self, device: torch.device) -> bool:  # noqa: ARG002
+        """Return False: it is where others cannot be."""
+        return False
+
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:  # noqa: ARG002
+        """Return nothing: all can be updated."""
+        return ""
+
+    def reason(self, device: torch.device) -> str:  # noqa: ARG002
+        """Word why it was chosen where another could be."""
+        return "asked for"
+
+    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> EagerKernel:  # noqa: ARG002
+        """Return the plan, which is executed as it is."""
+        return EagerKernel(plan)
+
+
+class EagerKernel(Kernel):
+    """A plan, without any source."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> EagerBatch:  # noqa: ARG002
+        """Bind tensors; counts are in the table of hyperparameters."""
+        return EagerBatch(self.plan, arrays, rows)
 
 
 class EagerBatch(Batch):

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
-from . import cache
-from .base import Arrays, Batch, Gradients, Table, addresses_of, chunks
+from . import cache, compiler
+from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, addresses_of, chunks
 from .numba_source import COUNTS, TABLES, cpu_source
 from .threads import cheap, walk
 
-NAME = "numba_cpu"
 Parts = NDArray[np.int64]
 """Where the chunks of each part begin, and the end of the last."""
 _PARTS = TABLES.index("parts")
@@ -31,7 +30,33 @@ PARALLEL_FROM = {True: 262_144, False: 524_288}
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-class CpuKernel:
+class NumbaCpu(Backend):
+    """Kernels in main memory, compiled by Numba."""
+
+    name = "numba_cpu"
+
+    def home(self, device: torch.device) -> bool:
+        """Whether a device is main memory."""
+        return device.type == "cpu"
+
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Return why there are no kernels for such parameters; nothing if there are."""
+        if device.type != "cpu":
+            return f"parameters are on {device.type}, and its kernels run in main memory"
+        if dtype not in DTYPES:
+            return f"parameters are {dtype}; CPU kernels are float32 and float64"
+        return compiler.obstacle()
+
+    def reason(self, device: torch.device) -> str:  # noqa: ARG002
+        """Word what is run."""
+        return "float32 and float64 parameters in main memory run one compiled kernel"
+
+    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> CpuKernel:  # noqa: ARG002
+        """Return the kernel of a plan."""
+        return CpuKernel(plan, dtype)
+
+
+class CpuKernel(Kernel):
     """The compiled step of a plan for one dtype; its `source` can be read before anything compiles."""
 
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
@@ -45,6 +70,10 @@ class CpuKernel:
         if self._function is None:
             self._function = cache.load(self.source)
         return self._function
+
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> CpuBatch:  # noqa: ARG002
+        """Bind tensors; counts are in the table of hyperparameters."""
+        return CpuBatch(self, arrays, rows)
 
 
 class CpuBatch(Batch):

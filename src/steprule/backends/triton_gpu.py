@@ -26,7 +26,7 @@ from ..locks import lock
 from ..plan.schedule import Plan
 from ..plan.tables import array_rows
 from ..version import __version__
-from .base import Arrays, Batch, Gradients, Table, addresses_of, chunks
+from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, addresses_of, chunks
 from .cache import execute
 from .triton_source import CHUNK, ROWS, gpu_source, host_width
 
@@ -36,11 +36,6 @@ DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-NAME = "triton_gpu"
-
-Share = tuple[slice, int, torch.Tensor]
-"""Neighbouring tensors, a column, and the number on the device that stands there."""
-
 _modules: dict[str, dict[str, Any]] = {}
 _lock = lock()
 
@@ -94,7 +89,36 @@ def capturing(device: torch.device) -> bool:
 # Kernels ----------------------------------------------------------------------------------------------
 
 
-class TritonKernel:
+class TritonGpu(Backend):
+    """Kernels on a GPU, compiled by Triton; they count steps and leave them out by themselves."""
+
+    name = "triton_gpu"
+    decides = True
+
+    def home(self, device: torch.device) -> bool:
+        """Whether a device is not main memory."""
+        return device.type != "cpu"
+
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Return why there are no kernels for such parameters; nothing if there are."""
+        return obstacle(device, dtype)
+
+    def reason(self, device: torch.device) -> str:
+        """Word what is run."""
+        if device.type == "cpu":
+            return "asked for; Triton's interpreter runs GPU kernels in main memory, slowly"
+        return "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
+
+    def remedy(self) -> str:
+        """Return what brings Triton, if it is not there."""
+        return "pip install 'steprule[gpu]', or leave backend=None" if missing() else super().remedy()
+
+    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> TritonKernel:
+        """Return the kernels of a plan."""
+        return TritonKernel(plan, dtype, capturable=capturable)
+
+
+class TritonKernel(Kernel):
     """The kernels of a plan for one dtype; their `source` can be read before anything compiles."""
 
     def __init__(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> None:
@@ -112,6 +136,10 @@ class TritonKernel:
             if name not in _modules:
                 _modules[name] = execute(self.source, name)
             return _modules[name]
+
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> TritonBatch:  # noqa: ARG002
+        """Bind tensors, each with a row of its own; the device keeps the counts."""
+        return TritonBatch(self, arrays, counts)
 
 
 class Upload:
@@ -206,8 +234,6 @@ class TritonBatch(Batch):
         self.total = torch.zeros(len(plan.reductions), dtype=torch.float64, device=device)
         self.found = torch.zeros(1, dtype=torch.float32, device=device)
         """Above 0, this step is left out."""
-        self.shares: Sequence[Share] = ()
-        """Hyperparameters that are on the device and are not read by the host."""
         self._tables = (
             self._table(pointers),
             self._gradient_table.table,

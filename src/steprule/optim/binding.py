@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..backends import BACKENDS
 from ..backends.base import Gradients, addresses_of, run, settle
-from ..backends.numba_cpu import CpuBatch
-from ..backends.triton_gpu import NAME as TRITON
 from ..errors import NonFiniteError, StepruleError
 from ..plan.tables import array_rows
 from .aliasing import Written, set_apart
@@ -108,7 +107,7 @@ class Binding:
         self._lengths = [extent(entry.gradient) for entry in self._entries]
         self._addresses = addresses_of([entry.gradient if entry.present else None for entry in self._entries])
         for index, (entry, own) in enumerate(zip(self._entries, compiled, strict=True)):
-            kind = (own,) if own.backend == TRITON else ()
+            kind = (own,) if BACKENDS[own.backend].decides else ()
             members.setdefault((id(self._chosen[entry.group]), *kind), []).append(index)
         self._members = list(members.values())
         self.buckets: list[Bucket | DeviceBucket] = []
@@ -116,7 +115,7 @@ class Binding:
             entries = [self._entries[i] for i in indices]
             kernels = self._chosen[entries[0].group]
             own = [compiled[i] for i in indices]
-            if own[0].backend == TRITON:
+            if BACKENDS[own[0].backend].decides:
                 self.buckets.append(DeviceBucket(kernels, entries, self._state, own[0]))
             else:
                 self.buckets.append(Bucket(kernels, entries, self._state, own))
@@ -216,7 +215,7 @@ class Binding:
 
     def _obstacle(self, checks: list[TensorCheck]) -> str:
         """Return why these tensors and dicts cannot be asked in one call; nothing if they can."""
-        if not all(isinstance(batch, CpuBatch) for bucket in self.buckets for batch in bucket.batches):
+        if any(batch.gradient_cells() is None for bucket in self.buckets for batch in bucket.batches):
             return NO_KERNELS
         if not all(own.given for own in checks):
             return "a gradient has to be copied at every step: its dtype or layout is not the parameter's"
@@ -235,10 +234,9 @@ class Binding:
         rows: dict[int, tuple[torch.Tensor, int, int, int, tuple[int, int]]] = {}
         for bucket, members in zip(self.buckets, self._members, strict=True):
             for own, batch, order in zip(bucket.checks, bucket.batches, bucket.order, strict=True):
-                assert isinstance(batch, CpuBatch)
                 gradients = [self._entries[members[i]].gradient for i in order]
                 places = [(self._addresses[members[i]], self._lengths[members[i]]) for i in order]
-                facts = zip(gradients, batch.gradient_cells(), own.needed, own.offsets, places, strict=True)
+                facts = zip(gradients, batch.gradient_cells() or [], own.needed, own.offsets, places, strict=True)
                 rows.update(zip((members[i] for i in order), facts, strict=True))
         return FastCheck(
             found,

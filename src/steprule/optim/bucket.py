@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..backends import BACKENDS
 from ..backends.base import Batch, Gradients, Table
-from ..backends.eager import EagerBatch
-from ..backends.numba_cpu import NAME as NUMBA
-from ..backends.numba_cpu import CpuBatch
 from ..errors import ParameterError
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Rank
@@ -230,12 +228,11 @@ class Bucket:
         for what, members in sorted_in.items():
             own = [entries[i] for i in members]
             states = [self._state[entry.owner] for entry in own]
-            kernel_batch = what.backend == NUMBA
-            check = TensorCheck(own, states, slots, pointed=kernel_batch)
+            check = TensorCheck(own, states, slots, pointed=BACKENDS[what.backend].pointed)
             arrays = {names[0]: [entry.parameter for entry in own], names[1]: check.gradients}
             arrays |= {slot: [local(state[slot]) for state in states] for slot in slots}
-            rows = self._row_of[members].tolist()
-            batch = CpuBatch(what.kernel, arrays, rows) if kernel_batch else EagerBatch(self.plan, arrays, rows)
+            assert what.kernel is not None
+            batch = what.kernel.batch(arrays, self._row_of[members].tolist(), torch.empty(0))
             check.gradients = ()
             self.checks.append(check)
             self.batches.append(batch)

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from ..backends.numba_cpu import NAME as NUMBA
-from ..backends.numba_cpu import CpuKernel
-from ..backends.triton_gpu import NAME as TRITON
-from ..backends.triton_gpu import TritonKernel
+from ..backends import BACKENDS
+from ..backends.base import Kernel
 from ..graph.node import Rank
 from ..plan.schedule import Plan
 from ..rule import Formula
@@ -26,7 +24,7 @@ Reader = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A plan as it runs on tensors of one kind: who runs it, why, and the code; eager has none."""
+    """A plan as it runs on tensors of one kind: who runs it, why, and the code; nobody has none."""
 
     formula: Formula
     plan: Plan
@@ -34,7 +32,7 @@ class Compiled:
     device: torch.device
     backend: str
     reason: str
-    kernel: Any
+    kernel: Kernel | None
 
     @property
     def source(self) -> str:
@@ -54,7 +52,7 @@ class Kernels:
     """Slots that start from a hyperparameter, and how it is read."""
     capturable: bool = False
     """Whether hyperparameters that are tensors on a device stay there, unread, for CUDA graphs."""
-    _kernels: dict[tuple[str, torch.dtype], Any] = field(default_factory=dict[tuple[str, torch.dtype], Any])
+    _kernels: dict[tuple[str, torch.dtype], Kernel] = field(default_factory=dict[tuple[str, torch.dtype], Kernel])
     _compiled: dict[tuple[Any, ...], Compiled] = field(default_factory=dict[tuple[Any, ...], Compiled])
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
@@ -73,12 +71,9 @@ class Kernels:
             self._compiled[key] = Compiled(self.formula, self.plan, *key, self._kernel(backend, parameter.dtype))
         return self._compiled[key]
 
-    def _kernel(self, backend: str, dtype: torch.dtype) -> CpuKernel | TritonKernel | None:
+    def _kernel(self, backend: str, dtype: torch.dtype) -> Kernel | None:
         """Return the kernel of a dtype, the same for all devices."""
         key = (backend, dtype)
-        if key not in self._kernels:
-            if backend == NUMBA:
-                self._kernels[key] = CpuKernel(self.plan, dtype)
-            elif backend == TRITON:
-                self._kernels[key] = TritonKernel(self.plan, dtype, capturable=self.capturable)
+        if key not in self._kernels and backend in BACKENDS:
+            self._kernels[key] = BACKENDS[backend].kernel(self.plan, dtype, capturable=self.capturable)
         return self._kernels.get(key)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..backends.base import Batch, Gradients, Table
-from ..backends.triton_gpu import Share, TritonBatch, capturing
+from ..backends.base import Batch, Gradients, Share, Table
+from ..backends.triton_gpu import capturing
 from ..errors import BackendError
 from ..graph.node import Rank
 from ..plan.tables import array_rows
@@ -45,7 +45,8 @@ class DeviceBucket:
         check = TensorCheck(entries, self.states, names[2:], pointed=True)
         arrays = {names[0]: parameters, names[1]: check.gradients}
         arrays |= {name: [local(own[name]) for own in self.states] for name in names[2:]}
-        self._batch = TritonBatch(compiled.kernel, arrays, counts)
+        assert compiled.kernel is not None
+        self._batch = compiled.kernel.batch(arrays, range(len(entries)), counts)
         check.gradients = ()
         self.checks, self.batches, self.order = [check], [self._batch], [list(range(len(entries)))]
         self.hyper: Table = np.zeros((len(entries), len(graph.hypers)))

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from ..backends.numba_cpu import NAME as NUMBA
-from ..backends.numba_cpu import CpuKernel
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
@@ -18,7 +16,7 @@ from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
 from .optimizer import Optimizer, Running
-from .tensors import KERNEL_REASON
+from .tensors import at_home
 
 KEYS = ("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "backend", "reason", "source")
 GROUP_KEYS = ("group", "tensors", "parameters", "dtype", "device", *KEYS)
@@ -160,7 +158,7 @@ def _single(plan: Plan) -> Sizes:
 
 def _worst_first(told: Explanation) -> int:
     """Order what is refused before what has no kernel, that before what has, and that before what is nothing."""
-    return {NOBODY: 0, "eager": 1}.get(told.backend, 2) if told.tensors else 3
+    return (0 if told.backend == NOBODY else 2 if told.source else 1) if told.tensors else 3
 
 
 def _of_optimizer(optimizer: Optimizer) -> Explanation:
@@ -196,5 +194,7 @@ def explain(program: Formula | Optimizer) -> Explanation:
                            "a transform runs inside a rule's kernel: chain it with one", "")  # fmt: skip
     paths = look_ahead(graph)
     plan = schedule(paths.closure_free if paths else graph)
-    source = CpuKernel(plan, torch.float32).source
-    return _of(program, plan, _single(plan), backend=NUMBA, reason=KERNEL_REASON, source=source)
+    device = torch.device("cpu")
+    backend = at_home(device)
+    source = backend.kernel(plan, torch.float32).source
+    return _of(program, plan, _single(plan), backend=backend.name, reason=backend.reason(device), source=source)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ..backends import threads
-from ..backends.numba_cpu import CpuBatch
 from . import checks, fast_check
 from .binding import NO_KERNELS, Binding
 
@@ -60,8 +59,6 @@ def means(binding: Binding | None = None) -> Means:
 def _threads(binding: Binding | None) -> tuple[str, str]:
     if torch.get_num_threads() == 1:
         return "serial", "torch.get_num_threads() is 1"
-    if binding is not None:
-        batches = [batch for bucket in binding.buckets for batch in bucket.batches if isinstance(batch, CpuBatch)]
-        if not any(batch.shared() for batch in batches):
-            return "serial", "there are too few elements in kernels in main memory for more than one thread"
+    if binding is not None and not any(batch.shared() for bucket in binding.buckets for batch in bucket.batches):
+        return "serial", "there are too few elements in kernels in main memory for more than one thread"
     return threads.by()

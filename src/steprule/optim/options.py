@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..backends import BACKENDS
 from ..errors import BackendError, HyperparameterError
 from ..rule import Formula
 from ..zoo.transforms import clip_global_norm
-from .tensors import BACKENDS
 
 NONFINITE = ("propagate", "skip", "raise")
 

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
-from ..backends import compiler, numba_cpu, triton_gpu
-from ..backends.numba_cpu import DTYPES
+from ..backends import BACKENDS, EAGER, Backend
 from ..backends.threads import alone
 from ..errors import BackendError, HyperparameterError, ParameterError
 from ..graph.ops import OPS
@@ -22,14 +21,10 @@ from ..graph.show import one_line
 from ..plan.schedule import Plan
 from .shards import distributed, local, pending, placed, placed_as, whole
 
-BACKENDS = (numba_cpu.NAME, triton_gpu.NAME, "eager")
 _WHOLE = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _SCALES = frozenset({"torch.float8_e8m0fnu", "torch.float4_e2m1fn_x2"})
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
-KERNEL_REASON = "float32 and float64 parameters in main memory run one compiled kernel"
-GPU_REASON = "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
 SHARD_REASON = "each process updates its part of a DTensor by one compiled kernel, and sends nothing"
-INTERPRETED_REASON = "asked for; Triton's interpreter runs GPU kernels in main memory, slowly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +204,8 @@ def _reduces(plan: Plan) -> tuple[str, str]:
 def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *, asked: bool) -> None:
     """Raise `HyperparameterError` if a CUDA graph is to hold steps that no GPU kernel takes."""
     for parameter in (parameter for group in groups for parameter in group["params"]) if asked else ():
-        kernels = backend == triton_gpu.NAME or (backend is None and parameter.device.type != "cpu")
-        told = triton_gpu.obstacle(parameter.device, parameter.dtype) if kernels else "no GPU kernel takes this step"
+        own = at_home(parameter.device) if backend is None else BACKENDS[backend]
+        told = own.obstacle(parameter.device, parameter.dtype) if own.decides else "no GPU kernel takes this step"
         if told:
             raise HyperparameterError(
                 "capturable=True asks for what a compiled step cannot give",
@@ -224,39 +219,27 @@ def single(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
 
 
+def at_home(device: torch.device) -> Backend:
+    """Return the backend for parameters on a device, if nothing is in the way."""
+    return next(backend for backend in BACKENDS.values() if backend.home(device))
+
+
 def route(
     entry: Entry, slots: Sequence[torch.Tensor], forced: str | None, singles: Sequence[torch.Tensor] = ()
 ) -> tuple[str, str]:
     """Return the backend for one parameter and the reason; `singles` are slots that are never narrower than float32."""
     entry, slots, singles = here(entry), list(map(local, slots)), list(map(local, singles))
-    if forced == "eager":
-        return "eager", "asked for"
-    on_host = entry.parameter.device.type == "cpu"
-    name = forced or (numba_cpu.NAME if on_host else triton_gpu.NAME)
-    obstacle = _obstacle(entry.parameter, name) or _form(entry.parameter, slots, singles)
+    device = entry.parameter.device
+    backend = BACKENDS[forced] if forced else at_home(device)
+    obstacle = backend.obstacle(device, entry.parameter.dtype)
+    if backend.pointed:
+        obstacle = obstacle or _form(entry.parameter, slots, singles)
     if obstacle and forced:
-        fix = "leave backend=None"
-        if name == triton_gpu.NAME and triton_gpu.missing():
-            fix = "pip install 'steprule[gpu]', or leave backend=None"
-        raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix=fix)
+        raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix=backend.remedy())
     if obstacle:
-        return "eager", obstacle
-    if entry.shared is not None:
-        return name, SHARD_REASON
-    if name == triton_gpu.NAME:
-        return name, INTERPRETED_REASON if on_host else GPU_REASON
-    return name, KERNEL_REASON
-
-
-def _obstacle(parameter: torch.Tensor, backend: str) -> str:
-    """Return why a backend has no kernels for such tensors; nothing if it has."""
-    if backend == triton_gpu.NAME:
-        return triton_gpu.obstacle(parameter.device, parameter.dtype)
-    if parameter.device.type != "cpu":
-        return f"parameters are on {parameter.device.type}, and its kernels run in main memory"
-    if parameter.dtype in DTYPES:
-        return compiler.obstacle()
-    return f"parameters are {parameter.dtype}; CPU kernels are float32 and float64"
+        return EAGER.name, obstacle
+    sharded = entry.shared is not None and backend.pointed
+    return backend.name, SHARD_REASON if sharded else backend.reason(device)
 
 
 def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor], singles: Sequence[torch.Tensor]) -> str:

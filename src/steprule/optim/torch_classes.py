@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypedDict
 
 import torch
 
-from ..backends.triton_gpu import NAME as TRITON
+from ..backends import BACKENDS
 from ..errors import HyperparameterError
 from ..graph.graph import Hyper
 from ..graph.node import Rank
@@ -172,7 +172,7 @@ class TorchOptimizer(Optimizer):
         return super()._step(closure)
 
     def _on_host(self, number: torch.Tensor) -> bool:
-        return number.device.type == "cpu" and self.backend != TRITON
+        return number.device.type == "cpu" and not (self.backend and BACKENDS[self.backend].decides)
 
     def _inverse_scale(self) -> float | OnDevice:
         scale: torch.Tensor = self.grad_scale  # type: ignore[attr-defined]
