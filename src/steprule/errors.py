@@ -29,9 +29,9 @@ class Origin:
 class StepruleError(Exception):
     """Say what is wrong, where, and what to do; the base of every error the package raises on purpose."""
 
-    def __init__(self, what: str, *, where: Origin | str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, where: Origin | str | None = None, fix: str = "") -> None:
         self.what = what
-        self.where = where.caret() if isinstance(where, Origin) else where
+        self.where = where.caret() if isinstance(where, Origin) else where or ""
         self.fix = fix
         parts = (what, self.where, f"help: {fix}" if fix else "")
         super().__init__("\n".join(part for part in parts if part))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import pydoc
 from typing import Any
 
 import numpy as np
@@ -137,6 +139,15 @@ def test_configuring_gives_a_new_rule_and_leaves_the_old() -> None:
     assert faster(lr=0.25).hypers["lr"].value == 0.25
     assert faster.graph.new_parameter is board.adam.graph.new_parameter
     assert repr(faster) == "adam(lr=0.5, beta1=0.9, beta2=0.99, eps=0)"
+
+
+@pytest.mark.null
+def test_a_rule_shows_its_arguments_and_the_values_it_has() -> None:
+    assert str(inspect.signature(board.adam)) == "(theta, g, m, s, *, lr=0.001, beta1=0.9, beta2=0.99, eps=1e-08)"
+    assert inspect.signature(board.nesterov(beta=0.5, look_ahead="board")).parameters["beta"].default == 0.5
+    shown = inspect.signature(rule(lambda theta, g, k=slot(rank="host"), *, lr, kind=choice("plain", 0), t: theta))
+    assert str(shown) == "(theta, g, k, *, lr, kind='plain', t)"
+    assert "Adam (Kingma & Ba, 2015)" in pydoc.render_doc(board.adam)
 
 
 @pytest.mark.null

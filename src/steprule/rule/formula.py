@@ -6,15 +6,17 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from ..errors import HyperparameterError, RuleError
 from ..graph.compensate import compensated
 from ..graph.graph import Graph, Hyper
+from ..graph.node import step
 from ..locks import once
 from .origin import here, of_definition
 from .signature import STEP, read_signature
-from .symbols import Recorder, Symbol
+from .symbols import Symbol
 from .trace import Moves, Part, call, trace
 
 if TYPE_CHECKING:
@@ -70,17 +72,17 @@ class Formula:
 class _Single(Formula):
     """One function, with the values it was configured with."""
 
-    kind: ClassVar[str]
-
     def __init__(self, part: Part) -> None:
-        self.part = part
-        self.parts = (part,)
-        self.name = part.name
-        self.__name__ = part.name
-        self.__doc__ = part.function.__doc__
-        self.__module__ = part.function.__module__
-        self.__qualname__ = part.function.__qualname__
-        self.__wrapped__ = part.function
+        self.part, self.parts, self.name = part, (part,), part.name
+        update_wrapper(self, part.function, updated=())
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The function's arguments, each hyperparameter with its value."""
+        found, values = inspect.signature(self.part.function), self.part.keywords
+        shown = [parameter.replace(default=parameter.empty if values.get(name) is None else values[name])
+                 for name, parameter in found.parameters.items()]  # fmt: skip
+        return found.replace(parameters=shown)
 
     @overload
     def __call__(self, **values: Any) -> Self: ...
@@ -90,50 +92,49 @@ class _Single(Formula):
         """Configure with keywords; with symbols, inside another rule, write the formula there."""
         return self._inline(arrays, values) if arrays else self._configure(values)
 
+    def _refuse(self, what: str, fix: str) -> NoReturn:
+        raise HyperparameterError(what, where=of_definition(self.part.function), fix=fix)
+
     def _configure(self, values: dict[str, Any]) -> Self:
-        part = self.part
+        part, choices = self.part, self.part.signature.choices
         hypers, chosen = dict(part.hypers), dict(part.chosen)
         for name, value in values.items():
             if name in hypers:
                 hypers[name] = replace(hypers[name], value=hypers[name].check(value, f"`{self.name}`"))
-            elif name in chosen:
-                chosen[name] = _chosen(self, name, value)
+            elif name not in chosen:
+                known = ", ".join([*part.own, *chosen]) or "none"
+                self._refuse(f"`{self.name}` has no hyperparameter `{name}`", f"it has {known}")
+            elif value not in choices[name].options:
+                known = ", ".join(map(repr, choices[name].options))
+                self._refuse(f"`{name}` of `{self.name}` is {value!r}, which is none of its variants",
+                             f"use one of {known}")  # fmt: skip
             else:
-                raise HyperparameterError(
-                    f"`{self.name}` has no hyperparameter `{name}`",
-                    where=of_definition(part.function),
-                    fix=f"it has {', '.join([*part.own, *chosen]) or 'none'}",
-                )
+                chosen[name] = value
         part = replace(part, hypers=hypers, chosen=chosen)
-        foreign = [name for name in values if name in hypers and name not in part.own]
-        if foreign:
-            raise HyperparameterError(
-                f"`{foreign[0]}` of `{self.name}` belongs to its variant {hypers[foreign[0]].only!r}",
-                where=of_definition(part.function),
-                fix=f"leave it out, or choose that variant; here it has {', '.join([*part.own, *chosen])}",
-            )
+        for name in values:
+            if name in hypers and name not in part.own:
+                known = ", ".join([*part.own, *chosen])
+                self._refuse(f"`{name}` of `{self.name}` belongs to its variant {hypers[name].only!r}",
+                             f"leave it out, or choose that variant; here it has {known}")  # fmt: skip
         return type(self)(part)
 
     def _inline(self, arrays: tuple[Any, ...], values: dict[str, Any]) -> Any:
-        symbols = [value for value in (*arrays, *values.values()) if isinstance(value, Symbol)]
-        if not symbols:
+        symbol = next((value for value in (*arrays, *values.values()) if isinstance(value, Symbol)), None)
+        if symbol is None:
             raise self._called_without_symbols(arrays)
-        keywords: dict[str, Any] = dict(self.part.chosen)
-        keywords |= {name: hyper.value for name, hyper in self.part.hypers.items()}
+        needed, keywords = self.part.signature.arrays, dict(self.part.keywords)
         if self.part.signature.wants_step:
-            keywords[STEP] = _step_symbol(symbols[0].recorder)
-        needed = [self.part.signature.parameter, self.part.signature.gradient]
-        needed += [slot.name for slot in self.part.signature.slots]
+            keywords[STEP] = Symbol(step(), symbol.recorder)
         unknown = [name for name in values if name not in {*keywords, *needed}]
         missing = [name for name, value in (keywords | values).items() if value is None and name in self.part.hypers]
         if missing:
             raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
         if unknown or len(arrays) + len(values.keys() & set(needed)) != len(needed):
-            given = [*needed, *(f"{name}={name}" for name in keywords)]
+            given = ", ".join([*needed, *(f"{name}={name}" for name in keywords)])
             raise RuleError(
                 f"`{self.name}` has no `{unknown[0]}`" if unknown else f"`{self.name}` takes {', '.join(needed)}",
-                where=here() or "",
-                fix=f"write {self.name}({', '.join(given)}), of which what stands behind a = may be left out",
+                where=here(),
+                fix=f"write {self.name}({given}); what has an = may be left out",
             )
         return call(self.part.function, arrays, keywords | values)
 
@@ -143,9 +144,7 @@ class _Single(Formula):
         names = [name for name in (*self.part.own, *choices) if isinstance(arrays[0], int | float) or name in choices]
         if names and all(isinstance(value, int | float | str | None) for value in arrays):
             named = ", ".join(f"{name}={value!r}" for name, value in zip(names, arrays, strict=False))
-            return RuleError(
-                f"`{self.name}` takes its values by name", where=here() or "", fix=f"write {self.name}({named})"
-            )
+            return RuleError(f"`{self.name}` takes its values by name", where=here(), fix=f"write {self.name}({named})")
         run = f"run it with {self.name}.optimizer(model.parameters(), ...)"
         return RuleError(
             f"`{self.name}` was called with arrays, but it is a formula, not a function on tensors",
@@ -154,21 +153,16 @@ class _Single(Formula):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = {name: hyper.value for name, hyper in self.part.own.items() if hyper.value is not None}
-        found = _look_up(self.__module__, self.__qualname__)
-        if not isinstance(found, _Single) or found.part.function is not self.part.function:
+        function = self.part.function
+        found = _look_up(function.__module__, function.__qualname__)
+        if not isinstance(found, _Single) or found.part.function is not function:
             raise RuleError(
-                f"`{self.name}` cannot be pickled: {self.__module__}.{self.__qualname__} is not this rule",
-                where=of_definition(self.part.function),
+                f"`{self.name}` cannot be pickled: {function.__module__}.{function.__qualname__} is not this rule",
+                where=of_definition(function),
                 fix="define the rule at the top level of a module, under its own name",
             )
-        return _restore, (self.__module__, self.__qualname__, values | self.part.chosen)
-
-
-def _step_symbol(recorder: Recorder) -> Symbol:
-    from ..graph.node import step
-
-    return Symbol(step(), recorder)
+        values = {name: hyper.value for name, hyper in self.part.own.items() if hyper.value is not None}
+        return _restore, (function.__module__, function.__qualname__, values | self.part.chosen)
 
 
 def _look_up(module: str, qualname: str) -> Any:
@@ -189,31 +183,12 @@ def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
     return found(**values)
 
 
-def _restore_chain(*links: _Single) -> Formula:
-    return chain(*links)
-
-
-def _chosen(formula: _Single, name: str, value: Any) -> Any:
-    options = formula.part.signature.choices[name].options
-    if value not in options:
-        raise HyperparameterError(
-            f"`{name}` of `{formula.name}` is {value!r}, which is none of its variants",
-            where=of_definition(formula.part.function),
-            fix=f"use one of {', '.join(map(repr, options))}",
-        )
-    return value
-
-
 class Rule(_Single):
     """An update rule: gives the new parameter and the new state."""
-
-    kind = "rule"
 
 
 class Transform(_Single):
     """A change of the gradient (or of the parameter, before the rule): clipping, decay."""
-
-    kind = "transform"
 
 
 class Chain(Formula):
@@ -224,7 +199,7 @@ class Chain(Formula):
         self.name = "+".join(part.name for part in parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
+        return chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
 
 
 class Compensated(Formula):
@@ -327,30 +302,29 @@ def chain(*formulas: Formula) -> Formula:
     """
     for formula in formulas:
         if not isinstance(formula, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
-            function = inspect.isfunction(formula)
             raise RuleError(
                 f"{formula!r} is neither a rule nor a transform",
                 fix="decorate the function with @rule or @transform"
-                if function
+                if inspect.isfunction(formula)
                 else "give transforms, then a rule: chain(clip_global_norm(max_norm=1.0), board.adam)",
             )
     if formulas and isinstance(formulas[-1], Compensated):
         return chain(*formulas[:-1], formulas[-1].formula).compensated()
     parts = tuple(part for formula in formulas for part in formula.parts)
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if last and part.moves is not None:
-            raise RuleError(
-                f"`{part.name}` is a transform, but the last link of a chain is a rule",
-                where=of_definition(part.function),
-                fix=f"chain({part.name}, board.adam(lr=1e-3))",
-            )
-        if not last and part.moves is None:
+    if not parts:
+        raise RuleError("an empty chain updates nothing", fix="chain(clip_global_norm, board.adam(lr=1e-3))")
+    *before, last = parts
+    for part in before:
+        if part.moves is None:
             raise RuleError(
                 f"`{part.name}` is a rule, but only the last link of a chain may be one",
                 where=of_definition(part.function),
                 fix="put transforms first and one rule last",
             )
-    if not parts:
-        raise RuleError("an empty chain updates nothing", fix="chain(clip_global_norm, board.adam(lr=1e-3))")
+    if last.moves is not None:
+        raise RuleError(
+            f"`{last.name}` is a transform, but the last link of a chain is a rule",
+            where=of_definition(last.function),
+            fix=f"chain({last.name}, board.adam(lr=1e-3))",
+        )
     return Chain(parts)

@@ -20,7 +20,7 @@ def _call(op: str, *operands: Any) -> Any:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise RuleError(
             f"`{op}` takes symbols and numbers, not {operands!r}",
-            where=here() or "",
+            where=here(),
             fix=_fitting(op, operands),
         ) from None
     with np.errstate(all="ignore"):

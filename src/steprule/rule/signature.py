@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import HyperparameterError, RuleError
 from ..graph.graph import Hyper, Slot
@@ -27,40 +27,37 @@ RESERVED_HYPERS = RESERVED - {"step"} | {
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function declares, in order."""
+    """What a function declares, in order; `arrays` names the parameter, its gradient and the slots."""
 
-    parameter: str
-    gradient: str
+    arrays: tuple[str, ...]
     slots: tuple[Slot, ...]
     hypers: dict[str, Hyper]
     choices: dict[str, Choice]
     wants_step: bool
 
 
+def _refuse(function: Callable[..., Any], what: str, fix: str) -> NoReturn:
+    raise RuleError(what, where=of_definition(function), fix=fix)
+
+
 def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
     if name in reserved:
-        used = ", ".join(sorted(reserved - {STEP}))
+        used = f"choose another name; optimisers use {', '.join(sorted(reserved - {STEP}))} themselves"
         asked = "t is the step count: ask for it as a keyword-only argument, `*, t`"
-        raise RuleError(
-            f"`{name}` is reserved, so it cannot name an argument of a rule",
-            where=of_definition(function),
-            fix=asked if name == STEP else f"choose another name; optimisers use {used} themselves",
-        )
+        _refuse(function, f"`{name}` is reserved, so it cannot name an argument of a rule",
+                asked if name == STEP else used)  # fmt: skip
 
 
 def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
-    default = parameter.default
-    _refuse_reserved(parameter.name, RESERVED, function)
-    if default is inspect.Parameter.empty:
-        return Slot(parameter.name)
+    name, default = parameter.name, parameter.default
+    _refuse_reserved(name, RESERVED, function)
+    if default is parameter.empty:
+        return Slot(name)
     if isinstance(default, Slot):
-        return replace(default, name=parameter.name)
-    spelled = _spelled(default)
-    raise RuleError(
-        f"`{parameter.name}={spelled}` stands among the arrays, but looks like a hyperparameter",
-        where=of_definition(function),
-        fix=f"put it after a lone `*`: def {function.__name__}(theta, g, *, {parameter.name}={spelled})",
-    )
+        return replace(default, name=name)
+    spelled = f"{name}={_spelled(default)}"
+    _refuse(function, f"`{spelled}` stands among the arrays, but looks like a hyperparameter",
+            f"put it after a lone `*`: def {function.__name__}(theta, g, *, {spelled})")  # fmt: skip
 
 
 def _spelled(default: Any) -> str:
@@ -75,25 +72,21 @@ def _spelled(default: Any) -> str:
 
 
 def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper | Choice:
-    default = parameter.default
-    _refuse_reserved(parameter.name, RESERVED_HYPERS, function)
+    name, default = parameter.name, parameter.default
+    _refuse_reserved(name, RESERVED_HYPERS, function)
     if isinstance(default, Choice):
         return default
     if isinstance(default, Hyper):
-        return replace(default, name=parameter.name)
-    if default is inspect.Parameter.empty or default is None:
-        return Hyper(parameter.name)
-    declared = Hyper(parameter.name, default if isinstance(default, int | float) else None)
+        return replace(default, name=name)
+    if default is parameter.empty or default is None:
+        return Hyper(name)
+    number = isinstance(default, int | float) and not isinstance(default, bool)
     try:
-        return replace(declared, value=declared.check(None if isinstance(default, bool) else default, ""))
+        return Hyper(name, Hyper(name).check(default if number else None, ""))
     except HyperparameterError:
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        fix = "give a finite number" if number else f"a variant of the formula is declared as {parameter.name}="
-        raise RuleError(
-            f"the default {parameter.name}={default!r} is no number",
-            where=of_definition(function),
-            fix=fix if number else fix + _spelled(default),
-        ) from None
+        variant = f"a variant of the formula is declared as {name}={_spelled(default)}"
+        _refuse(function, f"the default {name}={default!r} is no number",
+                "give a finite number" if number else variant)  # fmt: skip
 
 
 def read_signature(function: Callable[..., Any]) -> Signature:
@@ -104,26 +97,19 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             fix="decorate a function: @rule above def name(theta, g, *, lr=1e-3)",
         )
     parameters = list(inspect.signature(function).parameters.values())
-    stars = [p for p in parameters if p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+    starred = any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters)
     arrays = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    if stars or len(arrays) < 2:
-        raise RuleError(
-            f"`{function.__name__}` needs positional arguments: the parameter, its gradient, then the state slots"
-            + (" (no *args or **kwargs)" if stars else ""),
-            where=of_definition(function),
-            fix=f"def {function.__name__}(theta, g, m, *, lr=1e-3): ...",
-        )
-    hypers: dict[str, Hyper] = {}
-    choices: dict[str, Choice] = {}
-    for parameter in parameters:
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != STEP:
-            declared = _hyper(parameter, function)
-            if isinstance(declared, Choice):
-                choices[parameter.name] = declared
-            else:
-                hypers[parameter.name] = declared
-    wants_step = any(p.name == STEP and p.kind is p.KEYWORD_ONLY for p in parameters)
-    slots = tuple(_slot(p, function) for p in arrays[2:])
-    for parameter in arrays[:2]:
-        _slot(parameter, function)
-    return Signature(arrays[0].name, arrays[1].name, slots, hypers, choices, wants_step)
+    if starred or len(arrays) < 2:
+        needs = "needs positional arguments: the parameter, its gradient, then the state slots"
+        _refuse(function, f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}",
+                f"def {function.__name__}(theta, g, m, *, lr=1e-3): ...")  # fmt: skip
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name != STEP}
+    _, _, *slots = [_slot(p, function) for p in arrays]
+    return Signature(
+        tuple(p.name for p in arrays),
+        tuple(slots),
+        {name: one for name, one in declared.items() if isinstance(one, Hyper)},
+        {name: one for name, one in declared.items() if isinstance(one, Choice)},
+        STEP in named,
+    )

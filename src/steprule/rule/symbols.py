@@ -57,7 +57,7 @@ class Symbol:
     def __hash__(self) -> int:
         raise RuleError(
             "a symbol cannot be in a set or be a key of a dict: in which order it came out would be chance",
-            where=here() or "",
+            where=here(),
             fix="use a list or a tuple",
         )
 
@@ -122,7 +122,7 @@ class Symbol:
         origin = here()
         raise RuleError(
             "Python cannot decide `if`, `and`, `or`, `not`, min() or max() on a symbol: it has no value yet",
-            where=origin or "",
+            where=origin,
             fix=advice.decision(origin, hyper=str(self.node.attr) if self.node.op == "hyper" else ""),
         )
 
@@ -131,14 +131,14 @@ class Symbol:
         name = getattr(func, "__name__", "this")
         raise RuleError(
             f"torch's `{name}` does not know symbols: a rule is a formula, not a computation on tensors",
-            where=here() or "",
+            where=here(),
             fix=advice.instead(name),
         )
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RuleError(f"a symbol has no `.{name}`", where=here() or "", fix=advice.instead(name))
+        raise RuleError(f"a symbol has no `.{name}`", where=here(), fix=advice.instead(name))
 
 
 def _without_value(method: str) -> Callable[..., NoReturn]:
@@ -148,7 +148,7 @@ def _without_value(method: str) -> Callable[..., NoReturn]:
         origin = here()
         raise RuleError(
             "a symbol has no value or length yet, so this function or operator does not know it",
-            where=origin or "",
+            where=origin,
             fix=advice.without_value(method, origin),
         )
 
@@ -174,7 +174,7 @@ def lift(value: Any, recorder: Recorder) -> Node:
         number = math.nan
     if not math.isfinite(number):
         shown = reprlib.repr(value)
-        raise RuleError(f"{shown} cannot stand in a formula", where=here() or "", fix=advice.value(value))
+        raise RuleError(f"{shown} cannot stand in a formula", where=here(), fix=advice.value(value))
     node = const(number)
     recorder.remember(node)
     return node
@@ -188,7 +188,7 @@ def apply(op: str, *operands: Any) -> Symbol:
         what = "a host scalar" if nodes[0].rank is Rank.HOST else "already one number"
         raise RuleError(
             f"`{op}` reduces over elements, but its argument is {what}: there is nothing to reduce",
-            where=here() or "",
+            where=here(),
             fix="reduce an array of the rule (the parameter, the gradient, a slot), or drop the reduction",
         )
     for place, node in enumerate(nodes):
@@ -196,7 +196,7 @@ def apply(op: str, *operands: Any) -> Symbol:
         if (OPS[node.op].kind == "compare") is not wanted:
             raise RuleError(
                 "`where` needs a comparison first" if wanted else f"`{op}` cannot take a comparison as a number",
-                where=here() or "",
+                where=here(),
                 fix="write where(a < b, x, y): where(a < b, 1, 0) is a number",
             )
     node = make(op, *nodes)

@@ -39,10 +39,15 @@ class Part:
         """The hyperparameters that the chosen variants have."""
         return {name: one for name, one in self.hypers.items() if one.only in {None, *self.chosen.values()}}
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The values and variants under the function's own names."""
+        return {name: one.value for name, one in self.hypers.items()} | self.chosen
+
 
 @dataclass
-class _Names:
-    """Names of one trace, no two alike; a part that finds its name taken prefixes it with its own."""
+class _Taken:
+    """The names of one trace, no two alike; a part that finds its name taken prefixes it with its own."""
 
     slots: dict[str, Slot] = field(default_factory=dict[str, Slot])
     hypers: dict[str, Hyper] = field(default_factory=dict[str, Hyper])
@@ -56,15 +61,13 @@ class _Names:
 
     def slot(self, slot: Slot, part: str) -> Slot:
         own = replace(slot, name=self._free(slot.name, part))
-        self.slots[own.name] = own
-        return own
+        return self.slots.setdefault(own.name, own)
 
     def hyper(self, hyper: Hyper, part: str) -> Hyper:
         if hyper.shared and hyper.name in self.hypers:
             return self.hypers[hyper.name]
         own = replace(hyper, name=self._free(hyper.name, part))
-        self.hypers[own.name] = own
-        return own
+        return self.hypers.setdefault(own.name, own)
 
 
 @dataclass
@@ -77,15 +80,13 @@ class _Bound:
     keywords: dict[str, Any]
 
 
-def _bind(part: Part, names: _Names, recorder: Recorder) -> _Bound:
-    slots = [names.slot(slot, part.name) for slot in part.signature.slots]
-    arrays = {
-        declared.name: Symbol(read(own.name, own.rank), recorder)
-        for declared, own in zip(part.signature.slots, slots, strict=True)
-    }
-    keywords: dict[str, Any] = {name: declared.value for name, declared in part.hypers.items()} | part.chosen
+def _bind(part: Part, taken: _Taken, recorder: Recorder) -> _Bound:
+    slots = [taken.slot(slot, part.name) for slot in part.signature.slots]
+    names = part.signature.arrays[2:]
+    arrays = {name: Symbol(read(own.name, own.rank), recorder) for name, own in zip(names, slots, strict=True)}
+    keywords = part.keywords
     for name, declared in part.own.items():
-        keywords[name] = Symbol(hyper_node(names.hyper(declared, part.name).name), recorder)
+        keywords[name] = Symbol(hyper_node(taken.hyper(declared, part.name).name), recorder)
     if part.signature.wants_step:
         keywords[STEP] = Symbol(step_node(), recorder)
     return _Bound(part, slots, arrays, keywords)
@@ -105,21 +106,15 @@ def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[
         ) from error
     except Exception as error:
         where = of_traceback(error.__traceback__, function)
-        what = (
-            f"{error}"
-            if isinstance(error, NameError)
-            else f"{type(error).__name__} while reading `{function.__name__}`: {error}"
-        )
-        raise RuleError(what, where=where, fix=_advice(error, where)) from error
+        told = "" if isinstance(error, NameError) else f"{type(error).__name__} while reading `{function.__name__}`: "
+        raise RuleError(f"{told}{error}", where=where, fix=_advice(error, where)) from error
 
 
 def _advice(error: Exception, where: Origin) -> str:
     """Say what to do about Python's own errors in a rule."""
     name = advice.called(where)
     if isinstance(error, UnboundLocalError):
-        return (
-            f"give `{error.name}` a value before this line: a name that a function assigns is its own everywhere in it"
-        )
+        return f"give `{error.name}` a value before this line: it is the function's own name, which assigns it"
     if isinstance(error, NameError | AttributeError) and error.name:
         return advice.instead(error.name)
     if isinstance(error, TypeError) and name in advice.FUNCTIONS:
@@ -141,14 +136,14 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
     part = bound.part
     result = call(part.function, [theta, g, *bound.arrays.values()], bound.keywords)
     values: tuple[Any, ...] = tuple(result) if isinstance(result, tuple | list) else (result,)
-    first = part.signature.parameter if part.moves in {None, "parameter"} else part.signature.gradient
-    wanted = [f"the new {first}", *(f"the new {slot.name}" for slot in part.signature.slots)]
+    parameter, gradient, *slots = part.signature.arrays
+    wanted = [gradient if part.moves == "gradient" else parameter, *slots]
     if len(values) != len(wanted) or any(value is None for value in values):
         raise RuleError(
             f"`{part.name}` returns {len(values) if result is not None else 'no'} value(s), "
-            f"but its signature needs {len(wanted)}: {', '.join(wanted)}",
+            f"but its signature needs {len(wanted)}: {', '.join(f'the new {name}' for name in wanted)}",
             where=of_return(part.function),
-            fix=f"return {', '.join([first, *(slot.name for slot in part.signature.slots)])}",
+            fix=f"return {', '.join(wanted)}",
         )
     nodes = [_returned(value, recorder, part.function) for value in values]
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
@@ -176,7 +171,9 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | 
     if function is None:
         return None
     known = {parameter: theta, f"new_{parameter}": end, **bound.arrays, **bound.keywords}
-    names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    code = function.__code__
+    split = code.co_argcount
+    names = code.co_varnames[: split + code.co_kwonlyargcount]
     missing = [name for name in names if name not in known]
     if missing:
         raise RuleError(
@@ -184,7 +181,6 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | 
             where=of_definition(function),
             fix=f"ask for any of {', '.join(known)}",
         )
-    split = function.__code__.co_argcount
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
     return lift(value, theta.recorder)
 
@@ -196,37 +192,36 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
 
 
 def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
-    names, last = _Names(), parts[-1]
-    parameter, gradient = last.signature.parameter, last.signature.gradient
-    names.slots |= {parameter: Slot(parameter), gradient: Slot(gradient)}
+    taken, last = _Taken(), parts[-1]
+    parameter, gradient, *_ = last.signature.arrays
+    taken.slots |= {parameter: Slot(parameter), gradient: Slot(gradient)}
     # The rule keeps its own names; transforms give way.
-    ending = _bind(last, names, recorder)
-    bounds = [*(_bind(part, names, recorder) for part in parts[:-1]), ending]
-    theta = Symbol(read(parameter), recorder)
+    ending = _bind(last, taken, recorder)
+    bounds = [*(_bind(part, taken, recorder) for part in parts[:-1]), ending]
+    start = theta = Symbol(read(parameter), recorder)
     g = Symbol(read(gradient), recorder)
     new: dict[str, Node] = {}
     gradients: dict[Node, str] = {}
-    for part, bound in zip(parts, bounds, strict=True):
-        nodes = _run(bound, theta, g, recorder)
-        new |= {slot.name: node for slot, node in zip(bound.slots, nodes[1:], strict=True)}
-        if part.moves == "gradient":
-            g = Symbol(nodes[0], recorder)
-            if nodes[0].rank is Rank.ELEMENT and nodes[0].inputs:
-                gradients[nodes[0]] = part.name
+    for bound in bounds:
+        first, *slots = _run(bound, theta, g, recorder)
+        new |= {slot.name: node for slot, node in zip(bound.slots, slots, strict=True)}
+        if bound.part.moves == "gradient":
+            g = Symbol(first, recorder)
+            if first.rank is Rank.ELEMENT and first.inputs:
+                gradients[first] = bound.part.name
         else:
-            theta = Symbol(nodes[0], recorder)
+            theta = Symbol(first, recorder)
     slots = tuple(slot for bound in (ending, *bounds[:-1]) for slot in bound.slots)
-    point = _point(ending, Symbol(read(parameter), recorder), theta, parameter)
     graph = Graph(
         name=name,
         parameter=parameter,
         gradient=gradient,
         slots=slots,
-        hypers=tuple(names.hypers.values()),
-        new_parameter=theta.node if last.moves != "gradient" else g.node,
+        hypers=tuple(taken.hypers.values()),
+        new_parameter=(g if last.moves == "gradient" else theta).node,
         new_slots=tuple(new[slot.name] for slot in slots),
         gradients=gradients,
-        evaluate_at=point,
+        evaluate_at=_point(ending, start, theta, parameter),
         counts_steps=any(part.signature.wants_step for part in parts),
         origins=recorder.origins,
     )
