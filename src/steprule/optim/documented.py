@@ -113,20 +113,26 @@ def _misfit(name: str, signature: inspect.Signature, given: Mapping[str, Any], e
     return ArgumentError(f"{name}: {error}", fix=fix)
 
 
-def documented(cls: C) -> C:
-    """Describe every argument under a class's docstring, and let errors of a call that does not fit name the class."""
+def described(cls: C, begin: Callable[[Any, inspect.BoundArguments], None]) -> C:
+    """Describe every argument under a class's docstring; let `begin` make an instance of a call that fits."""
     init = cls.__init__
     signature = _signature(init)
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            signature.bind(self, *args, **kwargs)
+            given = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             raise _misfit(cls.__name__, signature, kwargs, error) from None
-        init(self, *args, **kwargs)
+        begin(self, given)
 
     vars(checked)["__signature__"] = signature
     cls.__init__ = checked
     cls.__doc__ = _docstring(cls, signature)
     return cls
+
+
+def documented(cls: C) -> C:
+    """Describe every argument under a class's docstring, and let errors of a call that does not fit name the class."""
+    init = cls.__init__
+    return described(cls, lambda _, given: init(*given.args, **given.kwargs))

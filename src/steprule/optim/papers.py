@@ -1,19 +1,18 @@
 """Optimisers of papers that torch.optim does not have, under the arguments that their torch implementations use.
 
-What each argument and option means stands under every class's own words. Formulas, their sources and departures stand
-in `steprule.zoo.papers`.
+A class is its signature, the rule that it runs, and what only its arguments mean; `declared` does the rest. Formulas,
+their sources and departures stand in `steprule.zoo.papers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 from ..rule import Rule
 from ..zoo import papers
 from .compiled import Reader
-from .documented import documented
-from .torch_classes import Number, Own, TorchOptimizer
+from .torch_classes import Number, Own, TorchOptimizer, declared
 
 Betas = tuple[Number, Number]
 ThreeBetas = tuple[Number, Number, Number]
@@ -21,18 +20,8 @@ ThreeBetas = tuple[Number, Number, Number]
 _BETAS = {"beta1": ("betas", 0), "beta2": ("betas", 1), "beta3": ("betas", 2)}
 
 
-class _OfOneRule(TorchOptimizer):
-    """torch.optim's face of one rule, whatever the flags of a group."""
-
-    _formula: ClassVar[Rule]
-
-    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
-        """Return the rule of this class."""
-        return self._formula
-
-
-@documented
-class Lion(_OfOneRule):
+@declared
+class Lion(TorchOptimizer):
     """Run Lion (Chen et al., 2023), with decoupled weight decay.
 
     >>> import torch, steprule as sr
@@ -40,20 +29,17 @@ class Lion(_OfOneRule):
     """
 
     _formula = papers.lion
-    _decoupled: ClassVar[bool] = True
-
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _decoupled = True
+    _meanings = {
         "betas": "how much of the average is under the sign, and how much of it is kept a step; each from 0 to 1",
-    }  # fmt: skip
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: Number = 0,
-                 *, maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
-        super().__init__(params, defaults, **own)
+                 *, maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
-@documented
-class AdaBelief(_OfOneRule):
+@declared
+class AdaBelief(TorchOptimizer):
     """Run AdaBelief (Zhuang et al., 2020), with decoupled weight decay and without rectification.
 
     >>> import torch, steprule as sr
@@ -61,22 +47,18 @@ class AdaBelief(_OfOneRule):
     """
 
     _formula = papers.adabelief
-    _decoupled: ClassVar[bool] = True
-
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _decoupled = True
+    _meanings = {
         "betas": "how much is kept a step of the average, and of the square around it; each from 0, below 1",
-    }  # fmt: skip
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-16,
                  weight_decay: Number = 0, *, maximize: bool = False, foreach: bool | None = None,
-                 **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
-                    "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
-@documented
-class Yogi(_OfOneRule):
+@declared
+class Yogi(TorchOptimizer):
     """Run Yogi (Zaheer et al., 2018); weight decay is coupled, an L2 penalty.
 
     >>> import torch, steprule as sr
@@ -84,21 +66,15 @@ class Yogi(_OfOneRule):
     """
 
     _formula = papers.yogi
-    _inits: ClassVar[Mapping[str, str]] = {"exp_avg_sq": "initial_accumulator"}
-
-    _meanings: ClassVar[Mapping[str, str]] = {
-        "initial_accumulator": "where the second moment begins; at least 0",
-    }  # fmt: skip
+    _inits = {"exp_avg_sq": "initial_accumulator"}
+    _meanings = {"initial_accumulator": "where the second moment begins; at least 0"}
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-2, betas: Betas = (0.9, 0.999), eps: Number = 1e-3,
                  initial_accumulator: Number = 1e-6, weight_decay: Number = 0, *, maximize: bool = False,
-                 foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "initial_accumulator": initial_accumulator,
-                    "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 foreach: bool | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
-@documented
+@declared
 class ADOPT(TorchOptimizer):
     """Run ADOPT (Taniguchi et al., 2024), with the paper's clipping unless `clipped=False`.
 
@@ -108,59 +84,51 @@ class ADOPT(TorchOptimizer):
     The first step of a parameter only measures its gradient: the parameter does not move.
     """
 
-    _rules: ClassVar[Mapping[tuple[bool, bool], Rule]] = {
+    _rules = {
         (decouple, clipped): papers.adopt(decouple=decouple, clipped=clipped)
         for decouple in (False, True)
         for clipped in (False, True)
     }
 
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _meanings = {
         "eps": "keeps denominators from 0; above 0",
         "decouple": "True takes weight decay out of the gradient: parameters shrink by lr · weight_decay a step",
         "clipped": "True bounds every element of the direction by the fourth root of the step count",
-    }  # fmt: skip
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.9999), eps: Number = 1e-6,
                  weight_decay: Number = 0, decouple: bool = False, clipped: bool = True, *, maximize: bool = False,
-                 foreach: bool | None = None, **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decouple": decouple,
-                    "clipped": clipped, "maximize": maximize, "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 foreach: bool | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the one of four that the group's flags name."""
         return self._rules[bool(group["decouple"]), bool(group["clipped"])]
 
 
-@documented
-class AdEMAMix(_OfOneRule):
+@declared
+class AdEMAMix(TorchOptimizer):
     """Run AdEMAMix (Pagliardini, Ablin & Grangier, 2024), with decoupled weight decay.
 
     >>> import torch, steprule as sr
     >>> opt = sr.optim.AdEMAMix(torch.nn.Linear(2, 1).parameters(), alpha=5.0, alpha_warmup=1000, beta3_warmup=1000)
 
-    The warm-ups, which the paper calls T, are numbers of steps; `None` is none.
+    The warm-ups, which the paper calls T, are numbers of steps; `None` leaves one out.
     """
 
     _formula = papers.ademamix
-    _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = _BETAS
-    _decoupled: ClassVar[bool] = True
-
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _parts_of = _BETAS
+    _decoupled = True
+    _meanings = {
         "betas": "how much is kept of the quick average, the squares and the slow average; each from 0, below 1",
         "alpha": "the weight of the slow average; at least 0",
-        "beta3_warmup": "the number of steps in which the third of betas grows to its value; None is none",
-        "alpha_warmup": "the number of steps in which alpha grows to its value; None is none",
-    }  # fmt: skip
+        "beta3_warmup": "the number of steps in which the third of betas grows to its value; None leaves that out",
+        "alpha_warmup": "the number of steps in which alpha grows to its value; None leaves that out",
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: ThreeBetas = (0.9, 0.999, 0.9999),
                  alpha: Number = 2.0, beta3_warmup: Number | None = None, alpha_warmup: Number | None = None,
                  eps: Number = 1e-8, weight_decay: Number = 0, *, maximize: bool = False, foreach: bool | None = None,
-                 **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "alpha": alpha, "beta3_warmup": beta3_warmup,
-                    "alpha_warmup": alpha_warmup, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
-                    "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 **own: Unpack[Own]) -> None: ...  # fmt: skip
 
     def _reader(self, name: str) -> Reader:
         """Read a warm-up that is None as 0."""
@@ -168,8 +136,8 @@ class AdEMAMix(_OfOneRule):
         return (lambda group: read(group) or 0.0) if name.endswith("_warmup") else read
 
 
-@documented
-class Adan(_OfOneRule):
+@declared
+class Adan(TorchOptimizer):
     """Run Adan (Xie et al., 2022), whose weight decay is a proximal step.
 
     >>> import torch, steprule as sr
@@ -177,23 +145,19 @@ class Adan(_OfOneRule):
     """
 
     _formula = papers.adan
-    _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = _BETAS
-
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _parts_of = _BETAS
+    _meanings = {
         "betas": "how much is kept of averages of the gradient, its change and the square; each from 0, below 1",
         "weight_decay": "a proximal step: parameters are divided by 1 + lr · weight_decay; at least 0",
-    }  # fmt: skip
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: ThreeBetas = (0.98, 0.92, 0.99),
                  eps: Number = 1e-8, weight_decay: Number = 0, *, maximize: bool = False, foreach: bool | None = None,
-                 **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
-                    "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
-@documented
-class LAMB(_OfOneRule):
+@declared
+class LAMB(TorchOptimizer):
     """Run LAMB (You et al., 2020); every tensor's step is as long as the tensor, times `lr`.
 
     >>> import torch, steprule as sr
@@ -201,21 +165,17 @@ class LAMB(_OfOneRule):
     """
 
     _formula = papers.lamb
-
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _meanings = {
         "weight_decay": "this times the parameter is added to the direction, before that is scaled; at least 0",
-    }  # fmt: skip
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.999), eps: Number = 1e-6,
                  weight_decay: Number = 1e-2, *, maximize: bool = False, foreach: bool | None = None,
-                 **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
-                    "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
-@documented
-class LARS(_OfOneRule):
+@declared
+class LARS(TorchOptimizer):
     """Run LARS (You, Gitman & Ginsburg, 2017); a new `lr` acts on new gradients only, as in the paper.
 
     >>> import torch, steprule as sr
@@ -223,20 +183,16 @@ class LARS(_OfOneRule):
     """
 
     _formula = papers.lars
-
-    _meanings: ClassVar[Mapping[str, str]] = {
+    _meanings = {
         "lr": "the learning rate, a factor of the trusted length of a step; at least 0",
         "momentum": "how much of the last step is kept; at least 0",
         "weight_decay": "this times the parameter is added to its gradient, before the length is measured; at least 0",
         "trust_coefficient": "the trusted length of a step, as a part of the parameter's own; at least 0",
-    }  # fmt: skip
+    }
 
     def __init__(self, params: Iterable[Any], lr: Number = 1.0, momentum: Number = 0.9, weight_decay: Number = 0,
                  trust_coefficient: Number = 1e-3, *, maximize: bool = False, foreach: bool | None = None,
-                 **own: Unpack[Own]) -> None:  # fmt: skip
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay,
-                    "trust_coefficient": trust_coefficient, "maximize": maximize, "foreach": foreach}  # fmt: skip
-        super().__init__(params, defaults, **own)
+                 **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
 __all__ = ["ADOPT", "LAMB", "LARS", "AdEMAMix", "AdaBelief", "Adan", "Lion", "Yogi"]

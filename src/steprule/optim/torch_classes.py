@@ -7,8 +7,9 @@ kernel; what the flags do not decide is a number, read at every step.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import torch
 
@@ -21,11 +22,13 @@ from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
 from .bucket import OnDevice, plain
 from .compiled import Kernels, Reader
+from .documented import OPTIONS, described
 from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options
 from .state import packed
 
+C = TypeVar("C", bound=type)
 Flags = tuple[Any, ...]
 Number = float | torch.Tensor
 """A hyperparameter: a number, or a tensor of one element."""
@@ -41,8 +44,10 @@ class Own(TypedDict, total=False):
 
 
 class TorchOptimizer(Optimizer):
-    """An optimiser with torch.optim's face; a class gives `_rule_of` and says where its numbers stand."""
+    """An optimiser with torch.optim's face; a class gives its rule, or `_rule_of`, and says where its numbers stand."""
 
+    _formula: ClassVar[Rule]
+    """The rule of a class whose flags ask for no other."""
     _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
     """Hyperparameters that are one part of a tuple in the group."""
     _inits: ClassVar[Mapping[str, str]] = {}
@@ -50,7 +55,8 @@ class TorchOptimizer(Optimizer):
     _hidden: ClassVar[Mapping[str, float]] = {}
     """Slots that torch does not keep; what they are for a parameter that has been stepped."""
     _decoupled: ClassVar[bool] = False
-
+    _fixed: ClassVar[Mapping[str, Any]] = {}
+    """What groups hold besides the arguments."""
     _meanings: ClassVar[Mapping[str, str]] = {}
     """What arguments mean to this class, where it is not what they mean to others."""
 
@@ -74,9 +80,9 @@ class TorchOptimizer(Optimizer):
         """The formula that runs on the first group; `steprule.explain` shows those of all."""
         return self._choose(self.param_groups[0]).formula
 
-    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return the rule that a group's flags ask for."""
-        raise TypeError(f"{type(self).__name__} names no rule for {sorted(group)}")
+        return self._formula
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
         clip = self._options.clip
@@ -192,6 +198,18 @@ class TorchOptimizer(Optimizer):
         missing = [name for name in self._hidden if name in known and not _number(state.get(name))]
         return {**state, **{name: torch.tensor(self._hidden[name], dtype=kernels.host_dtype, device="cpu")
                             for name in missing}}  # fmt: skip
+
+
+def declared(cls: C) -> C:
+    """Make a class of its signature alone: its arguments, but for our options, are the defaults of every group."""
+
+    def begin(self: Any, given: inspect.BoundArguments) -> None:
+        given.apply_defaults()
+        _, params, *rest = given.arguments.items()
+        own, defaults = ({name: value for name, value in rest if (name in OPTIONS) is ours} for ours in (True, False))
+        TorchOptimizer.__init__(self, params[1], defaults | dict(self._fixed), **own)
+
+    return described(cls, begin)
 
 
 def _number(value: Any) -> bool:
