@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from cases import CLASSES, FUSED
-from steprule.optim.shell import Own
 
 import steprule as sr
 import steprule.optim as ours
 from steprule.errors import StepruleError
+from steprule.optim.torch_classes import Own
 
 pytestmark = [pytest.mark.cpu, pytest.mark.parity]
 
