@@ -17,13 +17,14 @@ from steprule.backends.triton_gpu import TritonBatch, TritonKernel
 from steprule.backends.triton_source import host_columns
 from steprule.graph.graph import Graph, Hyper, Slot
 from steprule.graph.node import Node, Rank, const, hyper, make, read, step
-from steprule.graph.ops import ANY, OPS, REDUCTIONS, Range
+from steprule.graph.ops import ANY, OPS, Range
 from steprule.graph.verify import verify
 from steprule.plan.schedule import Plan
 from steprule.plan.tables import array_rows, hyper_columns
 
 HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
 POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
+REDUCTIONS = sorted(name for name, row in OPS.items() if row.reducer is not None)
 COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
 
 
@@ -78,7 +79,7 @@ class _Drawer:
         if inner.rank is not Rank.ELEMENT:
             inner = make("add", inner, self.reads[1])
         self.reductions += 1
-        name = self.draw(st.sampled_from(sorted(REDUCTIONS)))
+        name = self.draw(st.sampled_from(REDUCTIONS))
         self.used.add(name)
         return make(name, _into(inner, ANY))
 

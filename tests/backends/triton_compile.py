@@ -16,21 +16,25 @@ from triton.compiler import ASTSource
 from steprule import board, chain, clip_global_norm, rule
 from steprule.backends.triton_gpu import TritonKernel
 from steprule.backends.triton_source import COUNTS, TABLES
+from steprule.graph.ops import OPS, Reducer, reduction
 from steprule.plan.schedule import schedule
 from steprule.rule import exp, log, mean, norm, sqrt
 from steprule.rule import max as largest
+from steprule.rule.symbols import apply
 from steprule.zoo.adam import adam
 
 WIDE = dict.fromkeys(("hyper", "host", "partial", "reduced", "total"), "*fp64")
 SIGNATURE = dict.fromkeys(TABLES, "*i64") | WIDE | {"counts": "*fp32", "found": "*fp32"}
 SIGNATURE |= dict.fromkeys(COUNTS, "i32")
 
+OPS["product"] = reduction("product", "tensor", Reducer(1.0, "mul", each="abs"), "product({})", "product({})")
+
 
 @rule
 def everything(theta, g, m, *, lr=0.1, beta=0.9, t):
     """Use what is spelled by a helper."""
     m = beta**t * m + exp(-abs(g)) * log(1 + m * m) ** 1.5
-    return theta - lr * m / sqrt(norm(g) + mean(m) + largest(g)), m
+    return theta - lr * m / sqrt(norm(g) + mean(m) + largest(g) + apply("product", g)), m
 
 
 PROGRAMS = {"adam": chain(clip_global_norm(max_norm=1.0), adam), "board": board.adam, "everything": everything}

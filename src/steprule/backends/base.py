@@ -209,22 +209,25 @@ def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
 
     What is on a device is added there, and waited for only if a batch in main memory needs it.
     """
-    shared = [(batch, node) for batch, item in ended for node in item.reductions if OPS[node.op].kind == "global"]
+    shared = [(batch, node) for batch, item in ended for node in item.reductions if node.kind == "global"]
     whole: dict[Node, Any] = {}
     for batch, node in shared:
         share = batch.total[batch.plan.reductions.index(node)]
-        whole[node] = _sum(whole[node], share) if node in whole else share
+        whole[node] = _join(node.reducer.combine, whole[node], share) if node in whole else share
     for batch, node in shared:
         share, held = whole[node], batch.total
         on_host = isinstance(held, np.ndarray) and isinstance(share, torch.Tensor)
         held[batch.plan.reductions.index(node)] = float(share) if on_host else share
 
 
-def _sum(a: Any, b: Any) -> Any:
-    """Add two numbers, of which either may be on a device."""
-    if isinstance(a, torch.Tensor):
-        return a + (b.to(a.device) if isinstance(b, torch.Tensor) else float(b))
-    return b + float(a) if isinstance(b, torch.Tensor) else float(a) + float(b)
+def _join(op: str, a: Any, b: Any) -> Any:
+    """Apply an operation to two numbers, of which either may be on a device."""
+    held = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
+    if held is None:
+        with np.errstate(all="ignore"):
+            return float(OPS[op].meaning(float(a), float(b)))
+    a, b = (x.to(held.device) if isinstance(x, torch.Tensor) else held.new_full((), float(x)) for x in (a, b))
+    return getattr(torch, OPS[op].torch)(a, b)
 
 
 def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:

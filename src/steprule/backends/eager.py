@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank, read
-from ..graph.ops import OPS
+from ..graph.ops import OPS, Reducer
 from ..plan.schedule import Pass, Plan
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table
@@ -83,6 +84,7 @@ class EagerBatch(Batch):
         self.plan = plan
         self.arrays = {name: list(tensors) for name, tensors in arrays.items()}
         self.rows = list(rows)
+        self._sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
         self.total = np.zeros(len(plan.reductions))
         self._columns = hyper_columns(plan)
         self._numbers: list[dict[str, float]] = []
@@ -120,12 +122,14 @@ class EagerBatch(Batch):
             values = self._scalars(tensor, [*item.scalars])
             self._elements(tensor, item, values)
             for node in item.reductions:
-                self._reduced[tensor][node] = _reduce(node, values[node.inputs[0]])
+                self._reduced[tensor][node] = _joined(node.reducer, _wide(values[node.inputs[0]]))
             self._write(tensor, item, values)
         for node in item.reductions:
-            if OPS[node.op].kind == "global":
+            if node.kind == "global":
                 shares = [float(reduced[node]) for reduced in self._reduced if node in reduced]
-                self.total[self.plan.reductions.index(node)] = sum(shares)
+                with np.errstate(all="ignore"):
+                    total = reduce(OPS[node.reducer.combine].meaning, shares, node.reducer.init)
+                self.total[self.plan.reductions.index(node)] = total
 
     def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""
@@ -170,20 +174,20 @@ class EagerBatch(Batch):
 
         def visit(node: Node) -> Any:
             if node not in values:
-                if node.rank is Rank.HOST and OPS[node.op].kind != "compare":
+                if node.rank is Rank.HOST and node.kind != "compare":
                     values[node] = float(evaluate_host([node], self._numbers[tensor])[0])
-                elif OPS[node.op].kind == "global":
-                    total = self.total[self.plan.reductions.index(node)]
-                    values[node] = float(np.sqrt(total)) if node.op == "global_norm" else float(total)
-                elif node in self._reduced[tensor]:
-                    values[node] = float(self._reduced[tensor][node])
+                elif node.reduces:
+                    shared = node.kind == "global"
+                    total = self.total[self.plan.reductions.index(node)] if shared else self._reduced[tensor][node]
+                    with np.errstate(all="ignore"):
+                        values[node] = float(node.reducer.finished(np.float64(total), self._sizes[tensor]))
                 elif node.op == "read" and isinstance(node.attr, tuple):
                     values[node] = float(self.arrays[node.attr[0]][tensor])
                 else:
                     inputs = [np.float64(visit(child)) for child in node.inputs]
                     with np.errstate(all="ignore"):
                         values[node] = OPS[node.op].meaning(*inputs)[()]
-                    values[node] = bool(values[node]) if OPS[node.op].kind == "compare" else float(values[node])
+                    values[node] = bool(values[node]) if node.kind == "compare" else float(values[node])
             return values[node]
 
         for root in roots:
@@ -211,12 +215,13 @@ class EagerBatch(Batch):
         self._copy(len(self.rows), pairs)
 
 
-def _reduce(node: Node, value: torch.Tensor) -> torch.Tensor:
-    wide = _wide(value)
-    if node.op == "max":
-        return wide.max() if wide.numel() else torch.tensor(-float("inf"))
-    if node.op == "norm":
-        return (wide * wide).sum().sqrt()
-    if node.op == "global_norm":
-        return (wide * wide).sum()
-    return wide.mean() if node.op == "mean" else wide.sum()
+def _joined(reducer: Reducer, value: torch.Tensor) -> torch.Tensor:
+    """Join the elements of a tensor: sums as torch adds them, the rest by halves."""
+    each, join = OPS.get(reducer.each), spelling(reducer.combine)
+    terms = (value if each is None else spelling(reducer.each)(*[value] * each.arity)).reshape(-1)
+    if reducer.combine == "add":
+        return terms.sum()
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms = torch.cat([join(terms[:half], terms[half : 2 * half]), terms[2 * half :]])
+    return terms[0] if len(terms) else torch.tensor(reducer.init)

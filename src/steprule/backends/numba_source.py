@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..graph.node import Node, Rank, read, topological
-from ..graph.ops import OPS
+from ..graph.ops import OPS, Reducer
 from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, hyper_columns
@@ -47,16 +47,21 @@ _SPELLING = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "pow": "{} ** {}", "neg": "-{}",
     "stored": "{}", "sqrt": "np.sqrt({})", "exp": "np.exp({})", "log": "np.log({})", "abs": "abs({})",
     "sign": "{0} if {0} != {0} else {1}({0} > 0) - {1}({0} < 0)",
-    "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
-    "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",
+    "minimum": "{1} if {1} < {0} or {1} != {1} else {0}",
+    "maximum": "{1} if {1} > {0} or {1} != {1} else {0}",
     "where": "{1} if {0} else {2}",
     "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
 }  # fmt: skip
 
 
+def _spelled(op: str, *inputs: str, real: str = "np.float64") -> str:
+    """Spell a pointwise operation on what has been spelled."""
+    return _SPELLING[op].format(*inputs, *([real] if op == "sign" else []))
+
+
 def _start(node: Node) -> str:
     """Spell what a reduction is of nothing."""
-    return "-np.inf" if node.op == "max" else "0.0"
+    return repr(float(node.reducer.init)).replace("inf", "np.inf")
 
 
 ITEMSIZE = {"float32": 4, "float64": 8}
@@ -91,8 +96,7 @@ class _Writer:
         self.fresh = Names(_RESERVED)
 
     def spell(self, node: Node, real: str) -> str:
-        inputs = [self.names[child] for child in node.inputs]
-        return _SPELLING[node.op].format(*inputs, *([real] if node.op == "sign" else []))
+        return _spelled(node.op, *(self.names[child] for child in node.inputs), real=real)
 
     def assign(self, node: Node, wanted: str, text: str) -> None:
         if node not in self.names:
@@ -132,12 +136,10 @@ class _Writer:
             return self.cell("host", "row", self.plan.host.index(node))
         if node.op == "read" and isinstance(node.attr, tuple):
             return f"np.float64(at({self.array(node.attr[0])})[0])"
-        if OPS[node.op].kind in {"tensor", "global"}:
-            place = self.plan.reductions.index(node)
-            held = self.cell("reduced", "tensor", place) if OPS[node.op].kind == "tensor" else f"total[{place}]"
-            if node.op == "mean":
-                return f"{held} / np.float64({self.cell('tensors', 'tensor', 1)})"
-            return f"np.sqrt({held})" if node.op.endswith("norm") else held
+        if node.reduces:
+            held = self.result(node)
+            count = f"np.float64({self.cell('tensors', 'tensor', 1)})"
+            return _spelled(node.reducer.finish, held, count) if node.reducer.finish else held
         return self.spell(node, "np.float64")
 
     def scalars(self, roots: Sequence[Node], narrow: Sequence[Node] = ()) -> None:
@@ -148,7 +150,7 @@ class _Writer:
             if expanded:
                 order[node] = None
             elif node not in order:
-                given = node in self.plan.host or node.op == "const" or OPS[node.op].kind in {"tensor", "global"}
+                given = node in self.plan.host or node.op == "const" or node.reduces
                 stack.append((node, True))
                 stack.extend((child, False) for child in (() if given else reversed(node.inputs)))
         used = {child for node in order for child in node.inputs}
@@ -159,7 +161,7 @@ class _Writer:
             else:
                 self.assign(node, self.wanted(node), f"real({text})" if alone else text)
         for node in narrow:
-            if node in used and OPS[node.op].kind != "compare":
+            if node in used and node.kind != "compare":
                 wide = self.names[node]
                 self.names[node] = self.fresh.fresh(self.wanted(node))
                 self.source.line(f"{self.names[node]} = real({wide})")
@@ -209,7 +211,7 @@ class _Writer:
         own = "tensor" if any(node.rank is Rank.TENSOR for node in item.scalars) else "row"
         with self.source.block(f"if {own} != known:"):
             self.source.line(f"known = {own}")
-            self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
+            self.scalars(item.scalars, [node for node in item.scalars if node.kind != "compare"])
 
     def partial(self, node: Node) -> str:
         """Spell where a chunk's part of a reduction goes."""
@@ -229,30 +231,41 @@ class _Writer:
         for node in item.elements:
             self.assign(node, results.get(node, "x"), self.spell(node, "real"))
         for name, node in zip(sums, item.reductions, strict=True):
-            value = self.names[node.inputs[0]]
-            if node.op == "max":
-                self.source.line(f"{name} = {value} if {value} > {name} or {value} != {value} else {name}")
-            else:
-                added = "add_square" if node.op.endswith("norm") else "add"
-                self.source.line(f"{name} = {added}({name}, np.float64({value}))")
+            self.source.line(f"{name} = {self.joined(node.reducer, name, self.names[node.inputs[0]])}")
         for name, node in item.writes:
             self.source.line(f"{views[name]}[i] = {self.names[node]}")
         if not (item.writes or sums):
             self.source.line("pass")
 
+    def joined(self, reducer: Reducer, total: str, value: str) -> str:
+        """Spell a running reduction that has taken one more element; the compiler may reorder sums."""
+        wide = f"np.float64({value})"
+        if (reducer.combine, reducer.each) == ("add", "mul"):
+            return f"add_square({total}, {wide})"
+        if reducer.each:
+            term = self.fresh.fresh("term")
+            self.source.line(f"{term} = {wide}")
+            value = wide = f"({_spelled(reducer.each, *[term] * OPS[reducer.each].arity)})"
+        # `total` is float64, and so is what Numba makes of it and a narrower value.
+        return f"add({total}, {wide})" if reducer.combine == "add" else _spelled(reducer.combine, total, value)
+
+    def result(self, node: Node) -> str:
+        """Spell where a reduction is held once its pass has ended."""
+        place = self.plan.reductions.index(node)
+        return self.cell("reduced", "tensor", place) if node.kind == "tensor" else f"total[{place}]"
+
     def end_function(self, item: Pass) -> None:
         """Combine a pass's partial results in the order of chunks, whoever made them."""
-        each = [node for node in item.reductions if OPS[node.op].kind == "tensor"]
+        each = [node for node in item.reductions if node.kind == "tensor"]
         self.source.line("@inner")
         with self.source.block(f"def end_{item.index}(tensor_count, chunk_count, chunks, partial, reduced, total):"):
             for node in item.reductions:
                 if node not in each:
-                    self.source.line(f"total[{self.plan.reductions.index(node)}] = 0.0")
+                    self.source.line(f"{self.result(node)} = {_start(node)}")
             if each:
                 with self.source.block("for tensor in range(tensor_count):"):
                     for node in each:
-                        held = self.cell("reduced", "tensor", self.plan.reductions.index(node))
-                        self.source.line(f"{held} = {_start(node)}")
+                        self.source.line(f"{self.result(node)} = {_start(node)}")
             with self.source.block("for chunk in range(chunk_count):"):
                 if each:
                     self.source.line(f"tensor = {self.cell('chunks', 'chunk', 0)}")
@@ -262,15 +275,9 @@ class _Writer:
         self.source.line()
 
     def combine(self, node: Node) -> None:
-        place = self.plan.reductions.index(node)
-        value, held = self.cell("partial", "chunk", place), self.cell("reduced", "tensor", place)
-        if OPS[node.op].kind == "global":
-            self.source.line(f"total[{place}] += {value}")
-        elif node.op == "max":
-            with self.source.block(f"if {value} > {held} or {value} != {value}:"):
-                self.source.line(f"{held} = {value}")
-        else:
-            self.source.line(f"{held} += {value}")
+        value, held = self.partial(node), self.result(node)
+        add = node.reducer.combine == "add"
+        self.source.line(f"{held} += {value}" if add else f"{held} = {_spelled(node.reducer.combine, held, value)}")
 
     def tensor_function(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""

@@ -128,20 +128,18 @@ def add_square(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
 
 
 @jit
-def larger(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
-    """Keep the larger of a block and what was largest; NaN stays."""
-    wide = term.to(tl.float64)
-    if TAIL:
-        wide = tl.where(inside, wide, float("-inf"))
-    return maximum(total, wide + tl.zeros_like(total))
+def padded(block, inside, init):
+    """Return a block that has, where nothing is, what a reduction starts from."""
+    return tl.where(inside, block, init)
 
 
 @jit
-def largest(block):
-    """Return the largest of a block; NaN if any is."""
-    strange = tl.sum((block != block).to(tl.int32), 0)
-    ordinary = tl.max(tl.where(block != block, float("-inf"), block), 0)
-    return tl.where(strange > 0, float("nan"), ordinary)
+def fold(block, JOIN: tl.constexpr, HALVINGS: tl.constexpr):  # noqa: N803
+    """Join the lanes of a block two by two; `tl.max` would lose a NaN."""
+    for _ in tl.static_range(HALVINGS):  # pyright: ignore[reportGeneralTypeIssues]
+        left, right = tl.split(tl.reshape(block, (block.shape[0] // 2, 2)))
+        block = JOIN(left, right)
+    return tl.sum(block, 0)
 
 
 @jit

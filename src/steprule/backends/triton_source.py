@@ -41,12 +41,13 @@ COUNTS = ("tensor_count", "chunk_count")
 CHUNK, BLOCK, ROWS = 4096, 1024, 128
 """Elements a program walks over, elements at a time, and rows of scalars at a time."""
 
-HELPERS = ("add", "add_square", "at", "divide", "exponential", "finite", "larger", "largest", "logarithm", "maximum",
-           "minimum", "power", "read", "root", "sign", "write")  # fmt: skip
+HELPERS = ("add", "add_square", "at", "divide", "exponential", "finite", "fold", "logarithm", "maximum", "minimum",
+           "padded", "power", "read", "root", "sign", "write")  # fmt: skip
 _RESERVED = {
     *TABLES, *COUNTS, *HELPERS, "tl", "triton", "ALIGNED", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
     "count", "rows", "row", "inside", "whole", "tail", "first", "lanes", "here", "float", "int", "abs", "range", "min",
     "max", "sum", "len", "print", "host_scalars", "begin", "finish", "element", "go", "t",
+    *(f"join_{op}" for op in OPS),
 }  # fmt: skip
 
 _SPELLING = {
@@ -56,8 +57,6 @@ _SPELLING = {
     "where": "tl.where({}, {}, {})", "stored": "tl.cast(tl.cast({0}, tl.{element}), tl.{real})",
     "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
 }  # fmt: skip
-_KEEP = {"max": "larger", "norm": "add_square", "global_norm": "add_square"}
-"""How a block joins a running reduction, where it is not added."""
 
 
 def _derived(plan: Plan) -> list[Node]:
@@ -88,8 +87,11 @@ class _Writer:
         return f"{start} + {place}" if place else start
 
     def spell(self, node: Node, real: str) -> str:
-        inputs = [self.names[child] for child in node.inputs]
-        return _SPELLING[node.op].format(*inputs, element=self.element, real=real)
+        return self.spelled(node.op, *(self.names[child] for child in node.inputs), real=real)
+
+    def spelled(self, op: str, *inputs: str, real: str = "float64") -> str:
+        """Spell a pointwise operation on what has been spelled."""
+        return _SPELLING[op].format(*inputs, element=self.element, real=real)
 
     def assign(self, node: Node, wanted: str, text: str) -> None:
         if node not in self.names:
@@ -153,13 +155,12 @@ class _Writer:
             return f"tl.load({self.cell('host', 'tensor', self.derived, node)})"
         if node.op == "read" and isinstance(node.attr, tuple):
             return f"tl.cast(tl.cast(tl.load({self.array(node.attr[0], '0')}), tl.{self.real}), tl.float64)"
-        if OPS[node.op].kind in {"tensor", "global"}:
+        if node.reduces:
             place = self.plan.reductions.index(node)
-            each = OPS[node.op].kind == "tensor"
+            each = node.kind == "tensor"
             held = f"tl.load(reduced + {place} * tensor_count + tensor)" if each else f"tl.load(total + {place})"
-            if node.op == "mean":
-                return f"{held} / tl.load(tensors + tensor * 3).to(tl.float64)"
-            return f"root({held})" if node.op.endswith("norm") else held
+            count = "tl.load(tensors + tensor * 3).to(tl.float64)"
+            return self.spelled(node.reducer.finish, held, count) if node.reducer.finish else held
         return self.spell(node, "float64")
 
     def scalars(self, roots: Sequence[Node], narrow: Sequence[Node] = ()) -> None:
@@ -170,7 +171,7 @@ class _Writer:
             if expanded:
                 order[node] = None
             elif node not in order:
-                given = node in self.plan.host or OPS[node.op].kind in {"tensor", "global"}
+                given = node in self.plan.host or node.reduces
                 stack.append((node, True))
                 stack.extend((child, False) for child in (() if given else reversed(node.inputs)))
         used = {child for node in order for child in node.inputs}
@@ -239,7 +240,7 @@ class _Writer:
             if last:
                 self.source.line(f"go = {self.goes()}")
             self.source.line(f"count = tl.where({'go & ' if last else ''}{self.present('tensor')}, count, 0)")
-            self.scalars(item.scalars, [node for node in item.scalars if OPS[node.op].kind != "compare"])
+            self.scalars(item.scalars, [node for node in item.scalars if node.kind != "compare"])
             self.walk(item)
             if last and self.hosts:
                 self.advance()
@@ -262,9 +263,8 @@ class _Writer:
                 self.source.line("inside = here < count")
                 self.body(item, places, sums)
         for name, node in zip(sums, item.reductions, strict=True):
-            value = f"largest({name})" if node.op == "max" else f"tl.sum({name}, 0)"
             place = self.plan.reductions.index(node)
-            self.source.line(f"tl.store(partial + {place} * chunk_count.to(tl.int64) + chunk, {value})")
+            self.source.line(f"tl.store(partial + {place} * chunk_count.to(tl.int64) + chunk, {_fold(node, name)})")
 
     def body(self, item: Pass, places: dict[str, str], sums: list[str]) -> None:
         results = {node: f"new_{name}" for name, node in item.writes}
@@ -273,11 +273,19 @@ class _Writer:
         for node in item.elements:
             self.assign(node, results.get(node, "x"), self.spell(node, self.real))
         for name, node in zip(sums, item.reductions, strict=True):
-            self.source.line(
-                f"{name} = {_KEEP.get(node.op, 'add')}({name}, {self.names[node.inputs[0]]}, inside, tail)"
-            )
+            self.source.line(f"{name} = {self.joined(node, name)}")
         for name, node in item.writes:
             self.source.line(f"write({places[name]} + here, {self.names[node]}, inside, tail)")
+
+    def joined(self, node: Node, total: str) -> str:
+        """Spell running reductions, one a lane, that have taken one more block."""
+        reducer, value = node.reducer, self.names[node.inputs[0]]
+        if reducer.combine == "add" and reducer.each in {"", "mul"}:
+            return f"{'add_square' if reducer.each else 'add'}({total}, {value}, inside, tail)"
+        wide = self.fresh.fresh("term")
+        self.source.line(f"{wide} = tl.cast({value}, tl.float64)")
+        each = self.spelled(reducer.each, *[wide] * OPS[reducer.each].arity) if reducer.each else wide
+        return self.spelled(reducer.combine, total, f"padded({each}, inside, {_start(node)})")
 
     def advance(self) -> None:
         """Write step counts and host slots, in the first program; no other reads them in this launch."""
@@ -303,8 +311,8 @@ class _Writer:
 
     def end_kernel(self, item: Pass) -> None:
         """Combine a pass's partial results in the order of chunks: the first program the global ones."""
-        each = [node for node in item.reductions if OPS[node.op].kind == "tensor"]
-        shared = [node for node in item.reductions if OPS[node.op].kind == "global"]
+        each = [node for node in item.reductions if node.kind == "tensor"]
+        shared = [node for node in item.reductions if node.kind == "global"]
         with self.kernel(f"end_{item.index}"):
             self.source.line("tensor = tl.program_id(0)")
             if shared:
@@ -331,9 +339,10 @@ class _Writer:
             self.source.line("here = first + tl.arange(0, BLOCK)")
             self.source.line(f"inside = here < {count}")
             self.source.line(f"part = tl.load({at} + here, mask=inside, other={_start(node)})")
-            self.source.line(f"{total} = {'larger' if node.op == 'max' else 'add'}({total}, part, inside, False)")
-        self.source.line(f"tl.store({place}, {'largest' if node.op == 'max' else 'tl.sum'}({total}"
-                         f"{'' if node.op == 'max' else ', 0'}))")  # fmt: skip
+            combine = node.reducer.combine
+            joined = f"add({total}, part, inside, False)" if combine == "add" else self.spelled(combine, total, "part")
+            self.source.line(f"{total} = {joined}")
+        self.source.line(f"tl.store({place}, {_fold(node, total)})")
 
     def finish_kernel(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
@@ -347,7 +356,15 @@ class _Writer:
 
 
 def _start(node: Node) -> str:
-    return 'float("-inf")' if node.op == "max" else "0.0"
+    """Spell what a reduction is of nothing."""
+    text = repr(float(node.reducer.init))
+    return f'float("{text}")' if "inf" in text else text
+
+
+def _fold(node: Node, lanes: str) -> str:
+    """Spell the one number that the lanes of a block are joined to."""
+    combine = node.reducer.combine
+    return f"tl.sum({lanes}, 0)" if combine == "add" else f"fold({lanes}, join_{combine}, {BLOCK.bit_length() - 1})"
 
 
 def host_width(plan: Plan) -> int:
@@ -358,6 +375,9 @@ def host_width(plan: Plan) -> int:
 def gpu_source(plan: Plan, dtype: str, version: str) -> str:
     """Return the module of a plan for tensors of one floating-point type."""
     writer = _Writer(plan, dtype)
+    for op in dict.fromkeys(node.reducer.combine for node in plan.reductions if node.reducer.combine != "add"):
+        with writer.function(f"join_{op}", "x, y"):
+            writer.source.line(f"return {writer.spelled(op, 'x', 'y')}")
     if writer.derived:
         writer.host_function()
     if writer.has_begin:

@@ -38,8 +38,6 @@ def _length(a: Bounds) -> Bounds:
 _RULES: dict[str, Callable[..., Bounds]] = {
     "hyper": lambda: (-LARGE, LARGE),
     "step": lambda: (1.0, LARGE),
-    "norm": lambda _: (0.0, math.inf),
-    "global_norm": lambda _: (0.0, math.inf),
     "neg": lambda a: (-a[1], -a[0]),
     "abs": _length,
     "sqrt": lambda a: (math.sqrt(max(a[0], 0.0)), math.sqrt(max(a[1], 0.0))),
@@ -60,6 +58,8 @@ def bounds(scalar: Node) -> Bounds:
     for node in topological([scalar]):
         if node.op == "const":
             found[node] = (float(node.attr), float(node.attr))  # type: ignore[arg-type]
+        elif node.reduces and node.reducer.length:
+            found[node] = (0.0, math.inf)
         else:
             rule = _RULES.get(node.op)
             found[node] = rule(*(found[child] for child in node.inputs)) if rule is not None else ANYWHERE

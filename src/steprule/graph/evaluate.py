@@ -40,15 +40,15 @@ def evaluate(
     values: dict[Node, list[Array]] = {}
     with np.errstate(all="ignore"):
         for node in graph.nodes:
-            row = OPS[node.op]
-            if row.kind == "leaf":
+            meaning = OPS[node.op].meaning
+            if node.kind == "leaf":
                 values[node] = [_leaf(node, arrays[i], numbers[i]) for i in everything]
-            elif row.kind == "global":
+            elif node.kind == "global":
                 parts = [np.broadcast_to(values[node.inputs[0]][i], shapes[i]).ravel() for i in everything]
-                total = np.asarray(row.meaning(np.concatenate(parts) if parts else np.zeros(0)))
+                total = np.asarray(meaning(np.concatenate(parts) if parts else np.zeros(0)))
                 values[node] = [total for _ in everything]
             else:
-                values[node] = [np.asarray(row.meaning(*(values[x][i] for x in node.inputs))) for i in everything]
+                values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs))) for i in everything]
     ranks = {slot.name: slot.rank for slot in graph.slots}
     answer: list[dict[str, Array]] = []
     for i in everything:

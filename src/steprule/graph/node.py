@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ..locks import lock
-from .ops import OPS
+from .ops import OPS, Kind, Reducer
 
 
 class Rank(IntEnum):
@@ -37,6 +37,21 @@ class Node:
     attr: Attr
     rank: Rank
     key: str
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the operation, as its row has it."""
+        return OPS[self.op].kind
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it makes one number of many elements."""
+        return OPS[self.op].reducer is not None
+
+    @property
+    def reducer(self) -> Reducer:
+        """How it does that, if it `reduces`."""
+        return OPS[self.op].reducer  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         return _spell(self, 4)

@@ -1,13 +1,15 @@
 """The op table: one row an operation, and everything that is true of it on every backend.
 
 A row holds the float64 meaning (NumPy), how the op prints, the range its inputs are drawn from in
-tests, and its spelling in torch. Backends add only the spellings that differ from plain Python.
+tests, and its spelling in torch. Backends add only the spellings that differ from plain Python. The row of a
+reduction has a `Reducer` instead, from which its meaning and all that a backend does for it follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +21,38 @@ ANY: Range = (-3.0, 3.0)
 POSITIVE: Range = (0.05, 3.0)
 AWAY: Range = (0.5, 3.0)
 """Positive and away from zero, where division is well conditioned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reducer:
+    """How elements become one number: `each` of them, joined two by two with `combine` from `init` on, then `finish`.
+
+    All three are names of pointwise ops. `each` has the element in every place ("mul" squares it); `combine` is
+    commutative and associative, and leaves what is joined with `init` as it is; `finish` takes the total, and, if it
+    has two inputs, the number of elements ("div" makes a mean).
+    """
+
+    init: float
+    combine: str = "add"
+    each: str = ""
+    finish: str = ""
+
+    @property
+    def linear(self) -> bool:
+        """Whether a common factor of all elements is one of the result."""
+        return self.combine == "add" and not self.each and self.finish in {"", "div"}
+
+    @property
+    def length(self) -> bool:
+        """Whether it is a Euclidean length, of which a common factor's absolute value is a factor."""
+        return (self.combine, self.each, self.finish) == ("add", "mul", "sqrt")
+
+    def finished(self, total: Any, count: float) -> Any:
+        """Return the float64 result, from what `count` elements were joined to."""
+        if not self.finish:
+            return total
+        row = OPS[self.finish]
+        return row.meaning(*(total, np.float64(count))[: row.arity])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +69,7 @@ class Op:
     binding: int = 9
     """How tightly the printed form binds: 1 comparison, 2 sum, 3 product, 4 power, 9 never needs brackets."""
     flops: int = 1
+    reducer: Reducer | None = None
 
     @property
     def arity(self) -> int:
@@ -42,16 +77,22 @@ class Op:
         return len(self.sample)
 
 
-def _mean(x: Any) -> Any:
-    return np.sum(x) / np.float64(np.size(x))
+def _reduced(reducer: Reducer, x: Any) -> Any:
+    each, join = OPS.get(reducer.each), OPS[reducer.combine].meaning
+    terms = x if each is None else each.meaning(*[x] * each.arity)
+    total = join.reduce(terms, axis=None) if np.size(x) else np.float64(reducer.init)  # type: ignore[attr-defined]
+    return reducer.finished(total, np.size(x))
 
 
-def _largest(x: Any) -> Any:
-    return np.max(x) if np.size(x) else np.float64(-np.inf)
-
-
-def _norm(x: Any) -> Any:
-    return np.sqrt(np.sum(x * x))
+def reduction(name: str, kind: Literal["tensor", "global"], reducer: Reducer, text: str, latex: str) -> Op:
+    """Return the row of a reduction over one tensor, or over all tensors of the optimiser."""
+    each, end = OPS.get(reducer.each), OPS.get(reducer.finish)
+    if kind == "global" and end is not None and end.arity == 2:
+        raise ValueError(
+            f"`{name}` is over all tensors, whose elements nobody counts, so `{end.name}` cannot finish it"
+        )
+    flops = OPS[reducer.combine].flops + (each.flops if each is not None else 0)
+    return Op(name, kind, (ANY,), partial(_reduced, reducer), "", text, latex, flops=flops, reducer=reducer)
 
 
 def _leaf(name: str) -> Op:
@@ -87,17 +128,18 @@ _ROWS = (
     Op("ge", "compare", (ANY, ANY), np.greater_equal, "ge", "{} ≥ {}", r"{} \geq {}", 1),
     Op("eq", "compare", (ANY, ANY), np.equal, "eq", "{} = {}", "{} = {}", 1),
     Op("ne", "compare", (ANY, ANY), np.not_equal, "ne", "{} ≠ {}", r"{} \neq {}", 1),
-    Op("sum", "tensor", (ANY,), np.sum, "sum", "sum({})", r"\mathrm{{sum}}\left({}\right)"),
-    Op("mean", "tensor", (ANY,), _mean, "mean", "mean({})", r"\mathrm{{mean}}\left({}\right)"),
-    Op("max", "tensor", (ANY,), _largest, "max", "largest({})", r"\mathrm{{largest}}\left({}\right)"),
-    Op("norm", "tensor", (ANY,), _norm, "norm", "‖{}‖_tensor", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}",
-       flops=2),
-    Op("global_sum", "global", (ANY,), np.sum, "sum", "sum over all({})",
-       r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)"),
-    Op("global_norm", "global", (ANY,), _norm, "norm", "‖{}‖", r"\left\Vert {} \right\Vert", flops=2),
 )  # fmt: skip
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 """Every operation, by name."""
 
-REDUCTIONS = frozenset(name for name, row in OPS.items() if row.kind in {"tensor", "global"})
+_SUM, _NORM = Reducer(0.0), Reducer(0.0, each="mul", finish="sqrt")
+_REDUCTIONS = (
+    reduction("sum", "tensor", _SUM, "sum({})", r"\mathrm{{sum}}\left({}\right)"),
+    reduction("mean", "tensor", Reducer(0.0, finish="div"), "mean({})", r"\mathrm{{mean}}\left({}\right)"),
+    reduction("max", "tensor", Reducer(-np.inf, "maximum"), "largest({})", r"\mathrm{{largest}}\left({}\right)"),
+    reduction("norm", "tensor", _NORM, "‖{}‖_tensor", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}"),
+    reduction("global_sum", "global", _SUM, "sum over all({})", r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)"),
+    reduction("global_norm", "global", _NORM, "‖{}‖", r"\left\Vert {} \right\Vert"),
+)
+OPS.update((row.name, row) for row in _REDUCTIONS)

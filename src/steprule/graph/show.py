@@ -92,7 +92,7 @@ class _Printer:
     def show(self, node: Node) -> str:
         """Print a node's own operation."""
         row = OPS[node.op]
-        if row.kind == "leaf":
+        if node.kind == "leaf":
             return self.leaf(node)
         if node.op == "pow" and not self.latex and node.inputs[1].op == "const":
             exponent = self.leaf(node.inputs[1])

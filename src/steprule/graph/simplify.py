@@ -19,7 +19,7 @@ import numpy as np
 from .bounds import away_from_zero, finite
 from .graph import Graph
 from .node import Node, Rank, const, make, topological
-from .ops import OPS, REDUCTIONS
+from .ops import OPS
 from .verify import verify
 
 Row = Callable[[Node], Node | None]
@@ -31,7 +31,7 @@ def _value(node: Node) -> float | None:
 
 def fold_constants(node: Node) -> Node | None:
     """Compute what is made of numbers alone."""
-    if OPS[node.op].kind != "pointwise" or any(_value(child) is None for child in node.inputs):
+    if node.kind != "pointwise" or any(_value(child) is None for child in node.inputs):
         return None
     with np.errstate(all="ignore"):
         result = float(OPS[node.op].meaning(*(np.float64(child.attr) for child in node.inputs)))  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def scalars_out(node: Node) -> Node | None:
     Only where a cannot be infinite, since 0·∞ is NaN and a sum need not be 0; a clipping's factor cannot. Of a sum over
     all tensors only what is the same for all of them comes out. (x of no element: 0 becomes NaN if a is.)
     """
-    if node.op not in {"sum", "mean", "norm", "global_sum", "global_norm"}:
+    if not node.reduces or not (node.reducer.linear or node.reducer.length):
         return None
     out: list[Node] = []
     kept: list[Node | None] = []  # None is a minus
@@ -114,19 +114,19 @@ def scalars_out(node: Node) -> Node | None:
     for factor in reversed(kept):
         inner = make("neg", inner) if factor is None else make("mul", factor, inner)
     outer = reduce(partial(make, "mul"), out)
-    return make("mul", make("abs", outer) if node.op.endswith("norm") else outer, make(node.op, inner))
+    return make("mul", make("abs", outer) if node.reducer.length else outer, make(node.op, inner))
 
 
 def _comes_out(factor: Node, *, of: Node) -> bool:
-    waits = any(node.op in REDUCTIONS for node in topological([factor]))
-    return waits and finite(factor) and (OPS[of.op].kind == "tensor" or _shared(factor))
+    waits = any(node.reduces for node in topological([factor]))
+    return waits and finite(factor) and (of.kind == "tensor" or _shared(factor))
 
 
 def _shared(scalar: Node) -> bool:
     """Whether a scalar is the same for all tensors, whatever their groups, step counts and slots."""
-    whole = {node for node in topological([scalar]) if OPS[node.op].kind == "global"}
+    whole = {node for node in topological([scalar]) if node.kind == "global"}
     return all(
-        node in whole or node.op == "const" or (node.inputs and OPS[node.op].kind != "tensor")
+        node in whole or node.op == "const" or (node.inputs and node.kind != "tensor")
         for node in topological([scalar], whole)
     )
 

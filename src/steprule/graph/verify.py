@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from ..errors import GraphError
 from .graph import Graph
 from .node import Node, Rank
-from .ops import OPS, REDUCTIONS
+from .ops import OPS
 
 
 def _declarations(graph: Graph) -> Iterator[tuple[Node, str]]:
@@ -29,7 +29,7 @@ def _ops_and_arity(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 def _reductions(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
-        if node.op in REDUCTIONS and node.inputs[0].rank is not Rank.ELEMENT:
+        if node.reduces and node.inputs[0].rank is not Rank.ELEMENT:
             yield node, f"`{node.op}` is taken of a value that does not vary over elements"
 
 
@@ -37,10 +37,10 @@ def _comparisons(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
         for place, child in enumerate(node.inputs):
             wanted = node.op == "where" and place == 0
-            if (OPS[child.op].kind == "compare") is not wanted:
+            if (child.kind == "compare") is not wanted:
                 yield node, "a comparison stands outside the first place of `where`, or is missing there"
     for name, node in graph.outputs:
-        if OPS[node.op].kind == "compare":
+        if node.kind == "compare":
             yield node, f"the new `{name}` is a comparison"
 
 

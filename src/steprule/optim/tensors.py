@@ -16,7 +16,6 @@ from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[repor
 from ..backends import BACKENDS, EAGER, Backend
 from ..backends.threads import alone
 from ..errors import BackendError, HyperparameterError, ParameterError
-from ..graph.ops import OPS
 from ..graph.show import one_line
 from ..plan.schedule import Plan
 from .shards import distributed, local, pending, placed, placed_as, whole
@@ -195,7 +194,7 @@ def _reduces(plan: Plan) -> tuple[str, str]:
     guard = "" if plan.guard is None else ' and nonfinite="propagate"'
     what = f"`{plan.graph.name}` needs {one_line(own[0], plan.graph)} of all of it"
     clip = clip.format("max_norm=1.0")
-    if all(OPS[node.op].kind == "global" for node in own):
+    if all(node.kind == "global" for node in own):
         return what, f"leave clip=None{guard}, and write before optimizer.step(): {clip}"
     rule = f"sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm; leave clip=None{guard} there"
     return what, f"{rule}, and clip before optimizer.step(): {clip}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..errors import GraphError
 from ..graph.graph import Graph
 from ..graph.node import Node, Rank, const, make, read, topological
-from ..graph.ops import OPS, REDUCTIONS
+from ..graph.ops import OPS
 from ..graph.show import one_line
 from ..graph.simplify import simplify
 from ..locks import once
@@ -95,7 +95,7 @@ def _levels(roots: list[Node]) -> dict[Node, int]:
     level: dict[Node, int] = {}
     for node in topological(roots):
         base = max((level[child] for child in node.inputs), default=0)
-        level[node] = base + (node.op in REDUCTIONS)
+        level[node] = base + (node.reduces)
     return level
 
 
@@ -126,7 +126,7 @@ def _make_pass(index: int, reductions: list[Node], writes: list[tuple[str, Node]
 
 def _nearest(roots: list[Node]) -> list[Node]:
     """List the reductions that roots use themselves, not through another."""
-    found = {node for node in topological(roots) if node.op in REDUCTIONS}
+    found = {node for node in topological(roots) if node.reduces}
     return [node for node in topological(roots, found) if node in found]
 
 
@@ -139,7 +139,7 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> lis
     roots = [*elements, *tensors, *([guard] if guard is not None else [])]
     level = _levels(roots)
     last = max([int(guard is not None), *(level[n] for n in elements), *(level[n] - 1 for n in tensors)])
-    reductions = [node for node in topological(roots) if node.op in REDUCTIONS]
+    reductions = [node for node in topological(roots) if node.reduces]
     before = {node: _nearest([node.inputs[0]]) for node in reductions}
     reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.op == "read"} for node in reductions}
     read: list[set[Node]] = [set() for _ in range(last + 1)]
@@ -150,7 +150,7 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> lis
         chosen: dict[Node, int] = {}
         for node in reversed(reductions):  # users first
             early = level[node] - 1
-            fixed = node is guard or OPS[node.op].kind == "global"
+            fixed = node is guard or node.kind == "global"
             chosen[node] = early if fixed else choose(node, range(early, due[node] + 1))
             due |= {other: min(due.get(other, last), chosen[node] - 1) for other in before[node]}
         return chosen
@@ -174,10 +174,10 @@ def _host_values(
     scalars = {node for item in passes for node in item.scalars} | {node for _, node in tensor_writes}
     roots = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
     for node in topological(roots):
-        compare = OPS[node.op].kind == "compare"
+        compare = node.kind == "compare"
         inputs = node.inputs if node.rank > Rank.HOST or compare else ()
         for child in (*((node,) if node in scalars else ()), *inputs):
-            if child.rank is Rank.HOST and child.op != "const" and OPS[child.op].kind != "compare":
+            if child.rank is Rank.HOST and child.op != "const" and child.kind != "compare":
                 wanted[child] = None
     return list(wanted | dict.fromkeys(node for _, node in host_writes))
 
@@ -208,7 +208,7 @@ def verify(plan: Plan) -> Plan:
     """
     ended: set[Node] = set()
     for item in plan.passes:
-        missing = [node for node in topological(item.scalars) if node.op in REDUCTIONS and node not in ended]
+        missing = [node for node in topological(item.scalars) if node.reduces and node not in ended]
         if missing:
             raise GraphError(f"{plan.graph.name}: pass {item.index} uses {missing[0]!r} before it has ended")
         if item.writes and item is not plan.passes[-1]:

@@ -7,6 +7,7 @@ import difflib
 from typing import Any
 
 from ..errors import Origin
+from ..graph.ops import OPS
 
 FUNCTIONS = (
     *("sqrt", "exp", "log", "abs", "sign", "minimum", "maximum", "clamp", "where"),
@@ -175,7 +176,7 @@ def misused(name: str, error: str) -> str:
         return "norm is Euclidean; sum(abs(x)) is the 1-norm, max(abs(x)) the largest element"
     if name in {"sum", "max"} and "positional" in error and "keyword" not in error and "missing" not in error:
         return f"write {'maximum(a, b)' if name == 'max' else 'a + b'} for two values; {name}(x) reduces one tensor"
-    if name in {"sum", "mean", "max", "norm", "global_sum", "global_norm"}:
+    if name in OPS and OPS[name].reducer is not None:
         return f"write {name}(x) alone: it is one number for a whole tensor, without dimensions"
     return f"write {_USAGE.get(name, f'{name}(x)')}"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import Origin, RuleError
 from ..graph.node import Node, Rank, const, make
-from ..graph.ops import OPS, REDUCTIONS
+from ..graph.ops import OPS
 from . import advice
 from .origin import here
 
@@ -184,7 +184,7 @@ def apply(op: str, *operands: Any) -> Symbol:
     """Build the node of an operation on symbols and numbers, checking what tracing can check."""
     recorder = next(x.recorder for x in operands if isinstance(x, Symbol))
     nodes = [lift(x, recorder) for x in operands]
-    if op in REDUCTIONS and nodes[0].rank is not Rank.ELEMENT:
+    if OPS[op].reducer is not None and nodes[0].rank is not Rank.ELEMENT:
         what = "a host scalar" if nodes[0].rank is Rank.HOST else "already one number"
         raise RuleError(
             f"`{op}` reduces over elements, but its argument is {what}: there is nothing to reduce",
@@ -193,7 +193,7 @@ def apply(op: str, *operands: Any) -> Symbol:
         )
     for place, node in enumerate(nodes):
         wanted = op == "where" and place == 0
-        if (OPS[node.op].kind == "compare") is not wanted:
+        if (node.kind == "compare") is not wanted:
             raise RuleError(
                 "`where` needs a comparison first" if wanted else f"`{op}` cannot take a comparison as a number",
                 where=here(),

@@ -53,7 +53,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     eta_plus = tl.cast(tl.load(hyper + tensor * 5 + 2), tl.float32)
     eta_minus = tl.cast(tl.load(hyper + tensor * 5 + 1), tl.float32)
     smallest = tl.cast(tl.load(hyper + tensor * 5 + 3), tl.float32)
-    largest_2 = tl.cast(tl.load(hyper + tensor * 5 + 4), tl.float32)
+    largest = tl.cast(tl.load(hyper + tensor * 5 + 4), tl.float32)
     # direction = where(g > 0, 1, where(g < 0, -1, 0)) # NaN has none, as in torch: such an element stays where it is
     constant_3 = tl.full((), -1.0, tl.float32)
     constant_4 = tl.cast(constant, tl.float32)
@@ -82,7 +82,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # step_size = clamp(where(t == 1, lr, step_size) * factor, smallest, largest)
             x_7 = x * x_6
             x_8 = maximum(x_7, smallest)
-            new_step_size = minimum(x_8, largest_2)
+            new_step_size = minimum(x_8, largest)
             # g = where(agreement < 0, 0, g)
             new_prev = tl.where(x_4, constant_2, g)
             # direction = where(g > 0, 1, where(g < 0, -1, 0)) # NaN has none, as in torch: such an element stays where it is
