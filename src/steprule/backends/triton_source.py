@@ -29,11 +29,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 from ..graph.node import Node, read, topological
 from ..graph.ops import OPS
-from ..graph.show import formula
 from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, host_columns
 from .base import ABSENT
-from .emit import Names, Source
+from .emit import Source, Writer
 
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
           "found")  # fmt: skip
@@ -64,21 +63,19 @@ def _derived(plan: Plan) -> list[Node]:
     return [node for node in plan.host if node.op != "hyper"]
 
 
-class _Writer:
-    """Writes one module; `names` maps nodes to the variables that hold them in the current function."""
+class _Writer(Writer):
+    """Writes one module."""
 
     def __init__(self, plan: Plan, dtype: str) -> None:
+        super().__init__(plan.graph.origins, _RESERVED)
         self.plan = plan
         self.element = dtype
         self.real = "float64" if dtype == "float64" else "float32"
-        self.source = Source(plan.graph.origins)
         self.derived = _derived(plan)
         self.hypers = [hyper.name for hyper in plan.graph.hypers]
         self.hosts = host_columns(plan)
         self.arrays = [name for name in array_rows(plan) if name != plan.graph.gradient]
         self.kinds = {slot.name: self.real for slot in plan.graph.slots if slot.single}
-        self.names: dict[Node, str] = {}
-        self.fresh = Names(_RESERVED)
 
     def cell(self, table: str, row: str, columns: Sequence[object], column: object) -> str:
         """Spell where a number of a row is, in a table whose rows lie one after another."""
@@ -93,21 +90,9 @@ class _Writer:
         """Spell a pointwise operation on what has been spelled."""
         return _SPELLING[op].format(*inputs, element=self.element, real=real)
 
-    def assign(self, node: Node, wanted: str, text: str) -> None:
-        if node not in self.names:
-            self.names[node] = self.fresh.fresh(wanted)
-            self.source.comment(node)
-            self.source.line(f"{self.names[node]} = {text}")
-
     def constant(self, node: Node, real: str) -> str:
         text = repr(node.attr)
         return f"tl.full((), {text if text.strip('-')[0].isdigit() else f'float({text!r})'}, tl.{real})"
-
-    def wanted(self, node: Node) -> str:
-        """Return the name a scalar would like to have."""
-        if node.op == "hyper":
-            return str(node.attr)
-        return {"const": "constant", "step": "step"}.get(node.op, "scalar")
 
     # Host scalars --------------------------------------------------------------------------------
 
@@ -132,9 +117,8 @@ class _Writer:
             self.source.line("row = first + tl.arange(0, ROWS)")
             self.source.line("inside = row < tensor_count")
             for node in topological(self.derived):
-                self.assign(
-                    node, self.wanted(node), self.spell(node, "float64") if node.inputs else self.host_leaf(node)
-                )
+                text = self.spell(node, "float64") if node.inputs else self.host_leaf(node)
+                self.assign(node, self.wanted(node), text)
             for node in self.derived:
                 place = self.cell("host", "row", self.derived, node)
                 self.source.line(f"tl.store({place}, {self.names[node]}, mask=inside)")
@@ -202,7 +186,7 @@ class _Writer:
     @contextmanager
     def function(self, name: str, *arguments: str, options: str = "") -> Generator[None]:
         """Write one function, whose body is what is written inside."""
-        self.names, self.fresh = {}, Names(_RESERVED)
+        self.begin()
         self.source.line(f"@triton.jit{options}")
         for line in arguments[:-1]:
             self.source.line(f"def {name}({line}," if line is arguments[0] else f"{' ' * (len(name) + 5)}{line},")
@@ -251,9 +235,7 @@ class _Writer:
         for name in dict.fromkeys((*item.reads, *(name for name, _ in item.writes))):
             places[name] = self.fresh.fresh(f"{name}_at")
             self.source.line(f"{places[name]} = {self.array(name, 'start')}")
-        sums = [self.fresh.fresh(f"{node.op}_of") for node in item.reductions]
-        for name, node in zip(sums, item.reductions, strict=True):
-            self.source.line(f"{name} = tl.full((BLOCK,), {_start(node)}, tl.float64)")
+        sums = [self.running(node) for node in item.reductions]
         if not (places or sums):
             return
         self.source.line("whole = count // BLOCK * BLOCK")
@@ -276,6 +258,12 @@ class _Writer:
             self.source.line(f"{name} = {self.joined(node, name)}")
         for name, node in item.writes:
             self.source.line(f"write({places[name]} + here, {self.names[node]}, inside, tail)")
+
+    def running(self, node: Node) -> str:
+        """Begin running reductions, one a lane, and return their name."""
+        name = self.fresh.fresh(f"{node.op}_of")
+        self.source.line(f"{name} = tl.full((BLOCK,), {_start(node)}, tl.float64)")
+        return name
 
     def joined(self, node: Node, total: str) -> str:
         """Spell running reductions, one a lane, that have taken one more block."""
@@ -333,15 +321,11 @@ class _Writer:
     def combine(self, node: Node, start: str, count: str, place: str) -> None:
         at = f"partial + {self.plan.reductions.index(node)} * chunk_count.to(tl.int64)"
         at += "" if start == "0" else f" + {start}"
-        total = self.fresh.fresh(f"{node.op}_of")
-        self.source.line(f"{total} = tl.full((BLOCK,), {_start(node)}, tl.float64)")
+        total = self.running(node)
         with self.source.block(f"for first in range(0, {count}, BLOCK):"):
             self.source.line("here = first + tl.arange(0, BLOCK)")
-            self.source.line(f"inside = here < {count}")
-            self.source.line(f"part = tl.load({at} + here, mask=inside, other={_start(node)})")
-            combine = node.reducer.combine
-            joined = f"add({total}, part, inside, False)" if combine == "add" else self.spelled(combine, total, "part")
-            self.source.line(f"{total} = {joined}")
+            self.source.line(f"part = tl.load({at} + here, mask=here < {count}, other={_start(node)})")
+            self.source.line(f"{total} = {self.spelled(node.reducer.combine, total, 'part')}")
         self.source.line(f"tl.store({place}, {_fold(node, total)})")
 
     def finish_kernel(self) -> None:
@@ -395,14 +379,7 @@ def gpu_source(plan: Plan, dtype: str, version: str) -> str:
 def _head(plan: Plan, dtype: str, version: str, body: str) -> str:
     """Return what stands before the functions: the formula, and the helpers that they call."""
     source = Source({})
-    source.line(f'"""{plan.graph.name}, {dtype}: one step for any number of tensors of any size on a GPU.')
-    source.line()
-    for text in formula(plan.graph).splitlines():
-        source.line(f"    {text}".replace("\\", "/").replace('"""', "'''"))
-    source.line()
-    source.line(f"Generated by steprule {version}; comments quote the rule.")
-    source.line('"""')
-    source.line()
+    source.head(plan.graph, f"{dtype}: one step for any number of tensors of any size on a GPU", version)
     source.line("import triton")
     source.line("import triton.language as tl")
     source.line()
