@@ -81,7 +81,7 @@ class Source:
         return "\n".join(self._lines) + "\n"
 
 
-class Writer:
+class KernelWriter:
     """What every writer of kernels has: `names` maps nodes to the variables that hold them in the current function."""
 
     def __init__(self, origins: Mapping[Node, Origin], reserved: Iterable[str]) -> None:

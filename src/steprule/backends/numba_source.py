@@ -30,7 +30,7 @@ from ..graph.ops import OPS, Reducer
 from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, hyper_columns
 from .base import ABSENT
-from .emit import Writer
+from .emit import KernelWriter
 
 TABLES = ("addresses", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total", "done", "parts")
 COUNTS = ("tensor_count", "chunk_count", "row_count", "part_count")
@@ -66,7 +66,7 @@ def _start(node: Node) -> str:
 ITEMSIZE = {"float32": 4, "float64": 8}
 
 
-class _Writer(Writer):
+class _Writer(KernelWriter):
     """Writes one kernel."""
 
     def __init__(self, plan: Plan, dtype: str) -> None:

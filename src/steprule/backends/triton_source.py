@@ -32,7 +32,7 @@ from ..graph.ops import OPS
 from ..plan.schedule import Pass, Plan, summary
 from ..plan.tables import array_rows, host_columns
 from .base import ABSENT
-from .emit import Source, Writer
+from .emit import KernelWriter, Source
 
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
           "found")  # fmt: skip
@@ -63,7 +63,7 @@ def _derived(plan: Plan) -> list[Node]:
     return [node for node in plan.host if node.op != "hyper"]
 
 
-class _Writer(Writer):
+class _Writer(KernelWriter):
     """Writes one module."""
 
     def __init__(self, plan: Plan, dtype: str) -> None:
