@@ -80,6 +80,7 @@ float32_at = _pointer_to(types.float32)
 float64_at = _pointer_to(types.float64)
 int32_at = _pointer_to(types.int32)
 int64_at = _pointer_to(types.int64)
+int16_at = _pointer_to(types.int16)
 uint16_at = _pointer_to(types.uint16)
 
 
@@ -116,7 +117,9 @@ def _plain(ctype: Any, scalar: Any) -> Callable[[int], _PlainPointer]:
 PLAIN: dict[str, Callable[..., Any]] = {
     "float32_at": _plain(ctypes.c_float, np.float32),
     "float64_at": _plain(ctypes.c_double, np.float64),
+    "int16_at": _plain(ctypes.c_int16, np.int16),
     "int64_at": _plain(ctypes.c_int64, int),
+    "uint16_at": _plain(ctypes.c_uint16, np.uint16),
     "add_in_any_order": lambda total, term: total + term,
     "add_square_in_any_order": lambda total, term: total + term * term,
 }
