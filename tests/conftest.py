@@ -49,13 +49,13 @@ def fixed_seeds():
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Let chunks, blocks and rows be so short that a few elements and tensors fill several; return a chunk's length."""
-    from steprule.backends import numba_cpu, triton_gpu, triton_source
+    from steprule.backends import numba_cpu, triton_dialect, triton_gpu
 
     for module, name, length in (
         (numba_cpu, "CHUNK", 8),
-        *((module, "CHUNK", 8) for module in (triton_gpu, triton_source)),
-        *((module, "ROWS", 2) for module in (triton_gpu, triton_source)),
-        (triton_source, "BLOCK", 4),
+        *((module, "CHUNK", 8) for module in (triton_gpu, triton_dialect)),
+        *((module, "ROWS", 2) for module in (triton_gpu, triton_dialect)),
+        (triton_dialect, "BLOCK", 4),
     ):
         monkeypatch.setattr(module, name, length)
     return 8

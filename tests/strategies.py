@@ -14,13 +14,13 @@ from steprule.backends.base import Batch
 from steprule.backends.eager import EagerBatch
 from steprule.backends.numba_cpu import CpuBatch, CpuKernel
 from steprule.backends.triton_gpu import TritonBatch, TritonKernel
-from steprule.backends.triton_source import host_columns
 from steprule.graph.graph import Graph, Hyper, Slot
 from steprule.graph.node import Node, Rank, const, hyper, make, read, step
 from steprule.graph.ops import ANY, OPS, Range
 from steprule.graph.verify import verify
+from steprule.plan.program import lowered
 from steprule.plan.schedule import Plan
-from steprule.plan.tables import array_rows, hyper_columns
+from steprule.plan.tables import array_rows, host_columns, hyper_columns
 
 HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
 POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
@@ -130,15 +130,16 @@ def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64
     arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype, device=device) for a in data.arrays] for n in names}
     rows = [index % 2 for index in range(len(data.arrays))]
     hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
+    program = lowered(plan, str(dtype).removeprefix("torch."))
     batch: Batch
     if kind == "eager":
-        batch = EagerBatch(plan, arrays, rows)
+        batch = EagerBatch(program, arrays, rows)
     elif kind == "triton":
         before = [[data.numbers[row][name] - (name == "t") for name in host_columns(plan)] for row in rows]
-        batch = TritonBatch(TritonKernel(plan, dtype), arrays, torch.tensor(before, dtype=torch.float64, device=device))
+        batch = TritonBatch(TritonKernel(program), arrays, torch.tensor(before, dtype=torch.float64, device=device))
         hyper = np.ascontiguousarray(hyper[rows][:, : len(plan.graph.hypers)])
     else:
-        kernel = CpuKernel(plan, dtype)
+        kernel = CpuKernel(program)
         if kind == "plain":
             kernel._function = cache.plain(kernel.source)
         batch = CpuBatch(kernel, arrays, rows)

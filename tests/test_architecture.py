@@ -10,8 +10,8 @@ import pytest
 
 import steprule
 from steprule.backends.eager import spelling
-from steprule.backends.numba_source import _SPELLING
-from steprule.backends.triton_source import _SPELLING as _GPU_SPELLING
+from steprule.backends.numba_dialect import NumbaDialect
+from steprule.backends.triton_dialect import TritonDialect
 from steprule.graph.ops import OPS
 from steprule.rule import formula
 
@@ -144,9 +144,9 @@ def test_modules_of_bench_and_lab_import_one_another_in_no_circle() -> None:
 
 def test_every_op_has_a_spelling_on_every_backend() -> None:
     numbered = [name for name, row in OPS.items() if row.kind in {"pointwise", "compare"}]
-    assert all(name in _SPELLING and name in _GPU_SPELLING for name in numbered)
+    assert all(name in NumbaDialect.spelling and name in TritonDialect.spelling for name in numbered)
     assert all(callable(spelling(name)) for name in numbered)
-    assert set(_SPELLING) <= set(OPS)
+    assert set(NumbaDialect.spelling) <= set(OPS)
 
 
 def test_every_lock_of_the_library_is_one_that_forked_children_find_free() -> None:

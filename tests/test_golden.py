@@ -9,12 +9,12 @@ import difflib
 from pathlib import Path
 
 import pytest
-import torch
 
 import steprule as sr
 from steprule import board, chain
 from steprule.backends import numba_cpu, triton_gpu
 from steprule.graph.look_ahead import look_ahead
+from steprule.plan.program import lowered
 from steprule.plan.schedule import schedule
 from steprule.rule import Formula, Transform
 from steprule.version import __version__
@@ -43,7 +43,7 @@ def texts(program: Formula) -> dict[str, str]:
     """Return the module of a rule in float32 from every backend that writes one, whatever the version."""
     paths = look_ahead(program.graph)
     plan = schedule(paths.closure_free if paths else program.graph)
-    written = {backend: make(plan, torch.float32).source for backend, make in KERNELS.items()}
+    written = {backend: make(lowered(plan)).source for backend, make in KERNELS.items()}
     return {backend: text.replace(f"steprule {__version__};", "steprule;") for backend, text in written.items()}
 
 

@@ -19,6 +19,7 @@ from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph, Slot
 from steprule.graph.node import Rank, make, read
 from steprule.optim.tensors import single
+from steprule.plan.program import lowered
 from steprule.plan.schedule import Plan, schedule
 from steprule.plan.tables import array_rows
 from strategies import Problem, run
@@ -175,7 +176,9 @@ class Device:
         }
         before = [[number[name] - (name == "t") for name in self.hosts] for number in self.numbers]
         self.counts = torch.tensor(before, dtype=torch.float64, device=self.device)
-        self.batch = TritonBatch(TritonKernel(self.plan, dtype), self.tensors, self.counts)
+        self.batch = TritonBatch(
+            TritonKernel(lowered(self.plan, str(dtype).removeprefix("torch."))), self.tensors, self.counts
+        )
         self.hyper = np.array([[number[hyper.name] for hyper in graph.hypers] for number in self.numbers])
 
     def rounded(self, values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from steprule.backends.numba_cpu import CpuBatch, CpuKernel
 from steprule.graph.evaluate import evaluate
 from steprule.graph.ops import OPS, Op, Reducer, reduction
 from steprule.graph.simplify import simplify
+from steprule.plan.program import lowered
 from steprule.plan.schedule import schedule
 from steprule.plan.tables import hyper_columns
 from steprule.rule import Formula
@@ -100,7 +101,8 @@ def test_batches_share_what_is_over_all_tensors_whatever_joins_it() -> None:
     data = the_problem(using(early=True), gradients_with(None, 0, [3, 7]))
     arrays = [{name: [torch.tensor(np.asarray(value))] for name, value in own.items()} for own in data.arrays]
     hyper = np.array([[data.numbers[0][name] for name in hyper_columns(plan)]])
-    batches = (EagerBatch(plan, arrays[0], [0]), CpuBatch(CpuKernel(plan, torch.float64), arrays[1], [0]))
+    program = lowered(plan, "float64")
+    batches = (EagerBatch(program, arrays[0], [0]), CpuBatch(CpuKernel(program), arrays[1], [0]))
     assert run_all([(batch, hyper) for batch in batches])
     truth = evaluate(plan.graph, data.arrays, [data.numbers[0]] * 2)
     for own, expected in zip(arrays, truth, strict=True):

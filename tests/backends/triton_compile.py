@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import sys
 
-import torch
 import triton
-from half_kernel import every
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from steprule import board, chain, clip_global_norm, rule
+from steprule.backends.triton_dialect import COUNTS, TABLES
 from steprule.backends.triton_gpu import TritonKernel
-from steprule.backends.triton_source import COUNTS, TABLES
 from steprule.graph.ops import OPS, Reducer, reduction
+from steprule.plan.program import lowered
 from steprule.plan.schedule import schedule
 from steprule.rule import exp, log, mean, norm, sqrt
 from steprule.rule import max as largest
@@ -43,7 +42,7 @@ PROGRAMS = {"adam": chain(clip_global_norm(max_norm=1.0), adam), "board": board.
 
 def ptx(name: str, dtype: str, *, aligned: bool) -> dict[str, str]:
     """Return the PTX of each kernel of a guarded plan."""
-    kernel = TritonKernel(schedule(PROGRAMS[name].graph, guarded=True), getattr(torch, dtype))
+    kernel = TritonKernel(lowered(schedule(PROGRAMS[name].graph, guarded=True), dtype))
     found = {}
     for own, function in kernel.functions.items():
         if isinstance(function, triton.JITFunction) and own.partition("_")[0] in {"begin", "pass", "end", "finish"}:
@@ -55,16 +54,6 @@ def ptx(name: str, dtype: str, *, aligned: bool) -> dict[str, str]:
     return found
 
 
-def half(dtype: str) -> dict[str, str]:
-    """Return the PTX of the formulas of 16 bits."""
-    kinds = ["*fp32", "*u32", "*u16", "*i16", "*fp32", "*u16", "*u16", "*u16", "*i16", "*fp32", "*u32", *["i32"] * 5]
-    signature = dict(zip(every.arg_names, [*kinds, "constexpr", "constexpr"], strict=True))
-    source = ASTSource(every, signature, constexprs={"HALF": dtype == "float16", "BLOCK": 1024})
-    options = {"enable_fp_fusion": True}
-    return {"every": triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]}
-
-
 if __name__ == "__main__":
     asked = [(name, dtype, aligned) for name, dtype, aligned in json.loads(sys.argv[1])]
-    found = [half(dtype) if name == "half" else ptx(name, dtype, aligned=aligned) for name, dtype, aligned in asked]
-    print(json.dumps(found))
+    print(json.dumps([ptx(name, dtype, aligned=aligned) for name, dtype, aligned in asked]))

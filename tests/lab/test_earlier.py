@@ -18,7 +18,7 @@ from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.results import Provenance
 from steprule.lab.runs import RunResult, RunSpec
 from steprule.lab.session import Session
-from steprule.lab.store.trials import Store
+from steprule.lab.store.trials import TrialStore
 from steprule.lab.tasks import TaskSpec
 
 pytestmark = pytest.mark.null
@@ -30,7 +30,7 @@ def begin(out, run=None, names=REPORT):
     """Begin a study, do one run of it or none, and leave its files."""
     with (
         at_home({"out": out, **ANEW}, "study.journal", names) as home,
-        Store.at(home.place, "study", home.settle) as store,
+        TrialStore.at(home.place, "study", home.settle) as store,
     ):
         store.join({"seeds": "5"}, {})
         store.refresh()
@@ -43,7 +43,7 @@ def begin(out, run=None, names=REPORT):
 
 
 def held(path):
-    with Store.at(str(path), "study") as store:
+    with TrialStore.at(str(path), "study") as store:
         store.refresh()
         return store.records()
 
@@ -84,7 +84,7 @@ def test_nobody_joins_a_study_that_has_not_taken_its_place(tmp_path):
     with at_home({"out": tmp_path, **ANEW}, "study.journal", REPORT) as home:
         with pytest.raises(sr.errors.StateError, match="another run writes here"), at_home(again, "study.journal", ()):
             pass
-        with Store.at(home.place, "study", home.settle) as store:
+        with TrialStore.at(home.place, "study", home.settle) as store:
             store.refresh()
             store.claim(["x"], 1)
             store.finish("x", {"n": 2}, 0.5)
@@ -94,7 +94,7 @@ def test_nobody_joins_a_study_that_has_not_taken_its_place(tmp_path):
 
 def test_a_study_killed_while_it_takes_its_place_is_there_afterwards(tmp_path, monkeypatch):
     begin(tmp_path, 1)
-    monkeypatch.setattr(Store, "move", lambda *_: 1 / 0)
+    monkeypatch.setattr(TrialStore, "move", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         begin(tmp_path, 2)
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from steprule.lab.progress import Silence
 from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.report.shape import RUN, Misshapen, check
 from steprule.lab.runs import Point, RunResult, RunSpec, StepTimes, from_record
-from steprule.lab.store.trials import PLAN, Store
+from steprule.lab.store.trials import PLAN, TrialStore
 from steprule.lab.tasks import Exhibit, TaskSpec
 from steprule.lab.time_budget import as_plain, from_plain
 from steprule.lab.tuning import Range, Trials, Wish
@@ -127,7 +127,7 @@ def test_a_record_of_another_run_or_at_odds_with_itself_is_not_believed(field, n
 @pytest.fixture(params=["journal", "sqlite"])
 def store(request, tmp_path):
     place = str(tmp_path / "study.journal") if request.param == "journal" else f"sqlite:///{tmp_path / 'study.db'}"
-    with Store.at(place, "study") as made:
+    with TrialStore.at(place, "study") as made:
         yield made
 
 
@@ -242,7 +242,7 @@ LINES = [
 @pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
 def test_a_line_of_a_journal_that_is_none_is_told_with_its_number(line, tmp_path, capsys):
     path = tmp_path / "study.journal"
-    with Store.at(str(path), "study") as store:
+    with TrialStore.at(str(path), "study") as store:
         store.refresh()
         store.claim(["x"], 1)
         with path.open("a") as file:

@@ -28,7 +28,7 @@ from steprule.lab.store import journal
 from steprule.lab.store import trials as module
 from steprule.lab.store.journal import display
 from steprule.lab.store.owner import Owner
-from steprule.lab.store.trials import Store
+from steprule.lab.store.trials import TrialStore
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.workers import Died
 
@@ -50,7 +50,7 @@ def place(request, tmp_path):
 
 @pytest.fixture
 def two(place):
-    stores = Store.at(place, "study"), Store.at(place, "study")
+    stores = TrialStore.at(place, "study"), TrialStore.at(place, "study")
     yield stores
     for store in stores:
         store.close()
@@ -136,7 +136,7 @@ def test_a_run_whose_worker_dies_three_times_has_failed(place):
 
     plan = StudyPlan(TaskSpec(), (Method("sgd"),), Budget(None, 2), (), (), (100,))
     comparison = Comparison((Study(plan, (), fixed_lr=0.1),))
-    store = Store.at(place, "study")
+    store = TrialStore.at(place, "study")
     Dispatcher(comparison, store, Deadly(), Silence(), lambda: None).run()
     assert [(run.status, run.reason) for run in comparison.runs] == [("failed", "its worker died 3 times")]
     assert len(trials(store, next(iter(store._trials)))) == 3
@@ -162,11 +162,11 @@ def test_of_two_plans_proposed_at_the_same_moment_the_first_counts_for_both(two,
 
 def test_a_journal_in_whose_place_another_was_begun_is_neither_read_nor_written(tmp_path):
     path = tmp_path / "study.journal"
-    before = Store.at(str(path), "study")
+    before = TrialStore.at(str(path), "study")
     before.refresh()
     before.claim(["x"], 1)
     path.rename(tmp_path / "kept")
-    after = Store.at(str(path), "study")
+    after = TrialStore.at(str(path), "study")
     after.refresh()
     after.claim(["y"], 1)
     whole = path.read_bytes()
@@ -198,7 +198,7 @@ def test_a_storage_that_takes_nothing_is_refused_and_no_password_is_told(tmp_pat
 
 def test_a_lock_of_the_dead_on_a_journal_that_is_gone_is_an_error_and_no_endless_wait(tmp_path):
     me, path = Owner.here(), tmp_path / "study.journal"
-    store = Store.at(str(path), "study")
+    store = TrialStore.at(str(path), "study")
     path.unlink()
     (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
     for attempt in (lambda: store.storage.create_new_trial(store.study), store.refresh):
@@ -209,13 +209,13 @@ def test_a_lock_of_the_dead_on_a_journal_that_is_gone_is_an_error_and_no_endless
 @pytest.mark.parametrize("torn", ['{"op_code":4,"wor', '{"op_code":4}garbage', "\x00\x00"])
 def test_a_torn_last_line_loses_nothing(tmp_path, torn):
     path = tmp_path / "study.journal"
-    before = Store.at(str(path), "study")
+    before = TrialStore.at(str(path), "study")
     before.refresh()
     before.claim(["x"], 1)
     before.finish("x", {"n": 1}, 0.1)
     with path.open("a") as file:
         file.write(torn)
-    after = Store.at(str(path), "study")
+    after = TrialStore.at(str(path), "study")
     for store in (before, after):
         store.refresh()
         store.claim([f"y{id(store)}"], 1)
@@ -236,7 +236,7 @@ def test_the_lock_of_a_killed_process_is_taken_without_any_waiting(tmp_path, mon
     me = Owner.here()
     path = tmp_path / "study.journal"
     (tmp_path / "study.journal.lock").symlink_to(str(Owner(me.machine, me.process, "1")))
-    Store.at(str(path), "study").refresh()
+    TrialStore.at(str(path), "study").refresh()
     assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
 
 
@@ -268,7 +268,7 @@ def test_two_processes_in_two_folders_finish_one_study(place, tmp_path, whole):
     parts = [start(tmp_path / name, "--storage", place) for name in ("here", "there")]
     assert [part.wait() for part in parts] == [0, 0]
     assert numbers(tmp_path / "here") == numbers(tmp_path / "there") == whole
-    store = Store.at(place, "steprule compare")
+    store = TrialStore.at(place, "steprule compare")
     done = [trial for trial in store.storage.get_all_trials(store.study) if trial.state == TrialState.COMPLETE]
     assert set(Counter(trial.user_attrs["key"] for trial in done).values()) == {1}
     assert len(done) == len(whole)
@@ -293,7 +293,7 @@ def fill(place):
     """Record runs in a database that may take few more pages."""
     from sqlalchemy import event
 
-    with Store.at(place, "study") as store:
+    with TrialStore.at(place, "study") as store:
         engine = store.storage._backend.engine
         with engine.connect() as connection:
             most = connection.exec_driver_sql("PRAGMA page_count").scalar() + 1

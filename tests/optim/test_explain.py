@@ -26,10 +26,10 @@ RAN: dict[torch.Tensor, Counted] = {}
 class Counted(EagerBatch):
     """A batch that says which passes it has swept; it stands for one of kernels, which would have to be compiled."""
 
-    def __init__(self, plan: Any, arrays: Any, rows: Any) -> None:
-        super().__init__(plan, arrays, rows)
+    def __init__(self, program: Any, arrays: Any, rows: Any, where: Any = None) -> None:
+        super().__init__(program, arrays, rows, where)
         self.swept: list[int] = []
-        RAN.update(dict.fromkeys(arrays[plan.graph.parameter], self))
+        RAN.update(dict.fromkeys(arrays[self.plan.graph.parameter], self))
 
     def sweep(self, index: int) -> None:
         self.swept.append(index)
@@ -47,8 +47,8 @@ class Counted(EagerBatch):
 class Kernel(Counted):
     """One of kernels: what it was made with is kept."""
 
-    def __init__(self, kernel: Any, arrays: Any, rows: Any) -> None:
-        super().__init__(kernel.plan, arrays, rows)
+    def __init__(self, kernel: Any, arrays: Any, rows: Any, where: Any = None) -> None:
+        super().__init__(kernel.program, arrays, rows, where)
         self.source = kernel.source
 
 

@@ -16,8 +16,8 @@ from truth import fill_gradients, make
 
 import steprule as sr
 from steprule import board, chain
+from steprule.backends.triton_dialect import BLOCK, CHUNK
 from steprule.backends.triton_gpu import interpreted
-from steprule.backends.triton_source import BLOCK, CHUNK
 
 HERE = torch.cuda.is_available()
 DEVICE = "cuda" if HERE else "cpu"

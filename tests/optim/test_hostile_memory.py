@@ -24,6 +24,7 @@ from steprule import board
 from steprule.backends.base import chunks
 from steprule.backends.numba_cpu import CHUNK, CpuBatch, CpuKernel
 from steprule.errors import ParameterError
+from steprule.plan.program import lowered
 from steprule.plan.schedule import schedule
 
 sys.path.append(str(HERE / "fuzz"))
@@ -163,7 +164,7 @@ def test_a_kernel_reaches_elements_beyond_32_bits() -> None:
     except OSError as error:
         pytest.skip(f"no address space: {error}")
     theta[-3:], g[-3:], m[-3:] = 1.0, 2.0, 4.0
-    kernel = CpuKernel(schedule(board.momentum.graph), torch.float32)
+    kernel = CpuKernel(lowered(schedule(board.momentum.graph)))
     batch = CpuBatch(kernel, {"theta": [theta], "g": [g], "m": [m]}, [0])
     batch.begin(np.array([[1.0, 0.5]]))
     last = len(batch._chunks)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..graph.node import Node
 from ..graph.ops import OPS
+from ..plan.program import Program
 from ..plan.schedule import Pass, Plan
 
 Table = NDArray[np.float64]
@@ -25,6 +26,8 @@ def addresses_of(gradients: Gradients) -> list[int]:
     return [ABSENT if gradient is None else gradient.data_ptr() or EMPTY for gradient in gradients]
 
 
+Where = Sequence[tuple[int, int]]
+"""Of each tensor: where its random bits come from, and the index of its first element in the whole tensor."""
 Share = tuple[slice, int, torch.Tensor]
 """Neighbouring rows of hyperparameters, a column, and the number on the device that stands there."""
 Arrays = Mapping[str, Sequence[Any]]
@@ -58,19 +61,19 @@ class Backend(ABC):
         return "leave backend=None"
 
     @abstractmethod
-    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> Kernel:
-        """Return what runs a plan on tensors of a dtype; nothing is compiled before a batch is made."""
+    def kernel(self, program: Program, *, capturable: bool = False) -> Kernel:
+        """Return what runs a program; nothing is compiled before a batch is made."""
 
 
 class Kernel(ABC):
-    """A plan as one backend runs it on tensors of one dtype."""
+    """A program as one backend runs it."""
 
-    plan: Plan
+    program: Program
     source: str = ""
     """The text that is compiled; nothing where nothing is."""
 
     @abstractmethod
-    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> Batch:
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor, where: Where | None = None) -> Batch:
         """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` the state's numbers of the host.
 
         Those are step counts and host slots, a row a tensor, on the device of kernels that decide by themselves.
@@ -238,3 +241,12 @@ def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:
     first_piece = np.repeat(np.cumsum(pieces) - pieces, pieces)
     start = (np.arange(len(tensor)) - first_piece) * length
     return np.ascontiguousarray(np.stack([tensor, start, np.minimum(size[tensor] - start, length)], axis=1))
+
+
+def tensor_table(sizes: Sequence[int], rows: Sequence[int], length: int, where: Where | None) -> NDArray[np.int64]:
+    """Return the table of tensors, with the columns of `plan.tables.TENSOR`."""
+    size = np.asarray(sizes, dtype=np.int64)
+    pieces = -(-size // length)
+    place = np.asarray(where or [(0, 0)] * len(size), dtype=np.int64).reshape(-1, 2)
+    columns = [rows, size, np.cumsum(pieces) - pieces, pieces, *place.T]
+    return np.stack([np.asarray(column, dtype=np.int64) for column in columns], axis=1)

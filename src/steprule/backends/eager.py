@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from ..graph.evaluate import evaluate_host
-from ..graph.node import Node, Rank, read
+from ..graph.node import Node, Rank
 from ..graph.ops import OPS, Reducer
-from ..plan.schedule import Pass, Plan
+from ..plan.program import Accumulate, Compute, Exchange, Load, Loop, Program, Store
 from ..plan.tables import hyper_columns
-from .base import Arrays, Backend, Batch, Gradients, Kernel, Table
+from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
 from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
@@ -61,29 +61,40 @@ class Eager(Backend):
         """Word why it was chosen where another could be."""
         return "asked for"
 
-    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> EagerKernel:  # noqa: ARG002
-        """Return the plan, which is executed as it is."""
-        return EagerKernel(plan)
+    def kernel(self, program: Program, *, capturable: bool = False) -> EagerKernel:  # noqa: ARG002
+        """Return the program, which is executed as it is."""
+        return EagerKernel(program)
 
 
 class EagerKernel(Kernel):
-    """A plan, without any source."""
+    """A program, without any source."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, program: Program) -> None:
+        self.program = program
 
-    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> EagerBatch:  # noqa: ARG002
+    def batch(
+        self,
+        arrays: Arrays,
+        rows: Sequence[int],
+        counts: torch.Tensor,  # noqa: ARG002
+        where: Where | None = None,
+    ) -> EagerBatch:
         """Bind tensors; counts are in the table of hyperparameters."""
-        return EagerBatch(self.plan, arrays, rows)
+        return EagerBatch(self.program, arrays, rows, where)
 
 
 class EagerBatch(Batch):
-    """Tensors updated by torch operations; half precision is computed in float32 and rounded once."""
+    """Tensors updated by torch operations; what is narrower than float32 is computed in it, and rounded once.
 
-    def __init__(self, plan: Plan, arrays: Arrays, rows: Sequence[int]) -> None:
-        self.plan = plan
+    Tensors of any dtype are loaded and stored: a program is asked only what is done, not what its kernels point at.
+    """
+
+    def __init__(self, program: Program, arrays: Arrays, rows: Sequence[int], where: Where | None = None) -> None:
+        self.program = program
+        self.plan = plan = program.plan
         self.arrays = {name: list(tensors) for name, tensors in arrays.items()}
         self.rows = list(rows)
+        self._where = where
         self._sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
         self.total = np.zeros(len(plan.reductions))
         self._columns = hyper_columns(plan)
@@ -115,21 +126,18 @@ class EagerBatch(Batch):
     @torch.no_grad()
     def sweep(self, index: int) -> None:
         """Compute one pass, tensor by tensor."""
-        self._sweep(self.plan.passes[index], range(len(self.rows)))
+        self._sweep(self.program.loops[index], range(len(self.rows)))
 
-    def _sweep(self, item: Pass, tensors: range) -> None:
+    def _sweep(self, loop: Loop, tensors: range) -> None:
         for tensor in self._present(tensors):
-            values = self._scalars(tensor, [*item.scalars])
-            self._elements(tensor, item, values)
-            for node in item.reductions:
-                self._reduced[tensor][node] = _joined(node.reducer, _wide(values[node.inputs[0]]))
-            self._write(tensor, item, values)
-        for node in item.reductions:
-            if node.kind == "global":
-                shares = [float(reduced[node]) for reduced in self._reduced if node in reduced]
+            values = self._elements(tensor, loop, self._scalars(tensor, loop.scalars))
+            self._copy(tensor, [self._stored(tensor, store, values) for store in loop.stores])
+        for part in loop.after:
+            if isinstance(part, Exchange):
+                shares = [float(reduced[part.node]) for reduced in self._reduced if part.node in reduced]
                 with np.errstate(all="ignore"):
-                    total = reduce(OPS[node.reducer.combine].meaning, shares, node.reducer.init)
-                self.total[self.plan.reductions.index(node)] = total
+                    combine = OPS[part.node.reducer.combine].meaning
+                    self.total[part.place] = reduce(combine, shares, part.node.reducer.init)
 
     def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""
@@ -146,29 +154,46 @@ class EagerBatch(Batch):
         """Write again what was being written, then what follows."""
         reached, pairs = self._writing or (-1, [])
         self._copy(reached, pairs)
-        self._sweep(self.plan.passes[-1], range(reached + 1, len(self.rows)))
+        self._sweep(self.program.loops[-1], range(reached + 1, len(self.rows)))
 
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._writing = None
         self.arrays[self.plan.graph.gradient] = []
 
-    def _elements(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
-        for name in item.reads:
-            stored = self.arrays[name][tensor].detach()
-            half = stored.is_floating_point() and stored.element_size() < 4
-            values[read(name)] = stored.float() if half else stored
+    def _elements(self, tensor: int, loop: Loop, values: dict[Node, Any]) -> dict[Node, Any]:
+        """Do what a loop does to elements, but the stores; return all values."""
         parameter = self.arrays[self.plan.graph.parameter][tensor]
         working = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-        for node in item.scalars:  # as a kernel does: computed in float64, given to elements in their own type
+        for node in loop.scalars:  # as a kernel does: computed in float64, given to elements in their own type
             dtype = torch.bool if isinstance(values[node], bool) else working
             values[node] = torch.tensor(values[node], dtype=dtype, device=parameter.device)
-        for node in item.elements:
-            value = spelling(node.op)(*(values[child] for child in node.inputs))
-            value = value.to(parameter.dtype).to(working) if node.op == "stored" else value
-            values[node] = value.expand(parameter.shape)
+        for part in loop.body:
+            if isinstance(part, Load):
+                values[part.node] = self._load(part.array.name, tensor)
+            elif isinstance(part, Compute):
+                inputs = (values[child] for child in part.node.inputs)
+                value = spelling(part.node.op)(*inputs)
+                value = value.to(parameter.dtype).to(working) if part.node.op == "stored" else value
+                values[part.node] = value.expand(parameter.shape)
+            elif isinstance(part, Accumulate):
+                self._reduced[tensor][part.node] = _joined(part.node.reducer, _wide(values[part.node.inputs[0]]))
+        return values
 
-    def _scalars(self, tensor: int, roots: list[Node]) -> dict[Node, Any]:
+    def _load(self, name: str, tensor: int) -> torch.Tensor:
+        stored = self.arrays[name][tensor].detach()
+        return stored.float() if stored.is_floating_point() and stored.element_size() < 4 else stored
+
+    def _stored(self, tensor: int, store: Store, values: dict[Node, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where a value goes, and the value."""
+        value = values[store.node]
+        # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
+        return self.arrays[store.array.name][tensor].detach(), value.clone() if store.node.op in {
+            "read",
+            "stored",
+        } else value
+
+    def _scalars(self, tensor: int, roots: Sequence[Node]) -> dict[Node, Any]:
         """Compute what is below element rank: host values in NumPy, the rest in Python floats."""
         values: dict[Node, Any] = {}
 
@@ -194,12 +219,6 @@ class EagerBatch(Batch):
             visit(root)
         return values
 
-    def _write(self, tensor: int, item: Pass, values: dict[Node, Any]) -> None:
-        # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
-        new = [values[node].clone() if node.op in {"read", "stored"} else values[node] for _, node in item.writes]
-        targets = [self.arrays[name][tensor].detach() for name, _ in item.writes]
-        self._copy(tensor, list(zip(targets, new, strict=True)))
-
     def _copy(self, reached: int, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         if pairs:
             self._writing = (reached, pairs)  # known before the first is written
@@ -224,4 +243,4 @@ def _joined(reducer: Reducer, value: torch.Tensor) -> torch.Tensor:
     while len(terms) > 1:
         half = len(terms) // 2
         terms = torch.cat([join(terms[:half], terms[half : 2 * half]), terms[2 * half :]])
-    return terms[0] if len(terms) else torch.tensor(reducer.init)
+    return terms[0].clone() if len(terms) else torch.tensor(reducer.init)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..plan.schedule import Plan
-from ..plan.tables import array_rows
+from ..plan.program import Program
 from ..version import __version__
 from . import cache, compiler
-from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, addresses_of, chunks
-from .numba_source import COUNTS, TABLES, cpu_source
+from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
+from .numba_dialect import COUNTS, TABLES, NumbaDialect
 from .threads import cheap, walk
 
 Parts = NDArray[np.int64]
@@ -51,17 +51,17 @@ class NumbaCpu(Backend):
         """Word what is run."""
         return "float32 and float64 parameters in main memory run one compiled kernel"
 
-    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> CpuKernel:  # noqa: ARG002
-        """Return the kernel of a plan."""
-        return CpuKernel(plan, dtype)
+    def kernel(self, program: Program, *, capturable: bool = False) -> CpuKernel:  # noqa: ARG002
+        """Return the kernel of a program."""
+        return CpuKernel(program)
 
 
 class CpuKernel(Kernel):
-    """The compiled step of a plan for one dtype; its `source` can be read before anything compiles."""
+    """The compiled step of a program; its `source` can be read before anything compiles."""
 
-    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
-        self.plan = plan
-        self.source = cpu_source(plan, DTYPES[dtype], __version__)
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.source = NumbaDialect(program).module(__version__)
         self._function: cache.Kernel | None = None
 
     @property
@@ -71,26 +71,34 @@ class CpuKernel(Kernel):
             self._function = cache.load(self.source)
         return self._function
 
-    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> CpuBatch:  # noqa: ARG002
+    def batch(
+        self,
+        arrays: Arrays,
+        rows: Sequence[int],
+        counts: torch.Tensor,  # noqa: ARG002
+        where: Where | None = None,
+    ) -> CpuBatch:
         """Bind tensors; counts are in the table of hyperparameters."""
-        return CpuBatch(self, arrays, rows)
+        return CpuBatch(self, arrays, rows, where)
 
 
 class CpuBatch(Batch):
-    """Dense float32 or float64 tensors in main memory, all of one dtype."""
+    """Dense tensors in main memory, laid out as one program says."""
 
-    def __init__(self, kernel: CpuKernel, arrays: Arrays, rows: Sequence[int]) -> None:
-        self.plan = plan = kernel.plan
+    def __init__(self, kernel: CpuKernel, arrays: Arrays, rows: Sequence[int], where: Where | None = None) -> None:
+        self.program = kernel.program
+        self.plan = plan = kernel.program.plan
         self._function = kernel.function
-        names = array_rows(plan)
-        parameters = arrays[plan.graph.parameter]
-        self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
-        pointers = [addresses_of(arrays[name]) for name in names]
-        self._addresses = np.array(pointers, dtype=np.int64).reshape(len(names), len(parameters)).T.copy()
-        sizes = [tensor.numel() for tensor in parameters]
-        self._tensors = np.array([rows, sizes], dtype=np.int64).reshape(2, len(sizes)).T.copy()
+        pointed = [arrays[name] for name in self.program.tensors if name != plan.graph.gradient]
+        self._held: list[Any] = [*pointed, ()]  # what is pointed at must not be freed
+        sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
+        pointers = [addresses_of(own) for own in pointed]
+        self._addresses = np.array(pointers, dtype=np.int64).reshape(len(pointed), len(sizes)).T.copy()
+        self._gradients = np.zeros(len(sizes), dtype=np.int64)
+        self.set_gradients(arrays[plan.graph.gradient])
+        self._tensors = tensor_table(sizes, rows, CHUNK, where)
         self._chunks = chunks(sizes, CHUNK)
-        self.host = np.zeros((0, len(plan.host)))
+        self.host = np.zeros((0, len(self.program.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
         self.total = np.zeros(len(plan.reductions))
@@ -105,8 +113,8 @@ class CpuBatch(Batch):
 
     def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients."""
-        self._held[1] = gradients
-        self._addresses[:, 1] = addresses_of(gradients)
+        self._held[-1] = gradients
+        self._gradients[:] = addresses_of(gradients)
 
     def leave_out(self, present: NDArray[np.bool_]) -> None:
         """Share out the chunks of those tensors alone that have gradients."""
@@ -120,8 +128,8 @@ class CpuBatch(Batch):
 
     def gradient_cells(self) -> list[int]:
         """List where the address of each tensor's gradient is kept."""
-        first, width = self._addresses[:, 1:].ctypes.data, self._addresses.strides[0]
-        return [first + width * tensor for tensor in range(len(self._addresses))]
+        first, width = self._gradients.ctypes.data, self._gradients.itemsize
+        return [first + width * tensor for tensor in range(len(self._gradients))]
 
     def begin(self, hyper: Table) -> None:
         """Compute the host scalars."""
@@ -132,9 +140,9 @@ class CpuBatch(Batch):
 
     def _take(self, hyper: Table) -> None:
         """List where every table is; nothing to do while they stay where they are."""
-        self.host = host = np.zeros((len(hyper), len(self.plan.host)))
-        tables = (self._addresses, self._tensors, self._chunks, hyper, host, self._partial, self._reduced,
-                  self.total, self._done, self._parts)  # fmt: skip
+        self.host = host = np.zeros((len(hyper), len(self.program.host)))
+        tables = (self._addresses, self._gradients, self._tensors, self._chunks, hyper, host, self._partial,
+                  self._reduced, self.total, self._done, self._parts)  # fmt: skip
         counts = (len(self._tensors), len(self._chunks), len(hyper), len(self._parts) - 1)
         self._directory[:-1] = [*(table.ctypes.data for table in tables), *counts]
         self._hyper = hyper  # last: an interrupt before it must find the tables listed again
@@ -199,7 +207,7 @@ class CpuBatch(Batch):
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._done.fill(0)
-        self._held[1] = ()
+        self._held[-1] = ()
 
     def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""

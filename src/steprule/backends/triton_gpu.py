@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError
 from ..locks import lock
-from ..plan.schedule import Plan
-from ..plan.tables import array_rows
+from ..plan.program import Program
 from ..version import __version__
-from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, addresses_of, chunks
+from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
 from .cache import execute
-from .triton_source import CHUNK, ROWS, gpu_source, host_width
+from .triton_dialect import CHUNK, ROWS, TritonDialect, derived
 
 DTYPES = {
     torch.float32: "float32",
@@ -113,18 +112,18 @@ class TritonGpu(Backend):
         """Return what brings Triton, if it is not there."""
         return "pip install 'steprule[gpu]', or leave backend=None" if missing() else super().remedy()
 
-    def kernel(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> TritonKernel:
-        """Return the kernels of a plan."""
-        return TritonKernel(plan, dtype, capturable=capturable)
+    def kernel(self, program: Program, *, capturable: bool = False) -> TritonKernel:
+        """Return the kernels of a program."""
+        return TritonKernel(program, capturable=capturable)
 
 
 class TritonKernel(Kernel):
-    """The kernels of a plan for one dtype; their `source` can be read before anything compiles."""
+    """The kernels of a program; their `source` can be read before anything compiles."""
 
-    def __init__(self, plan: Plan, dtype: torch.dtype, *, capturable: bool = False) -> None:
-        self.plan = plan
+    def __init__(self, program: Program, *, capturable: bool = False) -> None:
+        self.program = program
         self.capturable = capturable
-        self.source = gpu_source(plan, DTYPES[dtype], __version__)
+        self.source = TritonDialect(program).module(__version__)
         self.captured: list[TritonBatch] = []
         """Batches that CUDA graphs point at: they live as long as the optimiser."""
 
@@ -137,9 +136,15 @@ class TritonKernel(Kernel):
                 _modules[name] = execute(self.source, name)
             return _modules[name]
 
-    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor) -> TritonBatch:  # noqa: ARG002
+    def batch(
+        self,
+        arrays: Arrays,
+        rows: Sequence[int],  # noqa: ARG002
+        counts: torch.Tensor,
+        where: Where | None = None,
+    ) -> TritonBatch:
         """Bind tensors, each with a row of its own; the device keeps the counts."""
-        return TritonBatch(self, arrays, counts)
+        return TritonBatch(self, arrays, counts, where)
 
 
 class Upload:
@@ -208,16 +213,17 @@ def uninterrupted() -> Generator[None]:
 
 
 class TritonBatch(Batch):
-    """Dense tensors of one dtype on one GPU; a row of hyperparameters and counts a tensor.
+    """Dense tensors on one GPU, laid out as one program says; a row of hyperparameters and counts a tensor.
 
     `counts` is a table of the state's own step counts and host slots, as `host_columns` lists them.
     """
 
-    def __init__(self, kernel: TritonKernel, arrays: Arrays, counts: torch.Tensor) -> None:
-        self.plan = plan = kernel.plan
+    def __init__(self, kernel: TritonKernel, arrays: Arrays, counts: torch.Tensor, where: Where | None = None) -> None:
+        self.program = kernel.program
+        self.plan = plan = kernel.program.plan
         self._kernel = kernel
         self._functions = kernel.functions
-        names = [name for name in array_rows(plan) if name != plan.graph.gradient]
+        names = [name for name in self.program.tensors if name != plan.graph.gradient]
         parameters = arrays[plan.graph.parameter]
         self._device = device = parameters[0].device
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
@@ -226,8 +232,6 @@ class TritonBatch(Batch):
         self._gradients: Gradients = ()
         sizes = [tensor.numel() for tensor in parameters]
         pieces = chunks(sizes, CHUNK) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
-        first = np.searchsorted(pieces[:, 0], np.arange(len(sizes)))
-        count = -(-np.array(sizes, dtype=np.int64) // CHUNK)
         self._counts = (len(sizes), len(pieces))
         self._gradient_table = Upload((len(sizes),), torch.int64, device)
         self._hyper = Upload((len(sizes), len(plan.graph.hypers)), torch.float64, device)
@@ -237,13 +241,13 @@ class TritonBatch(Batch):
         self._tables = (
             self._table(pointers),
             self._gradient_table.table,
-            self._table(np.stack([sizes, first, count], axis=1)),
+            self._table(tensor_table(sizes, range(len(sizes)), CHUNK, where)),
             self._table(pieces),
             self._hyper.table,
             counts,
-            self._scratch(len(sizes), host_width(plan)),
-            self._scratch(len(plan.reductions), len(pieces)),
-            self._scratch(len(plan.reductions), len(sizes)),
+            self._scratch(len(sizes), len(derived(self.program))),
+            self._scratch(len(pieces), len(plan.reductions)),
+            self._scratch(len(sizes), len(plan.reductions)),
             self.total,
             self.found,
         )

@@ -15,7 +15,7 @@ import torch
 from steprule.bench import arms, gpu, machine
 from steprule.bench.arms import COPY, FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Conditions
 from steprule.bench.cases import ALL, BACKWARD, FRESH, GPU, SAME, SWAPPED, Case
-from steprule.bench.load import Load, watch
+from steprule.bench.load import MachineLoad, watch
 from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Feed, Spread, interleave, paired, spread
 from steprule.bench.roofline import traffic
 from steprule.bench.rules import RULES
@@ -63,7 +63,7 @@ class Result:
     skipped: str | None = None
     failed: bool = False
     seconds: float = 0.0
-    load: Load | None = None
+    load: MachineLoad | None = None
 
     def median(self, name: str) -> float | None:
         """Return an arm's seconds a step, if it was timed."""

@@ -28,7 +28,7 @@ _IDLE = (3, 4)
 
 
 @dataclass(frozen=True)
-class Load:
+class MachineLoad:
     """How busy the machine was: `others` in cores, `waited` a share of the time that was measured."""
 
     cores: int
@@ -92,14 +92,14 @@ def _excess(threads: int) -> float:
     return average() - (os.cpu_count() or 1) - threads
 
 
-def watch(threads: int) -> Callable[..., Load]:
+def watch(threads: int) -> Callable[..., MachineLoad]:
     """Begin to look; the answer ends it, given the share of its time that a stepping thread waited."""
     began, all_work, own_work = time.monotonic(), _worked(), _ours()
 
-    def end(waited: float = 0.0) -> Load:
+    def end(waited: float = 0.0) -> MachineLoad:
         now, passed = _worked(), max(time.monotonic() - began, 1e-3)
         own = _ours() - own_work
         seen = 0.0 if now is None or all_work is None else (now - all_work - own) / passed
-        return Load(machine.cores(), threads, max(0.0, seen, _excess(threads)), waited)
+        return MachineLoad(machine.cores(), threads, max(0.0, seen, _excess(threads)), waited)
 
     return end

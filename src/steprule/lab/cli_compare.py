@@ -20,7 +20,7 @@ from steprule.lab.protocol import REPORT_OFFSET, Comparison, Study, StudyPlan, g
 from steprule.lab.results import Provenance
 from steprule.lab.screen import Screen
 from steprule.lab.session import Session, now
-from steprule.lab.store.trials import PLAN, Store
+from steprule.lab.store.trials import PLAN, TrialStore
 from steprule.lab.text import one_line
 from steprule.lab.time_budget import as_plain, estimate, fitted, from_plain, measured, seconds_of, sentence
 
@@ -88,7 +88,7 @@ def compare(ctx: click.Context, **values: Any) -> int:
     talk = Screen(stderr=True, quiet=values["no_progress"])
     with (
         at_home(values, "study.journal", REPORT) as home,
-        Store.at(home.place, "steprule compare", home.settle) as store,
+        TrialStore.at(home.place, "steprule compare", home.settle) as store,
     ):
         workers = min(values["workers"], sum(plan.runs for plan in plans))
         budget = values["budget"]
@@ -143,7 +143,7 @@ def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: t
 
 
 def _agreed(
-    store: Store, plans: tuple[StudyPlan, ...], workers: int, budget: str | None, talk: Screen
+    store: TrialStore, plans: tuple[StudyPlan, ...], workers: int, budget: str | None, talk: Screen
 ) -> tuple[tuple[StudyPlan, ...], tuple[str, ...]]:
     """Return the plans as the first process has fitted them to the time; say what is about to happen."""
     store.refresh()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from steprule.lab.progress import Meter
     from steprule.lab.protocol import Comparison, Study, StudyPlan
-    from steprule.lab.store.trials import Store
+    from steprule.lab.store.trials import TrialStore
     from steprule.lab.workers import WorkerPool
 
 PAUSE = 0.5
@@ -31,7 +31,7 @@ class Dispatcher:
     """One process's part in a comparison; it ends when every run is done, by whomever."""
 
     comparison: Comparison
-    store: Store
+    store: TrialStore
     pool: WorkerPool
     meter: Meter
     changed: Callable[[], None]

@@ -16,7 +16,7 @@ from steprule.lab.store.journal import any_done, is_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from steprule.lab.store.trials import Store
+    from steprule.lab.store.trials import TrialStore
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Home:
         self.lasting.unlink(missing_ok=True)
         share()
 
-    def settle(self, store: Store) -> None:
+    def settle(self, store: TrialStore) -> None:
         """Give the earlier study and what it has left the next number, and its place to this one."""
         if store.place == str(self.young):
             self._make_room()

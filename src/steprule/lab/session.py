@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from steprule.lab.progress import Meter
     from steprule.lab.protocol import Comparison
     from steprule.lab.runs import Point, RunSpec
-    from steprule.lab.store.trials import Store
+    from steprule.lab.store.trials import TrialStore
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of results.json while runs come in."""
@@ -52,7 +52,7 @@ class Session:
     _roomy: bool = False
     """Whether what another study has left is out of the way."""
 
-    def compare(self, store: Store, seconds: float | None = None) -> None:
+    def compare(self, store: TrialStore, seconds: float | None = None) -> None:
         """Do the comparison with worker processes, together with whoever works on the same store.
 
         With `seconds` tuning ends in time for the report's runs, even where it is not done.

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from steprule.lab.dispatch import PAUSE, made_with
 from steprule.lab.report.shape import MOST, Each, Maybe, Misshapen, One, check
 from steprule.lab.runs import RunResult, RunSpec
-from steprule.lab.store.trials import DEATHS, Store
+from steprule.lab.store.trials import DEATHS, TrialStore
 from steprule.lab.workers import Died
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Wish:
         }
 
 
-class Trials(Store):
+class Trials(TrialStore):
     """The study's trials; what a process that is gone was trying is queued again."""
 
     searched: frozenset[str] = frozenset()

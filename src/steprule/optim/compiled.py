@@ -11,6 +11,7 @@ import torch
 from ..backends import BACKENDS
 from ..backends.base import Kernel
 from ..graph.node import Rank
+from ..plan.program import Program, lowered
 from ..plan.schedule import Plan
 from ..rule import Formula
 from .state import HOST_DTYPE
@@ -32,6 +33,7 @@ class Compiled:
     device: torch.device
     backend: str
     reason: str
+    program: Program
     kernel: Kernel | None
 
     @property
@@ -68,12 +70,14 @@ class Kernels:
     def _runs(self, parameter: torch.Tensor, backend: str, reason: str) -> Compiled:
         key = (parameter.dtype, parameter.device, backend, reason)
         if key not in self._compiled:
-            self._compiled[key] = Compiled(self.formula, self.plan, *key, self._kernel(backend, parameter.dtype))
+            program = lowered(self.plan, str(parameter.dtype).removeprefix("torch."))
+            kernel = self._kernel(backend, parameter.dtype, program)
+            self._compiled[key] = Compiled(self.formula, self.plan, *key, program, kernel)
         return self._compiled[key]
 
-    def _kernel(self, backend: str, dtype: torch.dtype) -> Kernel | None:
+    def _kernel(self, backend: str, dtype: torch.dtype, program: Program) -> Kernel | None:
         """Return the kernel of a dtype, the same for all devices."""
         key = (backend, dtype)
         if key not in self._kernels and backend in BACKENDS:
-            self._kernels[key] = BACKENDS[backend].kernel(self.plan, dtype, capturable=self.capturable)
+            self._kernels[key] = BACKENDS[backend].kernel(program, capturable=self.capturable)
         return self._kernels.get(key)

@@ -11,6 +11,7 @@ import torch
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
+from ..plan.program import lowered
 from ..plan.schedule import Pass, Plan, schedule, summary
 from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
@@ -196,5 +197,5 @@ def explain(program: Formula | Optimizer) -> Explanation:
     plan = schedule(paths.closure_free if paths else graph)
     device = torch.device("cpu")
     backend = at_home(device)
-    source = backend.kernel(plan, torch.float32).source
+    source = backend.kernel(lowered(plan)).source
     return _of(program, plan, _single(plan), backend=backend.name, reason=backend.reason(device), source=source)

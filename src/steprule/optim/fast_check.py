@@ -51,7 +51,7 @@ class Places(NamedTuple):
     shape: int
 
 
-class Loop(NamedTuple):
+class AskingLoop(NamedTuple):
     """The compiled loop, and what begins its directory."""
 
     ask: Callable[[int, int, int], None]
@@ -173,7 +173,7 @@ def obstacle() -> str:
 
 
 @cache
-def loop() -> Loop | None:
+def loop() -> AskingLoop | None:
     """Return the compiled loop, if this Python and this torch are made as it needs."""
     parts = _parts()
     code = None if isinstance(parts, str) else address(load(SOURCE))
@@ -181,7 +181,7 @@ def loop() -> Loop | None:
         return None
     # A call of this kind keeps the interpreter lock.
     ask = ctypes.PYFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(code)
-    return Loop(ask, *parts)
+    return AskingLoop(ask, *parts)
 
 
 class Described:
@@ -227,7 +227,7 @@ class FastCheck:
 
     def __init__(
         self,
-        found: Loop,
+        found: AskingLoop,
         lists: Sequence[list[Any]],
         states: Sequence[Mapping[str, Any]],
         entries: Sequence[tuple[Mapping[str, Any], str, object]],

@@ -18,6 +18,7 @@ from ..backends.eager import EagerBatch
 from ..errors import ConvergenceError, HyperparameterError
 from ..graph.graph import Graph
 from ..graph.look_ahead import to_end
+from ..plan.program import lowered
 from ..plan.schedule import schedule
 from ..plan.tables import array_rows, hyper_columns
 from .bucket import plain
@@ -159,7 +160,7 @@ class Implicit:
         arrays = {names[0]: [parameter for (_, parameter), _ in given], names[1]: [g for _, g in given]}
         arrays |= {name: [state[name] for state in states] for name in names[2:]}
         rows = [[number(name, pair[0], s) for name in columns] for (pair, _), s in zip(given, states, strict=True)]
-        EagerBatch(self._plan, arrays, range(len(given))).step(np.array(rows, dtype=np.float64))
+        EagerBatch(lowered(self._plan), arrays, range(len(given))).step(np.array(rows, dtype=np.float64))
 
     def _unfound(self, seen: int, moved: _Moved, best: float, most: int) -> ConvergenceError:
         told = f"after {seen} evaluations the last moved it by {moved.by:.3g}, and {moved.allowed:.3g} is near enough"

@@ -14,6 +14,7 @@ import torch
 from ..backends.eager import EagerBatch
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, LookAhead
+from ..plan.program import lowered
 from ..plan.schedule import Plan, schedule
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
@@ -118,7 +119,7 @@ class Points:
         arrays |= {name: [local(owner.state[p][name]) for _, p in pairs] for name in names[2:]}
         numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
         if pairs:
-            EagerBatch(plan, arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
+            EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
 
 
 class Copy:

@@ -46,6 +46,13 @@ _ROWS = (
 )
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
 """Every format, by name; those of one tensor have the name of its dtype."""
+NARROW = tuple(row.name for row in _ROWS if row.narrow)
+"""Formats in which a store loses bits."""
+
+
+def format_of(name: str) -> Format:
+    """Return the format of a name; a dtype without a row has no kernels, and a byte an element."""
+    return FORMATS.get(name) or Format(name, name, 1)
 
 
 def beside(dtype: str) -> str:
@@ -85,12 +92,12 @@ def layout(
     A slot has the dtype that is `found`; else `state`, if that is given, or the parameter's; float32 at least if it is
     one number a tensor, or `single`.
     """
-    parameter = FORMATS[beside(dtype) if rounding == "compensated" else dtype]
+    parameter = format_of(beside(dtype) if rounding == "compensated" else dtype)
     known = found or {}
     slots: list[tuple[str, Format]] = []
     for slot in graph.slots:
         if slot.rank is not Rank.HOST:
             wide = slot.single or bool(state)
             usual = parameter.real if wide else parameter.dtype
-            slots.append((slot.name, FORMATS[known.get(slot.name, usual)]))
+            slots.append((slot.name, format_of(known.get(slot.name, usual))))
     return Layout(parameter, tuple(slots), rounding)

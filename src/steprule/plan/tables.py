@@ -1,25 +1,42 @@
-"""The order in which a plan's hyperparameters and arrays stand in tables, the same on every backend."""
+"""The tables that kernels are given, the same on every backend: rows lie one after another, columns as listed here.
+
+    addresses  [tensor, pointed]    where the parameter, each slot and what lies beside the parameter begin
+    gradients  [tensor]             where each gradient begins; 0 if it is absent, and its tensor is left alone
+    tensors    [tensor, TENSOR]
+    chunks     [chunk, CHUNK]
+    hyper      [row, name]          hyperparameters, then `t` and host slots where the host counts
+    host       [row, value]         arithmetic on them, done once a step
+    partial    [chunk, reduction]   what chunks have reduced
+    reduced    [tensor, reduction]  what tensors have
+    total      [reduction]          what all have
+
+A GPU counts by itself: there a row is a tensor, and `counts [tensor, name]` holds `t` and host slots.
+"""
 
 from __future__ import annotations
 
 from ..graph.node import Rank
 from .schedule import Plan
 
-
-def hyper_columns(plan: Plan) -> list[str]:
-    """List the columns of the hyperparameter table: hyperparameters, t if used, host slots."""
-    graph = plan.graph
-    step = ["t"] if graph.uses_step else []
-    return [item.name for item in graph.hypers] + step + [s.name for s in graph.slots if s.rank is Rank.HOST]
-
-
-def array_rows(plan: Plan) -> list[str]:
-    """List the rows of the address table: parameter, gradient, then every slot that lives in memory."""
-    graph = plan.graph
-    return [graph.parameter, graph.gradient] + [s.name for s in graph.slots if s.rank is not Rank.HOST]
+TENSOR = ("row", "size", "chunk", "chunks", "stream", "first")
+"""Of a tensor: its row of hyperparameters, number of elements, first chunk, number of chunks, the stream of its random
+bits, and the index that its first element has in the whole tensor, of which it may be a part."""
+CHUNK = ("tensor", "start", "count")
+"""Of a chunk: its tensor, first element and number of elements."""
 
 
 def host_columns(plan: Plan) -> list[str]:
-    """List the columns of a device's table of counts: t, if steps are counted, then host slots."""
+    """List the columns of what is counted: `t`, if steps are counted, then host slots."""
     graph = plan.graph
     return (["t"] if graph.uses_step else []) + [slot.name for slot in graph.slots if slot.rank is Rank.HOST]
+
+
+def hyper_columns(plan: Plan) -> list[str]:
+    """List the columns of the table of hyperparameters where the host counts."""
+    return [item.name for item in plan.graph.hypers] + host_columns(plan)
+
+
+def array_rows(plan: Plan) -> list[str]:
+    """List the arrays of a plan: parameter, gradient, then every slot that lives in memory."""
+    graph = plan.graph
+    return [graph.parameter, graph.gradient] + [s.name for s in graph.slots if s.rank is not Rank.HOST]

@@ -66,7 +66,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             inside = here < count
             g = read(g_at + here, inside, tail, tl.float32)
             global_norm_of = add_square(global_norm_of, g, inside, tail)
-    tl.store(partial + 0 * chunk_count.to(tl.int64) + chunk, tl.sum(global_norm_of, 0))
+    tl.store(partial + chunk, tl.sum(global_norm_of, 0))
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
@@ -77,7 +77,8 @@ def end_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
         global_norm_of = tl.full((BLOCK,), 0.0, tl.float64)
         for first in range(0, chunk_count, BLOCK):
             here = first + tl.arange(0, BLOCK)
-            part = tl.load(partial + 0 * chunk_count.to(tl.int64) + here, mask=here < chunk_count, other=0.0)
+            inside = here < chunk_count
+            part = tl.load(partial + here.to(tl.int64), mask=inside, other=0.0)
             global_norm_of = global_norm_of + part
         tl.store(total + 0, tl.sum(global_norm_of, 0))
     if tensor * ROWS < tensor_count:

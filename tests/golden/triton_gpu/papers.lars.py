@@ -37,28 +37,30 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             g = read(g_at + here, inside, tail, tl.float32)
             norm_of = add_square(norm_of, theta, inside, tail)
             norm_of_2 = add_square(norm_of_2, g, inside, tail)
-    tl.store(partial + 0 * chunk_count.to(tl.int64) + chunk, tl.sum(norm_of, 0))
-    tl.store(partial + 1 * chunk_count.to(tl.int64) + chunk, tl.sum(norm_of_2, 0))
+    tl.store(partial + chunk * 2, tl.sum(norm_of, 0))
+    tl.store(partial + chunk * 2 + 1, tl.sum(norm_of_2, 0))
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def end_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
     tensor = tl.program_id(0)
-    start = tl.load(tensors + tensor * 3 + 1)
-    count = tl.load(tensors + tensor * 3 + 2)
+    start = tl.load(tensors + tensor * 6 + 2)
+    count = tl.load(tensors + tensor * 6 + 3)
     norm_of = tl.full((BLOCK,), 0.0, tl.float64)
     for first in range(0, count, BLOCK):
         here = first + tl.arange(0, BLOCK)
-        part = tl.load(partial + 0 * chunk_count.to(tl.int64) + start + here, mask=here < count, other=0.0)
+        inside = here < count
+        part = tl.load(partial + (start + here) * 2, mask=inside, other=0.0)
         norm_of = norm_of + part
-    tl.store(reduced + 0 * tensor_count + tensor, tl.sum(norm_of, 0))
+    tl.store(reduced + tensor * 2, tl.sum(norm_of, 0))
     norm_of_2 = tl.full((BLOCK,), 0.0, tl.float64)
     for first in range(0, count, BLOCK):
         here = first + tl.arange(0, BLOCK)
-        part = tl.load(partial + 1 * chunk_count.to(tl.int64) + start + here, mask=here < count, other=0.0)
+        inside = here < count
+        part = tl.load(partial + (start + here) * 2 + 1, mask=inside, other=0.0)
         norm_of_2 = norm_of_2 + part
-    tl.store(reduced + 1 * tensor_count + tensor, tl.sum(norm_of_2, 0))
+    tl.store(reduced + tensor * 2 + 1, tl.sum(norm_of_2, 0))
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
@@ -73,12 +75,12 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.load(hyper + tensor * 4)
     # size, length = norm(theta), norm(g)
-    scalar = root(tl.load(reduced + 0 * tensor_count + tensor))
+    scalar = root(tl.load(reduced + tensor * 2))
     # local = where(size > 0, where(length > 0, trusted, 1), 1)
     constant = tl.full((), 0.0, tl.float64)
     scalar_2 = scalar > constant
     # size, length = norm(theta), norm(g)
-    scalar_3 = root(tl.load(reduced + 1 * tensor_count + tensor))
+    scalar_3 = root(tl.load(reduced + tensor * 2 + 1))
     # local = where(size > 0, where(length > 0, trusted, 1), 1)
     scalar_4 = scalar_3 > constant
     trust_coefficient = tl.load(hyper + tensor * 4 + 2)

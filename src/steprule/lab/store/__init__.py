@@ -1,5 +1,5 @@
 """What a study keeps, and who does what: trials in a journal or a database, their owners, and the lock of a folder.
 
-`trials` is the door: a `Store` claims runs and records them. The modules are imported one by one, since a lone
+`trials` is the door: a `TrialStore` claims runs and records them. The modules are imported one by one, since a lone
 training run needs the lock alone and not Optuna.
 """

@@ -66,7 +66,7 @@ def _study(storage: BaseStorage, name: str) -> int:
 
 
 @dataclass
-class Store:
+class TrialStore:
     """A study's records, as this process sees and extends them."""
 
     place: str

@@ -1,0 +1,233 @@
+"""The lowered program: everything that a kernel does, and nothing of how it is spelled.
+
+A plan's pass becomes a loop over chunks. In it stand `Load`, `Compute`, `Accumulate` and `Store`, in the order in which
+they are done; after it `Combine` (chunks to tensors and totals) and `Exchange` (totals shared among batches). Backends
+run a program: a renderer writes it down in some language, and `eager` executes it with torch operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import GraphError
+from ..graph.node import Node, Rank, read, step, topological
+from ..locks import once
+from .schedule import Pass, Plan
+from .storage import REMAINDER, Format, Layout, format_of, layout
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array in memory: its name, its format, and where it varies."""
+
+    name: str
+    format: Format
+    rank: Rank = Rank.ELEMENT
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read one element of an array, widened to the type that is computed in."""
+
+    array: Array
+
+    @property
+    def node(self) -> Node:
+        """The node that becomes known."""
+        return read(self.array.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Compute the node of an element from its inputs."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """Let an element join a reduction: the `place`-th number of a chunk."""
+
+    node: Node
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a value into an array, rounded as its format and the layout say.
+
+    The `draw` is the array's number among those that round stochastically, −1 if it does not.
+    """
+
+    array: Array
+    node: Node
+    draw: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Reduce what chunks have left, in the order of chunks: to a number a tensor, or to a total."""
+
+    node: Node
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Share a total among all batches of the step before anything uses it."""
+
+    node: Node
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One walk over memory: scalars that its elements use, what it does to an element, and what follows."""
+
+    index: int
+    scalars: tuple[Node, ...]
+    body: tuple[Load | Compute | Accumulate | Store, ...]
+    after: tuple[Combine | Exchange, ...]
+
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """The arrays it reads."""
+        return tuple(part for part in self.body if isinstance(part, Load))
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """The arrays it writes."""
+        return tuple(part for part in self.body if isinstance(part, Store))
+
+    @property
+    def accumulated(self) -> tuple[Accumulate, ...]:
+        """The reductions it makes parts of."""
+        return tuple(part for part in self.body if isinstance(part, Accumulate))
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """Every array it touches, once."""
+        return tuple(dict.fromkeys(part.array for part in (*self.loads, *self.stores)))
+
+    @property
+    def draws(self) -> int:
+        """The number of arrays that it rounds stochastically."""
+        return sum(store.draw >= 0 for store in self.stores)
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Bytes moved a parameter: every array once a load and once a store."""
+        return sum(part.array.format.bytes for part in (*self.loads, *self.stores))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A plan for arrays of known formats: its loops in order, then the slots of one number a tensor."""
+
+    plan: Plan
+    layout: Layout
+    arrays: tuple[Array, ...]
+    """The parameter, the gradient, then every slot that lives in memory."""
+    host: tuple[Node, ...]
+    """What is computed once a step: the plan's host values, and the step count if stores draw."""
+    loops: tuple[Loop, ...]
+    finish: tuple[Store, ...]
+
+    @once
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the tensors that a kernel points at: arrays, then what lies beside the parameter."""
+        extra = (REMAINDER,) if self.layout.parameter.beside else ()
+        return (*(array.name for array in self.arrays), *extra)
+
+    @property
+    def guard(self) -> int:
+        """The place of the reduction that is NaN when a gradient is not finite; −1 if nobody asks."""
+        return -1 if self.plan.guard is None else self.plan.reductions.index(self.plan.guard)
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Bytes moved a parameter and step."""
+        return sum(loop.bytes_per_parameter for loop in self.loops)
+
+    @property
+    def state_bytes_per_parameter(self) -> int:
+        """Bytes of state kept a parameter; slots smaller than the parameter count nothing."""
+        beside = self.layout.parameter.bytes - self.arrays[1].format.bytes
+        return beside + sum(array.format.bytes for array in self.arrays[2:] if array.rank is Rank.ELEMENT)
+
+
+def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], *, random: bool) -> Loop:
+    places = {node: place for place, node in enumerate(plan.reductions)}
+    narrow = [name for name, _ in item.writes if random and arrays[name].format.narrow]
+    body = [
+        *(Load(arrays[name]) for name in item.reads),
+        *(Compute(node) for node in item.elements),
+        *(Accumulate(node, places[node]) for node in item.reductions),
+        *(Store(arrays[name], node, narrow.index(name) if name in narrow else -1) for name, node in item.writes),
+    ]
+    after = [
+        *(Combine(node, places[node]) for node in item.reductions),
+        *(Exchange(node, places[node]) for node in item.reductions if node.kind == "global"),
+    ]
+    return Loop(item.index, item.scalars, tuple(body), tuple(after))
+
+
+def lower(plan: Plan, layout: Layout) -> Program:
+    """Return the program of a plan for arrays that lie in memory as a layout says, checked."""
+    graph = plan.graph
+    parameter, gradient = layout.parameter, format_of(layout.parameter.dtype)
+    arrays = {graph.parameter: Array(graph.parameter, parameter), graph.gradient: Array(graph.gradient, gradient)}
+    ranks = {slot.name: slot.rank for slot in graph.slots}
+    arrays |= {name: Array(name, form, ranks[name]) for name, form in layout.slots}
+    loops = tuple(_loop(item, plan, arrays, random=layout.random) for item in plan.passes)
+    finish = tuple(Store(arrays[name], node) for name, node in plan.tensor_writes)
+    t = (step(),) if layout.random and step() not in plan.host else ()
+    return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish))
+
+
+def _known(loop: Loop) -> Iterator[str]:
+    """Say what a loop uses before it knows it."""
+    known = set(loop.scalars)
+    for part in loop.body:
+        needs = part.node.inputs if isinstance(part, Compute | Accumulate) else ()
+        needs = (part.node,) if isinstance(part, Store) else needs
+        for node in needs:
+            if node not in known:
+                yield f"loop {loop.index} uses {node!r} before it is known"
+        if isinstance(part, Load | Compute):
+            known.add(part.node)
+
+
+def _flaws(program: Program) -> Iterator[str]:
+    """Say what is wrong with a program."""
+    ended = set[Node]()
+    if program.layout.random and not program.plan.graph.uses_step:
+        yield "its stores draw anew at every step, and nobody counts steps"
+    for loop in program.loops:
+        yield from _known(loop)
+        for node in topological(loop.scalars):
+            if node.reduces and node not in ended:
+                yield f"loop {loop.index} uses {node!r} before it has ended"
+        if loop.stores and loop is not program.loops[-1]:
+            yield f"loop {loop.index} stores, but only the last loop may"
+        if len({store.array for store in loop.stores}) < len(loop.stores):
+            yield f"loop {loop.index} stores an array twice"
+        made = [part.place for part in loop.accumulated]
+        combined = [part.place for part in loop.after if isinstance(part, Combine)]
+        shared = [part.place for part in loop.after if isinstance(part, Exchange)]
+        if made != combined or not set(shared) <= set(combined):
+            yield f"loop {loop.index} accumulates {made}, combines {combined} and exchanges {shared}"
+        ended |= {part.node for part in loop.after}
+
+
+def verify(program: Program) -> Program:
+    """Return the program if nothing is used before it is known, and only the last loop stores."""
+    for flaw in _flaws(program):
+        raise GraphError(f"{program.plan.graph.name}: {flaw}")
+    return program
+
+
+def lowered(plan: Plan, dtype: str = "float32") -> Program:
+    """Return the program of a plan for parameters of a dtype, with slots as they are unless somebody asks otherwise."""
+    return lower(plan, layout(plan.graph, dtype))
