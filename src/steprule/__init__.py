@@ -8,69 +8,18 @@
 >>> opt = signed.optimizer(torch.nn.Linear(4, 2).parameters(), lr=1e-2)
 """
 
+import builtins
+
 from . import errors
 from .optim import Explanation, Optimizer, explain
-from .rule import (
-    abs as abs,
-)
-from .rule import (
-    chain,
-    choice,
-    clamp,
-    exp,
-    global_norm,
-    global_sum,
-    hyper,
-    log,
-    maximum,
-    mean,
-    minimum,
-    norm,
-    rule,
-    sign,
-    slot,
-    sqrt,
-    transform,
-    where,
-)
-from .rule import (
-    max as max,
-)
-from .rule import (
-    sum as sum,
-)
+from .rule import chain, choice, functions, hyper, rule, slot, transform
+from .rule.functions import *
 from .version import __version__
 from .zoo import board
 from .zoo.transforms import clip_global_norm, clip_norm, clip_value, weight_decay
 
-# abs, max and sum hide builtins: they are there by name, and `from steprule import *` leaves them out.
-__all__ = [
-    "Explanation",
-    "Optimizer",
-    "__version__",
-    "board",
-    "chain",
-    "choice",
-    "clamp",
-    "clip_global_norm",
-    "clip_norm",
-    "clip_value",
-    "errors",
-    "exp",
-    "explain",
-    "global_norm",
-    "global_sum",
-    "hyper",
-    "log",
-    "maximum",
-    "mean",
-    "minimum",
-    "norm",
-    "rule",
-    "sign",
-    "slot",
-    "sqrt",
-    "transform",
-    "weight_decay",
-    "where",
-]
+__all__ = ["Explanation", "Optimizer", "__version__", "board", "chain", "choice", "clip_global_norm", "clip_norm",
+           "clip_value", "errors", "explain", "hyper", "rule", "slot", "transform", "weight_decay"]  # fmt: skip
+__all__ += functions.__all__
+# abs, max and sum would hide builtins: they are there by name, and `from steprule import *` leaves them out.
+__all__[:] = [name for name in __all__ if not hasattr(builtins, name)]

@@ -70,6 +70,10 @@ class Op:
     """How tightly the printed form binds: 1 comparison, 2 sum, 3 product, 4 power, 9 never needs brackets."""
     flops: int = 1
     reducer: Reducer | None = None
+    operator: str = ""
+    """Python's operator that writes it, as the method between the underscores: `truediv` for /."""
+    doc: str = ""
+    """What the function of this name does, in one sentence; what authors do not call by name has none."""
 
     @property
     def arity(self) -> int:
@@ -84,7 +88,9 @@ def _reduced(reducer: Reducer, x: Any) -> Any:
     return reducer.finished(total, np.size(x))
 
 
-def reduction(name: str, kind: Literal["tensor", "global"], reducer: Reducer, text: str, latex: str) -> Op:
+def reduction(
+    name: str, kind: Literal["tensor", "global"], reducer: Reducer, text: str, latex: str, doc: str = ""
+) -> Op:
     """Return the row of a reduction over one tensor, or over all tensors of the optimiser."""
     each, end = OPS.get(reducer.each), OPS.get(reducer.finish)
     if kind == "global" and end is not None and end.arity == 2:
@@ -92,7 +98,7 @@ def reduction(name: str, kind: Literal["tensor", "global"], reducer: Reducer, te
             f"`{name}` is over all tensors, whose elements nobody counts, so `{end.name}` cannot finish it"
         )
     flops = OPS[reducer.combine].flops + (each.flops if each is not None else 0)
-    return Op(name, kind, (ANY,), partial(_reduced, reducer), "", text, latex, flops=flops, reducer=reducer)
+    return Op(name, kind, (ANY,), partial(_reduced, reducer), "", text, latex, flops=flops, reducer=reducer, doc=doc)
 
 
 def _leaf(name: str) -> Op:
@@ -104,30 +110,38 @@ _ROWS = (
     _leaf("hyper"),
     _leaf("step"),
     _leaf("read"),
-    Op("add", "pointwise", (ANY, ANY), np.add, "add", "{} + {}", "{} + {}", 2),
-    Op("sub", "pointwise", (ANY, ANY), np.subtract, "sub", "{} − {}", "{} - {}", 2),
-    Op("mul", "pointwise", (ANY, ANY), np.multiply, "mul", "{} {}", r"{} \, {}", 3),
-    Op("div", "pointwise", (ANY, AWAY), np.divide, "div", "{} / {}", r"\frac{{{}}}{{{}}}", 3),
-    Op("pow", "pointwise", (POSITIVE, (-2.0, 3.0)), np.power, "pow", "{}^{}", "{{{}}}^{{{}}}", 4, 20),
-    Op("neg", "pointwise", (ANY,), np.negative, "neg", "−{}", "-{}", 3),
-    Op("sqrt", "pointwise", (POSITIVE,), np.sqrt, "sqrt", "√({})", r"\sqrt{{{}}}", 9),
-    Op("exp", "pointwise", (ANY,), np.exp, "exp", "exp({})", r"\exp\left({}\right)", 9, 20),
-    Op("log", "pointwise", (POSITIVE,), np.log, "log", "log({})", r"\log\left({}\right)", 9, 20),
-    Op("abs", "pointwise", (ANY,), np.abs, "abs", "|{}|", r"\left| {} \right|"),
-    Op("sign", "pointwise", (ANY,), np.sign, "sgn", "sign({})", r"\mathrm{{sign}}\left({}\right)"),
+    Op("add", "pointwise", (ANY, ANY), np.add, "add", "{} + {}", "{} + {}", 2, operator="add"),
+    Op("sub", "pointwise", (ANY, ANY), np.subtract, "sub", "{} − {}", "{} - {}", 2, operator="sub"),
+    Op("mul", "pointwise", (ANY, ANY), np.multiply, "mul", "{} {}", r"{} \, {}", 3, operator="mul"),
+    Op("div", "pointwise", (ANY, AWAY), np.divide, "div", "{} / {}", r"\frac{{{}}}{{{}}}", 3, operator="truediv"),
+    Op("pow", "pointwise", (POSITIVE, (-2.0, 3.0)), np.power, "pow", "{}^{}", "{{{}}}^{{{}}}", 4, 20, operator="pow"),
+    Op("neg", "pointwise", (ANY,), np.negative, "neg", "−{}", "-{}", 3, operator="neg"),
+    Op("sqrt", "pointwise", (POSITIVE,), np.sqrt, "sqrt", "√({})", r"\sqrt{{{}}}", 9,
+       doc="Return the square root of every element."),
+    Op("exp", "pointwise", (ANY,), np.exp, "exp", "exp({})", r"\exp\left({}\right)", 9, 20,
+       doc="Return e to the power of every element."),
+    Op("log", "pointwise", (POSITIVE,), np.log, "log", "log({})", r"\log\left({}\right)", 9, 20,
+       doc="Return the natural logarithm of every element."),
+    Op("abs", "pointwise", (ANY,), np.abs, "abs", "|{}|", r"\left| {} \right|", operator="abs",
+       doc="Return the absolute value of every element."),
+    Op("sign", "pointwise", (ANY,), np.sign, "sgn", "sign({})", r"\mathrm{{sign}}\left({}\right)",
+       doc="Return −1, 0 or 1 for every element; NaN stays NaN."),
     # What a value is once it lies in the parameter's memory; float64 and the kernels' own types lose nothing.
     Op("stored", "pointwise", (ANY,), np.positive, "positive", "stored({})",
        r"\mathrm{{stored}}\left({}\right)", flops=0),
-    Op("minimum", "pointwise", (ANY, ANY), np.minimum, "minimum", "min({}, {})", r"\min\left({},\, {}\right)"),
-    Op("maximum", "pointwise", (ANY, ANY), np.maximum, "maximum", "max({}, {})", r"\max\left({},\, {}\right)"),
+    Op("minimum", "pointwise", (ANY, ANY), np.minimum, "minimum", "min({}, {})", r"\min\left({},\, {}\right)",
+       doc="Return the smaller of two values, element by element; NaN wins."),
+    Op("maximum", "pointwise", (ANY, ANY), np.maximum, "maximum", "max({}, {})", r"\max\left({},\, {}\right)",
+       doc="Return the larger of two values, element by element; NaN wins."),
     Op("where", "pointwise", ((0.0, 1.0), ANY, ANY), np.where, "where",
-       "({1} if {0}, else {2})", r"\left({1}\ \mathrm{{if}}\ {0},\ \mathrm{{else}}\ {2}\right)"),
-    Op("lt", "compare", (ANY, ANY), np.less, "lt", "{} < {}", "{} < {}", 1),
-    Op("le", "compare", (ANY, ANY), np.less_equal, "le", "{} ≤ {}", r"{} \leq {}", 1),
-    Op("gt", "compare", (ANY, ANY), np.greater, "gt", "{} > {}", "{} > {}", 1),
-    Op("ge", "compare", (ANY, ANY), np.greater_equal, "ge", "{} ≥ {}", r"{} \geq {}", 1),
-    Op("eq", "compare", (ANY, ANY), np.equal, "eq", "{} = {}", "{} = {}", 1),
-    Op("ne", "compare", (ANY, ANY), np.not_equal, "ne", "{} ≠ {}", r"{} \neq {}", 1),
+       "({1} if {0}, else {2})", r"\left({1}\ \mathrm{{if}}\ {0},\ \mathrm{{else}}\ {2}\right)",
+       doc="Return `a` where the condition holds, else `b`."),
+    Op("lt", "compare", (ANY, ANY), np.less, "lt", "{} < {}", "{} < {}", 1, operator="lt"),
+    Op("le", "compare", (ANY, ANY), np.less_equal, "le", "{} ≤ {}", r"{} \leq {}", 1, operator="le"),
+    Op("gt", "compare", (ANY, ANY), np.greater, "gt", "{} > {}", "{} > {}", 1, operator="gt"),
+    Op("ge", "compare", (ANY, ANY), np.greater_equal, "ge", "{} ≥ {}", r"{} \geq {}", 1, operator="ge"),
+    Op("eq", "compare", (ANY, ANY), np.equal, "eq", "{} = {}", "{} = {}", 1, operator="eq"),
+    Op("ne", "compare", (ANY, ANY), np.not_equal, "ne", "{} ≠ {}", r"{} \neq {}", 1, operator="ne"),
 )  # fmt: skip
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}
@@ -135,11 +149,17 @@ OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 
 _SUM, _NORM = Reducer(0.0), Reducer(0.0, each="mul", finish="sqrt")
 _REDUCTIONS = (
-    reduction("sum", "tensor", _SUM, "sum({})", r"\mathrm{{sum}}\left({}\right)"),
-    reduction("mean", "tensor", Reducer(0.0, finish="div"), "mean({})", r"\mathrm{{mean}}\left({}\right)"),
-    reduction("max", "tensor", Reducer(-np.inf, "maximum"), "largest({})", r"\mathrm{{largest}}\left({}\right)"),
-    reduction("norm", "tensor", _NORM, "‖{}‖_tensor", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}"),
-    reduction("global_sum", "global", _SUM, "sum over all({})", r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)"),
-    reduction("global_norm", "global", _NORM, "‖{}‖", r"\left\Vert {} \right\Vert"),
-)
+    reduction("sum", "tensor", _SUM, "sum({})", r"\mathrm{{sum}}\left({}\right)",
+              "Return the sum over the elements of one tensor."),
+    reduction("mean", "tensor", Reducer(0.0, finish="div"), "mean({})", r"\mathrm{{mean}}\left({}\right)",
+              "Return the mean over the elements of one tensor; NaN if it has none."),
+    reduction("max", "tensor", Reducer(-np.inf, "maximum"), "largest({})", r"\mathrm{{largest}}\left({}\right)",
+              "Return the largest element of one tensor; −∞ if it has none."),
+    reduction("norm", "tensor", _NORM, "‖{}‖_tensor", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}",
+              "Return the Euclidean length of one tensor, accumulated in float64."),
+    reduction("global_sum", "global", _SUM, "sum over all({})", r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)",
+              "Return the sum over all elements of all tensors of the optimiser."),
+    reduction("global_norm", "global", _NORM, "‖{}‖", r"\left\Vert {} \right\Vert",
+              "Return the Euclidean length over all tensors of the optimiser, accumulated in float64."),
+)  # fmt: skip
 OPS.update((row.name, row) for row in _REDUCTIONS)

@@ -1,4 +1,4 @@
-"""Advice: what to write instead of what a formula cannot say, told by the author's own words on that line."""
+"""Advice: what to write instead of what a formula cannot say, found by the author's own words on that line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 from ..errors import Origin
 from ..graph.ops import OPS
 
-FUNCTIONS = (
-    *("sqrt", "exp", "log", "abs", "sign", "minimum", "maximum", "clamp", "where"),
-    *("sum", "mean", "max", "norm", "global_sum", "global_norm"),
-)
+FUNCTIONS = (*(name for name, row in OPS.items() if row.doc), "clamp")
 """The functions of the language."""
+LISTED = ", ".join(FUNCTIONS)
 
 COUNT = "sum(where(g == g, 1, 1))"
 """How many elements a tensor has."""
@@ -30,7 +28,7 @@ _SPELLED = {
     "1 / sqrt(x)": "rsqrt",
     "abs(x)": "absolute fabs",
     "sign(x)": "sgn",
-    "clamp(x, low, high)": "clamp clip clamp_min clamp_max",
+    "clamp(x, low, high)": "clip clamp_min clamp_max",
     "maximum(x, y)": "fmax",
     "minimum(x, y)": "fmin",
     "maximum(x, 0)": "relu",
@@ -51,21 +49,14 @@ _SPELLED = {
     "0 * x + 1": "ones_like",
     COUNT: "numel nelement size shape",
 }
-SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split()}
+SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split() if name not in FUNCTIONS}
 NEEDLESS = {"item", "detach", "clone", "copy", "float", "double", "half", "to", "cpu", "numpy", "data", "contiguous"}
-
-
 _USAGE = {
     "where": "where(condition, a, b)",
     "clamp": "clamp(x, low, high); of one bound, maximum(x, low) or minimum(x, high)",
     "minimum": "minimum(a, b)",
     "maximum": "maximum(a, b)",
 }
-
-
-def functions() -> str:
-    """List the names of the language's functions."""
-    return ", ".join(FUNCTIONS)
 
 
 def words(origin: Origin | None) -> str:
@@ -97,9 +88,8 @@ def instead(name: str) -> str:
         return f"write {SPELLED[plain]}"
     if plain in FUNCTIONS:
         return f"write {_USAGE.get(plain, f'{plain}(x)')}, the language's own (from steprule import {plain})"
-    near = difflib.get_close_matches(plain, FUNCTIONS, 1)
-    told = f"did you mean {near[0]}? " if near else ""
-    return f"{told}the functions are {functions()} (from steprule import ...)"
+    meant = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(plain, FUNCTIONS, 1))
+    return f"{meant}the functions are {LISTED} (from steprule import ...)"
 
 
 def decision(origin: Origin | None, *, hyper: str = "") -> str:
@@ -131,16 +121,15 @@ def decision(origin: Origin | None, *, hyper: str = "") -> str:
 
 BITS = "write where(a, where(b, x, y), y) for a and b, where(a, x, where(b, x, y)) for a or b, where(a, y, x) for not a"
 EVERY = (
-    "there is no remainder; what happens at every k-th step is counted in a slot: "
-    'n=slot(rank="host"), and n = where(n + 1 < k, n + 1, 0)'
+    'there is no remainder; a slot counts to every k-th step: n=slot(rank="host"), and n = where(n + 1 < k, n + 1, 0)'
 )
 FIXED = (
-    "a loop is written out when the rule is read, so its length is fixed then: declare steps=choice(5, 10), "
+    "Python runs a loop when it reads the rule, so its length is fixed then: declare steps=choice(5, 10), "
     "or write a number"
 )
 UNROUNDED = "there is no rounding; where(x < a, b, c) makes steps"
 WHOLE = (
-    "a formula says what happens to any one element, so nothing is taken apart; "
+    "a formula says what happens to any one element, and takes no tensor apart; "
     "sum, mean, max and norm reduce a whole tensor"
 )
 _OPERATORS = {

@@ -61,62 +61,8 @@ class Symbol:
             fix="use a list or a tuple",
         )
 
-    def __add__(self, other: Any) -> Symbol:
-        return apply("add", self, other)
-
-    def __radd__(self, other: Any) -> Symbol:
-        return apply("add", other, self)
-
-    def __sub__(self, other: Any) -> Symbol:
-        return apply("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Symbol:
-        return apply("sub", other, self)
-
-    def __mul__(self, other: Any) -> Symbol:
-        return apply("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Symbol:
-        return apply("mul", other, self)
-
-    def __truediv__(self, other: Any) -> Symbol:
-        return apply("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Symbol:
-        return apply("div", other, self)
-
-    def __pow__(self, other: Any) -> Symbol:
-        return apply("pow", self, other)
-
-    def __rpow__(self, other: Any) -> Symbol:
-        return apply("pow", other, self)
-
-    def __neg__(self) -> Symbol:
-        return apply("neg", self)
-
     def __pos__(self) -> Symbol:
         return self
-
-    def __abs__(self) -> Symbol:
-        return apply("abs", self)
-
-    def __lt__(self, other: Any) -> Symbol:
-        return apply("lt", self, other)
-
-    def __le__(self, other: Any) -> Symbol:
-        return apply("le", self, other)
-
-    def __gt__(self, other: Any) -> Symbol:
-        return apply("gt", self, other)
-
-    def __ge__(self, other: Any) -> Symbol:
-        return apply("ge", self, other)
-
-    def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
-        return apply("eq", self, other)
-
-    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
-        return apply("ne", self, other)
 
     def __bool__(self) -> NoReturn:
         origin = here()
@@ -155,12 +101,22 @@ def _without_value(method: str) -> Callable[..., NoReturn]:
     return refuse
 
 
+def _written(op: str, *, reflected: bool = False) -> Callable[..., Symbol]:
+    """Return a method that writes an operation; `reflected` is called on what stands at its right."""
+    return lambda *operands: apply(op, *(reversed(operands) if reflected else operands))
+
+
 for _method in (
     *("iter", "len", "getitem", "setitem", "delitem", "contains", "float", "int", "index", "complex", "round", "floor"),
     *("ceil", "trunc", "array", "mod", "rmod", "floordiv", "rfloordiv", "divmod", "rdivmod", "matmul", "rmatmul"),
     *("and", "rand", "or", "ror", "xor", "rxor", "invert"),
 ):
     setattr(Symbol, f"__{_method}__", _without_value(_method))
+for _op, _row in OPS.items():
+    if _row.operator:
+        setattr(Symbol, f"__{_row.operator}__", _written(_op))
+    if _row.operator and _row.kind == "pointwise" and _row.arity == 2:
+        setattr(Symbol, f"__r{_row.operator}__", _written(_op, reflected=True))
 
 
 def lift(value: Any, recorder: Recorder) -> Node:

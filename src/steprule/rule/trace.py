@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from ..errors import Origin, RuleError, StepruleError
 from ..graph.graph import Graph, Hyper, Slot
@@ -19,6 +19,7 @@ from .signature import STEP, Signature
 from .symbols import Recorder, Symbol, lift
 
 Moves = Literal["gradient", "parameter"]
+Declared = TypeVar("Declared", Slot, Hyper)
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,17 @@ class Part:
         return {name: one.value for name, one in self.hypers.items()} | self.chosen
 
 
-@dataclass
-class _Taken:
-    """The names of one trace, no two alike; a part that finds its name taken prefixes it with its own."""
-
-    slots: dict[str, Slot] = field(default_factory=dict[str, Slot])
-    hypers: dict[str, Hyper] = field(default_factory=dict[str, Hyper])
-
-    def _free(self, name: str, part: str) -> str:
-        candidate, count = name, 1
-        while candidate in self.slots or candidate in self.hypers or candidate == STEP:
-            candidate = f"{part}_{name}" if count == 1 else f"{part}_{name}_{count}"
-            count += 1
-        return candidate
-
-    def slot(self, slot: Slot, part: str) -> Slot:
-        own = replace(slot, name=self._free(slot.name, part))
-        return self.slots.setdefault(own.name, own)
-
-    def hyper(self, hyper: Hyper, part: str) -> Hyper:
-        if hyper.shared and hyper.name in self.hypers:
-            return self.hypers[hyper.name]
-        own = replace(hyper, name=self._free(hyper.name, part))
-        return self.hypers.setdefault(own.name, own)
+def _claim(declared: Declared, part: str, taken: dict[str, Slot | Hyper]) -> Declared:
+    """Return a slot or hyperparameter under a free name: a part that finds its name taken prefixes it with its own."""
+    if isinstance(declared, Hyper) and declared.shared and isinstance(known := taken.get(declared.name), Hyper):
+        return known
+    name, count = declared.name, 1
+    while name in taken or name == STEP:
+        name = f"{part}_{declared.name}" if count == 1 else f"{part}_{declared.name}_{count}"
+        count += 1
+    own = replace(declared, name=name)
+    taken[name] = own
+    return own
 
 
 @dataclass
@@ -80,13 +69,13 @@ class _Bound:
     keywords: dict[str, Any]
 
 
-def _bind(part: Part, taken: _Taken, recorder: Recorder) -> _Bound:
-    slots = [taken.slot(slot, part.name) for slot in part.signature.slots]
+def _bind(part: Part, taken: dict[str, Slot | Hyper], recorder: Recorder) -> _Bound:
+    slots = [_claim(slot, part.name, taken) for slot in part.signature.slots]
     names = part.signature.arrays[2:]
     arrays = {name: Symbol(read(own.name, own.rank), recorder) for name, own in zip(names, slots, strict=True)}
     keywords = part.keywords
     for name, declared in part.own.items():
-        keywords[name] = Symbol(hyper_node(taken.hyper(declared, part.name).name), recorder)
+        keywords[name] = Symbol(hyper_node(_claim(declared, part.name, taken).name), recorder)
     if part.signature.wants_step:
         keywords[STEP] = Symbol(step_node(), recorder)
     return _Bound(part, slots, arrays, keywords)
@@ -121,7 +110,7 @@ def _advice(error: Exception, where: Origin) -> str:
         return advice.misused(name, str(error))
     if isinstance(error, TypeError) and name in advice.SPELLED:
         return advice.instead(name)
-    return f"Python computes what holds no symbol itself; a rule is made of + - * / ** and {advice.functions()}"
+    return f"Python computes what holds no symbol itself; a rule is made of + - * / ** and {advice.LISTED}"
 
 
 def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> Node:
@@ -192,9 +181,9 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
 
 
 def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
-    taken, last = _Taken(), parts[-1]
+    last = parts[-1]
     parameter, gradient, *_ = last.signature.arrays
-    taken.slots |= {parameter: Slot(parameter), gradient: Slot(gradient)}
+    taken: dict[str, Slot | Hyper] = {parameter: Slot(parameter), gradient: Slot(gradient)}
     # The rule keeps its own names; transforms give way.
     ending = _bind(last, taken, recorder)
     bounds = [*(_bind(part, taken, recorder) for part in parts[:-1]), ending]
@@ -217,7 +206,7 @@ def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
         parameter=parameter,
         gradient=gradient,
         slots=slots,
-        hypers=tuple(taken.hypers.values()),
+        hypers=tuple(declared for declared in taken.values() if isinstance(declared, Hyper)),
         new_parameter=(g if last.moves == "gradient" else theta).node,
         new_slots=tuple(new[slot.name] for slot in slots),
         gradients=gradients,

@@ -1,0 +1,50 @@
+"""The functions of the language, from the rows of the op table: numbers they compute, of symbols they make the graph."""
+
+from typing import Any
+
+__all__ = ['abs', 'clamp', 'exp', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'sign', 'sqrt', 'sum', 'where']
+
+def abs(x: Any) -> Any:
+    """Return the absolute value of every element."""
+
+def clamp(x: Any, low: Any, high: Any) -> Any:
+    """Move every element into [low, high]."""
+
+def exp(x: Any) -> Any:
+    """Return e to the power of every element."""
+
+def global_norm(x: Any) -> Any:
+    """Return the Euclidean length over all tensors of the optimiser, accumulated in float64."""
+
+def global_sum(x: Any) -> Any:
+    """Return the sum over all elements of all tensors of the optimiser."""
+
+def log(x: Any) -> Any:
+    """Return the natural logarithm of every element."""
+
+def max(x: Any) -> Any:
+    """Return the largest element of one tensor; −∞ if it has none."""
+
+def maximum(a: Any, b: Any) -> Any:
+    """Return the larger of two values, element by element; NaN wins."""
+
+def mean(x: Any) -> Any:
+    """Return the mean over the elements of one tensor; NaN if it has none."""
+
+def minimum(a: Any, b: Any) -> Any:
+    """Return the smaller of two values, element by element; NaN wins."""
+
+def norm(x: Any) -> Any:
+    """Return the Euclidean length of one tensor, accumulated in float64."""
+
+def sign(x: Any) -> Any:
+    """Return −1, 0 or 1 for every element; NaN stays NaN."""
+
+def sqrt(x: Any) -> Any:
+    """Return the square root of every element."""
+
+def sum(x: Any) -> Any:
+    """Return the sum over the elements of one tensor."""
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """Return `a` where the condition holds, else `b`."""
