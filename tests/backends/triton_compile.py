@@ -9,6 +9,7 @@ import json
 import sys
 
 import triton
+from half_kernel import every
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -54,6 +55,16 @@ def ptx(name: str, dtype: str, *, aligned: bool) -> dict[str, str]:
     return found
 
 
+def half(dtype: str) -> dict[str, str]:
+    """Return the PTX of the formulas of 16 bits."""
+    kinds = ["*fp32", "*u32", "*u16", "*i16", "*fp32", "*u16", "*u16", "*u16", "*i16", "*fp32", "*u32", *["i32"] * 5]
+    signature = dict(zip(every.arg_names, [*kinds, "constexpr", "constexpr"], strict=True))
+    source = ASTSource(every, signature, constexprs={"HALF": dtype == "float16", "BLOCK": 1024})
+    options = {"enable_fp_fusion": True}
+    return {"every": triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]}
+
+
 if __name__ == "__main__":
     asked = [(name, dtype, aligned) for name, dtype, aligned in json.loads(sys.argv[1])]
-    print(json.dumps([ptx(name, dtype, aligned=aligned) for name, dtype, aligned in asked]))
+    found = [half(dtype) if name == "half" else ptx(name, dtype, aligned=aligned) for name, dtype, aligned in asked]
+    print(json.dumps(found))

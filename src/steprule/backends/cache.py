@@ -36,7 +36,8 @@ import numba
 import numpy as np
 
 from ..locks import lock
-from . import compiler, memory
+from ..plan import rounding
+from . import compiler, half, memory
 
 VARIABLE = "STEPRULE_CACHE"
 """The one environment variable: where kernels are kept."""
@@ -122,7 +123,7 @@ def digest(source: str) -> str:
     """Return the name of a kernel's entry: its source, and all that decides its machine code."""
     parts = (
         source,
-        Path(memory.__file__).read_text(encoding="utf-8"),
+        *(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (memory, half, rounding)),
         numba.__version__,
         llvmlite.__version__,
         sys.version,
@@ -309,7 +310,7 @@ def plain(source: str) -> Kernel:
     """Return a kernel as ordinary Python, without a compiler: slow, with readable errors."""
     module = execute(source, "plain")
     namespace = dict(module)
-    helpers = {id(getattr(memory, name)): meaning for name, meaning in memory.PLAIN.items()}
+    helpers = {id(vars(own)[name]): meaning for own in (memory, half) for name, meaning in own.PLAIN.items()}
     for name, value in module.items():
         function = getattr(value, "py_func", value)
         if id(value) in helpers:

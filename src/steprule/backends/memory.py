@@ -117,8 +117,8 @@ def _plain(ctype: Any, scalar: Any) -> Callable[[int], _PlainPointer]:
 PLAIN: dict[str, Callable[..., Any]] = {
     "float32_at": _plain(ctypes.c_float, np.float32),
     "float64_at": _plain(ctypes.c_double, np.float64),
-    "int64_at": _plain(ctypes.c_int64, int),
     "int16_at": _plain(ctypes.c_int16, np.int16),
+    "int64_at": _plain(ctypes.c_int64, int),
     "uint16_at": _plain(ctypes.c_uint16, np.uint16),
     "add_in_any_order": lambda total, term: total + term,
     "add_square_in_any_order": lambda total, term: total + term * term,

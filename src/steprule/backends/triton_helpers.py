@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from ..plan.rounding import spelled
+
 jit: Any = triton.jit
 
 
@@ -163,3 +165,70 @@ def fold(block, JOIN: tl.constexpr, HALVINGS: tl.constexpr):  # noqa: N803
 def finite(x):
     """Whether a number is neither NaN nor infinite."""
     return x - x == 0.0
+
+
+# 16 bits ----------------------------------------------------------------------------------------------
+
+
+@jit
+def _bits(x):
+    return x.to(tl.uint32, bitcast=True)
+
+
+@jit
+def _number(u):
+    return u.to(tl.float32, bitcast=True)
+
+
+@jit
+def _word(n):
+    return tl.cast(n, tl.uint32)
+
+
+@jit
+def _wide(n):
+    return tl.cast(n, tl.uint64)
+
+
+@jit
+def _signed(half):
+    return half.to(tl.int32).to(tl.uint32, bitcast=True)
+
+
+@jit
+def _narrow(u):
+    return u.to(tl.uint16)
+
+
+@jit
+def _narrow_signed(u):
+    return u.to(tl.uint16).to(tl.int16, bitcast=True)
+
+
+@jit
+def _real(u):
+    return u.to(tl.int32, bitcast=True).to(tl.float32)
+
+
+@jit
+def _where(condition, one, other):
+    return tl.where(condition, one, other)
+
+
+@jit
+def _widen(half):
+    return half.to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@jit
+def _nearest(x):
+    return tl.where(x == x, x.to(tl.float16).to(tl.uint16, bitcast=True), 0x7E00).to(tl.uint16)
+
+
+_WORDS: dict[str, Any] = {
+    "bits": _bits, "number": _number, "word": _word, "wide": _wide, "unsigned": _word, "signed": _signed,
+    "narrow": _narrow, "narrow_signed": _narrow_signed, "real": _real, "where": _where, "widen_float16": _widen,
+} | ({} if interpreted else {"nearest_float16": _nearest})  # fmt: skip
+globals().update(
+    spelled(_WORDS | {"tl": tl}, function=jit, constant=(lambda one: one) if interpreted else tl.constexpr)
+)

@@ -1,0 +1,142 @@
+"""The formulas of 16 bits in Numba's kernels: those of `plan.rounding`, written as LLVM's instructions.
+
+Numba itself would compute words of 32 bits in 64, at half the speed. Float16 is converted by the processor where it has
+such an instruction: where it has none, LLVM would call a function that this process may not have.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.extending import intrinsic
+
+from ..plan import rounding
+
+_REAL, _HALF = ir.FloatType(), ir.HalfType()
+_INT16, _INT32, _INT64 = (ir.IntType(size) for size in (16, 32, 64))
+
+
+class _Value:
+    """A value of a kernel, when its instructions are written: Python's operators write them."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def like(self, value: Any) -> Any:
+        """Return the operand that another value, or a number, is beside this one."""
+        return value.value if isinstance(value, _Value) else self.value.type(value)
+
+    def write(self, instruction: str, *operands: Any) -> _Value:
+        """Write an instruction."""
+        return _Value(self.builder, getattr(self.builder, instruction)(*operands))
+
+    def to(self, kind: Any, instruction: str) -> _Value:
+        """Write a conversion, unless the value is of that type."""
+        return self if self.value.type == kind else self.write(instruction, self.value, kind)
+
+    def __rsub__(self, word: int) -> _Value:
+        return self.write("sub", self.like(word), self.value)
+
+
+def _operator(words: str, reals: str, *comparison: str) -> Any:
+    def apply(one: _Value, other: Any) -> _Value:
+        instruction = reals if one.value.type == _REAL else words
+        return one.write(instruction, *comparison, one.value, one.like(other))
+
+    return apply
+
+
+for _name, _instructions in {
+    "add": ("add", "fadd"), "sub": ("sub", "fsub"), "mul": ("mul", "fmul"), "and": ("and_", ""), "or": ("or_", ""),
+    "xor": ("xor", ""), "lshift": ("shl", ""), "rshift": ("lshr", ""), "lt": ("icmp_unsigned", "fcmp_ordered", "<"),
+    "gt": ("icmp_unsigned", "fcmp_ordered", ">"), "eq": ("icmp_unsigned", "fcmp_ordered", "=="),
+}.items():  # fmt: skip
+    setattr(_Value, f"__{_name}__", _operator(*_instructions))
+
+
+def _where(condition: _Value, one: Any, other: Any) -> _Value:
+    beside = one if isinstance(one, _Value) else other
+    return condition.write("select", condition.value, beside.like(one), beside.like(other))
+
+
+_LLVM: dict[str, Any] = {
+    "bits": lambda x: x.to(_INT32, "bitcast"),
+    "number": lambda u: u.to(_REAL, "bitcast"),
+    "word": lambda n: n.to(_INT32, "trunc"),
+    "wide": lambda n: n.to(_INT64, "zext"),
+    "unsigned": lambda h: h.to(_INT32, "zext"),
+    "signed": lambda h: h.to(_INT32, "sext"),
+    "narrow": lambda u: u.to(_INT16, "trunc"),
+    "narrow_signed": lambda u: u.to(_INT16, "trunc"),
+    "real": lambda u: u.to(_REAL, "sitofp"),
+    "where": _where,
+}
+
+
+def _widen(half: _Value) -> _Value:
+    return half.to(_HALF, "bitcast").to(_REAL, "fpext")
+
+
+def _nearest(x: _Value) -> _Value:
+    ordinary: Any = x == x
+    return _where(ordinary, x.to(_HALF, "fptrunc").to(_INT16, "bitcast"), 0x7E00)
+
+
+_FORMULAS = {
+    False: rounding.spelled(_LLVM),
+    True: rounding.spelled({**_LLVM, "widen_float16": _widen, "nearest_float16": _nearest}),
+}
+
+
+def converts(target: tuple[str, str, str]) -> bool:
+    """Whether processors of a triple, name and features convert float16."""
+    return target[0].startswith(("aarch64", "arm64")) or "+f16c" in target[2].split(",")
+
+
+def _function(name: str, result: Any, *given: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
+        formula = _FORMULAS[converts(context.codegen().magic_tuple())][name]
+        return formula(*(_Value(builder, value) for value in values)).value
+
+    def typed(typing_context: Any, *arguments: Any) -> Any:  # noqa: ARG001
+        return result(*given), generate
+
+    names = ["typing_context", *inspect.signature(rounding.FORMULAS[name]).parameters]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    vars(typed)["__signature__"] = inspect.Signature([inspect.Parameter(one, kind) for one in names])
+    return intrinsic(typed)
+
+
+def _plain(formula: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *given: formula(*map(np.atleast_1d, given))[0]
+
+
+_WORD, _LONG, _PLACE = types.uint32, types.uint64, types.int64
+_NUMBER, _STORED, _REST = types.float32, types.uint16, types.int16
+_SIGNATURES = {
+    "parameter_seed": (_LONG, _LONG, _LONG),
+    "key": (_LONG, _LONG, _LONG, _LONG),
+    "draw": (_WORD, _PLACE, _PLACE, _LONG),
+    "low_bits": (_WORD, _WORD),
+    "high_bits": (_WORD, _WORD),
+} | {
+    f"{verb}_{form}": signature
+    for form in rounding.FORMATS
+    for verb, signature in {
+        "widen": (_NUMBER, _STORED),
+        "nearest": (_STORED, _NUMBER),
+        "stochastic": (_STORED, _NUMBER, _WORD),
+        "compensated": (_STORED, _NUMBER),
+        "remainder": (_REST, _NUMBER),
+        "joined": (_NUMBER, _STORED, _REST),
+    }.items()
+}
+globals().update({name: _function(name, *signature) for name, signature in _SIGNATURES.items()})
+
+PLAIN: dict[str, Callable[..., Any]] = {name: _plain(rounding.FORMULAS[name]) for name in _SIGNATURES}
+"""What they mean without a compiler."""
