@@ -84,79 +84,66 @@ class NumbaDialect(Dialect):
 
     # Templates -----------------------------------------------------------------------------------
 
-    def constant(self, value: float, real: str) -> str:
-        """Spell a number of a type."""
+    def _constant(self, value: float, real: str) -> str:
         return repr(value) if real == WIDE else f"real({value!r})"
 
-    def cast(self, text: str, real: str) -> str:
-        """Spell the conversion of a scalar."""
+    def _cast(self, text: str, real: str) -> str:
         return f"{'np.float64' if real == WIDE else 'real'}({text})"
 
-    def cell(self, table: str, row: str, width: int, column: int) -> str:
-        """Spell one cell of a table."""
-        return f"{table}[{self.place(row, width, column)}]"
+    def _cell(self, table: str, row: str, width: int, column: int) -> str:
+        return f"{table}[{self._place(row, width, column)}]"
 
-    def leaf(self, node: Node) -> str:
-        """Spell a hyperparameter, the step count or a host slot of the current row."""
+    def _leaf(self, node: Node) -> str:
         name = "t" if node.op == "step" else node.attr[0] if isinstance(node.attr, tuple) else str(node.attr)
-        return self.cell("hyper", "row", len(self.columns), self.columns.index(name))
+        return self._cell("hyper", "row", len(self.columns), self.columns.index(name))
 
-    def known(self, node: Node) -> str | None:
-        """Spell a host value."""
+    def _known(self, node: Node) -> str | None:
         host = self.program.host
-        return self.cell("host", "row", len(host), host.index(node)) if node in host else None
+        return self._cell("host", "row", len(host), host.index(node)) if node in host else None
 
-    def address(self, name: str) -> str:
+    def _address(self, name: str) -> str:
         """Spell where an array of the current tensor begins."""
         if name == self.graph.gradient:
-            return self.cell("gradients", "tensor", 1, 0)
-        return self.cell("addresses", "tensor", len(self.pointed), self.pointed.index(name))
+            return self._cell("gradients", "tensor", 1, 0)
+        return self._cell("addresses", "tensor", len(self.pointed), self.pointed.index(name))
 
-    def number(self, array: Array) -> str:
-        """Spell what a slot of one number a tensor holds."""
-        return f"np.float64({array.format.dtype}_at({self.address(array.name)})[0])"
+    def _number(self, array: Array) -> str:
+        return f"np.float64({array.format.dtype}_at({self._address(array.name)})[0])"
 
-    def point(self, name: str, array: Array) -> str:
-        """Spell a pointer to where the current chunk of a tensor begins."""
+    def _point(self, name: str, array: Array) -> str:
         dtype = array.format.dtype if name == array.name else array.format.beside
-        return f"{_POINTER.get(dtype, dtype)}_at({self.address(name)} + start * {_SIZE.get(dtype, 2)})"
+        return f"{_POINTER.get(dtype, dtype)}_at({self._address(name)} + start * {_SIZE.get(dtype, 2)})"
 
-    def running(self, init: float) -> str:
-        """Spell what a running total starts from."""
+    def _running(self, init: float) -> str:
         return repr(init).replace("inf", "np.inf")
 
     @contextmanager
-    def elements(self) -> Generator[None]:
-        """Open the loop over the elements of a chunk."""
+    def _elements(self) -> Generator[None]:
         with self.source.block("for i in range(count):"):
             yield
 
-    def join(self, total: str, own: Reducer, element: str) -> str:
-        """Spell a running total that a wide element has joined."""
-        return self.apply(own.combine, total, element)
+    def _join(self, total: str, own: Reducer, element: str) -> str:
+        return self._apply(own.combine, total, element)
 
-    def leave(self, place: int, own: Reducer, total: str) -> None:  # noqa: ARG002
-        """Write a chunk's part of a reduction."""
-        self.source.line(f"{self.partial(place)} = {total}")
+    def _leave(self, place: int, own: Reducer, total: str) -> None:  # noqa: ARG002
+        self.source.line(f"{self._partial(place)} = {total}")
 
-    def partial(self, place: int) -> str:
+    def _partial(self, place: int) -> str:
         """Spell where a chunk's part of a reduction goes."""
-        return self.cell("partial", "chunk", len(self.plan.reductions), place)
+        return self._cell("partial", "chunk", len(self.plan.reductions), place)
 
-    def integer(self, text: str) -> str:
-        """Spell a scalar as a whole number."""
+    def _integer(self, text: str) -> str:
         return f"np.int64({text})"
 
-    def index(self) -> str:
-        """Spell the place of an element in its chunk."""
+    def _index(self) -> str:
         return "i"
 
     # Functions -----------------------------------------------------------------------------------
 
     @contextmanager
-    def function(self, name: str, arguments: str, over: str = "") -> Generator[None]:
+    def _function(self, name: str, arguments: str, over: str = "") -> Generator[None]:
         """Write a function that only the kernel calls; most are one loop `over` something."""
-        self.begin()
+        self._begin()
         self.source.line("@inner")
         with self.source.block(f"def {name}({arguments}):"):
             if over:
@@ -167,35 +154,35 @@ class NumbaDialect(Dialect):
         self.source.line()
         self.source.line()
 
-    def host_function(self) -> None:
+    def _host_function(self) -> None:
         """Compute the host scalars, a row of hyperparameters after another."""
-        with self.function("host_scalars", "row_count, hyper, host", "row in range(row_count)"):
-            self.host_values(self.program.host)
+        with self._function("host_scalars", "row_count, hyper, host", "row in range(row_count)"):
+            self._host_values(self.program.host)
             for place, node in enumerate(self.program.host):
-                self.source.line(f"{self.cell('host', 'row', len(self.program.host), place)} = {self.names[node]}")
+                self.source.line(f"{self._cell('host', 'row', len(self.program.host), place)} = {self.names[node]}")
             if not self.program.host:
                 self.source.line("pass")
 
-    def pass_function(self, loop: Loop) -> None:
+    def _pass_function(self, loop: Loop) -> None:
         """Walk over chunks; leave those alone whose gradient is absent."""
-        with self.function(f"pass_{loop.index}", f"first, last, {_ALL}"):
-            self.source.line(f"# {self.says(loop)}")
+        with self._function(f"pass_{loop.index}", f"first, last, {_ALL}"):
+            self.source.line(f"# {self._says(loop)}")
             if loop.scalars:
                 self.source.line("known = -1")
             with self.source.block("for chunk in range(first, last):"):
                 for name in ("tensor", "start", "count"):
-                    self.source.line(f"{name} = {self.of_chunk(name)}")
-                with self.source.block(f"if {self.address(self.graph.gradient)} == {ABSENT}:"):
+                    self.source.line(f"{name} = {self._of_chunk(name)}")
+                with self.source.block(f"if {self._address(self.graph.gradient)} == {ABSENT}:"):
                     for part in loop.accumulated:
-                        self.source.line(f"{self.partial(part.place)} = {self.running(part.node.reducer.init)}")
+                        self.source.line(f"{self._partial(part.place)} = {self._running(part.node.reducer.init)}")
                     self.source.line("continue")
                 if loop.scalars or loop.draws:
-                    self.source.line(f"row = {self.of_tensor('row')}")
+                    self.source.line(f"row = {self._of_tensor('row')}")
                 if loop.scalars:
-                    self.pass_scalars(loop)
-                self.walk(loop)
+                    self._pass_scalars(loop)
+                self._walk(loop)
 
-    def pass_scalars(self, loop: Loop) -> None:
+    def _pass_scalars(self, loop: Loop) -> None:
         """Compute the scalars of a pass where they may differ: at another row, or tensor if they depend on that.
 
         Many tensors share a row, and a square root and a division cost as much as dozens of elements.
@@ -203,47 +190,47 @@ class NumbaDialect(Dialect):
         own = "row" if all(node.rank <= Rank.GLOBAL for node in loop.scalars) else "tensor"
         with self.source.block(f"if {own} != known:"):
             self.source.line(f"known = {own}")
-            self.scalars(loop.scalars, narrow=True)
+            self._scalars(loop.scalars, narrow=True)
 
-    def end_function(self, loop: Loop) -> None:
+    def _end_function(self, loop: Loop) -> None:
         """Combine a pass's partial results in the order of chunks, whoever made them."""
         made = [part for part in loop.after if isinstance(part, Combine)]
         each = [part for part in made if part.node.kind != "global"]
-        with self.function(f"end_{loop.index}", "tensor_count, chunk_count, chunks, partial, reduced, total"):
+        with self._function(f"end_{loop.index}", "tensor_count, chunk_count, chunks, partial, reduced, total"):
             for part in made:
                 if part not in each:
-                    self.source.line(f"{self.whole(part)} = {self.running(part.node.reducer.init)}")
+                    self.source.line(f"{self._whole(part)} = {self._running(part.node.reducer.init)}")
             if each:
                 with self.source.block("for tensor in range(tensor_count):"):
                     for part in each:
-                        self.source.line(f"{self.whole(part)} = {self.running(part.node.reducer.init)}")
+                        self.source.line(f"{self._whole(part)} = {self._running(part.node.reducer.init)}")
             with self.source.block("for chunk in range(chunk_count):"):
                 if each:
-                    self.source.line(f"tensor = {self.of_chunk('tensor')}")
+                    self.source.line(f"tensor = {self._of_chunk('tensor')}")
                 for part in made:
-                    joined = self.apply(part.node.reducer.combine, self.whole(part), self.partial(part.place))
-                    self.source.line(f"{self.whole(part)} = {joined}")
+                    joined = self._apply(part.node.reducer.combine, self._whole(part), self._partial(part.place))
+                    self.source.line(f"{self._whole(part)} = {joined}")
 
-    def whole(self, part: Combine) -> str:
+    def _whole(self, part: Combine) -> str:
         """Spell where a reduction ends."""
         if part.node.kind == "global":
-            return self.cell("total", str(part.place), 1, 0)
-        return self.cell("reduced", "tensor", len(self.plan.reductions), part.place)
+            return self._cell("total", str(part.place), 1, 0)
+        return self._cell("reduced", "tensor", len(self.plan.reductions), part.place)
 
-    def finish_function(self) -> None:
+    def _finish_function(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
         finish = self.program.finish
-        with self.function("finish_tensors", f"tensor_count, {_ALL}", "tensor in range(tensor_count)"):
-            with self.source.block(f"if {self.address(self.graph.gradient)} == {ABSENT}:"):
+        with self._function("finish_tensors", f"tensor_count, {_ALL}", "tensor in range(tensor_count)"):
+            with self.source.block(f"if {self._address(self.graph.gradient)} == {ABSENT}:"):
                 self.source.line("continue")
-            self.source.line(f"row = {self.of_tensor('row')}")
-            self.scalars([store.node for store in finish], narrow=False)
+            self.source.line(f"row = {self._of_tensor('row')}")
+            self._scalars([store.node for store in finish], narrow=False)
             for store in finish:
                 dtype = store.array.format.dtype
                 value = f"np.{dtype}({self.names[store.node]})"
-                self.source.line(f"{dtype}_at({self.address(store.array.name)})[0] = {value}")
+                self.source.line(f"{dtype}_at({self._address(store.array.name)})[0] = {value}")
 
-    def entry(self) -> None:
+    def _entry(self) -> None:
         """Write the function that is called: it finds the tables, and runs the stage that is asked for."""
         last = self.program.loops[-1]
         with self.source.block("def kernel(lo, hi, directory):"):
@@ -252,44 +239,42 @@ class NumbaDialect(Dialect):
                 self.source.line(f"{name} = {'integers' if name in _INTEGERS else 'reals'}(of[{place}])")
             places = (f"of[{len(TABLES) + i}]" for i in range(len(COUNTS) + 1))
             self.source.line(f"{', '.join((*COUNTS, 'stage'))} = {', '.join(places)}")
-            self.stage(0, "host_scalars(row_count, hyper, host)")
+            self._stage(0, "host_scalars(row_count, hyper, host)")
             for loop in self.program.loops:
                 walked = ["for part in range(lo, hi):", "    done[part] = 1"] if loop is last else []
-                self.stage(2 * loop.index + 1, f"pass_{loop.index}(parts[lo], parts[hi], {_ALL})", *walked)
+                self._stage(2 * loop.index + 1, f"pass_{loop.index}(parts[lo], parts[hi], {_ALL})", *walked)
                 if loop.after:
                     ended = f"end_{loop.index}(tensor_count, chunk_count, chunks, partial, reduced, total)"
-                    self.stage(2 * loop.index + 2, ended, *self.guard(loop))
+                    self._stage(2 * loop.index + 2, ended, *self._guard(loop))
             if self.program.finish:
                 done = "done[part_count] = 1"
-                self.stage(2 * len(self.program.loops) + 1, f"finish_tensors(tensor_count, {_ALL})", done)
+                self._stage(2 * len(self.program.loops) + 1, f"finish_tensors(tensor_count, {_ALL})", done)
 
-    def stage(self, number: int, *lines: str) -> None:
+    def _stage(self, number: int, *lines: str) -> None:
         """Write what a stage does."""
         with self.source.block(f"if stage == {number} or stage == -1:"):
             for line in lines:
                 self.source.line(line)
 
-    def guard(self, loop: Loop) -> list[str]:
+    def _guard(self, loop: Loop) -> list[str]:
         """Stop before anything is written when a guarded plan has met what is not finite."""
         place = self.program.guard
         if place not in [part.place for part in loop.after]:
             return []
-        value = self.cell("total", str(place), 1, 0)
+        value = self._cell("total", str(place), 1, 0)
         return [f"if stage == -1 and {value} != {value}:", "    return"]
 
-    def functions(self) -> None:
-        """Write all functions of the kernel."""
-        self.host_function()
+    def _functions(self) -> None:
+        self._host_function()
         for loop in self.program.loops:
-            self.pass_function(loop)
+            self._pass_function(loop)
             if loop.after:
-                self.end_function(loop)
+                self._end_function(loop)
         if self.program.finish:
-            self.finish_function()
-        self.entry()
+            self._finish_function()
+        self._entry()
 
-    def imports(self, body: str) -> None:
-        """Import what a kernel calls."""
+    def _imports(self, body: str) -> None:
         self.source.line("import numpy as np")
         self.source.line()
         called = set(re.findall(r"\b[a-z_0-9]+\b", body))

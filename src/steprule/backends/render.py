@@ -22,6 +22,7 @@ from ..plan.schedule import summary
 from ..plan.tables import CHUNK, TENSOR
 
 LONGEST_NAME = 40
+_RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
 WIDE = "float64"
 """The type of scalars and of reductions."""
 
@@ -111,119 +112,132 @@ class Dialect(ABC):
         self.fresh = Names(self.reserved)
         self.keys, self.drawn = list[str](), ""
 
+    @classmethod
+    def lacks(cls, program: Program) -> str:
+        """Return what of a program this language cannot say; nothing if it can say all."""
+        for array in program.arrays:
+            if array.format.real != program.layout.real or array.format.name not in cls.loads:
+                return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
+        for node in program.plan.graph.nodes:
+            if node.rank not in _RANKS:
+                return f"`{node.op}` varies over {node.rank.name.lower()}s, for which there are no kernels"
+            if node.kind in {"pointwise", "compare"} and node.op not in cls.spelling:
+                return f"there is no kernel with `{node.op}`"
+        return ""
+
     # Templates -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def constant(self, value: float, real: str) -> str:
+    def _constant(self, value: float, real: str) -> str:
         """Spell a number of a type."""
 
     @abstractmethod
-    def cast(self, text: str, real: str) -> str:
+    def _cast(self, text: str, real: str) -> str:
         """Spell the conversion of a scalar."""
 
     @abstractmethod
-    def cell(self, table: str, row: str, width: int, column: int) -> str:
+    def _cell(self, table: str, row: str, width: int, column: int) -> str:
         """Spell the value of a table's cell."""
 
     @abstractmethod
-    def leaf(self, node: Node) -> str:
+    def _leaf(self, node: Node) -> str:
         """Spell a hyperparameter, the step count or a host slot of the current row."""
 
     @abstractmethod
-    def known(self, node: Node) -> str | None:
+    def _known(self, node: Node) -> str | None:
         """Spell a host value that has been computed before the pass; None for any other."""
 
     @abstractmethod
-    def number(self, array: Array) -> str:
+    def _number(self, array: Array) -> str:
         """Spell what a slot of one number a tensor holds."""
 
     @abstractmethod
-    def point(self, name: str, array: Array) -> str:
+    def _point(self, name: str, array: Array) -> str:
         """Spell a pointer to where the current chunk of a tensor begins."""
 
     @abstractmethod
-    def running(self, init: float) -> str:
+    def _running(self, init: float) -> str:
         """Spell what a running total starts from."""
 
     @abstractmethod
-    def elements(self) -> AbstractContextManager[None]:
+    def _elements(self) -> AbstractContextManager[None]:
         """Open the loop over the elements of a chunk."""
 
     @abstractmethod
-    def join(self, total: str, own: Reducer, element: str) -> str:
+    def _join(self, total: str, own: Reducer, element: str) -> str:
         """Spell a running total that a wide element has joined, where `joins` knows no faster way."""
 
     @abstractmethod
-    def leave(self, place: int, own: Reducer, total: str) -> None:
+    def _leave(self, place: int, own: Reducer, total: str) -> None:
         """Write a chunk's part of a reduction into `partial`."""
 
     @abstractmethod
-    def integer(self, text: str) -> str:
+    def _integer(self, text: str) -> str:
         """Spell a scalar as a whole number."""
 
     @abstractmethod
-    def index(self) -> str:
+    def _index(self) -> str:
         """Spell the place of an element in its chunk."""
 
     @abstractmethod
-    def functions(self) -> None:
+    def _functions(self) -> None:
         """Write all functions of the module."""
 
     @abstractmethod
-    def imports(self, body: str) -> None:
+    def _imports(self, body: str) -> None:
         """Write what stands between the formula and the functions, given these."""
 
     def module(self, version: str) -> str:
         """Return the module: the formula, what it imports, its functions."""
-        self.functions()
+        self._functions()
         body = self.source.text().rstrip() + "\n"
         self.source = Source({})
-        self.heading(version)
-        self.imports("\n".join(line for line in body.splitlines() if not line.lstrip().startswith("#")))
+        self._heading(version)
+        self._imports("\n".join(line for line in body.splitlines() if not line.lstrip().startswith("#")))
         return self.source.text() + body
 
     # Names and expressions -----------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Begin another function, which knows nothing yet."""
         self.names, self.fresh = {}, Names(self.reserved)
 
-    def place(self, row: str, width: int, column: int) -> str:
+    def _place(self, row: str, width: int, column: int) -> str:
         """Spell where a cell is in a table whose rows lie one after another."""
         start = row if width == 1 else f"{row} * {width}"
         return f"{start} + {column}" if column else start
 
-    def of_tensor(self, name: str) -> str:
+    def _of_tensor(self, name: str) -> str:
         """Spell what is known of the current tensor."""
-        return self.cell("tensors", "tensor", len(TENSOR), TENSOR.index(name))
+        return self._cell("tensors", "tensor", len(TENSOR), TENSOR.index(name))
 
-    def of_chunk(self, name: str) -> str:
+    def _of_chunk(self, name: str) -> str:
         """Spell what is known of the current chunk."""
-        return self.cell("chunks", "chunk", len(CHUNK), CHUNK.index(name))
+        return self._cell("chunks", "chunk", len(CHUNK), CHUNK.index(name))
 
-    def apply(self, op: str, *inputs: str, real: str = WIDE) -> str:
+    def _apply(self, op: str, *inputs: str, real: str = WIDE) -> str:
         """Spell an operation."""
         return self.spelling[op].format(*inputs, real=real, element=self.program.layout.parameter.dtype)
 
-    def spell(self, node: Node, real: str) -> str:
+    def _spell(self, node: Node, real: str) -> str:
         """Spell a node, whose inputs have names."""
-        return self.apply(node.op, *(self.names[child] for child in node.inputs), real=real)
+        return self._apply(node.op, *(self.names[child] for child in node.inputs), real=real)
 
-    def assign(self, node: Node, wanted: str, text: str) -> None:
+    def _assign(self, node: Node, wanted: str, text: str) -> None:
         """Give a node a name and a value, unless it has them."""
         if node not in self.names:
             self.names[node] = self.fresh.fresh(wanted)
             self.source.comment(node)
             self.source.line(f"{self.names[node]} = {text}")
 
-    def wanted(self, node: Node) -> str:
+    def _wanted(self, node: Node) -> str:
         """Return the name that a scalar would like to have."""
         return str(node.attr) if node.op == "hyper" else {"const": "constant", "step": "step"}.get(node.op, "scalar")
 
-    def heading(self, version: str) -> None:
+    def _heading(self, version: str) -> None:
         """Write what stands before everything: the formula."""
         sizes = f"one step for any number of tensors of any size{self.where}"
-        self.source.line(f'"""{self.graph.name}, {self.described()}: {sizes}.')
+        self.source.line(f'"""{self.graph.name}, {self._described()}: {sizes}.')
         self.source.line()
         for text in formula(self.graph).splitlines():
             self.source.line(f"    {text}".replace("\\", "/").replace('"""', "'''"))
@@ -232,7 +246,7 @@ class Dialect(ABC):
         self.source.line('"""')
         self.source.line()
 
-    def described(self) -> str:
+    def _described(self) -> str:
         """Say in which formats the arrays are."""
         layout = self.program.layout
         slots = {array.format.name for array in self.program.arrays[2:] if array.rank is Rank.ELEMENT}
@@ -242,29 +256,29 @@ class Dialect(ABC):
 
     # Scalars -------------------------------------------------------------------------------------
 
-    def finished(self, node: Node) -> str:
+    def _finished(self, node: Node) -> str:
         """Spell a reduction that has ended, finished as its reducer says."""
         place, count = self.plan.reductions.index(node), len(self.plan.reductions)
         held = (
-            self.cell("total", str(place), 1, 0)
+            self._cell("total", str(place), 1, 0)
             if node.kind == "global"
-            else self.cell("reduced", "tensor", count, place)
+            else self._cell("reduced", "tensor", count, place)
         )
         finish = node.reducer.finish
-        size = [self.cast(self.of_tensor("size"), WIDE)] if finish and OPS[finish].arity > 1 else []
-        return self.apply(finish, held, *size) if finish else held
+        size = [self._cast(self._of_tensor("size"), WIDE)] if finish and OPS[finish].arity > 1 else []
+        return self._apply(finish, held, *size) if finish else held
 
-    def scalar(self, node: Node) -> str:
+    def _scalar(self, node: Node) -> str:
         """Spell a scalar, whose inputs have names, in float64."""
         if node.op == "const":
-            return self.constant(float(node.attr), WIDE)  # type: ignore[arg-type]
-        if (known := self.known(node)) is not None:
+            return self._constant(float(node.attr), WIDE)  # type: ignore[arg-type]
+        if (known := self._known(node)) is not None:
             return known
         if node.op == "read" and isinstance(node.attr, tuple):
-            return self.number(next(array for array in self.program.arrays if array.name == node.attr[0]))
-        return self.finished(node) if node.reduces else self.spell(node, WIDE)
+            return self._number(next(array for array in self.program.arrays if array.name == node.attr[0]))
+        return self._finished(node) if node.reduces else self._spell(node, WIDE)
 
-    def order(self, roots: Sequence[Node]) -> list[Node]:
+    def _order(self, roots: Sequence[Node]) -> list[Node]:
         """List what scalars are made of, inputs first, down to what is known already."""
         stack, order = [(root, False) for root in reversed(roots)], dict[Node, None]()
         while stack:
@@ -272,47 +286,47 @@ class Dialect(ABC):
             if expanded:
                 order[node] = None
             elif node not in order:
-                given = self.known(node) is not None or node.reduces
+                given = self._known(node) is not None or node.reduces
                 stack.append((node, True))
                 stack.extend((child, False) for child in (() if given else reversed(node.inputs)))
         return list(order)
 
-    def scalars(self, roots: Sequence[Node], *, narrow: bool) -> None:
+    def _scalars(self, roots: Sequence[Node], *, narrow: bool) -> None:
         """Compute scalars in float64; give numbers to the elements in their own type, if they are `narrow`."""
-        order = self.order(roots)
+        order = self._order(roots)
         used = {child for node in order for child in node.inputs}
         short = {node for node in roots if narrow and self.real != WIDE and node.kind != "compare"}
         for node in order:
             alone = node in short and node not in used
             if node.op == "const":
-                text = self.constant(float(node.attr), self.real if alone else WIDE)  # type: ignore[arg-type]
+                text = self._constant(float(node.attr), self.real if alone else WIDE)  # type: ignore[arg-type]
                 if self.inlines and not alone:
                     self.names[node] = f"({text})" if text.startswith("-") else text
                     continue
             else:
-                text = self.cast(self.scalar(node), self.real) if alone else self.scalar(node)
-            self.assign(node, self.wanted(node), text)
+                text = self._cast(self._scalar(node), self.real) if alone else self._scalar(node)
+            self._assign(node, self._wanted(node), text)
         for node in roots:
             if node in short and node in used:
-                wide, self.names[node] = self.names[node], self.fresh.fresh(self.wanted(node))
-                self.source.line(f"{self.names[node]} = {self.cast(wide, self.real)}")
+                wide, self.names[node] = self.names[node], self.fresh.fresh(self._wanted(node))
+                self.source.line(f"{self.names[node]} = {self._cast(wide, self.real)}")
 
-    def host_values(self, values: Sequence[Node]) -> None:
+    def _host_values(self, values: Sequence[Node]) -> None:
         """Compute arithmetic on hyperparameters, counts and host slots."""
         for node in topological(values):
             if node.op == "const" and self.inlines:
-                text = self.constant(float(node.attr), WIDE)  # type: ignore[arg-type]
+                text = self._constant(float(node.attr), WIDE)  # type: ignore[arg-type]
                 self.names[node] = f"({text})" if text.startswith("-") else text
             else:
-                self.assign(node, self.wanted(node), self.spell(node, WIDE) if node.inputs else self.leaf(node))
+                self._assign(node, self._wanted(node), self._spell(node, WIDE) if node.inputs else self._leaf(node))
 
     # Elements ------------------------------------------------------------------------------------
 
-    def says(self, loop: Loop) -> str:
+    def _says(self, loop: Loop) -> str:
         """Say in words what a loop does."""
         return summary(self.plan.passes[loop.index], self.graph)
 
-    def walk(self, loop: Loop) -> None:
+    def _walk(self, loop: Loop) -> None:
         """Walk over the elements of a chunk: load, compute, join the running totals, store."""
         at = {array.name: self._at(array.name, array) for array in loop.arrays}
         beside = self.program.tensors[-1] if self.program.layout.parameter.beside else ""
@@ -320,27 +334,27 @@ class Dialect(ABC):
             at[beside] = self._at(beside, self.program.arrays[0])
         totals = {part: self.fresh.fresh(f"{part.node.op}_of") for part in loop.accumulated}
         for part, name in totals.items():
-            self.source.line(f"{name} = {self.running(part.node.reducer.init)}")
+            self.source.line(f"{name} = {self._running(part.node.reducer.init)}")
         self._draw_keys(loop)
         if loop.body:
-            with self.elements():
+            with self._elements():
                 self._body(loop, at, at.get(beside, ""), totals)
         for part, name in totals.items():
-            self.leave(part.place, part.node.reducer, name)
+            self._leave(part.place, part.node.reducer, name)
 
     def _draw_keys(self, loop: Loop) -> None:
         """Compute what random bits of a chunk begin with; two arrays share a draw."""
         self.keys = []
         if loop.draws:
-            self.source.line(f"begins = {self.of_tensor('first')} + start")
+            self.source.line(f"begins = {self._of_tensor('first')} + start")
         for pair in range((loop.draws + 1) // 2):
-            t = self.integer(self.known(step()) or "")
+            t = self._integer(self._known(step()) or "")
             self.keys.append(self.fresh.fresh("own_key"))
-            self.source.line(f"{self.keys[-1]} = key({self.of_tensor('stream')}, {t}, {pair})")
+            self.source.line(f"{self.keys[-1]} = key({self._of_tensor('stream')}, {t}, {pair})")
 
     def _at(self, name: str, array: Array) -> str:
         at = self.fresh.fresh(f"{name}_at")
-        self.source.line(f"{at} = {self.point(name, array)}")
+        self.source.line(f"{at} = {self._point(name, array)}")
         return at
 
     def _body(self, loop: Loop, at: Mapping[str, str], beside: str, totals: Mapping[Accumulate, str]) -> None:
@@ -349,30 +363,30 @@ class Dialect(ABC):
             if isinstance(part, Load):
                 where = {"at": at[part.array.name], "beside": beside}
                 text = self.loads[part.array.format.name].format(**where, real=self.real)
-                self.assign(part.node, part.array.name, text)
+                self._assign(part.node, part.array.name, text)
             elif isinstance(part, Compute):
-                self.assign(part.node, results.get(part.node, "x"), self.spell(part.node, self.real))
+                self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
             elif isinstance(part, Accumulate):
-                self._join(part, totals[part])
+                self._accumulate(part, totals[part])
             else:
                 self._store(part, at, beside)
 
-    def _join(self, part: Accumulate, total: str) -> None:
+    def _accumulate(self, part: Accumulate, total: str) -> None:
         own, element = part.node.reducer, self.names[part.node.inputs[0]]
         faster = self.joins.get((own.combine, own.each))
         if faster is None:
             wide = self.fresh.fresh("term")
-            self.source.line(f"{wide} = {self.cast(element, WIDE)}")
-            element = self.apply(own.each, *[wide] * OPS[own.each].arity) if own.each else wide
+            self.source.line(f"{wide} = {self._cast(element, WIDE)}")
+            element = self._apply(own.each, *[wide] * OPS[own.each].arity) if own.each else wide
             faster = self.joins.get((own.combine, ""))
-        joined = faster.format(total=total, x=element) if faster else self.join(total, own, element)
+        joined = faster.format(total=total, x=element) if faster else self._join(total, own, element)
         self.source.line(f"{total} = {joined}")
 
     def _store(self, part: Store, at: Mapping[str, str], beside: str) -> None:
         pair, odd = divmod(part.draw, 2)
         if part.draw >= 0 and not odd:
             self.drawn = self.fresh.fresh("drawn")
-            self.source.line(f"{self.drawn} = draw(begins, {self.index()}, {self.keys[pair]})")
+            self.source.line(f"{self.drawn} = draw(begins, {self._index()}, {self.keys[pair]})")
         values = {"at": at[part.array.name], "beside": beside, "x": self.names[part.node], "real": self.real}
         bits = f"{'high' if odd else 'low'}_bits({self.drawn})"
         for line in self.stores[part.array.format.name, part.draw >= 0].split("\n"):

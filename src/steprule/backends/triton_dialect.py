@@ -90,70 +90,61 @@ class TritonDialect(Dialect):
 
     # Templates -----------------------------------------------------------------------------------
 
-    def constant(self, value: float, real: str) -> str:
-        """Spell a number of a type."""
+    def _constant(self, value: float, real: str) -> str:
         text = repr(value)
         return f"tl.full((), {text if text.strip('-')[0].isdigit() else f'float({text!r})'}, tl.{real})"
 
-    def cast(self, text: str, real: str) -> str:
-        """Spell the conversion of a scalar."""
+    def _cast(self, text: str, real: str) -> str:
         return f"tl.cast({text}, tl.{real})"
 
-    def cell(self, table: str, row: str, width: int, column: int) -> str:
-        """Spell the value of one cell of a table."""
-        return f"tl.load({table} + {self.place(row, width, column)})"
+    def _cell(self, table: str, row: str, width: int, column: int) -> str:
+        return f"tl.load({table} + {self._place(row, width, column)})"
 
-    def leaf(self, node: Node) -> str:
-        """Spell a leaf of host scalars, of which a block of rows is computed at a time."""
+    def _leaf(self, node: Node) -> str:
         if node.op == "const":
-            return self.constant(float(node.attr), WIDE)  # type: ignore[arg-type]
+            return self._constant(float(node.attr), WIDE)  # type: ignore[arg-type]
         if node.op == "hyper":
-            place = self.place("row", len(self.hypers), self.hypers.index(str(node.attr)))
+            place = self._place("row", len(self.hypers), self.hypers.index(str(node.attr)))
             return f"tl.load(hyper + {place}, mask=inside, other=1.0)"
         name = "t" if node.op == "step" else node.attr[0] if isinstance(node.attr, tuple) else ""
-        held = f"tl.load({self.count(name)}, mask=inside, other=1.0).to(tl.float64)"
+        held = f"tl.load({self._count(name)}, mask=inside, other=1.0).to(tl.float64)"
         return f"{held} + 1.0" if node.op == "step" else held
 
-    def count(self, name: str) -> str:
+    def _count(self, name: str) -> str:
         """Spell where what is counted of a row stands."""
-        return f"counts + {self.place('row', len(self.hosts), self.hosts.index(name))}"
+        return f"counts + {self._place('row', len(self.hosts), self.hosts.index(name))}"
 
-    def known(self, node: Node) -> str | None:
-        """Spell a hyperparameter or a host value."""
+    def _known(self, node: Node) -> str | None:
         if node.op == "hyper":
-            return self.cell("hyper", "tensor", len(self.hypers), self.hypers.index(str(node.attr)))
+            return self._cell("hyper", "tensor", len(self.hypers), self.hypers.index(str(node.attr)))
         if node in self.derived:
-            return self.cell("host", "tensor", len(self.derived), self.derived.index(node))
+            return self._cell("host", "tensor", len(self.derived), self.derived.index(node))
         return None
 
-    def pointer(self, name: str, dtype: str, first: str) -> str:
+    def _pointer(self, name: str, dtype: str, first: str) -> str:
         """Spell a pointer into an array of the current tensor."""
         if name == self.graph.gradient:
-            held = self.cell("gradients", "tensor", 1, 0)
+            held = self._cell("gradients", "tensor", 1, 0)
         else:
-            held = self.cell("addresses", "tensor", len(self.pointed), self.pointed.index(name))
+            held = self._cell("addresses", "tensor", len(self.pointed), self.pointed.index(name))
         return f"at({held}, {first}, tl.{dtype}, {'False' if first == '0' else 'ALIGNED'})"
 
-    def number(self, array: Array) -> str:
-        """Spell what a slot of one number a tensor holds."""
-        return f"tl.cast(tl.load({self.pointer(array.name, array.format.dtype, '0')}), tl.float64)"
+    def _number(self, array: Array) -> str:
+        return f"tl.cast(tl.load({self._pointer(array.name, array.format.dtype, '0')}), tl.float64)"
 
-    def point(self, name: str, array: Array) -> str:
-        """Spell a pointer to where the current chunk of a tensor begins."""
+    def _point(self, name: str, array: Array) -> str:
         dtype = array.format.dtype if name == array.name else array.format.beside
-        return self.pointer(name, dtype, "start")
+        return self._pointer(name, dtype, "start")
 
-    def running(self, init: float) -> str:
-        """Spell what running totals start from, one a lane."""
-        return f"tl.full((BLOCK,), {self.init(init)}, tl.float64)"
+    def _running(self, init: float) -> str:
+        return f"tl.full((BLOCK,), {self._init(init)}, tl.float64)"
 
-    def init(self, value: float) -> str:
+    def _init(self, value: float) -> str:
         """Spell what a reduction is of nothing."""
         return repr(value) if repr(value)[-1].isdigit() else f'float("{value}")'
 
     @contextmanager
-    def elements(self) -> Generator[None]:
-        """Open the loop over a chunk: whole blocks without masks, then what is left over."""
+    def _elements(self) -> Generator[None]:
         self.source.line("whole = count // BLOCK * BLOCK")
         with self.source.block("for tail in tl.static_range(2):"):  # noqa: SIM117
             with self.source.block("for first in range(whole if tail else 0, count if tail else whole, BLOCK):"):
@@ -161,35 +152,31 @@ class TritonDialect(Dialect):
                 self.source.line("inside = here < count")
                 yield
 
-    def join(self, total: str, own: Reducer, element: str) -> str:
-        """Spell running totals that a block has joined; what is outside counts as nothing."""
-        return self.apply(own.combine, total, f"padded({element}, inside, {self.init(own.init)})")
+    def _join(self, total: str, own: Reducer, element: str) -> str:
+        return self._apply(own.combine, total, f"padded({element}, inside, {self._init(own.init)})")
 
-    def fold(self, own: Reducer, lanes: str) -> str:
+    def _fold(self, own: Reducer, lanes: str) -> str:
         """Spell the lanes of a block, joined."""
         if own.combine == "add":
             return f"tl.sum({lanes}, 0)"
         return f"fold({lanes}, join_{own.combine}, {BLOCK.bit_length() - 1})"
 
-    def leave(self, place: int, own: Reducer, total: str) -> None:
-        """Write a chunk's part of a reduction."""
-        where = self.place("chunk", len(self.plan.reductions), place)
-        self.source.line(f"tl.store(partial + {where}, {self.fold(own, total)})")
+    def _leave(self, place: int, own: Reducer, total: str) -> None:
+        where = self._place("chunk", len(self.plan.reductions), place)
+        self.source.line(f"tl.store(partial + {where}, {self._fold(own, total)})")
 
-    def integer(self, text: str) -> str:
-        """Spell a scalar as a whole number."""
+    def _integer(self, text: str) -> str:
         return f"{text}.to(tl.int64)"
 
-    def index(self) -> str:
-        """Spell the places of a block's elements in their chunk."""
+    def _index(self) -> str:
         return "here"
 
     # Kernels -------------------------------------------------------------------------------------
 
     @contextmanager
-    def function(self, name: str, *arguments: str, options: str = "") -> Generator[None]:
+    def _function(self, name: str, *arguments: str, options: str = "") -> Generator[None]:
         """Write one function, whose body is what is written inside."""
-        self.begin()
+        self._begin()
         self.source.line(f"@triton.jit{options}")
         for line in arguments[:-1]:
             self.source.line(f"def {name}({line}," if line is arguments[0] else f"{' ' * (len(name) + 5)}{line},")
@@ -199,59 +186,59 @@ class TritonDialect(Dialect):
         self.source.line()
         self.source.line()
 
-    def kernel(self, name: str) -> AbstractContextManager[None]:
+    def _kernel(self, name: str) -> AbstractContextManager[None]:
         """Write one kernel; how many tensors and chunks there are compiles nothing."""
         names = ", ".join(f'"{count}"' for count in COUNTS)
         rest = ", ".join((*TABLES[8:], *COUNTS, "ALIGNED: tl.constexpr"))
-        return self.function(name, ", ".join(TABLES[:8]), rest, options=f"(do_not_specialize=[{names}])")
+        return self._function(name, ", ".join(TABLES[:8]), rest, options=f"(do_not_specialize=[{names}])")
 
     @property
-    def has_begin(self) -> bool:
+    def _has_begin(self) -> bool:
         """Whether host scalars are wanted before the first pass ends, and so need a launch of their own."""
         first = self.program.loops[0]
         early = set(self.derived) & set(topological(first.scalars))
         return bool(self.derived) and (len(self.program.loops) == 1 or not first.after or bool(early))
 
-    def host_function(self) -> None:
+    def _host_function(self) -> None:
         """Compute the host scalars, one row a lane."""
-        with self.function("host_scalars", "first, tensor_count, hyper, counts, host"):
+        with self._function("host_scalars", "first, tensor_count, hyper, counts, host"):
             self.source.line("# one row a lane: numbers that depend on hyperparameters and the step count alone")
             self.source.line("row = first + tl.arange(0, ROWS)")
             self.source.line("inside = row < tensor_count")
-            self.host_values(self.derived)
+            self._host_values(self.derived)
             for place, node in enumerate(self.derived):
-                where = self.place("row", len(self.derived), place)
+                where = self._place("row", len(self.derived), place)
                 self.source.line(f"tl.store(host + {where}, {self.names[node]}, mask=inside)")
 
-    def goes(self) -> str:
+    def _goes(self) -> str:
         """Spell whether the step is taken: what found out that it must not be has ended by the last pass."""
         terms = ["tl.load(found) == 0.0"]
         if self.program.guard >= 0:
-            terms.append(f"finite({self.cell('total', str(self.program.guard), 1, 0)})")
+            terms.append(f"finite({self._cell('total', str(self.program.guard), 1, 0)})")
         return " & ".join(f"({term})" if len(terms) > 1 else term for term in terms)
 
-    def present(self) -> str:
+    def _present(self) -> str:
         """Spell whether the current tensor has a gradient."""
-        return f"({self.cell('gradients', 'tensor', 1, 0)} != {ABSENT})"
+        return f"({self._cell('gradients', 'tensor', 1, 0)} != {ABSENT})"
 
-    def pass_kernel(self, loop: Loop) -> None:
+    def _pass_kernel(self, loop: Loop) -> None:
         """Walk over a chunk, none of it if the gradient is absent or the step is left out."""
         last = loop is self.program.loops[-1]
-        with self.kernel(f"pass_{loop.index}"):
-            self.source.line(f"# {self.says(loop)}")
+        with self._kernel(f"pass_{loop.index}"):
+            self.source.line(f"# {self._says(loop)}")
             self.source.line("chunk = tl.program_id(0).to(tl.int64)")
-            self.source.line(f"tensor = {self.of_chunk('tensor')}")
-            self.source.line(f"start = tl.multiple_of({self.of_chunk('start')}, CHUNK)")
-            self.source.line(f"count = {self.of_chunk('count')}.to(tl.int32)")
+            self.source.line(f"tensor = {self._of_chunk('tensor')}")
+            self.source.line(f"start = tl.multiple_of({self._of_chunk('start')}, CHUNK)")
+            self.source.line(f"count = {self._of_chunk('count')}.to(tl.int32)")
             if last:
-                self.source.line(f"go = {self.goes()}")
-            self.source.line(f"count = tl.where({'go & ' if last else ''}{self.present()}, count, 0)")
-            self.scalars(loop.scalars, narrow=True)
-            self.walk(loop)
+                self.source.line(f"go = {self._goes()}")
+            self.source.line(f"count = tl.where({'go & ' if last else ''}{self._present()}, count, 0)")
+            self._scalars(loop.scalars, narrow=True)
+            self._walk(loop)
             if last and self.hosts:
-                self.advance()
+                self._advance()
 
-    def advance(self) -> None:
+    def _advance(self) -> None:
         """Write step counts and host slots, in the first program; no other reads them in this launch."""
         new = dict(self.plan.host_writes)
         with self.source.block("if chunk == 0:"):
@@ -262,80 +249,78 @@ class TritonDialect(Dialect):
                 self.source.line(f"inside = (row < rows) & ({there})")
                 for name in self.hosts:
                     if name == "t":
-                        value = f"tl.load({self.count(name)}, mask=inside, other=0.0) + 1.0"
+                        value = f"tl.load({self._count(name)}, mask=inside, other=0.0) + 1.0"
                     elif name not in new:
                         continue
                     elif new[name] in self.derived:
-                        held = self.place("row", len(self.derived), self.derived.index(new[name]))
+                        held = self._place("row", len(self.derived), self.derived.index(new[name]))
                         value = f"tl.load(host + {held}, mask=inside, other=0.0)"
                     else:
-                        value = self.leaf(new[name])
+                        value = self._leaf(new[name])
                     number = f"({value}).to(counts.dtype.element_ty)"
-                    self.source.line(f"tl.store({self.count(name)}, {number}, mask=inside)")
+                    self.source.line(f"tl.store({self._count(name)}, {number}, mask=inside)")
 
-    def end_kernel(self, loop: Loop) -> None:
+    def _end_kernel(self, loop: Loop) -> None:
         """Combine a pass's partial results in the order of chunks: the first program those of all tensors."""
         made = [part for part in loop.after if isinstance(part, Combine)]
         each, shared = ([part for part in made if (part.node.kind == "global") is total] for total in (False, True))
-        with self.kernel(f"end_{loop.index}"):
+        with self._kernel(f"end_{loop.index}"):
             self.source.line("tensor = tl.program_id(0)")
             if shared:
                 with self.source.block("if tensor == 0:"):
                     for part in shared:
-                        self.combine(part, "0", "chunk_count", f"total + {part.place}")
-            if self.derived and loop.index == 0 and not self.has_begin:
+                        self._combine(part, "0", "chunk_count", f"total + {part.place}")
+            if self.derived and loop.index == 0 and not self._has_begin:
                 with self.source.block("if tensor * ROWS < tensor_count:"):
                     self.source.line("host_scalars(tensor * ROWS, tensor_count, hyper, counts, host)")
             if each:
-                self.source.line(f"start = {self.of_tensor('chunk')}")
-                self.source.line(f"count = {self.of_tensor('chunks')}")
+                self.source.line(f"start = {self._of_tensor('chunk')}")
+                self.source.line(f"count = {self._of_tensor('chunks')}")
                 for part in each:
-                    where = self.place("tensor", len(self.plan.reductions), part.place)
-                    self.combine(part, "start", "count", f"reduced + {where}")
+                    where = self._place("tensor", len(self.plan.reductions), part.place)
+                    self._combine(part, "start", "count", f"reduced + {where}")
 
-    def combine(self, part: Combine, start: str, count: str, place: str) -> None:
+    def _combine(self, part: Combine, start: str, count: str, place: str) -> None:
         """Combine the parts of a stretch of chunks."""
         own, total = part.node.reducer, self.fresh.fresh(f"{part.node.op}_of")
-        self.source.line(f"{total} = {self.running(own.init)}")
+        self.source.line(f"{total} = {self._running(own.init)}")
         with self.source.block(f"for first in range(0, {count}, BLOCK):"):
             self.source.line("here = first + tl.arange(0, BLOCK)")
             self.source.line(f"inside = here < {count}")
             row = "here.to(tl.int64)" if start == "0" else f"({start} + here)"
-            where = self.place(row, len(self.plan.reductions), part.place)
-            self.source.line(f"part = tl.load(partial + {where}, mask=inside, other={self.init(own.init)})")
-            self.source.line(f"{total} = {self.apply(own.combine, total, 'part')}")
-        self.source.line(f"tl.store({place}, {self.fold(own, total)})")
+            where = self._place(row, len(self.plan.reductions), part.place)
+            self.source.line(f"part = tl.load(partial + {where}, mask=inside, other={self._init(own.init)})")
+            self.source.line(f"{total} = {self._apply(own.combine, total, 'part')}")
+        self.source.line(f"tl.store({place}, {self._fold(own, total)})")
 
-    def finish_kernel(self) -> None:
+    def _finish_kernel(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
-        with self.kernel("finish"):
+        with self._kernel("finish"):
             self.source.line("tensor = tl.program_id(0).to(tl.int64)")
-            self.source.line(f"go = ({self.goes()}) & {self.present()}")
-            self.scalars([store.node for store in self.program.finish], narrow=False)
+            self.source.line(f"go = ({self._goes()}) & {self._present()}")
+            self._scalars([store.node for store in self.program.finish], narrow=False)
             for store in self.program.finish:
                 dtype = store.array.format.dtype
                 value = f"tl.cast({self.names[store.node]}, tl.{dtype})"
-                self.source.line(f"tl.store({self.pointer(store.array.name, dtype, '0')}, {value}, mask=go)")
+                self.source.line(f"tl.store({self._pointer(store.array.name, dtype, '0')}, {value}, mask=go)")
 
-    def functions(self) -> None:
-        """Write all kernels of the module, and before them how two numbers are joined that are not added."""
+    def _functions(self) -> None:
         for op in sorted({node.reducer.combine for node in self.plan.reductions} - {"add"}):
-            with self.function(f"join_{op}", "x, y"):
-                self.source.line(f"return {self.apply(op, 'x', 'y')}")
+            with self._function(f"join_{op}", "x, y"):
+                self.source.line(f"return {self._apply(op, 'x', 'y')}")
         if self.derived:
-            self.host_function()
-        if self.has_begin:
-            with self.kernel("begin"):
+            self._host_function()
+        if self._has_begin:
+            with self._kernel("begin"):
                 self.source.line("host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)")
         for loop in self.program.loops:
-            self.pass_kernel(loop)
+            self._pass_kernel(loop)
             if loop.after:
-                self.end_kernel(loop)
+                self._end_kernel(loop)
         if self.program.finish:
-            self.finish_kernel()
+            self._finish_kernel()
 
-    def imports(self, body: str) -> None:
-        """Import what the kernels call, and say how large their pieces are."""
+    def _imports(self, body: str) -> None:
         self.source.line("import triton")
         self.source.line("import triton.language as tl")
         self.source.line()
