@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -340,6 +341,18 @@ def kernel(lo, hi, directory):
     kernels.plain(source)(0, 2, np.array([*(t.ctypes.data for t in plain), 9, 0, 1], np.int64).ctypes.data)
     kernel.ctypes(0, 2, addresses.ctypes.data)
     assert all(map(np.array_equal, tables, plain))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("module", [rounding, half, memory])
+def test_a_formula_that_changes_makes_other_kernels(
+    module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = kernels.digest("kernel")
+    changed = tmp_path / "changed.py"
+    changed.write_text(Path(module.__file__).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    assert kernels.digest("kernel") != before
 
 
 @pytest.mark.null
