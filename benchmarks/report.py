@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steprule.bench.arms import OURS
+from steprule.bench.bars import bar_lines
 from steprule.bench.load import busy
 from steprule.bench.record import best_peer, columns, losses, slower, start_lines, summary
 from steprule.bench.verdict import LOSS, NOISE, number, ratio, share
@@ -38,6 +39,8 @@ tells nothing, and ? stands for it; the record says why.
 | `torch grad_scale` | `fused=True`, told to divide by the norm of `get_total_norm`: no second pass over the gradients |
 | `torch.compile` | clipping and step compiled, with the learning rate as a tensor |
 | `optax` | the same rule under `jax.jit`, with donated buffers and XLA's threads |
+| `torch fused float32` | of 16-bit parameters, `fused=True` on float32 ones: what 16 bits must be worth |
+| `steprule stochastic`, `compensated` | of 16-bit parameters, `rounding=`; `float32 state` is `state="float32"` |
 | `roofline` | a kernel of ours that moves the bytes which the formula must move, with next to no arithmetic |
 | `no update` | of whole training steps, what is left without clipping and update |
 """
@@ -97,6 +100,7 @@ def table(suite: str, cases: list[dict[str, Any]]) -> list[str]:
         "|---|" + "---:|" * (len(heads) - 1),
         *(row(case, peers, beside) for case in cases),
         "",
+        *(["What it must be worth:", "", *told, ""] if (told := bar_lines(cases)) else []),
     ]
 
 

@@ -17,8 +17,10 @@ from steprule.bench.verdict import noise
 
 pytestmark = pytest.mark.cpu
 
-FIELDS = {"name", "suite", "rule", "clip", "workload", "tensors", "parameters", "memory_bound", "device", "threads",
-          "gradients", "bytes_per_parameter", "working_sets", "seconds", "load", "arms"}  # fmt: skip
+FIELDS = {"name", "suite", "rule", "clip", "dtype", "workload", "tensors", "parameters", "memory_bound",
+          "device", "threads", "gradients", "bytes_per_parameter", "working_sets",
+          "seconds", "load", "arms"}  # fmt: skip
+OFF = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 TIMED = {"microseconds", "rounds", "steps_per_round", "deviation"}
 MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory", "gpu", "system", "python", "torch",
            "numba", "numpy", "jax", "optax", "steprule", "steps", "git"}  # fmt: skip
@@ -35,7 +37,7 @@ def test_record_has_every_field(bench_run):
     assert set(record["machine"]) == MACHINE
     assert {case["suite"] for case in record["cases"]} == set(SUITES)
     for case in record["cases"]:
-        assert set(case) == FIELDS, case["name"]
+        assert set(case) == FIELDS | ({"bars"} if case["suite"] == "half" else set()), case["name"]
         for name, arm in case["arms"].items():
             if "skipped" not in arm:
                 assert set(arm) >= TIMED, (case["name"], name)
@@ -48,7 +50,7 @@ def test_every_arm_was_checked_and_peers_took_part(bench_run):
     for case in bench_run.record["cases"]:
         for name, arm in case["arms"].items():
             if "skipped" not in arm and name not in {ROOFLINE, "no update"}:
-                assert arm["deviation"] <= 1e-5, (case["name"], name)
+                assert arm["deviation"] <= OFF[case["dtype"]], (case["name"], name)
         if case["rule"] != "Lion":
             assert "microseconds" in case["arms"][LOOP]
         if case["rule"] in {"SGD", "AdamW"}:

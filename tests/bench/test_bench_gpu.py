@@ -150,9 +150,9 @@ FACTS = {"name": "Made Up 100", "capability": "9.0", "multiprocessors": 1, "cach
 def test_a_whole_run_on_tensors_in_main_memory(events, monkeypatch, tmp_path, capsys):
     """What is timed here says nothing: events are the host's clock, and kernels the CPU's."""
 
-    def here(workload, start, sets, device):
+    def here(workload, start, sets, device, precision):
         assert device == "cuda"
-        return arms.Tensors(workload, start, sets)
+        return arms.Tensors(workload, start, sets, "cpu", precision)
 
     monkeypatch.setattr(run, "QUICK", TINY)
     monkeypatch.setattr(conduct, "Tensors", here)

@@ -8,16 +8,17 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from typing import Any
 
 import torch
 
 import steprule as sr
+from steprule.bench.precision import FLOAT32, Precision
 from steprule.bench.roofline import roofline
-from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, TimedRule
-from steprule.bench.units import Tensors, Unit
+from steprule.bench.rules import GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, TimedRule
+from steprule.bench.units import Gradients, Tensors, Unit
 from steprule.bench.workloads import Workload
 from steprule.bench.xla import missing as missing_optax
 from steprule.bench.xla import optax_unit
@@ -25,8 +26,19 @@ from steprule.bench.xla import optax_unit
 OURS, LOOP, FOREACH, FUSED, SCALED = "steprule", "torch loop", "torch foreach", "torch fused", "torch grad_scale"
 COMPILED, OPTAX, ROOFLINE = "torch.compile", "optax", "roofline"
 COPY = "copy"
-PEERS = (LOOP, FOREACH, FUSED, SCALED, COMPILED, OPTAX)
-ARMS = (OURS, *PEERS, ROOFLINE)
+WIDE, FUSED_WIDE = "steprule, float32 state", "torch fused float32"
+STOCHASTIC, STOCHASTIC_WIDE = "steprule stochastic", "steprule stochastic, float32 state"
+COMPENSATED = "steprule compensated, float32 state"
+STORAGE: dict[str, dict[str, Any]] = {
+    WIDE: {"state": "float32"},
+    STOCHASTIC: {"rounding": "stochastic"},
+    STOCHASTIC_WIDE: {"rounding": "stochastic", "state": "float32"},
+    COMPENSATED: {"rounding": "compensated", "state": "float32"},
+}
+"""Ours with 16-bit parameters; the arm without options rounds to the nearest and keeps state as torch does."""
+PEERS = (LOOP, FOREACH, FUSED, SCALED, FUSED_WIDE, COMPILED, OPTAX)
+ARMS = (OURS, LOOP, FOREACH, FUSED, SCALED, COMPILED, OPTAX, ROOFLINE)
+ON_HALF = (OURS, *STORAGE, LOOP, FOREACH, FUSED, SCALED, FUSED_WIDE, ROOFLINE)
 ON_GPU = (OURS, FOREACH, FUSED, COMPILED, COPY)
 MOST_COMPILED = 60
 """Tensors up to which `torch.compile` is tried: half a minute; its time grows with their number."""
@@ -35,20 +47,21 @@ MOST_COMPILED = 60
 # Ours -------------------------------------------------------------------------------------------------
 
 
-def ours(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
+def ours(rule: TimedRule, clip: str, tensors: Tensors, **storage: Any) -> Unit:
     """Return the step of our class, clipping and update in one kernel."""
-    return Unit(rule.make(list(tensors.parameters), clip).step, tensors.parameters)
+    return Unit(rule.make(list(tensors.parameters), clip, tensors.bound, **storage).step, tensors.parameters)
 
 
 @lru_cache(maxsize=64)
-def passes(rule: TimedRule, clip: str) -> Sequence[dict[str, Any]]:
+def passes(rule: TimedRule, clip: str, precision: Precision = FLOAT32) -> Sequence[dict[str, Any]]:
     """Return the walks over memory that our kernel makes for a rule behind a clipping."""
-    return sr.explain(rule.make([torch.nn.Parameter(torch.zeros(1))], clip)).passes
+    return sr.explain(rule.make([torch.nn.Parameter(torch.zeros(1, dtype=precision.dtype))], clip)).passes
 
 
 def same_bytes(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return a step that moves the bytes of ours and computes nothing."""
-    return Unit(roofline(passes(rule, clip)).optimizer(tensors.parameters).step, tensors.parameters)
+    step = roofline(passes(rule, clip, tensors.precision)).optimizer(tensors.parameters).step
+    return Unit(step, tensors.parameters)
 
 
 def copy(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
@@ -63,25 +76,27 @@ def copy(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
 # torch ------------------------------------------------------------------------------------------------
 
 
-def clipping(clip: str, parameters: list[torch.nn.Parameter], *, loop: bool = False) -> Callable[[], object]:
+def clipping(
+    clip: str, parameters: list[torch.nn.Parameter], bound: float, *, loop: bool = False
+) -> Callable[[], object]:
     """Return torch's clipping in its quickest way; a `loop` over tensors is how one clips each by its own norm."""
     utils = torch.nn.utils
     if clip == GLOBAL_NORM:
-        return lambda: utils.clip_grad_norm_(parameters, BOUND)
+        return lambda: utils.clip_grad_norm_(parameters, bound)
     if clip == VALUE:
-        return lambda: utils.clip_grad_value_(parameters, BOUND)
+        return lambda: utils.clip_grad_value_(parameters, bound)
     if clip == TENSOR_NORM:
-        one_by_one = lambda: [utils.clip_grad_norm_([parameter], BOUND) for parameter in parameters]  # noqa: E731
-        return one_by_one if loop else lambda: _clip_each(parameters)
+        one_by_one = lambda: [utils.clip_grad_norm_([parameter], bound) for parameter in parameters]  # noqa: E731
+        return one_by_one if loop else lambda: _clip_each(parameters, bound)
     return lambda: None
 
 
-def _clip_each(parameters: list[torch.nn.Parameter]) -> None:
+def _clip_each(parameters: list[torch.nn.Parameter], bound: float) -> None:
     """Shorten each gradient to the greatest norm, with torch's operations on lists of tensors."""
     several: Any = torch
     gradients = [parameter.grad for parameter in parameters]
     norms = torch.stack(several._foreach_norm(gradients))  # noqa: SLF001
-    several._foreach_mul_(gradients, (BOUND / (norms + 1e-6)).clamp_(max=1.0).unbind())
+    several._foreach_mul_(gradients, (bound / (norms + 1e-6)).clamp_(max=1.0).unbind())
 
 
 def _torch(rule: TimedRule, parameters: list[torch.nn.Parameter], **how: Any) -> torch.optim.Optimizer:
@@ -93,7 +108,7 @@ def _clip_then_step(rule: TimedRule, clip: str, tensors: Tensors, **how: Any) ->
     optimizer = _torch(rule, tensors.parameters, **how)
     if clip == NO_CLIP:
         return Unit(optimizer.step, tensors.parameters)
-    shorten = clipping(clip, tensors.parameters, loop="foreach" in how and not how["foreach"])
+    shorten = clipping(clip, tensors.parameters, tensors.bound, loop="foreach" in how and not how["foreach"])
 
     def step() -> None:
         shorten()
@@ -117,17 +132,31 @@ def fused(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     return _clip_then_step(rule, clip, tensors, fused=True)
 
 
+class _Widened(Unit):
+    """Float32 parameters of its own, with float32 gradients."""
+
+    def prepare(self, gradients: Gradients) -> Any:
+        """Return the gradients in float32."""
+        return [gradient.float() for gradient in gradients]
+
+
+def fused_wide(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
+    """Return torch's fused kernels on float32 copies: what 16 bits must be worth."""
+    wide = tensors.widened()
+    return _Widened(_clip_then_step(rule, clip, wide, fused=True).step, wide.parameters)
+
+
 def grad_scale(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:  # noqa: ARG001
     """Return torch's fused kernels that divide by a scale, which here is how far the norm is too long.
 
     The attribute is GradScaler's. `found_inf`, its companion, costs time and is not needed without one.
     """
     own: Any = _torch(rule, tensors.parameters, fused=True)
-    utils: Any = torch.nn.utils
+    utils, bound = torch.nn.utils, tensors.bound
 
     def step() -> None:
         norm = utils.get_total_norm([parameter.grad for parameter in tensors.parameters])
-        own.grad_scale = torch.clamp(norm / BOUND, min=1.0)
+        own.grad_scale = torch.clamp(norm / bound, min=1.0).float()
         own.step()
 
     return Unit(step, tensors.parameters)
@@ -137,7 +166,7 @@ def compiled(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
     """Return clipping and step under `torch.compile`; the rate is a tensor, so that changing it compiles nothing."""
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of torch.optim's own profiler record
     optimizer = _torch(rule, tensors.parameters, **_when_compiled(rule, tensors.parameters[0].device))
-    shorten = clipping(clip, tensors.parameters)
+    shorten = clipping(clip, tensors.parameters, tensors.bound)
 
     @torch.compile(dynamic=False)
     def step() -> None:
@@ -186,13 +215,13 @@ def applies(name: str, rule: TimedRule, clip: str) -> bool:
 
 def missing(name: str, conditions: Conditions) -> str | None:
     """Return why an arm cannot take part, if so."""
-    if name in {OURS, ROOFLINE, COPY}:
+    if name in {OURS, ROOFLINE, COPY, *STORAGE}:
         return None
     if name == OPTAX:
         return missing_optax(conditions.rule, conditions.threads, conditions.cores)
     if conditions.rule.torch is None:
         return f"torch.optim has no {conditions.rule.name}"
-    if name in {FUSED, SCALED} and not conditions.rule.fused:
+    if name in {FUSED, FUSED_WIDE, SCALED} and not conditions.rule.fused:
         return f"torch has no fused {conditions.rule.torch}" + (" on a CPU" if conditions.device == "cpu" else "")
     if name == SCALED and not hasattr(torch.nn.utils, "get_total_norm"):
         return f"torch {torch.__version__} has no get_total_norm"
@@ -219,9 +248,11 @@ def build(name: str, rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
 
 BUILDERS: dict[str, Callable[[TimedRule, str, Tensors], Unit]] = {
     OURS: ours,
+    **{name: partial(ours, **storage) for name, storage in STORAGE.items()},
     LOOP: loop,
     FOREACH: foreach,
     FUSED: fused,
+    FUSED_WIDE: fused_wide,
     SCALED: grad_scale,
     COMPILED: compiled,
     ROOFLINE: same_bytes,

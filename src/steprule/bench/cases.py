@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from steprule.bench.arms import ARMS, COPY, FOREACH, FUSED, LOOP, ON_GPU, OPTAX, OURS, ROOFLINE, SCALED
+from steprule.bench.arms import ARMS, COPY, FOREACH, FUSED, LOOP, ON_GPU, ON_HALF, OPTAX, OURS, ROOFLINE, SCALED
 from steprule.bench.models import MODELS
+from steprule.bench.precision import BFLOAT16, FLOAT16, FLOAT32, Precision
 from steprule.bench.rules import GLOBAL_NORM, NO_CLIP, RULES, TENSOR_NORM, VALUE
 from steprule.bench.workloads import Workload, gpt2, many, millions, perceptron, resnet18
 
@@ -34,6 +36,7 @@ class Case:
     arms: tuple[str, ...]
     seconds: float
     model: str = ""
+    precision: Precision = FLOAT32
 
     @property
     def name(self) -> str:
@@ -41,7 +44,8 @@ class Case:
         clip = "" if self.clip == NO_CLIP else f" + clip {self.clip}"
         threads = {ONE: "one thread", ALL: "all threads", GPU: "on the GPU"}[self.threads]
         gradients = f", {self.gradients} gradients" if self.gradients in {SAME, FRESH} else ""
-        return f"{self.rule}{clip}, {self.workload.name}, {threads}{gradients}"
+        precision = "" if self.precision == FLOAT32 else f"{self.precision.name} "
+        return f"{precision}{self.rule}{clip}, {self.workload.name}, {threads}{gradients}"
 
     @property
     def device(self) -> str:
@@ -61,6 +65,7 @@ class Scale:
 
     language_model: Workload
     flat: Workload
+    list: Workload
     network: Workload
     many: tuple[int, ...]
     most: int
@@ -81,9 +86,13 @@ def _flat(size: int) -> Workload:
     return Workload(f"flat {millions(size)}", ((size,),), memory_bound=True)
 
 
+LIST = Workload("list 67M", ((2048, 2048),) * 16, memory_bound=True)
+LORA = Workload("LoRA 64 x 8 x 512", ((8, 512),) * 64)
+
 FULL = Scale(
     language_model=_gpt2(12, 768, 50_257),
     flat=_flat(100_000_000),
+    list=LIST,
     network=Workload("ResNet-18", resnet18(), memory_bound=True),
     many=(6, 60, 1000),
     most=4096,
@@ -94,6 +103,7 @@ FULL = Scale(
 QUICK = Scale(
     language_model=_gpt2(2, 768, 5_000),
     flat=_flat(10_000_000),
+    list=Workload("list 6.7M", ((648, 648),) * 16, memory_bound=True),
     network=Workload("ResNet-18", resnet18(10), memory_bound=True),
     many=(6, 60, 1000),
     most=4096,
@@ -160,6 +170,15 @@ def clipping(scale: Scale) -> Iterator[Case]:
             yield Case("clipping", rule, clip, scale.network, ALL, SWAPPED, arms, scale.seconds[0])
 
 
+def half(scale: Scale) -> Iterator[Case]:
+    """AdamW on bfloat16 and float16 parameters: each way that we keep them, and torch's, which is also float32."""
+    shapes = (scale.list, scale.network, many(6, 64), many(60, scale.most), LORA)
+    for precision, workload in product((BFLOAT16, FLOAT16), shapes):
+        gradients, seconds = (SWAPPED, scale.seconds[1]) if workload.memory_bound else (FRESH, scale.seconds[0])
+        for clip, threads in product((GLOBAL_NORM,) if scale.brief else (GLOBAL_NORM, NO_CLIP), _threads(scale)):
+            yield Case("half", "AdamW", clip, workload, threads, gradients, ON_HALF, seconds, precision=precision)
+
+
 def training(scale: Scale) -> Iterator[Case]:
     """Whole training steps: forward, backward, clipping, update."""
     arms = (OURS, LOOP, FOREACH, FUSED, SCALED)
@@ -176,6 +195,7 @@ SUITES: dict[str, Callable[[Scale], Iterator[Case]]] = {
     "clipping": clipping,
     "small": small,
     "training": training,
+    "half": half,
 }
 """In the order in which they are run: the largest first, while compilers have not yet left anything in memory."""
 

@@ -13,14 +13,28 @@ from typing import Any
 import torch
 
 from steprule.bench import arms, gpu, machine
-from steprule.bench.arms import COPY, FOREACH, LOOP, OPTAX, OURS, ROOFLINE, Conditions
+from steprule.bench.arms import (
+    COMPENSATED,
+    COPY,
+    FOREACH,
+    FUSED_WIDE,
+    LOOP,
+    OPTAX,
+    OURS,
+    ROOFLINE,
+    STOCHASTIC_WIDE,
+    WIDE,
+    Conditions,
+)
+from steprule.bench.bars import LeastRatio, measured
 from steprule.bench.cases import ALL, BACKWARD, FRESH, GPU, SAME, SWAPPED, Case
 from steprule.bench.load import MachineLoad, watch
 from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Feed, Spread, interleave, paired, spread
+from steprule.bench.precision import FLOAT32, Precision
 from steprule.bench.roofline import traffic
 from steprule.bench.rules import RULES
 from steprule.bench.training import NOTHING, training_unit
-from steprule.bench.truth import TOLERANCE, Trial
+from steprule.bench.truth import Trial
 from steprule.bench.units import Tensors, Unit
 from steprule.bench.workloads import Workload
 
@@ -64,6 +78,7 @@ class Result:
     failed: bool = False
     seconds: float = 0.0
     load: MachineLoad | None = None
+    bars: dict[LeastRatio, Spread] = field(default_factory=dict[LeastRatio, Spread])
 
     def median(self, name: str) -> float | None:
         """Return an arm's seconds a step, if it was timed."""
@@ -85,15 +100,17 @@ def copies(case: Case, slots: int) -> int:
     if not case.workload.memory_bound:
         return 1
     cache = (gpu.cache() if case.threads == GPU else machine.last_level_cache()) or machine.ASSUMED_CACHE
-    touched = 4 * case.workload.parameters * (2 + slots)
+    touched = case.precision.bytes * case.workload.parameters * (2 + slots)
     return math.ceil(2 * cache / touched)
 
 
 def need(case: Case, names: list[str], slots: int, count: int) -> int:
     """Return about how many bytes a case takes: shared parameters and gradients, and each arm's own."""
+    width, sets, state = case.precision.bytes, SETS[case.gradients], 4 * slots
     temporary = {FOREACH: 2, LOOP: 2, OPTAX: 3, COPY: slots + 4}
-    own = sum(slots + temporary.get(name, 0) for name in names)
-    return 4 * case.workload.parameters * count * (1 + SETS[case.gradients] + own)
+    wide = {WIDE: state, STOCHASTIC_WIDE: state, COMPENSATED: state + 2, FUSED_WIDE: state + 4 * (1 + sets)}
+    own = sum(wide.get(name, width * (slots + temporary.get(name, 0))) for name in names)
+    return case.workload.parameters * count * (width * (1 + sets) + own)
 
 
 def _refusal(case: Case, names: list[str], slots: int, count: int) -> str | None:
@@ -130,12 +147,14 @@ class TensorPool:
         if self._key is None or self._key != key:
             self._key, self._held = None, []
 
-    def get(self, workload: Workload, sets: int, count: int, device: str = "cpu") -> list[Tensors]:
+    def get(
+        self, workload: Workload, sets: int, count: int, device: str = "cpu", precision: Precision = FLOAT32
+    ) -> list[Tensors]:
         """Return tensors to be shared among arms; anew if an arm left numbers there that no training has."""
-        key = workload, sets, count, device
+        key = workload, sets, count, device, precision
         self.clear(key if all(map(_usual, self._held)) else None)
         if not self._held:
-            self._key, self._held = key, [Tensors(workload, 1.0, sets, device) for _ in range(count)]
+            self._key, self._held = key, [Tensors(workload, 1.0, sets, device, precision) for _ in range(count)]
         return self._held
 
 
@@ -156,10 +175,10 @@ class Stage:
         self.rule = RULES[case.rule]
         self._sets = SETS[case.gradients]
         large = case.workload.memory_bound
-        self._shared = pool.get(case.workload, self._sets, count, case.device) if large else []
+        self._shared = pool.get(case.workload, self._sets, count, case.device, case.precision) if large else []
 
-    def _tensors(self) -> Tensors:
-        return Tensors(self.case.workload, self.rule.start, self._sets, self.case.device)
+    def _fresh(self, workload: Workload, sets: int) -> Tensors:
+        return Tensors(workload, self.rule.start, sets, self.case.device, self.case.precision)
 
     def arm(self, name: str) -> Arm:
         """Return an arm, ready to be timed."""
@@ -168,7 +187,7 @@ class Stage:
             return Arm(name, [Feed(training_unit(name, case.model, self.rule, case.clip))])
         feeds: list[Feed] = []
         for index in range(self._count):
-            own = self._shared[index] if self._shared else self._tensors()
+            own = self._shared[index] if self._shared else self._fresh(case.workload, self._sets)
             unit = arms.build(name, self.rule, case.clip, own)
             feeds.append(Feed(unit, own.gradients, case.gradients))
         return (EventArm if case.threads == GPU else Arm)(name, feeds)
@@ -178,8 +197,7 @@ class Stage:
         return trial.of(made.feeds[0].unit if self.exact else self._thin(name))
 
     def _thin(self, name: str) -> Unit:
-        few = Tensors(self.checked_on, self.rule.start, sets=0, device=self.case.device)
-        return arms.build(name, self.rule, self.case.clip, few)
+        return arms.build(name, self.rule, self.case.clip, self._fresh(self.checked_on, sets=0))
 
     @property
     def exact(self) -> bool:
@@ -211,7 +229,7 @@ def _join(name: str, stage: Stage, trial: Trial, conditions: Conditions) -> tupl
         if name == OURS:
             raise
         return None, Outcome(skipped=_failure(error))
-    if not off <= TOLERANCE:
+    if not off <= trial.tolerance:
         return None, Outcome(
             deviation=off, skipped=f"refused: it computes something else, off by {off:.1e}", wrong=True
         )
@@ -225,13 +243,13 @@ def conduct(case: Case, options: BenchOptions) -> Result:
     """Do one case; a case for which there is no memory, or on which we are wrong, is refused with the reason."""
     count = options.threads if case.threads == ALL else 1
     rule = RULES[case.rule]
-    passes = arms.passes(rule, case.clip)
+    passes = arms.passes(rule, case.clip, case.precision)
     per_parameter, slots = traffic(passes), len(passes[-1]["writes"]) - 1
     result = Result(case, count, per_parameter, copies(case, slots))
     conditions = Conditions(rule, case.clip, case.workload, count, machine.cores(), options.quick, case.device)
     wanted = [name for name in case.arms if arms.applies(name, rule, case.clip)] + ([NOTHING] if case.model else [])
     able = [name for name in wanted if arms.missing(name, conditions) is None]
-    pool.clear((case.workload, SETS[case.gradients], result.copies, case.device))
+    pool.clear((case.workload, SETS[case.gradients], result.copies, case.device, case.precision))
     result.skipped = _refusal(case, able, slots, result.copies)
     began = time.monotonic()
     try:
@@ -249,7 +267,7 @@ def conduct(case: Case, options: BenchOptions) -> Result:
 def _compare(result: Result, wanted: list[str], conditions: Conditions, options: BenchOptions) -> None:
     case = result.case
     stage = Stage(case, result.copies)
-    trial = Trial(stage.rule, case.clip, stage.checked_on)
+    trial = Trial(stage.rule, case.clip, stage.checked_on, case.precision)
     ready: list[Arm] = []
     for name in wanted:
         arm, result.arms[name] = _join(name, stage, trial, conditions)
@@ -260,7 +278,7 @@ def _compare(result: Result, wanted: list[str], conditions: Conditions, options:
     effort = Effort(case.seconds, options.rounds, 3 if options.quick else FEWEST)
     end = watch(result.threads)
     times = interleave(ready, effort, pause=PAUSE if result.threads > 1 else 0.0)
-    result.load = end(_waited(ready))
+    result.load, result.bars = end(_waited(ready)), measured(case, times)
     for arm in ready:
         ratio = paired(times[arm.name], times[OURS])
         before = result.arms[arm.name]

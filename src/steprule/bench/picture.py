@@ -65,7 +65,11 @@ STYLE: dict[Any, Any] = {
 
 def rates(cases: Sequence[Case]) -> list[Case]:
     """Return the cases whose bytes a second say something: those that come from main memory."""
-    return [case for case in cases if case["memory_bound"] and _rate(case, OURS) and case["suite"] != "clipping"]
+    return [
+        case
+        for case in cases
+        if case["memory_bound"] and _rate(case, OURS) and case["suite"] not in {"clipping", "half"}
+    ]
 
 
 def counts(cases: Sequence[Case]) -> list[Case]:

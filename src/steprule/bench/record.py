@@ -12,7 +12,8 @@
                waited for a core; older records lack it), and `arms`: each with microseconds (median, p25, p75),
                rounds, steps_per_round, deviation from the float64 truth, gigabytes_per_second, ratio (its median
                over ours; p25 and p75 are of the ratios round by round) and, where the ratio does not tell who is
-               quicker, noise: why; or `skipped` with the reason
+               quicker, noise: why; or `skipped` with the reason. `dtype` is that of the parameters, and `bars` of 16
+               bits are own, peer, the least ratio of their times, and the ratio; older records lack both
     start      what fresh processes showed, and the greatest load meanwhile: see start.py
 
 Numbers have four digits.
@@ -27,7 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from steprule.bench.arms import COPY, OURS, PEERS, ROOFLINE
+from steprule.bench.arms import COPY, FUSED_WIDE, OURS, PEERS, ROOFLINE, STORAGE
+from steprule.bench.bars import LeastRatio
 from steprule.bench.cases import GRADIENTS
 from steprule.bench.conduct import Outcome, Result
 from steprule.bench.load import busy
@@ -43,6 +45,12 @@ METHOD = (
     "farthest move within a tensor, or the arm is refused. Arms run in one process, rounds alternate in a drawn order; "
     "a round is as many steps as take 2 ms, each timed alone. Times are medians over rounds, with quartiles. Bytes a "
     "second are those that the formula must move in its fewest passes, whoever runs it, over the time it took."
+)
+
+OF_HALF = (
+    "16-bit parameters may be off by 5 % (bfloat16) or 1 % (float16) of the farthest move, and by a fifth of that in "
+    "the root of the mean of squares. Their gradients are clipped to half the norm that normal ones have, so that "
+    "float16 holds their squares; the arm `torch fused float32` has the same numbers in float32."
 )
 
 BY_EVENTS = (
@@ -72,6 +80,7 @@ class Record:
 
     def document(self) -> dict[str, Any]:
         """Return the record as plain data."""
+        half = any(result.case.precision.bytes == 2 for result in self.results)
         return {
             "format": FORMAT,
             "command": self.command,
@@ -79,7 +88,9 @@ class Record:
             "seconds": round(self.seconds, 1),
             "complete": self.complete,
             "machine": dict(self.machine),
-            "method": f"{METHOD} {BY_EVENTS}" if self.machine.get("gpu") else METHOD,
+            "method": " ".join(
+                [METHOD, *([BY_EVENTS] if self.machine.get("gpu") else []), *([OF_HALF] if half else [])]
+            ),
             "gradients": GRADIENTS,
             "cases": [case(result) for result in self.results],
             "start": self.start,
@@ -98,6 +109,7 @@ def case(result: Result) -> dict[str, Any]:
         "suite": own.suite,
         "rule": own.rule,
         "clip": own.clip,
+        "dtype": own.precision.name,
         "workload": own.workload.name,
         "tensors": own.workload.tensors,
         "parameters": own.workload.parameters,
@@ -117,7 +129,15 @@ def case(result: Result) -> dict[str, Any]:
     for name, arm in told["arms"].items():
         if "ratio" in arm and (reason := noise(told, name)):
             arm["noise"] = reason
+    if result.bars:
+        told["bars"] = [_bar(bar, seen, result) for bar, seen in result.bars.items()]
     return told
+
+
+def _bar(bar: LeastRatio, seen: Spread, result: Result) -> dict[str, Any]:
+    own, peer = result.arms[bar.own].times, result.arms[bar.peer].times
+    ratio = _digits(peer.median / own.median) if own and peer else float("nan")
+    return {"own": bar.own, "peer": bar.peer, "least": bar.least, "ratio": {**_spread(seen, 1.0), "median": ratio}}
 
 
 def _arm(name: str, outcome: Outcome, result: Result) -> dict[str, Any]:
@@ -130,7 +150,7 @@ def _arm(name: str, outcome: Outcome, result: Result) -> dict[str, Any]:
         "steps_per_round": outcome.inner,
         "deviation": None if outcome.deviation is None else _digits(outcome.deviation),
     }
-    if not result.case.model:
+    if not result.case.model and name not in {*STORAGE, FUSED_WIDE}:  # these move other bytes
         moved = result.bytes_per_parameter * result.case.workload.parameters
         told["gigabytes_per_second"] = _digits(moved / outcome.times.median / 1e9)
     own = result.median(OURS)
@@ -164,7 +184,9 @@ def microseconds(told: Mapping[str, Any], name: str) -> float | None:
 
 def columns(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """Return the arms that some of these cases timed: the peers, then what stands beside them to compare with."""
-    seen = [name for name in (*PEERS, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)]
+    seen = [
+        name for name in (*PEERS, *STORAGE, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)
+    ]
     return [name for name in seen if name in PEERS], [name for name in seen if name not in PEERS]
 
 

@@ -47,9 +47,9 @@ class TimedRule:
         optimizer = self.make([torch.nn.Parameter(torch.zeros(1))], NO_CLIP)
         return sr.explain(optimizer).state_bytes_per_parameter
 
-    def make(self, parameters: list[torch.Tensor], clip: str) -> Any:
-        """Return our optimiser, which clips by itself."""
-        return self.ours_class(parameters, lr=self.lr, clip=OUR_CLIPS[clip](), **self.options)
+    def make(self, parameters: list[torch.Tensor], clip: str, bound: float = BOUND, **storage: Any) -> Any:
+        """Return our optimiser, which clips by itself; `storage` says how 16-bit parameters and state are kept."""
+        return self.ours_class(parameters, lr=self.lr, clip=OUR_CLIPS[clip](bound), **self.options, **storage)
 
     @property
     def ours_class(self) -> Callable[..., Any]:
@@ -62,11 +62,11 @@ class TimedRule:
         return getattr(torch.optim, self.torch) if self.torch else None
 
 
-OUR_CLIPS: dict[str, Callable[[], Any]] = {
-    NO_CLIP: lambda: None,
-    GLOBAL_NORM: lambda: BOUND,
-    TENSOR_NORM: lambda: sr.clip_norm(max_norm=BOUND),
-    VALUE: lambda: sr.clip_value(limit=BOUND),
+OUR_CLIPS: dict[str, Callable[[float], Any]] = {
+    NO_CLIP: lambda _: None,
+    GLOBAL_NORM: lambda bound: bound,
+    TENSOR_NORM: lambda bound: sr.clip_norm(max_norm=bound),
+    VALUE: lambda bound: sr.clip_value(limit=bound),
 }
 
 _MOMENTUM, _MEAN_SQUARE = {"momentum": 0.9}, {"alpha": 0.99}

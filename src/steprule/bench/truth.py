@@ -10,17 +10,16 @@ from collections.abc import Sequence
 
 import torch
 
+from steprule.bench.precision import FLOAT32, Precision
 from steprule.bench.rules import BOUND, GLOBAL_NORM, NO_CLIP, TENSOR_NORM, VALUE, TimedRule
 from steprule.bench.units import Gradients, Tensors, Unit, Values
 from steprule.bench.workloads import Workload
 
-TOLERANCE = 1e-5
-"""How far a parameter may be off, as a part of the farthest move within its tensor; all arms compute in float32."""
-
 STEPS = 3
+TOLERANCE = FLOAT32.tolerance
 
 
-def gradients(workload: Workload, clip: str) -> list[Gradients]:
+def gradients(workload: Workload, clip: str, bound: float = BOUND) -> list[Gradients]:
     """Return gradients for three steps; the last are short enough to pass a clipping by norm as they are.
 
     Sizes lie between 0.6 and 1.6: some components are above the bound, and none is so small that the sign of a
@@ -30,9 +29,9 @@ def gradients(workload: Workload, clip: str) -> list[Gradients]:
     made = [[_signed(shape, dice) for shape in workload.shapes] for _ in range(STEPS)]
     if clip == GLOBAL_NORM:
         length = float(torch.stack([gradient.norm() for gradient in made[-1]]).norm())
-        made[-1] = [gradient * (0.5 * BOUND / length) for gradient in made[-1]]
+        made[-1] = [gradient * (0.5 * bound / length) for gradient in made[-1]]
     if clip == TENSOR_NORM:
-        made[-1] = [gradient * (0.5 * BOUND / float(gradient.norm())) for gradient in made[-1]]
+        made[-1] = [gradient * (0.5 * bound / float(gradient.norm())) for gradient in made[-1]]
     return made
 
 
@@ -41,37 +40,37 @@ def _signed(shape: tuple[int, ...], dice: torch.Generator) -> torch.Tensor:
     return torch.where(torch.rand(shape, generator=dice) < 0.5, -size, size)
 
 
-def clipped(clip: str, given: Gradients) -> Gradients:
+def clipped(clip: str, given: Gradients, bound: float = BOUND) -> Gradients:
     """Return the gradients of a step after clipping, in float64."""
     wide = [gradient.double() for gradient in given]
     if clip == VALUE:
-        return [gradient.clamp(-BOUND, BOUND) for gradient in wide]
+        return [gradient.clamp(-bound, bound) for gradient in wide]
     if clip == NO_CLIP:
         return wide
     lengths = [gradient.norm() for gradient in wide]
     if clip == GLOBAL_NORM:
         lengths = [torch.stack(lengths).norm()] * len(wide)
-    return [g * torch.clamp(BOUND / (length + 1e-6), max=1.0) for g, length in zip(wide, lengths, strict=True)]
+    return [g * torch.clamp(bound / (length + 1e-6), max=1.0) for g, length in zip(wide, lengths, strict=True)]
 
 
-def reference(rule: TimedRule, clip: str, start: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
-    """Return where the parameters must be after these steps."""
+def reference(rule: TimedRule, start: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
+    """Return where the parameters must be after these steps, whose gradients are clipped."""
     parameters = [torch.nn.Parameter(tensor.detach().double()) for tensor in start]
     if rule.torch_class is None:
-        return _lion(rule, clip, parameters, steps)
+        return _lion(rule, parameters, steps)
     optimizer = rule.torch_class(parameters, lr=rule.lr, foreach=False, **rule.options)
     for given in steps:
-        for parameter, gradient in zip(parameters, clipped(clip, given), strict=True):
+        for parameter, gradient in zip(parameters, given, strict=True):
             parameter.grad = gradient
         optimizer.step()
     return [parameter.detach().numpy() for parameter in parameters]
 
 
 @torch.no_grad()
-def _lion(rule: TimedRule, clip: str, parameters: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
+def _lion(rule: TimedRule, parameters: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
     momenta = [torch.zeros_like(parameter) for parameter in parameters]
     for given in steps:
-        for theta, g, m in zip(parameters, clipped(clip, given), momenta, strict=True):
+        for theta, g, m in zip(parameters, given, momenta, strict=True):
             theta.sub_(rule.lr * torch.sign(0.9 * m + 0.1 * g))
             m.mul_(0.99).add_(0.01 * g)
     return [parameter.detach().numpy() for parameter in parameters]
@@ -86,13 +85,22 @@ def deviation(found: Values, truth: Values, start: Values) -> float:
     return worst
 
 
+def drift(found: Values, truth: Values, start: Values) -> float:
+    """Return the error of all elements in the mean, as a part of how far they moved in the mean; both of squares."""
+    errors = sum(float(((mine - right) ** 2).sum()) for mine, right in zip(found, truth, strict=True))
+    moves = sum(float(((right - before) ** 2).sum()) for right, before in zip(truth, start, strict=True))
+    return (errors / moves) ** 0.5 if moves else float("inf")
+
+
 class Trial:
     """A few steps that every arm takes from the same start, and where they must lead."""
 
-    def __init__(self, rule: TimedRule, clip: str, workload: Workload) -> None:
-        start = Tensors(workload, rule.start, sets=0).parameters
-        self._steps = gradients(workload, clip)
-        self._truth = reference(rule, clip, start, self._steps)
+    def __init__(self, rule: TimedRule, clip: str, workload: Workload, precision: Precision = FLOAT32) -> None:
+        given = Tensors(workload, rule.start, sets=0, precision=precision)
+        start, bound = given.parameters, given.bound
+        self.tolerance = precision.tolerance
+        self._steps = [[each.to(precision.dtype) for each in step] for step in gradients(workload, clip, bound)]
+        self._truth = reference(rule, start, [clipped(clip, step, bound) for step in self._steps])
         self._start: Values = [tensor.detach().double().numpy() for tensor in start]
 
     def of(self, unit: Unit) -> float:
@@ -100,4 +108,5 @@ class Trial:
         for given in self._steps:
             unit.place(unit.prepare([gradient.to(unit.device, copy=True) for gradient in given]))
             unit.step()
-        return deviation(unit.values(), self._truth, self._start)
+        seen = unit.values(), self._truth, self._start
+        return max(deviation(*seen), 5 * drift(*seen))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steprule.bench.precision import FLOAT32, Precision
 from steprule.bench.workloads import Workload
 
 Gradients = list[torch.Tensor]
@@ -18,15 +20,33 @@ Values = list[NDArray[np.float64]]
 class Tensors:
     """Parameters, and sets of gradients for them: the same numbers whenever they are made, on whichever device."""
 
-    def __init__(self, workload: Workload, start: float, sets: int, device: str = "cpu") -> None:
+    precision = FLOAT32
+
+    def __init__(
+        self, workload: Workload, start: float, sets: int, device: str = "cpu", precision: Precision = FLOAT32
+    ) -> None:
+        self.precision = precision
         dice = torch.Generator().manual_seed(0)
 
         def drawn(deviation: float) -> Gradients:
             # Drawn in main memory, since a GPU's dice fall differently.
-            return [torch.empty(shape).normal_(0, deviation, generator=dice).to(device) for shape in workload.shapes]
+            made = (torch.empty(shape).normal_(0, deviation, generator=dice) for shape in workload.shapes)
+            return [tensor.to(device, precision.dtype) for tensor in made]
 
-        self.parameters = [torch.nn.Parameter(tensor) for tensor in drawn(start)]
+        self.parameters = [torch.nn.Parameter(tensor) for tensor in drawn(start * precision.start)]
         self.gradients = [drawn(1.0) for _ in range(sets)]
+
+    @property
+    def bound(self) -> float:
+        """The greatest norm that clipping leaves."""
+        return self.precision.bound(self.parameters)
+
+    def widened(self) -> Tensors:
+        """Return the parameters in float32, clipped by the same bound; gradients are widened as they come."""
+        wide = copy(self)
+        wide.parameters = [torch.nn.Parameter(parameter.detach().float()) for parameter in self.parameters]
+        wide.gradients = []
+        return wide
 
     def everything(self) -> Sequence[Sequence[torch.Tensor]]:
         """Return the parameters and every set of gradients."""

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steprule.bench.arms import OURS
+from steprule.bench.bars import missed
 from steprule.bench.load import busy
 from steprule.bench.record import best_peer, columns, losses, microseconds, slower, start_lines, summary
 from steprule.bench.verdict import LOSS, NOISE, ratio, share
@@ -81,3 +82,5 @@ def show(console: Console, document: Mapping[str, Any]) -> None:
     cases = {case["name"]: case for case in document["cases"]}
     for name, peer, _ in losses(document):
         console.print(Text.from_markup(f"{_marked(ratio(cases[name], peer))} {peer}: {escape(name)}"))
+    for told in missed(document):
+        console.print(Text(f"Missed: {told}"))
