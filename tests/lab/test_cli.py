@@ -224,6 +224,18 @@ def test_help_is_given_and_is_no_error(command, capsys):
 
 
 @pytest.mark.cpu
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_an_option_set_by_name_is_that_of_what_runs(name, capsys):
+    """`nonfinite` guards a step by a sum in its first pass, which `explain` shows."""
+    assert main(["explain", name, "--json"]) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert main(["explain", name, "--json", "--set", f"{name}.nonfinite=skip"]) == 0
+    guarded = json.loads(capsys.readouterr().out)
+    assert len(guarded["passes"]) > len(without["passes"])
+    assert main(["explain", name, "--set", f"{name}.nonfinite=ignore"]) == 2
+    assert "use one of 'propagate', 'skip', 'raise'" in capsys.readouterr().err
+
+
 def test_explain_speaks_text_latex_source_and_json(capsys):
     said = {}
     for form in ("text", "latex", "source", "json"):

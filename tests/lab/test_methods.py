@@ -1,5 +1,6 @@
 """Every optimiser as an arm of a comparison: how it is named, built, set, clipped and refused."""
 
+import dataclasses
 import inspect
 import pickle
 from dataclasses import replace
@@ -11,7 +12,7 @@ import steprule as sr
 from steprule.errors import HyperparameterError, StepruleError
 from steprule.lab.clips import CLIPS, Clip
 from steprule.lab.methods import Method, accepted, crossed, value_of
-from steprule.lab.optimizers import CLASSES, NAMES, TITLES, find
+from steprule.lab.optimizers import CLASSES, NAMES, OPTIONS, TITLES, find
 
 pytestmark = pytest.mark.null
 
@@ -166,6 +167,7 @@ def test_what_cannot_train_is_refused_before_any_work(name, told, file):
     ("name", "key", "value", "told"),
     [
         ("adamw", "beta1", 0.9, "it takes betas, eps, weight_decay"),
+        ("adamw", "nonfinit", "skip", "nonfinite"),
         ("adamw", "lr", 0.9, "no hyperparameter 'lr'"),
         ("adamw", "maximize", True, "no hyperparameter"),
         ("gd", "beta", 0.9, "none besides the learning rate"),
@@ -178,6 +180,39 @@ def test_what_cannot_train_is_refused_before_any_work(name, told, file):
 def test_a_wrong_hyperparameter_is_refused(name, key, value, told):
     with pytest.raises(HyperparameterError, match=told):
         find(name).check_value(key, value)
+
+
+def test_every_option_of_the_library_can_be_set_on_every_optimiser_of_ours():
+    """The names come from the fields: a new option needs no line in the lab."""
+    fields = {field.name: field.default for field in dataclasses.fields(sr.optim.Options)}
+    assert {name: value for name, value in fields.items() if name not in {"clip", "capturable"}} == OPTIONS
+    for name in ("adam", "adamw", "steprule.optim:SGD", "nesterov-implicit"):
+        assert find(name).options == OPTIONS
+        assert not OPTIONS.keys() & find(name).takes.keys()
+        for option, value in OPTIONS.items():
+            if value is not None:
+                find(name).check_value(option, value)
+    assert not find("torch.optim:AdamW").options
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_an_option_reaches_the_optimiser_and_what_is_told_of_it(name):
+    method = Method(name, (("nonfinite", "skip"), ("eps" if name == "adamw" else "beta", 0.5)))
+    assert method.optimizer(network().parameters(), 0.1).nonfinite == "skip"
+    assert "nonfinite=skip" in method.key
+    assert "nonfinite=skip" in method.settings
+    assert method.made_of() == Method(name, method.hyper[1:]).made_of()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [("nonfinite", "ignore", "not allowed"), ("backend", "cuda", "not allowed"), ("compensated", 1, "true or false")],
+)
+def test_a_wrong_value_of_an_option_is_refused(key, value, told):
+    for name in ("adam", "adamw"):
+        with pytest.raises(HyperparameterError, match=told) as error:
+            find(name).check_value(key, value)
+        assert error.value.fix
 
 
 def test_what_a_signature_leaves_open_is_passed_on(file):

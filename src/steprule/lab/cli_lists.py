@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 from rich.table import Column, Table
 
 from steprule.lab.methods import Method
-from steprule.lab.optimizers import NAMES, class_of, worded
+from steprule.lab.optimizers import NAMES, OPTIONS, class_of, worded
 from steprule.lab.results import task_facts
 from steprule.lab.screen import Screen, say
 from steprule.lab.tasks import TASKS, Metric, TaskSpec, takes
@@ -37,7 +37,11 @@ def optimizers(*, as_json: bool) -> None:
         known = ", ".join((lr, *(f"{key}={worded(value)}" for key, value in row["defaults"].items())))
         other = f"\nthe board's own; torch's is {row['torch']}" if row["torch"] else ""
         table.add_row(row["name"], f"{row['title']}\n{row['formula']}{other}", known, *cost)
-    table.caption = "bytes: read and written by a step, a parameter; state: kept between steps, a parameter"
+    options = ", ".join(key if value is None else f"{key}={worded(value)}" for key, value in OPTIONS.items())
+    table.caption = (
+        "bytes: read and written by a step, a parameter; state: kept between steps, a parameter. "
+        f"--set gives each of them options too: {options}"
+    )
     _print(listed, table, as_json=as_json)
 
 
@@ -53,6 +57,7 @@ def _method(name: str) -> dict[str, Any]:
         "default_lr": method.default_lr,
         "hyperparameters": list(shown),
         "defaults": shown,
+        "options": dict(method.kind.options),
         "bytes_per_parameter": account.bytes_per_parameter,
         "state_bytes_per_parameter": account.state_bytes_per_parameter,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -41,30 +41,20 @@ NAMES = (*TITLES, *VARIANTS, *CLASSES)
 """Every name that stands for an optimiser by itself."""
 
 _RULES = (type(sr.board.sgd), type(sr.chain(sr.clip_value, sr.board.sgd)))
-_OURS_TO_SET = frozenset(
-    {
-        "params",
-        "parameters",
-        "lr",
-        "maximize",
-        "capturable",
-        "differentiable",
-        "clip",
-        "nonfinite",
-        "backend",
-        "compensated",
-        "t",
-    }
-)
-"""Parameters that the lab sets itself, or that would change what is compared."""
+_RESERVED = frozenset({"params", "parameters", "lr", "t", "maximize", "capturable", "differentiable"})
+"""Arguments that the lab sets itself, or that would change what is compared."""
+
+_OPTIONS = fields(sr.optim.Options)
+_KEPT_OUT = {"clip", "capturable"}  # --clip has its own flags
+OPTIONS = {field.name: field.default for field in _OPTIONS if field.name not in _KEPT_OUT}
+"""What every optimiser of the library takes besides hyperparameters, with the defaults."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """An optimiser as it can be built: a rule of the library's language, or a class of torch's interface.
 
-    `takes` are its hyperparameters besides the learning rate with their defaults; `default_lr` is none where it has
-    none.
+    `takes` holds its hyperparameters besides the learning rate, with their defaults.
     """
 
     name: str
@@ -79,6 +69,11 @@ class Kind:
     def full_batch(self) -> bool:
         """Whether one iteration is one pass over the training set."""
         return self.name == "gd"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What it takes besides hyperparameters, with the defaults."""
+        return OPTIONS if self.is_ours else {}
 
     @property
     def origin(self) -> str:
@@ -103,35 +98,54 @@ class Kind:
     def build(
         self, parameters: Iterable[torch.nn.Parameter], lr: float, hyper: dict[str, Any], before: Sequence[Clip]
     ) -> Any:
-        """Return the optimiser; the clippings before it are put inside one of ours, and left out of any other."""
+        """Return the optimiser. One of ours has the clippings inside its step; any other one is built without them."""
         if self.is_rule:
-            return self._program(hyper, before).optimizer(list(parameters), lr=lr)
+            return self._program(hyper, before).optimizer(list(parameters), lr=lr, **self._options_in(hyper))
         own = {"clip": clips.transform(before)} if before and self.is_ours else {}
         return self.target(list(parameters), lr=lr, **own, **hyper)
 
     def _program(self, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
         """Return the configured rule behind its clippings."""
-        program = self.target(**hyper) if hyper else self.target
+        own = {key: value for key, value in hyper.items() if key not in self.options}
+        program = self.target(**own) if own else self.target
         return sr.chain(*(clip.transform() for clip in before), program) if before else program
 
+    def _options_in(self, hyper: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in hyper.items() if key in self.options}
+
     def account(self, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
-        """Return the library's account of formula, passes and bytes; none for an optimiser that is not ours."""
+        """Return the library's account of formula, passes and bytes, or None for an optimiser that is not ours."""
         if not self.is_ours:
             return None
-        if self.is_rule:
+        if self.is_rule and not self._options_in(hyper):
             return sr.explain(self._program(hyper, before))
         return sr.explain(self.build([torch.nn.Parameter(torch.ones(2))], 0.1, hyper, before))
 
     def check_value(self, name: str, value: Any) -> None:
-        """Refuse a hyperparameter that it does not take, or a value of another kind than the default's."""
-        if name not in self.takes and not (self.open and name not in _OURS_TO_SET):
+        """Refuse a hyperparameter or option that it does not take, or a value of another kind than the default's."""
+        if name in self.options:
+            return self._check_option(name, value)
+        if name not in self.takes and not (self.open and name not in _RESERVED):
             known = ", ".join(self.takes) or "none besides the learning rate"
-            fix = f"{near(name, self.takes)} it takes {known}".strip()
+            others = f", and the options {', '.join(self.options)}" if self.options else ""
+            fix = f"{near(name, [*self.takes, *self.options])} it takes {known}{others}".strip()
             raise sr.errors.HyperparameterError(f"{self.name} has no hyperparameter {name!r}", fix=fix)
         wanted = _wanted(self.takes.get(name), value)
         if wanted:
             told = f"{name} of {self.name} is {worded(value)}, which is not {wanted}"
             raise sr.errors.HyperparameterError(told, fix=f"its default is {worded(self.takes[name])}")
+        return None
+
+    def _check_option(self, name: str, value: Any) -> None:
+        """Refuse what the library would refuse."""
+        wanted, fix = _wanted(self.options[name], value), f"its default is {worded(self.options[name])}"
+        try:
+            if not wanted:
+                sr.optim.Options(**{name: value})
+                return
+        except sr.errors.StepruleError as error:
+            wanted, fix = "allowed", error.fix
+        raise sr.errors.HyperparameterError(f"{name} of {self.name} is {worded(value)}, which is not {wanted}", fix=fix)
 
 
 def _wanted(default: Any, value: Any) -> str:
@@ -191,8 +205,9 @@ def _kind(name: str, title: str, target: Any) -> Kind:
     if "lr" not in found and not is_open:
         raise sr.errors.StepruleError(f"{name} takes no learning rate `lr`", where=str(target)[:200], fix=_BUILT)
     lr = found.get("lr")
-    takes = {key: value for key, value in found.items() if key not in _OURS_TO_SET}
-    return Kind(name, title, target, takes, float(lr) if isinstance(lr, int | float) else None, is_open)
+    kind = Kind(name, title, target, {}, float(lr) if isinstance(lr, int | float) else None, is_open)
+    hidden = _RESERVED | {field.name for field in _OPTIONS} if kind.is_ours else _RESERVED
+    return replace(kind, takes={key: value for key, value in found.items() if key not in hidden})
 
 
 _BUILT = "an optimiser is built as Class(parameters, lr=..., **hyperparameters), or is a rule of steprule's language"
@@ -203,7 +218,7 @@ def _hyperparameters(rule: Any) -> dict[str, Any]:
     found = {key: hyper.value for key, hyper in rule.hypers.items()}
     if isinstance(rule, _RULES[0]):
         for key, parameter in inspect.signature(rule).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and key not in found and key not in _OURS_TO_SET:
+            if parameter.kind is parameter.KEYWORD_ONLY and key not in found and key not in _RESERVED:
                 found[key] = rule.part.chosen[key] if key in rule.part.chosen else rule.part.hypers[key].value
     return found
 

@@ -226,7 +226,7 @@ HYPER = together(
         "settings",
         multiple=True,
         metavar="NAME.HYPER=VALUE",
-        help="A hyperparameter of one optimiser, such as adamw.weight_decay=0.1; may be given again.",
+        help="A hyperparameter or option of one optimiser, such as adamw.weight_decay=0.1; may be given again.",
     ),
 )
 
