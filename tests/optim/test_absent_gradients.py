@@ -169,7 +169,7 @@ def test_another_fifth_absent_at_each_step_binds_nothing_anew(threads: int, boun
     for parameter, twin in zip(parameters, twins, strict=True):
         torch.testing.assert_close(parameter, twin, rtol=1e-4, atol=1e-5)
         assert int(ours.state[parameter]["step"]) == int(theirs.state[twin]["step"])
-    (batch,) = ours._binding.buckets[0].batches
+    batch = ours._binding.buckets[0].batch
     assert batch._elements == 80 * 64 * 64
     parts = [batch._lengths[a:b].sum() for a, b in zip(batch._parts, batch._parts[1:], strict=False)]
     assert len(parts) == threads

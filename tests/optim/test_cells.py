@@ -110,7 +110,7 @@ def test_numbers_whose_memory_moves_while_a_kernel_runs_are_counted(monkeypatch:
     """A queue's thread pickles when it likes; then the table is no longer what the user sees."""
     parameters, optimizer = trained("fast")
     cell = optimizer.state[parameters[1]]["step"]
-    batch = optimizer._binding.buckets[0].batches[0]
+    batch = optimizer._binding.buckets[0].batch
     monkeypatch.setattr(batch, "step", lambda hyper: cell.share_memory_() is None or type(batch).step(batch, hyper))
     optimizer.step()
     assert [float(optimizer.state[p]["step"]) for p in parameters] == [4.0] * 3

@@ -76,7 +76,7 @@ def test_more_tensors_than_a_block_of_rows_are_one_launch_a_pass() -> None:
     truth = Truth(optimizer)
     fill_gradients(parameters)
     step_both(optimizer, truth)
-    (batch,) = optimizer._binding.buckets[0].batches
+    batch = optimizer._binding.buckets[0].batch
     launched: list[str] = []
     original = batch._launch
     batch._launch = lambda name, programs: (launched.append(name) if name in batch._functions else None,
@@ -208,7 +208,7 @@ def test_capturable_leaves_numbers_on_the_device_where_each_launch_reads_them() 
         other.grad = parameter.grad
     optimizer.step()
     twin.step()
-    (batch,) = optimizer._binding.buckets[0].batches
+    batch = optimizer._binding.buckets[0].batch
     launches: list[tuple[str, int]] = []
     shares, launch = list(batch.shares), batch._launch
     batch._launch = lambda *told: launches.append(told)
@@ -232,7 +232,7 @@ def test_an_interrupt_between_launches_waits_until_the_step_is_whole() -> None:
     truth = Truth(optimizer)
     fill_gradients(parameters)
     step_both(optimizer, truth)
-    (batch,) = optimizer._binding.buckets[0].batches
+    batch = optimizer._binding.buckets[0].batch
     launch = batch._launch
 
     def interrupted(name: str, programs: int) -> None:
@@ -255,7 +255,7 @@ def test_several_optimisers_and_dtypes_share_compiled_modules_and_one_norm() -> 
         truth = Truth(optimizer)
         fill_gradients(parameters)
         step_both(optimizer, truth)
-    one, two = ([batch._functions for s in o._binding.buckets for batch in s.batches] for o in optimizers)
+    one, two = ([s.batch._functions for s in o._binding.buckets] for o in optimizers)
     assert [id(functions) for functions in one] == [id(functions) for functions in two]
 
 

@@ -100,7 +100,7 @@ def adamw(parameters: Any) -> Any:
 
 
 def backends(optimizer: Any) -> set[type]:
-    return {type(batch) for bucket in optimizer._binding.buckets for batch in bucket.batches}
+    return {type(bucket.batch) for bucket in optimizer._binding.buckets}
 
 
 def test_parts_become_bit_for_bit_what_plain_tensors_become_in_kernels_without_a_new_binding(way: str) -> None:

@@ -72,12 +72,16 @@ class Kernel(ABC):
     source: str = ""
     """The text that is compiled; nothing where nothing is."""
 
+    def table_of(self, counts: NDArray[Any], device: torch.device) -> torch.Tensor:  # noqa: ARG002
+        """Return where the state keeps step counts and host slots: in this table, or in its like where kernels count.
+
+        It has a row a tensor, and columns as `host_columns` says.
+        """
+        return torch.from_numpy(counts)
+
     @abstractmethod
     def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor, where: Where | None = None) -> Batch:
-        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` the state's numbers of the host.
-
-        Those are step counts and host slots, a row a tensor, on the device of kernels that decide by themselves.
-        """
+        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` is what `table_of` gave."""
 
 
 class Batch(ABC):

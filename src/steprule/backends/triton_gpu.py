@@ -136,6 +136,13 @@ class TritonKernel(Kernel):
                 _modules[name] = execute(self.source, name)
             return _modules[name]
 
+    def table_of(self, counts: NDArray[Any], device: torch.device) -> torch.Tensor:
+        """Return a table on the device, where kernels count."""
+        if capturing(device):
+            raise BackendError("what this step needs on the GPU is not there yet, and a CUDA graph is being captured",
+                               fix="take a few steps before the capture, with the same parameters")  # fmt: skip
+        return torch.from_numpy(counts).to(device)
+
     def batch(
         self,
         arrays: Arrays,
@@ -279,7 +286,7 @@ class TritonBatch(Batch):
         self._prepare()
         self._begun = self._ended = False
         self._gradient_table.send(self._addresses)
-        self._hyper.send(hyper)
+        self._hyper.send(hyper[:, : self._hyper.table.shape[1]])  # the device counts by itself
         for rows, column, number in self.shares:
             self._hyper.table[rows, column].copy_(number.reshape(()))
         self._launch("begin", -(-self._counts[0] // ROWS))

@@ -1,21 +1,28 @@
-"""Has any tensor of a list changed in a way that a raw pointer would not survive? Asked before every launch.
+"""Has anything changed that a raw pointer relies on? What is asked before every launch, and the slow way to ask it.
 
-What a kernel relies on, for each tensor: its type, dtype, device, layout, sizes, strides, that it is not lazily
-negated or conjugated, and its address. torch's own compiler asks the same question of its inputs, all but the
-address, and answers it for a whole list in one call of C++ (`TensorGuards`); that call is used where this
-version of torch has it. The address is read separately, for every tensor, at every step.
+`Facts` list what must stay true. `SlowCheck` asks in Python and defines what is asked; `FastCheck`, next door, asks the
+same in one compiled call. Why that is enough for memory safety: a tensor's bytes are reachable from its address, sizes
+and strides alone, and these are compared with values that were checked against the storage's size. A storage that is
+freed or resized changes its size, which is compared too: its address may be the old one again. Tensors and storages are
+held.
 
-Why that is enough for memory safety: a tensor's bytes are reachable from its address, sizes and strides alone, and
-these are compared with values that were checked against the storage's size. A storage that is freed or resized
-changes its size, which is compared too: its address may be the old one again. Tensors and storages are held.
+What a tensor is, all but its address, torch's own compiler asks of its inputs too, and answers it for a whole list in
+one call of C++ (`TensorGuards`); that call is used where this version of torch has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress
+from operator import getitem, is_, le
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
+
+from ..backends.base import Batch, Gradients, addresses_of
+from .aliasing import Written
 
 try:
     from torch._C._dynamo import guards  # pyright: ignore[reportMissingModuleSource]
@@ -24,29 +31,117 @@ try:
 except ImportError:
     TensorGuards = None
 
+CHANGED, SAME, OTHERS = range(3)
+"""What a check answers: bind anew; all is as it was; all is, but other gradients may be absent."""
 Comparison = Callable[..., bool]
 """Called with the tensors of now, one an argument."""
+_address = torch.Tensor.data_ptr
+_offset = torch.Tensor.storage_offset
+_storage, _size = torch.Tensor.untyped_storage, torch.UntypedStorage.nbytes
 
 
-def _described(tensor: torch.Tensor) -> tuple[Any, ...]:
-    form = (type(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.shape)
-    strided = tensor.layout is torch.strided
-    return (*form, tensor.stride(), tensor.is_neg(), tensor.is_conj()) if strided else form
+class Form(NamedTuple):
+    """What the gradient of one parameter must be: like this tensor, and as far from the beginning of a storage.
 
-
-def _slow(tensors: Sequence[torch.Tensor]) -> Comparison:
-    seen = [_described(tensor) for tensor in tensors]
-    return lambda *now: [_described(tensor) for tensor in now] == seen
-
-
-def by() -> tuple[str, str]:
-    """Return who compares tensors, `"torch"` or `"python"`, and why not torch.
-
-    Tensors are compared so where there is no fast check. `explain` quotes it.
+    `needed` are the bytes that the storage must have; `address` and `length` say where it lies and how far it reaches.
     """
-    if TensorGuards is not None:
-        return "torch", ""
-    return "python", f"torch {torch.__version__} has no guards for lists of tensors (TensorGuards)"
+
+    like: torch.Tensor
+    offset: int
+    needed: int
+    address: int
+    length: int
+
+
+@dataclass
+class Facts:
+    """What must stay true from step to step; `storages` are those of parameters and slots that kernels point at.
+
+    The state holds the very tensors it held: another view of their memory is another slot. A gradient that has moved
+    must not lie where something is written. `numbers` are those of the state, now and as they were written last.
+    """
+
+    lists: Sequence[list[Any]]
+    states: Sequence[Mapping[str, Any]]
+    items: Sequence[tuple[Mapping[str, Any], str, Any]]
+    parameters: Sequence[torch.Tensor]
+    slots: Sequence[torch.Tensor]
+    cells: Sequence[torch.Tensor]
+    storages: Sequence[torch.UntypedStorage]
+    numbers: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+    written: Written
+
+
+class SlowCheck:
+    """Ask in Python whether a step may use the binding of the last one; if so, batches point at its gradients."""
+
+    def __init__(self, facts: Facts, forms: Sequence[Form], batches: Sequence[tuple[Batch, Sequence[int]]]) -> None:
+        self._facts, self._batches = facts, batches
+        self._listed = list(chain.from_iterable(facts.lists))
+        self._dicts, self._keys, self._values = zip(*facts.items, strict=True) if facts.items else ((), (), ())
+        self._tensors = [*facts.parameters, *facts.slots, *facts.cells]
+        self._same_tensors = comparison(self._tensors)
+        self._where = list(map(_address, self._tensors))
+        self._sizes = list(map(_size, facts.storages))
+        self._same_gradients = comparison([form.like for form in forms])
+        self._shapes = [(tuple(form.like.shape), form.like.stride()) for form in forms]
+        self._stand_ins: list[torch.Tensor] = []
+        self._offsets, self._needed = [form.offset for form in forms], [form.needed for form in forms]
+        self._reach = [form.needed > 0 for form in forms]
+        self._addresses, self._lengths = [form.address for form in forms], [form.length for form in forms]
+
+    def __call__(self, gradients: Gradients, states: list[Any]) -> int:
+        """Return `CHANGED`, or `OTHERS`: all is as it was, but other gradients may be absent."""
+        facts = self._facts
+        try:
+            same = (
+                all(map(is_, chain.from_iterable(facts.lists), self._listed))
+                and all(map(is_, states, facts.states))
+                and all(map(is_, map(getitem, self._dicts, self._keys), self._values))
+                and all(now.tobytes() == then.tobytes() for now, then in facts.numbers)  # by bits: NaN equals itself
+                and self._same_tensors(*self._tensors)
+                and list(map(_address, self._tensors)) == self._where
+                and list(map(_size, facts.storages)) == self._sizes
+                and self._same_form(gradients)
+                and self._same_reach(gradients)
+                and self._apart(addresses_of(gradients))
+            )
+        except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
+            return CHANGED
+        for batch, members in self._batches if same else ():
+            batch.set_gradients([gradients[i] for i in members])
+        return OTHERS if same else CHANGED
+
+    def _same_form(self, gradients: Gradients) -> bool:
+        """Whether gradients look as they did; where one is absent, what looks like it is asked instead."""
+        if all(gradient is not None for gradient in gradients):
+            return self._same_gradients(*gradients)
+        if not self._stand_ins:
+            owners = zip(self._facts.parameters, self._shapes, strict=True)
+            self._stand_ins = [owner.detach().as_strided(*shape) for owner, shape in owners]
+        own = zip(gradients, self._stand_ins, strict=True)
+        return self._same_gradients(*(like if gradient is None else gradient for gradient, like in own))
+
+    def _same_reach(self, gradients: Gradients) -> bool:
+        """Whether gradients begin where in their storages they began, and the storages hold all of them."""
+        kept = [reach and gradient is not None for reach, gradient in zip(self._reach, gradients, strict=True)]
+        there: list[Any] = list(compress(gradients, kept))
+        sizes = map(_size, map(_storage, there))
+        return list(map(_offset, there)) == list(compress(self._offsets, kept)) and all(
+            map(le, compress(self._needed, kept), sizes)
+        )
+
+    def _apart(self, addresses: list[int]) -> bool:
+        """Whether gradients that have moved lie where nothing is written."""
+        if addresses != self._addresses:
+            rows = zip(addresses, self._addresses, self._lengths, strict=True)
+            if any(now != before and now and self._facts.written.touches(now, length) for now, before, length in rows):
+                return False
+            self._addresses = addresses
+        return True
+
+
+# What tensors are, all but their addresses ------------------------------------------------------------
 
 
 def comparison(tensors: Sequence[torch.Tensor]) -> Comparison:
@@ -62,3 +157,21 @@ def comparison(tensors: Sequence[torch.Tensor]) -> Comparison:
     except (TypeError, RuntimeError):
         return _slow(tensors)
     return guard.check
+
+
+def by() -> tuple[str, str]:
+    """Return who compares tensors, `"torch"` or `"python"`, and why not torch; `explain` quotes it."""
+    if TensorGuards is not None:
+        return "torch", ""
+    return "python", f"torch {torch.__version__} has no guards for lists of tensors (TensorGuards)"
+
+
+def _slow(tensors: Sequence[torch.Tensor]) -> Comparison:
+    seen = [_described(tensor) for tensor in tensors]
+    return lambda *now: [_described(tensor) for tensor in now] == seen
+
+
+def _described(tensor: torch.Tensor) -> tuple[Any, ...]:
+    form = (type(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.shape)
+    strided = tensor.layout is torch.strided
+    return (*form, tensor.stride(), tensor.is_neg(), tensor.is_conj()) if strided else form

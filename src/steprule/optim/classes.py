@@ -13,8 +13,8 @@ from ..graph.graph import Hyper
 from ..rule import Rule
 from ..zoo import adam as adams
 from ..zoo import adaptive, descent
-from .bucket import plain
 from .documented import DECAY
+from .settings import plain
 from .state import ensure
 from .tensors import oddity
 from .torch_classes import Number, Own, TorchOptimizer, declared

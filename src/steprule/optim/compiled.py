@@ -14,7 +14,6 @@ from ..graph.node import Rank
 from ..plan.program import Program, lowered
 from ..plan.schedule import Plan
 from ..rule import Formula
-from .state import HOST_DTYPE
 from .tensors import Entry, route
 
 NOBODY = "none"
@@ -49,7 +48,7 @@ class Kernels:
     formula: Formula
     plan: Plan
     readers: tuple[Reader, ...]
-    host_dtype: torch.dtype = HOST_DTYPE
+    host_dtype: torch.dtype = torch.float64
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
     capturable: bool = False

@@ -13,28 +13,27 @@ stable C interface. Why the answers are those that Python would get:
 - Nothing is asked of an object before its type and keys are those of the plain tensor that was there.
 - Gradients are in a list that lives until the step is over.
 
-Where there is none, `TensorCheck.still_holds` asks the same in Python; it is the definition of what is asked.
+Where there is none, `SlowCheck` asks the same in Python; it is the definition of what is asked.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..backends import compiler
 from ..backends.base import Gradients
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
+from .checks import Facts, Form
 from .fast_check_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
 
-Rows = NDArray[np.int64]
 _HEADER = object.__basicsize__
 _LINE = 64
 _FAR_FROM = 24
@@ -223,36 +222,29 @@ def _of_cells(cells: Sequence[torch.Tensor]) -> Iterator[tuple[int, ...]]:
 
 
 class FastCheck:
-    """Asks whether a step may point where the last one pointed; if so, gradients' addresses are in their tables."""
+    """Asks in one call whether a step may use the binding of the last one; if so, its gradients are in their tables."""
 
-    def __init__(
-        self,
-        found: AskingLoop,
-        lists: Sequence[list[Any]],
-        states: Sequence[Mapping[str, Any]],
-        entries: Sequence[tuple[Mapping[str, Any], str, object]],
-        tensors: Sequence[tuple[torch.Tensor, int, int, bool]],
-        gradients: Iterable[tuple[torch.Tensor, int, int, int, tuple[int, int]]],
-        written: Sequence[int],
-        cells: Sequence[torch.Tensor],
-        numbers: Sequence[tuple[NDArray[Any], NDArray[Any]]],
-    ) -> None:
-        described = Described()
+    def __init__(self, found: AskingLoop, facts: Facts, forms: Sequence[Form], cells: Sequence[int]) -> None:
+        described, lists = Described(), facts.lists
+        shaped = [*((tensor, True) for tensor in facts.parameters), *((tensor, False) for tensor in facts.slots)]
         rows: dict[str, list[tuple[int, ...]]] = {
             "lists": [(id(own), place, id(item)) for own in lists for place, item in enumerate(own)],
-            "values": [(id(state),) for state in states],
-            "entries": [(id(own), id(key), id(item)) for own, key, item in entries],
-            "tensors": [described.row(t, id(t), where, size, shaped=shaped) for t, where, size, shaped in tensors],
-            "gradients": [
-                described.row(g, cell, needed, offset, *place, 0, 0) for g, cell, needed, offset, place in gradients
+            "values": [(id(state),) for state in facts.states],
+            "entries": [(id(own), id(key), id(item)) for own, key, item in facts.items],
+            "tensors": [
+                described.row(t, id(t), t.data_ptr(), t.untyped_storage().nbytes(), shaped=whole) for t, whole in shaped
             ],
-            "written": [(-1,), *((bound,) for bound in written), (2**63 - 1,)],
-            "cells": list(_of_cells(cells)),
-            "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in numbers],
-            "far": _far([row[0] for row in tensors], states) if len(states) >= _FAR_FROM else [],
+            "gradients": [
+                described.row(form.like, cell, form.needed, form.offset, form.address, form.length, 0, 0)
+                for form, cell in zip(forms, cells, strict=True)
+            ],
+            "written": [(-1,), *((bound,) for bound in facts.written.bounds), (2**63 - 1,)],
+            "cells": list(_of_cells(facts.cells)),
+            "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in facts.numbers],
+            "far": _far([tensor for tensor, _ in shaped], facts.states) if len(facts.states) >= _FAR_FROM else [],
         }
         # What is known by its address must stay alive.
-        self._held = (lists, states, entries, [row[0] for row in tensors], cells, numbers)
+        self._held = facts
         self._tables = {name: np.array(rows[name], dtype=np.int64).reshape(-1, WIDTH[name]) for name in TABLES}
         self._shapes = np.array([*described.shapes, 0], dtype=np.int64)
         self._answer = np.zeros(1, dtype=np.int64)

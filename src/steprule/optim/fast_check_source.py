@@ -5,11 +5,10 @@ fetches what it will ask next time from far memory.
 """
 
 from ..backends.base import ABSENT, EMPTY
+from .checks import CHANGED, OTHERS, SAME
 
 FUNCTIONS = ("item_of_list", "item_of_dict", "address_of", "size_of")
 """C functions that it calls, in the order of the directory."""
-CHANGED, SAME, OTHERS = range(3)
-"""What it answers."""
 PLACES = ("keys", "dtype", "storage", "offset", "shape")
 """What it reads in C++ tensors themselves."""
 WITHIN = 5

@@ -21,9 +21,9 @@ from ..graph.look_ahead import to_end
 from ..plan.program import lowered
 from ..plan.schedule import schedule
 from ..plan.tables import array_rows, hyper_columns
-from .bucket import plain
 from .compiled import Kernels
 from .points import Copy, Owner, Pair, insist
+from .settings import plain
 from .state import STEP, ensure
 
 TOLERANCE, MOST = "tolerance", "max_eval"

@@ -59,6 +59,6 @@ def means(binding: Binding | None = None) -> Means:
 def _threads(binding: Binding | None) -> tuple[str, str]:
     if torch.get_num_threads() == 1:
         return "serial", "torch.get_num_threads() is 1"
-    if binding is not None and not any(batch.shared() for bucket in binding.buckets for batch in bucket.batches):
+    if binding is not None and not any(bucket.batch.shared() for bucket in binding.buckets):
         return "serial", "there are too few elements in kernels in main memory for more than one thread"
     return threads.by()

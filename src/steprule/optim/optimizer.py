@@ -16,15 +16,15 @@ from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Formula, Transform, chain
 from .binding import Binding, bind
-from .bucket import lay_out, plain
 from .compiled import Compiled, Kernels, Reader
 from .documented import documented
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
 from .options import NAMES, Option, Options
 from .points import Points
+from .settings import plain
 from .shards import distributed
-from .state import check_saved, ensure, held
+from .state import check_saved, ensure, held, lay_out
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
 from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
 

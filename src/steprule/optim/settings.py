@@ -9,11 +9,13 @@ through `Reading`, which remembers what it was asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from operator import is_, itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .compiled import Kernels
+import torch
+
+from .compiled import Kernels
 
 _FIXED = frozenset({float, int, bool, str, type(None)})
 
@@ -91,3 +93,22 @@ class Settings:
             return False
         self._remember(group)
         return True
+
+
+@dataclass(frozen=True, eq=False)
+class OnDevice:
+    """A hyperparameter that need not leave the device it is on; it may be another number whenever it is read."""
+
+    number: torch.Tensor
+
+
+def plain(value: Any) -> Any:
+    """Return a hyperparameter as a plain value that can be compared; one that is no number is left to be refused."""
+    if isinstance(value, OnDevice):
+        value = value.number
+    if value is None or isinstance(value, str) or type(value) in (float, int, bool):
+        return value
+    try:
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return repr(value)

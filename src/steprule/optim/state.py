@@ -7,21 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from collections.abc import Set as AbstractSet
 from copy import deepcopy
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..errors import StateError
+from ..errors import ParameterError, StateError
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
-from .shards import distributed
-from .tensors import label, like, oddity, present, single
-
-if TYPE_CHECKING:
-    from .compiled import Kernels
+from ..plan.schedule import Plan
+from .compiled import Kernels
+from .shards import distributed, local, placed, placed_as
+from .tensors import in_order_of_slot, label, like, oddity, present, single
 
 STEP = "step"
-HOST_DTYPE = torch.float64
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FREED = "points at memory that was freed"
 
@@ -87,6 +85,48 @@ def slot_flaw(slot: Slot, value: Any) -> str:
         return odd[0]
     one = slot.rank is Rank.ELEMENT or value.numel() == 1
     return "" if one else f"has shape {tuple(value.shape)}, but is one number"
+
+
+def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any], who: str) -> None:
+    """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout.
+
+    Numbers that were kept in a narrow type before, in a pickle for instance, are kept in float32 from now on.
+    """
+    for slot in expected(plan.graph):
+        if flaw := slot_flaw(slot, state.get(slot.name)):
+            fix = "give it back what it was, load a checkpoint, or delete the state of this parameter to begin anew"
+            raise ParameterError(f"state {slot.name!r} {flaw}", where=f"  {who}", fix=fix)
+    for slot in [slot for slot in plan.graph.slots if slot.single and slot.name in state]:
+        state[slot.name] = state[slot.name].to(single(state[slot.name].dtype))
+    for slot in [slot for slot in plan.graph.element_slots if slot.name in state]:
+        if state[slot.name].shape != parameter.shape:
+            raise ParameterError(
+                f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
+                f"the parameter {tuple(parameter.shape)}",
+                where=f"  {who}",
+                fix="replacing a parameter's data by another size starts a new parameter: delete its state",
+            )
+        value = _beside(parameter, state[slot.name], slot.name, who)
+        if not present(local(value)):
+            what = f"memory of state {slot.name!r} was freed"
+            raise ParameterError(what, where=f"  {who}", fix="restore it before step()")
+        state[slot.name] = in_order_of_slot(parameter, value)
+
+
+def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str, who: str) -> torch.Tensor:
+    """Return a slot that is distributed as its parameter, if it is a DTensor."""
+    if not (distributed(parameter) or distributed(value)):
+        return value.resolve_neg()
+    alike = distributed(value) is distributed(parameter)
+    moved = placed_as(parameter, value) if alike else None
+    if moved is None:
+        own, other = (f"a {type(t.data).__name__}{placed(t)}" for t in (value, parameter))
+        raise ParameterError(
+            f"state {name!r} is {own}, the parameter {other}",
+            where=f"  {who}",
+            fix="load it by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which distributes it",
+        )
+    return moved
 
 
 def _copied(key: str, value: Any) -> Any:

@@ -20,12 +20,12 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
-from .bucket import OnDevice, plain
 from .compiled import Kernels, Reader
 from .documented import OPTIONS, described
 from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options
+from .settings import OnDevice, plain
 from .state import packed
 
 C = TypeVar("C", bound=type)
