@@ -72,7 +72,7 @@ def _expression(origin: Origin | None) -> ast.expr | None:
 
 
 def called(origin: Origin | None) -> str:
-    """Return the name of the function that is called there, without its module; nothing if none is."""
+    """Return the name of the function that a line calls, without its module; "" if it calls none."""
     found = _expression(origin)
     if not isinstance(found, ast.Call):
         return ""
@@ -171,11 +171,11 @@ def misused(name: str, error: str) -> str:
 
 
 def value(given: Any) -> str:
-    """Say what to do with what is no number, in a formula."""
+    """Say what to write instead of a value that is not a number."""
     if isinstance(given, str | bytes):
         return 'a number has no quotes; a variant with a name is declared as mode=choice("fast", "slow")'
     if hasattr(given, "__array__"):
-        return "pass what may change as a hyperparameter, which is read at every step; if it never does, write float(x)"
+        return "a value that may change is a hyperparameter, read at every step; if it never changes, write float(x)"
     if isinstance(given, float | int):
         return "write a finite number, such as 1e30"
     if callable(given):

@@ -73,24 +73,20 @@ def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tens
     ...     s = s + g**2
     ...     return theta - lr * g / sr.sqrt(s), s
 
-    `init="theta"` starts it as a copy of the parameter at its first step, whatever the rule calls that.
+    `init="theta"` starts it as a copy of the parameter at its first step, by whatever name the rule has for that.
     `rank="tensor"` keeps one number a tensor, in float32 at least; `rank="host"` one float64 number on the host.
     """
     if rank not in tuple(RANKS):
         raise RuleError(f"a slot cannot have rank {rank!r}", fix=f"use one of {', '.join(RANKS)}")
-    if isinstance(init, str):
-        if init != "theta":
-            raise RuleError(
-                f"a slot cannot start from {init!r}", fix='give a number, or init="theta" for the parameter'
-            )
-        if rank != "element":
-            raise RuleError(
-                f"a slot of rank {rank!r} is one number, so it cannot start as the parameter",
-                fix="leave out rank=, so that it is as large as the parameter, or give a number as init",
-            )
-        return Slot("", RANKS[rank], "theta")
-    _checked(Hyper("init"), init)
-    return Slot("", RANKS[rank], float(init))
+    if isinstance(init, str) and (init, rank) != ("theta", "element"):
+        raise RuleError(
+            f"a slot cannot start from {init!r}{'' if rank == 'element' else f': rank {rank!r} is one number'}",
+            fix='give a number; or leave out rank=, and init="theta" copies the parameter',
+        )
+    if init != "theta":
+        _checked(Hyper("init"), init)
+        init = float(init)
+    return Slot("", RANKS[rank], init)
 
 
 def choice(*options: Any) -> Any:

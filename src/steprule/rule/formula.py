@@ -6,7 +6,8 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import update_wrapper
+from functools import partial, update_wrapper
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from ..errors import HyperparameterError, RuleError
@@ -106,7 +107,7 @@ class _Single(Formula):
                 self._refuse(f"`{self.name}` has no hyperparameter `{name}`", f"it has {known}")
             elif value not in choices[name].options:
                 known = ", ".join(map(repr, choices[name].options))
-                self._refuse(f"`{name}` of `{self.name}` is {value!r}, which is none of its variants",
+                self._refuse(f"`{name}` of `{self.name}` is {value!r}, but it has no such variant",
                              f"use one of {known}")  # fmt: skip
             else:
                 chosen[name] = value
@@ -134,7 +135,7 @@ class _Single(Formula):
             raise RuleError(
                 f"`{self.name}` has no `{unknown[0]}`" if unknown else f"`{self.name}` takes {', '.join(needed)}",
                 where=here(),
-                fix=f"write {self.name}({given}); what has an = may be left out",
+                fix=f"write {self.name}({given}); you may leave out what has an =",
             )
         return call(self.part.function, arrays, keywords | values)
 
@@ -166,11 +167,11 @@ class _Single(Formula):
 
 
 def _look_up(module: str, qualname: str) -> Any:
-    """Return what a module holds under a name now, None if nothing."""
-    found: Any = importlib.import_module(module)
-    for name in qualname.split("."):
-        found = getattr(found, name, None)
-    return found
+    """Return the value of a name in a module now; None if it has none."""
+    try:
+        return attrgetter(qualname)(importlib.import_module(module))
+    except AttributeError:
+        return None
 
 
 def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
@@ -223,7 +224,7 @@ class Compensated(Formula):
         return Compensated, (self.formula,)
 
 
-def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callable[..., Any] | None) -> Part:
+def _made(kind: type[_Single], moves: Moves | None, evaluate_at: Any, function: Callable[..., Any]) -> _Single:
     signature = read_signature(function)
     if moves not in {None, "gradient", "parameter"}:
         raise RuleError(
@@ -238,7 +239,7 @@ def _part(function: Callable[..., Any], moves: Moves | None, evaluate_at: Callab
             fix="give the point as one: @rule(evaluate_at=lambda theta, m, *, lr: theta - lr * m)",
         )
     chosen = {name: declared.options[0] for name, declared in signature.choices.items()}
-    return Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at)
+    return kind(Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at))
 
 
 @overload
@@ -263,9 +264,8 @@ def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..
     is implicit, and its hyperparameters `tolerance` and `max_eval` say when its point is found. Raises `RuleError`
     for a bad signature at once, and for a bad formula, or one of more than 1000 operations, when it is first traced.
     """
-    if function is None:
-        return lambda real: Rule(_part(real, None, evaluate_at))
-    return Rule(_part(function, None, evaluate_at))
+    made = partial(_made, Rule, None, evaluate_at)
+    return made if function is None else made(function)
 
 
 @overload
@@ -285,9 +285,8 @@ def transform(function: Callable[..., Any] | None = None, *, moves: Moves = "gra
     It returns the new gradient, then its new slots; with `moves="parameter"` the first value is the
     parameter as the rule shall see it.
     """
-    if function is None:
-        return lambda real: Transform(_part(real, moves, None))
-    return Transform(_part(function, moves, None))
+    made = partial(_made, Transform, moves, None)
+    return made if function is None else made(function)
 
 
 def chain(*formulas: Formula) -> Formula:

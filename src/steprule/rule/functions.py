@@ -1,6 +1,6 @@
 """The functions of the language, from the rows of the op table: numbers they compute, of symbols they make the graph.
 
-Type checkers and editors read `functions.pyi`, which `python tests/rule/test_functions.py` writes from what is here.
+Type checkers and editors read `functions.pyi`, which `python tests/rule/test_functions.py` writes from them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _call(op: str, *operands: Any) -> Any:
 
 
 def _fitting(op: str, operands: tuple[Any, ...]) -> str:
-    """Say what to call instead on what is neither a symbol nor a number."""
+    """Say what to call instead on a value that is neither a symbol nor a number."""
     items = list(operands[0]) if isinstance(operands[0], list | tuple) else []
     if any(isinstance(item, Symbol) for item in items):
         return f"give one array: {op}(x)"

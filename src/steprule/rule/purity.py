@@ -1,7 +1,7 @@
-"""Purity: a rule is a formula, so whoever reads it again reads the same, and finds nothing changed by having read it.
+"""Purity: a rule is a formula, so a second reading gives the same, and reading changes nothing.
 
-Python runs a rule's function when the formula is read, not at every step. A number that it draws, a clock that it asks
-or a count that it keeps would be fixed there without a word. So it is read twice, and refused if that is not the same.
+Python runs a rule's function when it reads the formula, not at every step. A number that it draws, a clock that it asks
+or a count that it keeps would be fixed there without a word. So it is read twice, and refused if the readings differ.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ Function = Callable[..., Any]
 
 def pure(name: str, functions: Sequence[Function], read: Callable[[Recorder], Graph]) -> Graph:
     """Return the graph that functions write; raise `RuleError` if they write another when they are read again."""
-    for function in _reached(functions):
+    reached = list(_reached(functions))
+    for function in reached:
         _refuse_clocks(name, function)
     recorder = Recorder()
     graph = read(recorder)
-    held, dice = _held(functions), _dice()
+    held, dice = _held(reached), _dice()
     _compare(name, functions[-1], read, graph, recorder)
-    for (function, label), value in _held(functions).items():
-        if value != held.get((function, label)):
+    for (function, label), account in _held(reached).items():
+        if account != held.get((function, label)):
             what = f"reading `{name}` changes `{label}`; it is read when its formula is needed, not at every step"
             raise RuleError(what, where=of_name(function, label) or of_definition(function), fix=FIX)
     for _ in range(MORE if _dice() != dice else 0):
@@ -55,7 +56,7 @@ def pure(name: str, functions: Sequence[Function], read: Callable[[Recorder], Gr
 def _compare(
     name: str, function: Function, read: Callable[[Recorder], Graph], graph: Graph, recorder: Recorder
 ) -> None:
-    """Read a rule again; whatever is written otherwise is told at the line that wrote it first."""
+    """Read a rule again; the error of a difference shows the first line that differs."""
     again = Recorder(quick=True)
     what = f"`{name}` is not the same when it is read again, but a formula is: Python would fix it as it is now"
     try:
@@ -87,8 +88,8 @@ def _known(function: Function) -> dict[str, Any]:
             continue
     names = _names(function.__code__) - set(known)
     known |= {name: function.__globals__[name] for name in names if name in function.__globals__}
-    given = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
-    return known | {f"a default of {function.__name__}": list(given.values())}
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return known | {f"a default of {function.__name__}": defaults}
 
 
 def _reached(functions: Sequence[Function]) -> Iterator[Function]:
@@ -105,19 +106,14 @@ def _reached(functions: Sequence[Function]) -> Iterator[Function]:
 
 
 def _held(functions: Sequence[Function]) -> dict[tuple[Function, str], object]:
-    """Map what functions can reach to an account of its content."""
-    return {
-        (function, label): _account(value)
-        for function in _reached(functions)
-        for label, value in _known(function).items()
-    }
+    """Map the values that functions know to an account of their content."""
+    known = {(function, label): value for function in functions for label, value in _known(function).items()}
+    return {place: _account(value) for place, value in known.items()}
 
 
 def _account(value: Any, depth: int = DEPTH) -> object:
     """Return something that differs after a value has been changed; modules and the like are taken as they are."""
-    if value is None or isinstance(value, int | float | complex | str | bytes):
-        return repr(value)
-    if isinstance(value, itertools.count):
+    if value is None or isinstance(value, int | float | complex | str | bytes | itertools.count):
         return repr(value)
     if depth == 0 or isinstance(value, ModuleType) or type(value).__module__.partition(".")[0] == "steprule":
         return id(value)
@@ -147,7 +143,7 @@ def _dice() -> object:
 
 
 def _refuse_clocks(name: str, function: Function) -> None:
-    """Refuse what may agree with itself for a second or a day, but not for ever."""
+    """Refuse clocks and the like: two readings in a row may agree, a later one does not."""
     names = _names(function.__code__)
     known = dict.fromkeys(names & FICKLE) | {"id": None} | _known(function)
     for label, value in known.items():

@@ -15,14 +15,14 @@ from .origin import of_definition
 
 STEP = "t"
 OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "capturable"})
-"""What an optimiser takes besides hyperparameters: the fields of its `Options`, which this room cannot ask."""
+"""The options of an optimiser: the fields of its `Options`, which this room cannot import."""
 RESERVED = OPTIONS | {"step", "params", STEP}
-"""What no argument may be called."""
+"""Names that no argument may have."""
 RESERVED_HYPERS = RESERVED - {"step"} | {
     *("self", "rule", "state", "param_names"),
     *("foreach", "fused", "maximize", "differentiable"),
 }
-"""What no hyperparameter may be called: also other words of optimisers, and keys that set options in torch's groups."""
+"""Names that no hyperparameter may have: also other words of optimisers, and option keys of torch's groups."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
 
 
 def _spelled(default: Any) -> str:
-    """Spell a default as it may stand behind the `*`: what is no number is a variant there."""
+    """Spell a default as it may stand behind the `*`: there a value that is not a number is a variant."""
     if isinstance(default, Choice):
         return f"choice({', '.join(map(repr, default.options))})"
     if isinstance(default, Hyper):

@@ -1,4 +1,4 @@
-"""Symbol: what a rule's arguments are while it is traced. Arithmetic on symbols builds the graph."""
+"""Symbols stand for a rule's arguments while it is traced. Arithmetic on them builds the graph."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _without_value(method: str) -> Callable[..., NoReturn]:
 
 
 def _written(op: str, *, reflected: bool = False) -> Callable[..., Symbol]:
-    """Return a method that writes an operation; `reflected` is called on what stands at its right."""
+    """Return a method that writes an operation; `reflected` is the right operand's."""
     return lambda *operands: apply(op, *(reversed(operands) if reflected else operands))
 
 

@@ -32,7 +32,7 @@ class Part:
     hypers: dict[str, Hyper]
     chosen: dict[str, Any]
     moves: Moves | None = None
-    """What a transform gives back; None for a rule."""
+    """What a transform returns; None for a rule."""
     evaluate_at: Callable[..., Any] | None = None
 
     @property
@@ -82,7 +82,7 @@ def _bind(part: Part, taken: dict[str, Slot | Hyper], recorder: Recorder) -> _Bo
 
 
 def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-    """Call an author's function on symbols; whatever goes wrong is told at the author's line."""
+    """Call an author's function on symbols; an error names the author's line."""
     try:
         return function(*arguments, **keywords)
     except StepruleError:
@@ -110,7 +110,7 @@ def _advice(error: Exception, where: Origin) -> str:
         return advice.misused(name, str(error))
     if isinstance(error, TypeError) and name in advice.SPELLED:
         return advice.instead(name)
-    return f"Python computes what holds no symbol itself; a rule is made of + - * / ** and {advice.LISTED}"
+    return f"Python itself computes an expression without symbols; a rule is made of + - * / ** and {advice.LISTED}"
 
 
 def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> Node:

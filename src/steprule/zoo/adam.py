@@ -1,8 +1,7 @@
 """Adam and its relatives with torch.optim's conventions.
 
-Both moments are bias-corrected, ε stands outside the root. Weight decay is a transform: coupled before
-the rule, decoupled as AdamW has it. Averages are taken as `torch.lerp` does, which decides what an infinite
-gradient leaves behind.
+Both moments are bias-corrected, ε stands outside the root. Weight decay is a transform: coupled, or
+decoupled as in AdamW. Averages are those of `torch.lerp`, which decide what an infinite gradient leaves behind.
 """
 
 from ..rule import abs, maximum, rule, slot, sqrt, where

@@ -1,7 +1,7 @@
 """Descent with torch.optim's conventions: SGD, heavy-ball and Nesterov momentum, averaged SGD.
 
-Momentum is accumulated (b = μb + g, heavy-ball), not averaged; the first buffer is the first gradient, whatever
-the dampening. The learning rate stands outside the buffer.
+Momentum is accumulated (b = μb + g, heavy-ball), not averaged; the first buffer is the first gradient, without
+dampening. The learning rate stands outside the buffer.
 """
 
 from ..rule import hyper, maximum, rule, slot, where

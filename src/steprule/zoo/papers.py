@@ -72,7 +72,7 @@ def ademamix(theta, g, exp_avg_fast, exp_avg_slow, exp_avg_sq, *,
              beta3_warmup=from_0(0.0), alpha_warmup=from_0(0.0), eps=from_0(1e-8), t):
     """AdEMAMix (Pagliardini, Ablin & Grangier, 2024): AdamW with a second, slow average of g, weighed by α.
 
-    α and β₃ are reached after their warm-ups, counted in steps; 0 is none. Weight decay is a transform before it.
+    α and β₃ grow to their values in their warm-ups, counted in steps. Weight decay is a transform before the rule.
     """
     weight = where(t < alpha_warmup, t / alpha_warmup * alpha, alpha)
     slow = where(t < beta3_warmup, _slower(beta1, beta3, t / beta3_warmup), beta3)
