@@ -33,11 +33,18 @@ COUNTS = ("tensor_count", "chunk_count")
 CHUNK, BLOCK, ROWS = 4096, 1024, 128
 """Elements a program walks over, elements at a time, and rows of scalars at a time."""
 
-HELPERS = ("add", "add_square", "at", "divide", "draw", "exponential", "finite", "fold", "high_bits", "key",
-           "logarithm", "low_bits", "maximum", "minimum", "padded", "power", "read", "read_bits", "root", "sign",
-           "write", "write_bits",
+_SPELLING = {
+    "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "divide({}, {})", "pow": "power({}, {})",
+    "neg": "-{}", "sqrt": "root({})", "exp": "exponential({})", "log": "logarithm({})", "abs": "tl.abs({})",
+    "sign": "sign({})", "minimum": "minimum({}, {})", "maximum": "maximum({}, {})", "where": "tl.where({}, {}, {})",
+    "stored": "tl.cast(tl.cast({0}, tl.{element}), tl.{real})",
+    "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
+}  # fmt: skip
+HELPERS = ("add", "add_square", "at", "draw", "finite", "fold", "high_bits", "key", "low_bits", "padded", "read",
+           "read_bits", "write", "write_bits", *re.findall(r"(?<![.\w])([a-z]+)(?=\()", " ".join(_SPELLING.values())),
            *(f"{verb}_{form}" for form in NARROW for verb in (
                "stochastic", "compensated", "remainder", "joined")))  # fmt: skip
+"""What kernels call of `triton_helpers`: what is spelled with it, too."""
 
 
 def derived(program: Program) -> list[Node]:
@@ -48,13 +55,7 @@ def derived(program: Program) -> list[Node]:
 class TritonDialect(Dialect):
     """Writes one module in Triton."""
 
-    spelling: ClassVar[Mapping[str, str]] = {
-        "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "divide({}, {})", "pow": "power({}, {})",
-        "neg": "-{}", "sqrt": "root({})", "exp": "exponential({})", "log": "logarithm({})", "abs": "tl.abs({})",
-        "sign": "sign({})", "minimum": "minimum({}, {})", "maximum": "maximum({}, {})", "where": "tl.where({}, {}, {})",
-        "stored": "tl.cast(tl.cast({0}, tl.{element}), tl.{real})",
-        "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
-    }  # fmt: skip
+    spelling = _SPELLING
     reserved = frozenset({
         *TABLES, *COUNTS, *HELPERS, "tl", "triton", "ALIGNED", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
         "count", "rows", "row", "inside", "whole", "tail", "first", "lanes", "here", "float", "int", "abs", "range",
@@ -324,7 +325,7 @@ class TritonDialect(Dialect):
         self.source.line("import triton")
         self.source.line("import triton.language as tl")
         self.source.line()
-        used = [name for name in HELPERS if re.search(rf"\b{name}\b", body)]
+        used = sorted(name for name in HELPERS if re.search(rf"\b{name}\b", body))
         if used:
             self.source.line(f"from steprule.backends.triton_helpers import {', '.join(used)}")
             self.source.line()

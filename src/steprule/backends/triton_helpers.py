@@ -39,28 +39,23 @@ interpreted = not isinstance(root, triton.JITFunction)
 """Whether kernels run as Python on arrays (TRITON_INTERPRET=1), where libdevice, NVIDIA's library, is not."""
 
 
-def _power_of_arrays(x: Any, y: Any) -> Any:
-    from triton.runtime.interpreter import TensorHandle
+def _library(name: str, of_arrays: Any) -> Any:
+    """Return a function of libdevice, whose errors are a few units in the last place, or NumPy's of this meaning."""
+    if not interpreted:
+        return getattr(libdevice, name)
 
-    x, y = tl.broadcast(x, y)
-    return tl.core.tensor(TensorHandle(np.power(x.handle.data, y.handle.data), x.handle.dtype), x.type)
+    def called(*blocks: Any) -> Any:
+        from triton.runtime.interpreter import TensorHandle
+
+        blocks = tl.broadcast(*blocks) if len(blocks) > 1 else blocks
+        handles = [block.handle for block in blocks]
+        found = of_arrays(*(handle.data for handle in handles))
+        return tl.core.tensor(TensorHandle(found, handles[0].dtype), blocks[0].type)
+
+    return called
 
 
-@jit
-def _interpreted_exp(x):
-    return tl.exp(x)
-
-
-@jit
-def _interpreted_log(x):
-    return tl.log(x)
-
-
-_libdevice: Any = libdevice
-exponential: Any = _interpreted_exp if interpreted else _libdevice.exp
-logarithm: Any = _interpreted_log if interpreted else _libdevice.log
-power: Any = _power_of_arrays if interpreted else _libdevice.pow
-"""With libdevice, whose errors are a few units in the last place; Triton's own of float32 are approximations."""
+exponential, logarithm, power = _library("exp", np.exp), _library("log", np.log), _library("pow", np.power)
 
 
 @jit
