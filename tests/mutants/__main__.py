@@ -61,7 +61,7 @@ PARTS = {
     ),
     "plan": Part(("plan/*.py",), ("tests/plan", "tests/test_golden.py", "tests/backends/test_chunks.py")),
     "cpu": Part(("backends/[!t]*.py", "backends/threads.py"), CPU),
-    "triton": Part(("backends/triton*.py", "optim/device_*.py"), TRITON),
+    "triton": Part(("backends/triton*.py", "optim/bucket.py"), TRITON),
     "optim": Part(("optim/[!d]*.py",), OPTIM),
 }
 """What is tried, part by part. Rooms that write kernels are broken in the text of kernels too."""
@@ -74,7 +74,8 @@ FIRST = {
     "graph/simplify.py": ("tests/graph/test_rewrites.py",),
     "graph/bounds.py": ("tests/graph/test_rewrites.py",),
     "optim/aliasing.py": ("tests/optim/test_aliasing.py",),
-    "optim/cells.py": ("tests/optim/test_cells.py",),
+    "optim/bucket.py": ("tests/optim/test_cells.py", "tests/optim/test_settings.py"),
+    "optim/checks.py": ("tests/optim/test_fast_check.py", "tests/optim/test_aliasing.py"),
     "optim/classes.py": ("tests/parity/test_arguments.py", "tests/parity/test_parity.py"),
     "optim/compiled.py": ("tests/optim/test_explain.py",),
     "optim/explain.py": ("tests/optim/test_explain.py",),

@@ -75,18 +75,26 @@ class Optimizer(torch.optim.Optimizer):
         capturable: bool = False,
         **hyper: Any,
     ) -> None:
-        self._start(Options(clip, nonfinite, backend, compensated, capturable))
         self._rule = rule
-        self._install(self._options)
+        self._make(params, Options(clip, nonfinite, backend, compensated, capturable), hyper)
+
+    def _make(self, params: Iterable[Any], options: Options, given: dict[str, Any]) -> None:
+        """Make an optimiser, however it chooses its rules: their constructors take different arguments."""
+        self._start(options)
+        self._install(options)
+        super().__init__(params, self._defaults(given))
+
+    def _defaults(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what every group has: the rule's hyperparameters, as given or as they are declared."""
         known = self.program.hypers
-        unknown = [name for name in hyper if name not in known]
+        unknown = [name for name in given if name not in known]
         if unknown:
             near = meant(unknown[0], [*known, *NAMES])
             raise HyperparameterError(
                 f"`{self.program.name}` has no hyperparameter `{unknown[0]}`",
                 fix=f"{f'did you mean {near}? ' if near else ''}it has {', '.join(known) or 'none'}",
             )
-        super().__init__(params, {name: hyper.get(name, declared.value) for name, declared in known.items()})
+        return {name: given.get(name, declared.value) for name, declared in known.items()}
 
     # What runs -----------------------------------------------------------------------------------
 

@@ -70,10 +70,11 @@ class TorchOptimizer(Optimizer):
         backend: str | None = None,
         compensated: bool = False,
     ) -> None:
-        self._start(Options(clip, nonfinite, backend, compensated, bool(defaults.get("capturable"))))
-        self._install(self._options)
-        torch.optim.Optimizer.__init__(self, params, defaults)
+        self._make(params, Options(clip, nonfinite, backend, compensated, bool(defaults.get("capturable"))), defaults)
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
+
+    def _defaults(self, given: dict[str, Any]) -> dict[str, Any]:
+        return given
 
     @property
     def program(self) -> Formula:
