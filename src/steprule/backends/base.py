@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import BackendError
 from ..graph.node import Node
 from ..graph.ops import OPS
 from ..plan.program import Program
@@ -68,9 +69,17 @@ class Backend(ABC):
 class Kernel(ABC):
     """A program as one backend runs it."""
 
-    program: Program
     source: str = ""
     """The text that is compiled; nothing where nothing is."""
+
+    def __init__(self, program: Program) -> None:
+        if program.plan.axes:
+            axes = " or ".join(sorted(axis.word for axis in program.plan.axes))
+            raise BackendError(
+                f"`{program.plan.graph.name}` has numbers that are one a {axes}, which no backend computes",
+                fix="keep one number a tensor, or one an element",
+            )
+        self.program = program
 
     def table_of(self, counts: NDArray[Any], device: torch.device) -> torch.Tensor:  # noqa: ARG002
         """Return where the state keeps step counts and host slots: in this table, or in its like where kernels count.

@@ -69,9 +69,6 @@ class Eager(Backend):
 class EagerKernel(Kernel):
     """A program, without any source."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
-
     def batch(
         self,
         arrays: Arrays,

@@ -60,7 +60,7 @@ class CpuKernel(Kernel):
     """The compiled step of a program; its `source` can be read before anything compiles."""
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        super().__init__(program)
         self.source = NumbaDialect(program).module(__version__)
         self._function: cache.Kernel | None = None
 

@@ -120,7 +120,7 @@ class Dialect(ABC):
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
         for node in program.plan.graph.nodes:
             if node.rank not in _RANKS:
-                return f"`{node.op}` varies over {node.rank.name.lower()}s, for which there are no kernels"
+                return f"`{node.op}` varies over {node.rank.word}s, for which there are no kernels"
             if node.kind in {"pointwise", "compare"} and node.op not in cls.spelling:
                 return f"there is no kernel with `{node.op}`"
         return ""

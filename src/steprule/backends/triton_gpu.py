@@ -121,7 +121,7 @@ class TritonKernel(Kernel):
     """The kernels of a program; their `source` can be read before anything compiles."""
 
     def __init__(self, program: Program, *, capturable: bool = False) -> None:
-        self.program = program
+        super().__init__(program)
         self.capturable = capturable
         self.source = TritonDialect(program).module(__version__)
         self.captured: list[TritonBatch] = []

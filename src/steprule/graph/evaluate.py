@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Graph
-from .node import Node, topological
+from .node import Node, Rank, topological
 from .ops import OPS
 
 Array = NDArray[np.float64]
+_AXIS = {Rank.ROW: 1, Rank.COLUMN: 0}
+"""Along which axis of a matrix a reduction goes that gives one number a row, or a column."""
 
 
 def _leaf(node: Node, arrays: Mapping[str, Any], numbers: Mapping[str, float]) -> Array:
@@ -32,8 +34,8 @@ def evaluate(
 ) -> list[dict[str, Array]]:
     """Run one step of a rule in float64 on all tensors of an optimiser.
 
-    `arrays[i]` holds tensor i's parameter, gradient and slots by name; `numbers[i]` its
-    hyperparameters and, under `t`, its step count. The answer holds the new parameter and slots.
+    `arrays[i]` holds tensor i's parameter, gradient and slots by name, in the shapes that their ranks have;
+    `numbers[i]` its hyperparameters and, under `t`, its step count. The answer holds the new parameter and slots.
     """
     everything = range(len(arrays))
     shapes = [np.shape(item[graph.parameter]) for item in arrays]
@@ -42,23 +44,26 @@ def evaluate(
         for node in graph.nodes:
             meaning = OPS[node.op].meaning
             if node.kind == "leaf":
-                values[node] = [_leaf(node, arrays[i], numbers[i]) for i in everything]
+                values[node] = [_beside(_leaf(node, arrays[i], numbers[i]), node.rank, shapes[i]) for i in everything]
             elif node.kind == "global":
-                parts = [np.broadcast_to(values[node.inputs[0]][i], shapes[i]).ravel() for i in everything]
+                parts = [values[node.inputs[0]][i].ravel() for i in everything]
                 total = np.asarray(meaning(np.concatenate(parts) if parts else np.zeros(0)))
                 values[node] = [total for _ in everything]
             else:
-                values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs))) for i in everything]
-    ranks = {slot.name: slot.rank for slot in graph.slots}
-    answer: list[dict[str, Array]] = []
-    for i in everything:
-        new: dict[str, Array] = {}
-        for name, node in graph.outputs:
-            whole = name == graph.parameter or ranks[name].name == "ELEMENT"
-            value = np.broadcast_to(values[node][i], shapes[i]) if whole else values[node][i]
-            new[name] = np.array(value, dtype=np.float64)
-        answer.append(new)
-    return answer
+                axis = [_AXIS[node.attr]] if isinstance(node.attr, Rank) else []
+                values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs), *axis)) for i in everything]
+    ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
+    return [{name: _kept(values[node][i], ranks[name], shapes[i]) for name, node in graph.outputs} for i in everything]
+
+
+def _beside(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:
+    """Return an array as it stands beside a tensor that is seen as a matrix."""
+    return np.broadcast_to(value, rank.shape(shape)).reshape(rank.view(shape))
+
+
+def _kept(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:
+    """Return an array as it is kept from step to step."""
+    return np.array(np.broadcast_to(value, rank.view(shape)).reshape(rank.shape(shape)))
 
 
 def evaluate_host(roots: Sequence[Node], numbers: Mapping[str, float]) -> list[np.float64]:

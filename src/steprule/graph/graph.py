@@ -27,8 +27,8 @@ class Slot:
 
     @property
     def single(self) -> bool:
-        """Whether it has float32 at least beside narrower parameters: as all that is one number a tensor has."""
-        return self.wide or self.rank is Rank.TENSOR
+        """Whether it has float32 at least beside narrower parameters: as all that is smaller than the parameter has."""
+        return self.wide or Rank.HOST < self.rank < Rank.ELEMENT
 
 
 @dataclass(frozen=True, slots=True)

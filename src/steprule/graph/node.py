@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import weakref
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Flag
+from functools import reduce
+from operator import or_
 
 from ..locks import lock
 from .ops import OPS, Kind, Reducer
 
 
-class Rank(IntEnum):
-    """Where a value varies; the whole type system."""
+class Rank(Flag):
+    """Where a value varies: a set, ordered by inclusion. An operation varies where any of its inputs does.
+
+    A tensor is seen as a matrix, its leading index by all others: rows and columns vary within it, and neither is in
+    the other. A vector is one column, of which every element is a row; a number is a matrix of one element.
+    """
 
     HOST = 0
     GLOBAL = 1
-    TENSOR = 2
-    ELEMENT = 3
+    TENSOR = 3
+    ROW = 7
+    COLUMN = 11
+    ELEMENT = 15
+
+    @property
+    def word(self) -> str:
+        """Its name in messages."""
+        return str(self.name).lower()
+
+    def view(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return the shape of what varies so beside a tensor of a shape, as a matrix: 1 along what it does not vary."""
+        rows, columns = shape[0] if shape else 1, math.prod(shape[1:])
+        return rows if self >= Rank.ROW else 1, columns if self >= Rank.COLUMN else 1
+
+    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape in which it is kept: the tensor's own, or a vector, or a number."""
+        if self is Rank.ELEMENT:
+            return tuple(shape)
+        return {Rank.ROW: self.view(shape)[:1], Rank.COLUMN: self.view(shape)[1:]}.get(self, ())
+
+    def __le__(self, other: Rank) -> bool:
+        return self & other is self
+
+    def __lt__(self, other: Rank) -> bool:
+        return self is not other and self <= other
+
+    def __repr__(self) -> str:  # part of the key of what is read: orders of operands, and so bits, depend on it
+        return f"<Rank.{self.name}: {min(self.value.bit_count(), 3)}>"
 
 
-Attr = float | str | tuple[str, Rank] | None
+Attr = float | str | tuple[str, Rank] | Rank | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True, repr=False)
 class Node:
     """One operation on earlier nodes; make it with `make` or the leaf functions, never directly.
 
-    `attr` is a constant's value, a hyperparameter's name, or the (name, rank) of an array that is
-    read. `key` is a digest of the structure: equal in every process, so orders built on it are too.
+    `attr` is a constant's value, a hyperparameter's name, the (name, rank) of an array that is read, or ROW or COLUMN
+    where a reduction gives a number for each. `key` is a digest of the structure: equal in every process, so orders
+    built on it are too.
     """
 
     op: str
@@ -45,7 +80,7 @@ class Node:
 
     @property
     def reduces(self) -> bool:
-        """Whether it makes one number of many elements."""
+        """Whether it makes one number of many."""
         return OPS[self.op].reducer is not None
 
     @property
@@ -74,10 +109,10 @@ def _rank_of(op: str, inputs: tuple[Node, ...], attr: Attr) -> Rank:
         return attr[1]
     kind = OPS[op].kind
     if kind == "tensor":
-        return Rank.TENSOR
+        return attr if isinstance(attr, Rank) else Rank.TENSOR
     if kind == "global":
         return Rank.GLOBAL
-    return max((node.rank for node in inputs), default=Rank.HOST)
+    return reduce(or_, (node.rank for node in inputs), Rank.HOST)
 
 
 def make(op: str, *inputs: Node, attr: Attr = None) -> Node:

@@ -81,17 +81,24 @@ class Op:
         return len(self.sample)
 
 
-def _reduced(reducer: Reducer, x: Any) -> Any:
+def _reduced(reducer: Reducer, x: Any, axis: int | None = None) -> Any:
     each, join = OPS.get(reducer.each), OPS[reducer.combine].meaning
     terms = x if each is None else each.meaning(*[x] * each.arity)
-    total = join.reduce(terms, axis=None) if np.size(x) else np.float64(reducer.init)  # type: ignore[attr-defined]
-    return reducer.finished(total, np.size(x))
+    count = np.size(x, axis)
+    if count:
+        total = join.reduce(terms, axis=axis, keepdims=axis is not None)  # type: ignore[attr-defined]
+    else:
+        total = np.full(() if axis is None else (np.shape(x)[1 - axis], 1)[:: 1 if axis else -1], reducer.init)
+    return reducer.finished(total, count)
 
 
 def reduction(
     name: str, kind: Literal["tensor", "global"], reducer: Reducer, text: str, latex: str, doc: str = ""
 ) -> Op:
-    """Return the row of a reduction over one tensor, or over all tensors of the optimiser."""
+    """Return the row of a reduction over one tensor, or over all tensors of the optimiser.
+
+    How it prints may show that it gives a number for each row: "sum{under}({})", "‖{}‖_{each}".
+    """
     each, end = OPS.get(reducer.each), OPS.get(reducer.finish)
     if kind == "global" and end is not None and end.arity == 2:
         raise ValueError(
@@ -149,13 +156,15 @@ OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 
 _SUM, _NORM = Reducer(0.0), Reducer(0.0, each="mul", finish="sqrt")
 _REDUCTIONS = (
-    reduction("sum", "tensor", _SUM, "sum({})", r"\mathrm{{sum}}\left({}\right)",
+    reduction("sum", "tensor", _SUM, "sum{under}({})", r"\mathrm{{sum}}{under}\left({}\right)",
               "Return the sum over the elements of one tensor."),
-    reduction("mean", "tensor", Reducer(0.0, finish="div"), "mean({})", r"\mathrm{{mean}}\left({}\right)",
+    reduction("mean", "tensor", Reducer(0.0, finish="div"), "mean{under}({})",
+              r"\mathrm{{mean}}{under}\left({}\right)",
               "Return the mean over the elements of one tensor; NaN if it has none."),
-    reduction("max", "tensor", Reducer(-np.inf, "maximum"), "largest({})", r"\mathrm{{largest}}\left({}\right)",
+    reduction("max", "tensor", Reducer(-np.inf, "maximum"), "largest{under}({})",
+              r"\mathrm{{largest}}{under}\left({}\right)",
               "Return the largest element of one tensor; −∞ if it has none."),
-    reduction("norm", "tensor", _NORM, "‖{}‖_tensor", r"\left\Vert {} \right\Vert_{{\mathrm{{tensor}}}}",
+    reduction("norm", "tensor", _NORM, "‖{}‖_{each}", r"\left\Vert {} \right\Vert_{{\mathrm{{{each}}}}}",
               "Return the Euclidean length of one tensor, accumulated in float64."),
     reduction("global_sum", "global", _SUM, "sum over all({})", r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)",
               "Return the sum over all elements of all tensors of the optimiser."),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from .graph import Graph
-from .node import Node, topological
+from .node import Node, Rank, topological
 from .ops import OPS
 
 GREEK = {
@@ -111,7 +111,9 @@ class _Printer:
         texts = [self.inner(x, self.least(node, i)) for i, x in enumerate(node.inputs)]
         if node.op in {"add", "sub", "mul"} and texts[1].startswith(("-", "−")):
             texts[1] = self.brackets(texts[1])  # a b is no a −b
-        return template.format(*texts)
+        axis = node.attr.word if isinstance(node.attr, Rank) else ""
+        under = (r"_{\mathrm{" + axis + "}}" if self.latex else f"_{axis}") if axis else ""
+        return template.format(*texts, each=axis or "tensor", under=under)
 
     def least(self, node: Node, place: int) -> int:
         """Return how tightly the input at this place must bind to stand without brackets."""

@@ -109,17 +109,18 @@ def scalars_out(node: Node) -> Node | None:
         else:
             kept.append(factor)
         inner = inner.inputs[-1]
-    if not out:
-        return None
     for factor in reversed(kept):
         inner = make("neg", inner) if factor is None else make("mul", factor, inner)
+    if not out or inner.rank is not node.inputs[0].rank:  # else fewer numbers would be reduced
+        return None
     outer = reduce(partial(make, "mul"), out)
-    return make("mul", make("abs", outer) if node.reducer.length else outer, make(node.op, inner))
+    return make("mul", make("abs", outer) if node.reducer.length else outer, make(node.op, inner, attr=node.attr))
 
 
 def _comes_out(factor: Node, *, of: Node) -> bool:
     waits = any(node.reduces for node in topological([factor]))
-    return waits and finite(factor) and (of.kind == "tensor" or _shared(factor))
+    same = _shared(factor) if of.kind == "global" else factor.rank <= of.rank
+    return waits and finite(factor) and same
 
 
 def _shared(scalar: Node) -> bool:
@@ -133,7 +134,7 @@ def _shared(scalar: Node) -> bool:
 
 def squares_last(node: Node) -> Node | None:
     """s·x² is (s·x)·x for a scalar: where x² alone would overflow, what is wanted need not, and the other way never."""
-    if node.op != "mul" or node.rank is not Rank.ELEMENT:
+    if node.op != "mul" or node.inputs[1].rank is not Rank.ELEMENT:
         return None
     scalar, rest = node.inputs
     if scalar.rank < Rank.ELEMENT and rest.op == "mul" and rest.inputs[0] is rest.inputs[1]:
@@ -146,7 +147,7 @@ def order_operands(node: Node) -> Node | None:
     if node.op not in {"add", "mul"}:
         return None
     a, b = node.inputs
-    if (a.rank, a.op != "const", a.key) <= (b.rank, b.op != "const", b.key):
+    if (a.rank.value, a.op != "const", a.key) <= (b.rank.value, b.op != "const", b.key):
         return None
     return make(node.op, b, a)
 

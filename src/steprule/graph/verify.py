@@ -29,8 +29,13 @@ def _ops_and_arity(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 def _reductions(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
-        if node.reduces and node.inputs[0].rank is not Rank.ELEMENT:
+        inner = node.inputs[0].rank if node.inputs else Rank.HOST
+        if isinstance(node.attr, Rank) and (node.kind != "tensor" or node.attr not in {Rank.ROW, Rank.COLUMN}):
+            yield node, f"`{node.op}` cannot give one number a {node.attr.word}"
+        elif node.reduces and inner <= Rank.TENSOR:
             yield node, f"`{node.op}` is taken of a value that does not vary over elements"
+        elif node.reduces and not node.rank < inner:
+            yield node, f"`{node.op}` gives one number a {node.rank.word}, of one number a {inner.word}"
 
 
 def _comparisons(graph: Graph) -> Iterator[tuple[Node, str]]:
@@ -59,11 +64,8 @@ def _leaves(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 def _ranks(graph: Graph) -> Iterator[tuple[Node, str]]:
     for slot, node in zip(graph.slots, graph.new_slots, strict=True):
-        if node.rank > slot.rank:
-            yield (
-                node,
-                f"the new `{slot.name}` varies over {node.rank.name.lower()}s, its slot over {slot.rank.name.lower()}s",
-            )
+        if not node.rank <= slot.rank:
+            yield node, f"the new `{slot.name}` varies over {node.rank.word}s, its slot over {slot.rank.word}s"
 
 
 LAWS: tuple[Callable[[Graph], Iterator[tuple[Node, str]]], ...] = (

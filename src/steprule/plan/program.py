@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..errors import GraphError
 from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
-from .schedule import Pass, Plan
+from .schedule import Pass, Plan, walks
 from .storage import REMAINDER, Format, Layout, format_of, layout
 
 
@@ -67,7 +67,10 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Combine:
-    """Reduce what chunks have left, in the order of chunks: to a number a tensor, or to a total."""
+    """Reduce what chunks have left, in their order, to a number a row, column or tensor, or to a total.
+
+    What is reduced of numbers that are one a row or column has left nothing in chunks.
+    """
 
     node: Node
     place: int
@@ -123,7 +126,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Program:
-    """A plan for arrays of known formats: its loops in order, then the slots of one number a tensor."""
+    """A plan for arrays of known formats: its loops in order, then the slots smaller than the parameter."""
 
     plan: Plan
     layout: Layout
@@ -163,7 +166,7 @@ def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], *, random: bool) -> 
     body = [
         *(Load(arrays[name]) for name in item.reads),
         *(Compute(node) for node in item.elements),
-        *(Accumulate(node, places[node]) for node in item.reductions),
+        *(Accumulate(node, places[node]) for node in item.reductions if walks(node)),
         *(Store(arrays[name], node, narrow.index(name) if name in narrow else -1) for name, node in item.writes),
     ]
     after = [
@@ -214,8 +217,8 @@ def _flaws(program: Program) -> Iterator[str]:
         if len({store.array for store in loop.stores}) < len(loop.stores):
             yield f"loop {loop.index} stores an array twice"
         made = [part.place for part in loop.accumulated]
-        combined = [part.place for part in loop.after if isinstance(part, Combine)]
-        shared = [part.place for part in loop.after if isinstance(part, Exchange)]
+        combined = [part.place for part in loop.after if isinstance(part, Combine) and walks(part.node)]
+        shared = [part.place for part in loop.after if isinstance(part, Exchange) and walks(part.node)]
         if made != combined or not set(shared) <= set(combined):
             yield f"loop {loop.index} accumulates {made}, combines {combined} and exchanges {shared}"
         ended |= {part.node for part in loop.after}

@@ -4,12 +4,13 @@ A reduction of elements that themselves need no earlier reduction may end in pas
 in pass 1, and so on. The last pass writes every output, so nothing is written before all that a
 reduction does to an element is known. That is the fewest passes possible: a value that depends on a
 reduction of all elements cannot be applied to the first of them before the last has been read. What
-feeds no element, only slots of one number a tensor, costs no pass: it may end in the last.
+feeds no element, only slots smaller than the parameter, costs no pass: it may end in the last. Nor does a reduction of
+numbers that are one a row or column: it ends with those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..errors import GraphError
@@ -25,8 +26,9 @@ from ..locks import once
 class Pass:
     """One walk over memory.
 
-    `scalars` are the values below element rank that its elements use; `elements` the element nodes
-    it computes, inputs first; `writes` the (array, new value) pairs, empty in all but the last pass.
+    `scalars` are the values below element rank that its elements use; `elements` the element nodes it computes, inputs
+    first; `reductions` those that end with it, inputs first, of elements or of what others give a row or column;
+    `writes` the (array, new value) pairs, empty in all but the last pass.
     """
 
     index: int
@@ -44,7 +46,7 @@ class Pass:
     @property
     def flops(self) -> int:
         """Arithmetic operations an element, counting a reduction's own."""
-        return sum(OPS[node.op].flops for node in (*self.elements, *self.reductions))
+        return sum(OPS[node.op].flops for node in (*self.elements, *filter(walks, self.reductions)))
 
     def bytes_per_parameter(self, itemsize: int = 4) -> int:
         """Bytes moved a parameter: every array once a read and once a write."""
@@ -64,6 +66,7 @@ class Plan:
     """A graph and its passes.
 
     `host` are the values computed once a step, before any pass: those that passes use, and new host slots.
+    `tensor_writes` are new values of slots smaller than the parameter, written after the last pass.
     """
 
     graph: Graph
@@ -79,6 +82,11 @@ class Plan:
         """Every reduction, in the order of the passes that end in it."""
         return tuple(node for item in self.passes for node in item.reductions)
 
+    @once
+    def axes(self) -> frozenset[Rank]:
+        """ROW and COLUMN, as far as the plan has numbers of them."""
+        return frozenset({node.rank for node in self.graph.nodes} & {Rank.ROW, Rank.COLUMN})
+
     @property
     def bytes_per_parameter(self) -> int:
         """Bytes moved a parameter and step in float32."""
@@ -90,12 +98,17 @@ class Plan:
         return 4 * len(self.graph.element_slots)
 
 
+def walks(reduction: Node) -> bool:
+    """Whether a reduction is of elements, which must be walked over."""
+    return reduction.inputs[0].rank is Rank.ELEMENT
+
+
 def _levels(roots: list[Node]) -> dict[Node, int]:
     """Map each node to the pass in which its value can first be known to elements."""
     level: dict[Node, int] = {}
     for node in topological(roots):
         base = max((level[child] for child in node.inputs), default=0)
-        level[node] = base + (node.reduces)
+        level[node] = max(base + walks(node), 1) if node.reduces else base
     return level
 
 
@@ -117,7 +130,7 @@ def _cone(roots: list[Node]) -> tuple[list[Node], list[Node]]:
 
 
 def _make_pass(index: int, reductions: list[Node], writes: list[tuple[str, Node]]) -> Pass:
-    roots = [node.inputs[0] for node in reductions] + [node for _, node in writes]
+    roots = [node.inputs[0] for node in reductions if walks(node)] + [node for _, node in writes]
     elements, scalars = _cone(roots)
     reads = tuple(node.attr[0] for node in elements if node.op == "read" and isinstance(node.attr, tuple))
     computed = tuple(node for node in elements if node.op != "read")
@@ -152,7 +165,7 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> lis
             early = level[node] - 1
             fixed = node is guard or node.kind == "global"
             chosen[node] = early if fixed else choose(node, range(early, due[node] + 1))
-            due |= {other: min(due.get(other, last), chosen[node] - 1) for other in before[node]}
+            due |= {other: min(due.get(other, last), chosen[node] - walks(node)) for other in before[node]}
         return chosen
 
     for node, index in placed(lambda _, allowed: allowed[-1]).items():
@@ -171,9 +184,9 @@ def _host_values(
 ) -> list[Node]:
     """List the host-rank numbers that something uses or a slot becomes; comparisons are made where used."""
     wanted: dict[Node, None] = {}
-    scalars = {node for item in passes for node in item.scalars} | {node for _, node in tensor_writes}
-    roots = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
-    for node in topological(roots):
+    scalars = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
+    small = [node.inputs[0] for item in passes for node in item.reductions if not walks(node)]
+    for node in topological([*scalars, *small]):
         compare = node.kind == "compare"
         inputs = node.inputs if node.rank > Rank.HOST or compare else ()
         for child in (*((node,) if node in scalars else ()), *inputs):
@@ -192,7 +205,7 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
     changed = [(name, node) for name, node in graph.outputs if not _unchanged(name, node)]
     writes = [(name, node) for name, node in changed if ranks[name] is Rank.ELEMENT]
-    tensor_writes = [(name, node) for name, node in changed if ranks[name] is Rank.TENSOR]
+    tensor_writes = [(name, node) for name, node in changed if Rank.HOST < ranks[name] < Rank.ELEMENT]
     host_writes = [(name, node) for name, node in changed if ranks[name] is Rank.HOST]
     ending = _place([node for _, node in writes], [node for _, node in tensor_writes], guard)
     last = len(ending) - 1
@@ -204,17 +217,21 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
 def verify(plan: Plan) -> Plan:
     """Return the plan if each reduction ends before its first use and only the last pass writes.
 
-    Numbers of tensors are written after the last pass, so they may use what ends in it.
+    Slots smaller than the parameter are written after the last pass, so they may use what ends in it.
     """
     ended: set[Node] = set()
+
+    def check(user: str, roots: Iterable[Node]) -> None:
+        for node in _nearest(list(roots)):
+            if node not in ended:
+                raise GraphError(f"{plan.graph.name}: {user} uses {node!r} before it has ended")
+
     for item in plan.passes:
-        missing = [node for node in topological(item.scalars) if node.reduces and node not in ended]
-        if missing:
-            raise GraphError(f"{plan.graph.name}: pass {item.index} uses {missing[0]!r} before it has ended")
+        check(f"pass {item.index}", item.scalars)
         if item.writes and item is not plan.passes[-1]:
             raise GraphError(f"{plan.graph.name}: pass {item.index} writes, but only the last pass may")
-        ended |= set(item.reductions)
-    missing = [node for node in _nearest([node for _, node in plan.tensor_writes]) if node not in ended]
-    if missing:
-        raise GraphError(f"{plan.graph.name}: a slot uses {missing[0]!r}, which no pass ends in")
+        for node in item.reductions:
+            check(f"a reduction of pass {item.index}", () if walks(node) else node.inputs)
+            ended.add(node)
+    check("a slot", (node for _, node in plan.tensor_writes))
     return plan

@@ -140,7 +140,7 @@ def apply(op: str, *operands: Any) -> Symbol:
     """Build the node of an operation on symbols and numbers, checking what tracing can check."""
     recorder = next(x.recorder for x in operands if isinstance(x, Symbol))
     nodes = [lift(x, recorder) for x in operands]
-    if OPS[op].reducer is not None and nodes[0].rank is not Rank.ELEMENT:
+    if OPS[op].reducer is not None and nodes[0].rank <= Rank.TENSOR:
         what = "a host scalar" if nodes[0].rank is Rank.HOST else "already one number"
         raise RuleError(
             f"`{op}` reduces over elements, but its argument is {what}: there is nothing to reduce",

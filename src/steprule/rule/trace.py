@@ -136,10 +136,10 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
         )
     nodes = [_returned(value, recorder, part.function) for value in values]
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
-        if node.rank > slot.rank:
+        if not node.rank <= slot.rank:
             raise RuleError(
-                f"slot `{slot.name}` holds one number a {slot.rank.name.lower()}, "
-                f"but its new value varies over {node.rank.name.lower()}s",
+                f"slot `{slot.name}` holds one number a {slot.rank.word}, "
+                f"but its new value varies over {node.rank.word}s",
                 where=recorder.origins.get(node, of_return(part.function)),
                 fix=_room_for(slot, node),
             )
