@@ -149,3 +149,14 @@ def test_the_meaning_of_a_row_follows_from_its_reducer() -> None:
     assert found == {"sum": 0, "norm": 0, "max": -np.inf, "min": np.inf, "product": 1}
     rows: list[Op] = [OPS[name] for name in ("sum", "norm")]
     assert [row.flops for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", MARKS)
+def test_a_reduction_of_an_array_that_the_same_pass_writes_is_of_what_it_was(kind: str) -> None:
+    """Also of a single element, which is its own result."""
+
+    @rule
+    def written(theta, g, a=slot(rank="tensor"), b=slot(rank="tensor"), *, lr=1.0):
+        return theta - lr * g, apply("min", theta), sr.max(theta)
+
+    held_against(written, the_problem(written, gradients_with(None, 0, [1, 3])), kind)
