@@ -219,7 +219,8 @@ def _flaws(program: Program) -> Iterator[str]:
         made = [part.place for part in loop.accumulated]
         combined = [part.place for part in loop.after if isinstance(part, Combine) and walks(part.node)]
         shared = [part.place for part in loop.after if isinstance(part, Exchange) and walks(part.node)]
-        if made != combined or not set(shared) <= set(combined):
+        totals = [part.place for part in loop.accumulated if part.node.kind == "global"]
+        if made != combined or shared != totals:
             yield f"loop {loop.index} accumulates {made}, combines {combined} and exchanges {shared}"
         ended |= {part.node for part in loop.after}
 
