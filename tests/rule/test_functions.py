@@ -8,12 +8,15 @@ import pydoc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from told import refused
 
 import steprule as sr
 from steprule import rule
-from steprule.graph.ops import OPS
+from steprule.graph.evaluate import evaluate
+from steprule.graph.ops import ANY, OPS, Op
+from steprule.graph.show import formula
 from steprule.rule import advice, functions
 
 pytestmark = pytest.mark.null
@@ -68,9 +71,15 @@ def test_functions_take_their_arguments_by_name_too() -> None:
     assert "norm() too many positional arguments" in error.what
 
 
-def test_a_row_that_is_added_is_a_function() -> None:
-    row = OPS["exp"]
-    assert functions.function(row)(0.0) == 1.0
+def test_a_row_that_is_added_is_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Op("cosh", "pointwise", (ANY,), np.cosh, "cosh", "cosh({})", "", doc="Return the hyperbolic cosine.")
+    monkeypatch.setitem(OPS, "cosh", row)
+    cosh = functions.function(row)
+    assert cosh(0.0) == 1.0
+    graph = rule(lambda theta, g, *, lr=0.1: theta - lr * cosh(g)).graph
+    (new,) = evaluate(graph, [{"theta": np.zeros(1), "g": np.ones(1)}], [{"lr": 1.0}])
+    assert new["theta"] == -np.cosh(1.0)
+    assert "cosh(g)" in formula(graph)
 
 
 def test_operators_are_those_of_the_table() -> None:

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import HyperparameterError, RuleError
+from ..errors import HyperparameterError
 from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
+from .origin import refusal
 
 RANKS: dict[str, Rank] = {"element": Rank.ELEMENT, "tensor": Rank.TENSOR, "host": Rank.HOST}
 
@@ -47,9 +48,9 @@ def hyper(
         _checked(Hyper(name), bound)
     declared = Hyper("", value, low, high, above, below, shared, only)
     if math.isnan(declared.example()) or None not in {low, above} or None not in {high, below}:
-        raise RuleError(
+        raise refusal(
             f"low={low}, above={above}, high={high}, below={below} is no range",
-            fix="give at most one bound below (low or above) and one over it (high or below), e.g. low=0, below=1",
+            "give at most one bound below (low or above) and one over it (high or below), e.g. low=0, below=1",
         )
     return _checked(declared, value)
 
@@ -60,7 +61,7 @@ def _checked(declared: Hyper, value: float | None) -> Hyper:
         try:
             declared.check(value, "this declaration")
         except HyperparameterError as error:
-            raise RuleError(error.what.replace("``", "the default"), fix=error.fix) from None
+            raise refusal(error.what.replace("``", "the default"), error.fix) from None
     return declared
 
 
@@ -77,11 +78,11 @@ def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tens
     `rank="tensor"` keeps one number a tensor, in float32 at least; `rank="host"` one float64 number on the host.
     """
     if rank not in tuple(RANKS):
-        raise RuleError(f"a slot cannot have rank {rank!r}", fix=f"use one of {', '.join(RANKS)}")
+        raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
     if isinstance(init, str) and (init, rank) != ("theta", "element"):
-        raise RuleError(
+        raise refusal(
             f"a slot cannot start from {init!r}{'' if rank == 'element' else f': rank {rank!r} is one number'}",
-            fix='give a number; or leave out rank=, and init="theta" copies the parameter',
+            'give a number; or leave out rank=, and init="theta" copies the parameter',
         )
     if init != "theta":
         _checked(Hyper("init"), init)
@@ -102,5 +103,5 @@ def choice(*options: Any) -> Any:
     Unlike a hyperparameter it is an ordinary Python value in the rule, fixed when the rule is traced.
     """
     if not options:
-        raise RuleError("a choice needs at least one option", fix='e.g. choice("classic", "nesterov")')
+        raise refusal("a choice needs at least one option", 'e.g. choice("classic", "nesterov")')
     return Choice(options)

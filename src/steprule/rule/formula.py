@@ -15,7 +15,7 @@ from ..graph.compensate import compensated
 from ..graph.graph import Graph, Hyper
 from ..graph.node import step
 from ..locks import once
-from .origin import here, of_definition
+from .origin import of_definition, refusal
 from .signature import STEP, read_signature
 from .symbols import Symbol
 from .trace import Moves, Part, call, trace
@@ -132,10 +132,9 @@ class _Single(Formula):
             raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
         if unknown or len(arrays) + len(values.keys() & set(needed)) != len(needed):
             given = ", ".join([*needed, *(f"{name}={name}" for name in keywords)])
-            raise RuleError(
+            raise refusal(
                 f"`{self.name}` has no `{unknown[0]}`" if unknown else f"`{self.name}` takes {', '.join(needed)}",
-                where=here(),
-                fix=f"write {self.name}({given}); you may leave out what has an =",
+                f"write {self.name}({given}); you may leave out what has an =",
             )
         return call(self.part.function, arrays, keywords | values)
 
@@ -145,22 +144,22 @@ class _Single(Formula):
         names = [name for name in (*self.part.own, *choices) if isinstance(arrays[0], int | float) or name in choices]
         if names and all(isinstance(value, int | float | str | None) for value in arrays):
             named = ", ".join(f"{name}={value!r}" for name, value in zip(names, arrays, strict=False))
-            return RuleError(f"`{self.name}` takes its values by name", where=here(), fix=f"write {self.name}({named})")
+            return refusal(f"`{self.name}` takes its values by name", f"write {self.name}({named})")
         run = f"run it with {self.name}.optimizer(model.parameters(), ...)"
-        return RuleError(
+        return refusal(
             f"`{self.name}` was called with arrays, but it is a formula, not a function on tensors",
-            where=of_definition(self.part.function),
-            fix=run if self.part.moves is None else f"chain it with a rule: chain({self.name}, board.adam)",
+            run if self.part.moves is None else f"chain it with a rule: chain({self.name}, board.adam)",
+            self.part.function,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         function = self.part.function
         found = _look_up(function.__module__, function.__qualname__)
         if not isinstance(found, _Single) or found.part.function is not function:
-            raise RuleError(
+            raise refusal(
                 f"`{self.name}` cannot be pickled: {function.__module__}.{function.__qualname__} is not this rule",
-                where=of_definition(function),
-                fix="define the rule at the top level of a module, under its own name",
+                "define the rule at the top level of a module, under its own name",
+                function,
             )
         values = {name: hyper.value for name, hyper in self.part.own.items() if hyper.value is not None}
         return _restore, (function.__module__, function.__qualname__, values | self.part.chosen)
@@ -177,9 +176,9 @@ def _look_up(module: str, qualname: str) -> Any:
 def _restore(module: str, qualname: str, values: dict[str, Any]) -> Any:
     found = _look_up(module, qualname)
     if not isinstance(found, _Single):
-        raise RuleError(
+        raise refusal(
             f"the rule {module}.{qualname} was saved, but is not there any more",
-            fix="import or define it under this name before loading",
+            "import or define it under this name before loading",
         )
     return found(**values)
 
@@ -227,16 +226,12 @@ class Compensated(Formula):
 def _made(kind: type[_Single], moves: Moves | None, evaluate_at: Any, function: Callable[..., Any]) -> _Single:
     signature = read_signature(function)
     if moves not in {None, "gradient", "parameter"}:
-        raise RuleError(
-            f"a transform cannot move {moves!r}",
-            where=of_definition(function),
-            fix='give moves="gradient" or moves="parameter"',
-        )
+        raise refusal(f"a transform cannot move {moves!r}", 'give moves="gradient" or moves="parameter"', function)
     if evaluate_at is not None and not inspect.isfunction(evaluate_at):
-        raise RuleError(
+        raise refusal(
             f"evaluate_at is {evaluate_at!r}, which is no Python function",
-            where=of_definition(function),
-            fix="give the point as one: @rule(evaluate_at=lambda theta, m, *, lr: theta - lr * m)",
+            "give the point as one: @rule(evaluate_at=lambda theta, m, *, lr: theta - lr * m)",
+            function,
         )
     chosen = {name: declared.options[0] for name, declared in signature.choices.items()}
     return kind(Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at))
@@ -301,9 +296,9 @@ def chain(*formulas: Formula) -> Formula:
     """
     for formula in formulas:
         if not isinstance(formula, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise RuleError(
+            raise refusal(
                 f"{formula!r} is neither a rule nor a transform",
-                fix="decorate the function with @rule or @transform"
+                "decorate the function with @rule or @transform"
                 if inspect.isfunction(formula)
                 else "give transforms, then a rule: chain(clip_global_norm(max_norm=1.0), board.adam)",
             )
@@ -311,19 +306,19 @@ def chain(*formulas: Formula) -> Formula:
         return chain(*formulas[:-1], formulas[-1].formula).compensated()
     parts = tuple(part for formula in formulas for part in formula.parts)
     if not parts:
-        raise RuleError("an empty chain updates nothing", fix="chain(clip_global_norm, board.adam(lr=1e-3))")
+        raise refusal("an empty chain updates nothing", "chain(clip_global_norm, board.adam(lr=1e-3))")
     *before, last = parts
     for part in before:
         if part.moves is None:
-            raise RuleError(
+            raise refusal(
                 f"`{part.name}` is a rule, but only the last link of a chain may be one",
-                where=of_definition(part.function),
-                fix="put transforms first and one rule last",
+                "put transforms first and one rule last",
+                part.function,
             )
     if last.moves is not None:
-        raise RuleError(
+        raise refusal(
             f"`{last.name}` is a transform, but the last link of a chain is a rule",
-            where=of_definition(last.function),
-            fix=f"chain({last.name}, board.adam(lr=1e-3))",
+            f"chain({last.name}, board.adam(lr=1e-3))",
+            last.function,
         )
     return Chain(parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
-from ..errors import Origin
+from ..errors import Origin, RuleError
 
 _USES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "STORE_GLOBAL", "STORE_DEREF", "IMPORT_NAME")
 _ROOM = str(Path(__file__).parent)
@@ -81,3 +81,9 @@ def of_return(function: Callable[..., Any]) -> Origin:
         if text.lstrip().startswith("return"):
             return Origin(function.__code__.co_filename, number, text)
     return of_definition(function)
+
+
+def refusal(what: str, fix: str, where: Origin | Callable[..., Any] | None = None) -> RuleError:
+    """Return the error of a formula: at a place, at a function's definition, or where the author's code is now."""
+    place = where if where is None or isinstance(where, Origin) else of_definition(where)
+    return RuleError(what, where=place or here(), fix=fix)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import Origin, RuleError, StepruleError
 from ..graph.graph import Graph
-from .origin import of_definition, of_name, of_return
+from .origin import of_name, of_return, refusal
 from .symbols import Recorder
 
 MORE = 16
@@ -47,7 +47,7 @@ def pure(name: str, functions: Sequence[Function], read: Callable[[Recorder], Gr
     for (function, label), account in _held(reached).items():
         if account != held.get((function, label)):
             what = f"reading `{name}` changes `{label}`; it is read when its formula is needed, not at every step"
-            raise RuleError(what, where=of_name(function, label) or of_definition(function), fix=FIX)
+            raise refusal(what, FIX, of_name(function, label) or function)
     for _ in range(MORE if _dice() != dice else 0):
         _compare(name, functions[-1], read, graph, recorder)
     return graph
@@ -67,7 +67,7 @@ def _compare(
         return
     pairs = itertools.zip_longest(recorder.origins, again.origins)
     first = next((node for node, now in pairs if node is not now), graph.new_parameter)
-    raise RuleError(what, where=recorder.origins.get(first) or of_return(function), fix=FIX)
+    raise refusal(what, FIX, recorder.origins.get(first) or of_return(function))
 
 
 # What a function can reach ----------------------------------------------------------------------------
@@ -152,4 +152,4 @@ def _refuse_clocks(name: str, function: Function) -> None:
         fickle = value is None or module in FICKLE or (dated and bool(names & NOW))
         where: Origin | None = of_name(function, label) if fickle and label in names else None
         if where is not None and (value is not None or label not in function.__globals__):
-            raise RuleError(f"`{name}` asks `{label}`, which says something else every time", where=where, fix=FIX)
+            raise refusal(f"`{name}` asks `{label}`, which says something else every time", FIX, where)

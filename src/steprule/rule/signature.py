@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
-from ..errors import HyperparameterError, RuleError
+from ..errors import HyperparameterError
 from ..graph.graph import Hyper, Slot
 from .declare import Choice
-from .origin import of_definition
+from .origin import refusal
 
 STEP = "t"
 OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "capturable"})
@@ -36,16 +36,12 @@ class Signature:
     wants_step: bool
 
 
-def _refuse(function: Callable[..., Any], what: str, fix: str) -> NoReturn:
-    raise RuleError(what, where=of_definition(function), fix=fix)
-
-
 def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
     if name in reserved:
         used = f"choose another name; optimisers use {', '.join(sorted(reserved - {STEP}))} themselves"
         asked = "t is the step count: ask for it as a keyword-only argument, `*, t`"
-        _refuse(function, f"`{name}` is reserved, so it cannot name an argument of a rule",
-                asked if name == STEP else used)  # fmt: skip
+        what = f"`{name}` is reserved, so it cannot name an argument of a rule"
+        raise refusal(what, asked if name == STEP else used, function)
 
 
 def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
@@ -56,8 +52,8 @@ def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
     if isinstance(default, Slot):
         return replace(default, name=name)
     spelled = f"{name}={_spelled(default)}"
-    _refuse(function, f"`{spelled}` stands among the arrays, but looks like a hyperparameter",
-            f"put it after a lone `*`: def {function.__name__}(theta, g, *, {spelled})")  # fmt: skip
+    fix = f"put it after a lone `*`: def {function.__name__}(theta, g, *, {spelled})"
+    raise refusal(f"`{spelled}` stands among the arrays, but looks like a hyperparameter", fix, function)
 
 
 def _spelled(default: Any) -> str:
@@ -85,24 +81,24 @@ def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper 
         return Hyper(name, Hyper(name).check(default if number else None, ""))
     except HyperparameterError:
         variant = f"a variant of the formula is declared as {name}={_spelled(default)}"
-        _refuse(function, f"the default {name}={default!r} is no number",
-                "give a finite number" if number else variant)  # fmt: skip
+        fix = "give a finite number" if number else variant
+        raise refusal(f"the default {name}={default!r} is no number", fix, function) from None
 
 
 def read_signature(function: Callable[..., Any]) -> Signature:
     """Return what a rule's or transform's signature declares, or say what is wrong with it."""
     if not inspect.isfunction(function):
-        raise RuleError(
+        raise refusal(
             f"{function!r} is no Python function, so it cannot be read as a formula",
-            fix="decorate a function: @rule above def name(theta, g, *, lr=1e-3)",
+            "decorate a function: @rule above def name(theta, g, *, lr=1e-3)",
         )
     parameters = list(inspect.signature(function).parameters.values())
     starred = any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters)
     arrays = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
     if starred or len(arrays) < 2:
         needs = "needs positional arguments: the parameter, its gradient, then the state slots"
-        _refuse(function, f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}",
-                f"def {function.__name__}(theta, g, m, *, lr=1e-3): ...")  # fmt: skip
+        fix = f"def {function.__name__}(theta, g, m, *, lr=1e-3): ..."
+        raise refusal(f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}", fix, function)
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name != STEP}
     _, _, *slots = [_slot(p, function) for p in arrays]

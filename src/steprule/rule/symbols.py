@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import Origin, RuleError
+from ..errors import Origin
 from ..graph.node import Node, Rank, const, make
 from ..graph.ops import OPS
 from . import advice
-from .origin import here
+from .origin import here, refusal
 
 LONGEST = 1000
 """Operations and numbers of a rule: so many compile in about 20 s, and the time grows faster than they do."""
@@ -33,10 +33,10 @@ class Recorder:
         """Keep the author's current line as this node's origin, unless it has one."""
         if node not in self.origins and (origin := self._where()) is not None:
             if len(self.origins) == LONGEST:
-                raise RuleError(
+                raise refusal(
                     f"a rule has room for {LONGEST} operations, and this one goes on",
-                    where=origin,
-                    fix="a Python loop is written out in full: make it shorter, or spread it over steps with a slot",
+                    "a Python loop is written out in full: make it shorter, or spread it over steps with a slot",
+                    origin,
                 )
             self.origins[node] = origin
 
@@ -55,10 +55,9 @@ class Symbol:
         return f"<symbol {self.node!r}>"
 
     def __hash__(self) -> int:
-        raise RuleError(
+        raise refusal(
             "a symbol cannot be in a set or be a key of a dict: in which order it came out would be chance",
-            where=here(),
-            fix="use a list or a tuple",
+            "use a list or a tuple",
         )
 
     def __pos__(self) -> Symbol:
@@ -66,25 +65,24 @@ class Symbol:
 
     def __bool__(self) -> NoReturn:
         origin = here()
-        raise RuleError(
+        raise refusal(
             "Python cannot decide `if`, `and`, `or`, `not`, min() or max() on a symbol: it has no value yet",
-            where=origin,
-            fix=advice.decision(origin, hyper=str(self.node.attr) if self.node.op == "hyper" else ""),
+            advice.decision(origin, hyper=str(self.node.attr) if self.node.op == "hyper" else ""),
+            origin,
         )
 
     @classmethod
     def __torch_function__(cls, func: Any, *_: Any, **__: Any) -> NoReturn:
         name = getattr(func, "__name__", "this")
-        raise RuleError(
+        raise refusal(
             f"torch's `{name}` does not know symbols: a rule is a formula, not a computation on tensors",
-            where=here(),
-            fix=advice.instead(name),
+            advice.instead(name),
         )
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RuleError(f"a symbol has no `.{name}`", where=here(), fix=advice.instead(name))
+        raise refusal(f"a symbol has no `.{name}`", advice.instead(name))
 
 
 def _without_value(method: str) -> Callable[..., NoReturn]:
@@ -92,10 +90,10 @@ def _without_value(method: str) -> Callable[..., NoReturn]:
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
         origin = here()
-        raise RuleError(
+        raise refusal(
             "a symbol has no value or length yet, so this function or operator does not know it",
-            where=origin,
-            fix=advice.without_value(method, origin),
+            advice.without_value(method, origin),
+            origin,
         )
 
     return refuse
@@ -130,7 +128,7 @@ def lift(value: Any, recorder: Recorder) -> Node:
         number = math.nan
     if not math.isfinite(number):
         shown = reprlib.repr(value)
-        raise RuleError(f"{shown} cannot stand in a formula", where=here(), fix=advice.value(value))
+        raise refusal(f"{shown} cannot stand in a formula", advice.value(value))
     node = const(number)
     recorder.remember(node)
     return node
@@ -142,18 +140,16 @@ def apply(op: str, *operands: Any) -> Symbol:
     nodes = [lift(x, recorder) for x in operands]
     if OPS[op].reducer is not None and nodes[0].rank <= Rank.TENSOR:
         what = "a host scalar" if nodes[0].rank is Rank.HOST else "already one number"
-        raise RuleError(
+        raise refusal(
             f"`{op}` reduces over elements, but its argument is {what}: there is nothing to reduce",
-            where=here(),
-            fix="reduce an array of the rule (the parameter, the gradient, a slot), or drop the reduction",
+            "reduce an array of the rule (the parameter, the gradient, a slot), or drop the reduction",
         )
     for place, node in enumerate(nodes):
         wanted = op == "where" and place == 0
         if (node.kind == "compare") is not wanted:
-            raise RuleError(
+            raise refusal(
                 "`where` needs a comparison first" if wanted else f"`{op}` cannot take a comparison as a number",
-                where=here(),
-                fix="write where(a < b, x, y): where(a < b, 1, 0) is a number",
+                "write where(a < b, x, y): where(a < b, 1, 0) is a number",
             )
     node = make(op, *nodes)
     recorder.remember(node)

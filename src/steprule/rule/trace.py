@@ -13,7 +13,7 @@ from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
 from ..graph.verify import verify
 from . import advice
-from .origin import of_definition, of_return, of_traceback
+from .origin import of_definition, of_return, of_traceback, refusal
 from .purity import pure
 from .signature import STEP, Signature
 from .symbols import Recorder, Symbol, lift
@@ -128,20 +128,20 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
     parameter, gradient, *slots = part.signature.arrays
     wanted = [gradient if part.moves == "gradient" else parameter, *slots]
     if len(values) != len(wanted) or any(value is None for value in values):
-        raise RuleError(
+        raise refusal(
             f"`{part.name}` returns {len(values) if result is not None else 'no'} value(s), "
             f"but its signature needs {len(wanted)}: {', '.join(f'the new {name}' for name in wanted)}",
-            where=of_return(part.function),
-            fix=f"return {', '.join(wanted)}",
+            f"return {', '.join(wanted)}",
+            of_return(part.function),
         )
     nodes = [_returned(value, recorder, part.function) for value in values]
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
         if not node.rank <= slot.rank:
-            raise RuleError(
+            raise refusal(
                 f"slot `{slot.name}` holds one number a {slot.rank.word}, "
                 f"but its new value varies over {node.rank.word}s",
-                where=recorder.origins.get(node, of_return(part.function)),
-                fix=_room_for(slot, node),
+                _room_for(slot, node),
+                recorder.origins.get(node, of_return(part.function)),
             )
     return nodes
 
@@ -165,10 +165,10 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | 
     names = code.co_varnames[: split + code.co_kwonlyargcount]
     missing = [name for name in names if name not in known]
     if missing:
-        raise RuleError(
+        raise refusal(
             f"evaluate_at asks for `{missing[0]}`, which `{bound.part.name}` does not have",
-            where=of_definition(function),
-            fix=f"ask for any of {', '.join(known)}",
+            f"ask for any of {', '.join(known)}",
+            function,
         )
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
     return lift(value, theta.recorder)
