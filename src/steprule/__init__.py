@@ -21,5 +21,5 @@ from .zoo.transforms import clip_global_norm, clip_norm, clip_value, weight_deca
 __all__ = ["Explanation", "Optimizer", "__version__", "board", "chain", "choice", "clip_global_norm", "clip_norm",
            "clip_value", "errors", "explain", "hyper", "rule", "slot", "transform", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
-# abs, max and sum would hide builtins: they are there by name, and `from steprule import *` leaves them out.
+# Those that would hide builtins are there by name, and `from steprule import *` leaves them out.
 __all__[:] = [name for name in __all__ if not hasattr(builtins, name)]

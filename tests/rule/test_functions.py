@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import pickle
 import pydoc
@@ -51,7 +52,7 @@ def test_a_function_of_the_language_is_one_to_python(name: str) -> None:
     assert one.__doc__ in shown
     assert f"{name}({next(iter(inspect.signature(one).parameters))}: " in shown
     assert name in advice.FUNCTIONS
-    assert (name in sr.__all__) == (name not in {"abs", "max", "sum"})
+    assert (name in sr.__all__) == (not hasattr(builtins, name))
 
 
 def test_every_row_with_a_sentence_is_a_function_and_no_other() -> None:

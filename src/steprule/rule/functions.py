@@ -5,6 +5,7 @@ Type checkers and editors read `functions.pyi`, which `python tests/rule/test_fu
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Any
@@ -58,7 +59,7 @@ def _fitting(op: str, operands: tuple[Any, ...]) -> str:
     items = list(operands[0]) if isinstance(operands[0], list | tuple) else []
     if any(isinstance(item, Symbol) for item in items):
         return f"give one array: {op}(x)"
-    if op in {"abs", "max", "sum"}:
+    if hasattr(builtins, op):
         return f"for Python's own {op}, import steprule as sr, which leaves it as it is, or builtins"
     return "call it inside a @rule or @transform, on the rule's arguments"
 
