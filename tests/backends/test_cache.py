@@ -58,6 +58,27 @@ def step() -> tuple[int, int]:
     return cache.counts.compiled - before[0], cache.counts.loaded - before[1]
 
 
+def test_a_kernel_that_was_just_compiled_gives_the_bits_of_one_that_was_linked() -> None:
+    """Numba optimises what one function calls twice where it is stored, and once where it is run at first."""
+
+    @sr.rule
+    def totals(theta, g, a=sr.slot(rank="tensor"), b=sr.slot(rank="tensor"), *, lr=0.1):
+        return theta - lr * g / (1 + sr.norm(g)) * sr.mean(g) / sr.max(abs(g)), sr.sum(g), sr.max(g)
+
+    def step_totals() -> float:
+        cache._loaded.clear()
+        generator = torch.Generator().manual_seed(0)
+        parameter = torch.nn.Parameter(torch.zeros(40_000, dtype=torch.float64))
+        parameter.grad = torch.randn(40_000, dtype=torch.float64, generator=generator)
+        optimizer = totals.optimizer([parameter], backend="numba_cpu")
+        optimizer.step()
+        return float(optimizer.state[parameter]["a"])
+
+    before = cache.counts.compiled
+    assert step_totals().hex() == step_totals().hex()
+    assert cache.counts.compiled == before + 1
+
+
 def entries(place: Path) -> list[Path]:
     return sorted(place.iterdir())
 

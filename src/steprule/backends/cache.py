@@ -266,7 +266,6 @@ def _link(name: str, symbol: str, code: bytes) -> Kernel | None:
     except (AttributeError, ImportError, RuntimeError, KeyError):
         return None
     _kept.extend((compiler, library))
-    counts.loaded += 1
     return _PROTOTYPE(address)
 
 
@@ -296,6 +295,7 @@ def _find(source: str, name: str) -> Kernel:
     linked = _link(name, *stored) if stored is not None else None
     if linked is not None and place is not None:
         _mark_used(place / name)
+        counts.loaded += 1
         return linked
     kernel, symbol, code = _compile(source, name)
     if place is not None and code is not None:
@@ -303,7 +303,8 @@ def _find(source: str, name: str) -> Kernel:
             _write(place, name, source, symbol, code)
         except OSError as error:  # a full or read-only disk: memory is always there
             _report(f"{place} cannot be written ({_reason(error)})")
-    return kernel
+    # Later processes run this object code; what Numba made for this one may add up in another order.
+    return (_link(name, symbol, code) if code is not None else None) or kernel
 
 
 def plain(source: str) -> Kernel:
