@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backends.base import Gradients, addresses_of, run, settle
+from ..backends.base import Gradients, run, settle
 from ..errors import NonFiniteError, StepruleError
 from ..plan.tables import array_rows
-from .aliasing import Written, set_apart
-from .bucket import Bucket, Groups, kept
-from .checks import CHANGED, OTHERS, Facts, Form, SlowCheck
+from .aliasing import set_apart
+from .bucket import Bucket, Groups
+from .checks import CHANGED, OTHERS, Facts, SlowCheck, forms
 from .compiled import Compiled, Kernels
 from .fast_check import FastCheck, loop, obstacle
 from .settings import Settings
 from .shards import Shards, distributed, local
 from .state import ensure, lay_out
-from .tensors import Entry, check, extent, here, in_order_of, label
+from .tensors import Entry, check, here, in_order_of, label
 
 NO_KERNELS = "some parameters are not updated by kernels in main memory"
 _gradient = attrgetter("grad")
@@ -72,7 +72,7 @@ class Binding:
         except BaseException:
             self._forget_new()
             raise
-        slots = (own[name] for bucket in self.buckets for name in bucket.slots for own in bucket.states)
+        slots = (value for bucket in self.buckets for own in bucket.states for value in map(own.get, bucket.names))
         self._shards = Shards(self.parameters, slots) if any(map(distributed, self.parameters)) else None
         self._present, self._stepped = [True] * len(self.parameters), self.parameters
         self._leave_out([entry.present for entry in entries])
@@ -107,7 +107,7 @@ class Binding:
         self._counting = [bucket for bucket in self.buckets if not bucket.decides]
         self._deciding = [bucket for bucket in self.buckets if bucket.decides]
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]
-        self._make_check(entries, gradients, slots)
+        self._make_check(entries, gradients)
 
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
         """Lay a parameter's slots out as it is, and return what updates it."""
@@ -120,9 +120,7 @@ class Binding:
         state = self._state[entry.owner]
         return {name: local(state[name]) for name in array_rows(self._chosen[entry.group].plan)[2:]}
 
-    def _make_check(
-        self, entries: list[Entry], gradients: list[torch.Tensor], slots: list[dict[str, torch.Tensor]]
-    ) -> None:
+    def _make_check(self, entries: list[Entry], gradients: list[torch.Tensor]) -> None:
         """Choose how to ask whether all is as it was: fast, if that is possible."""
         # A gradient that had to be copied must be copied again next time.
         given = not any(e.copied or g is not e.gradient for e, g in zip(entries, gradients, strict=True))
@@ -131,17 +129,13 @@ class Binding:
         found = None if self.why_slow else loop()
         if found is None:
             self.why_slow = self.why_slow or obstacle() or "there is none here"
-        self._fast = self._far = None
+        self._fast: FastCheck | None = None
         self._check: Callable[[Gradients, list[Any]], int] = _never
-        if not given:
-            return
-        facts = self._facts([entry.parameter for entry in entries], slots)
-        forms = self._forms(entries)
-        if found is None:
-            self._check = SlowCheck(facts, forms, [(bucket.batch, bucket.members) for bucket in self.buckets])
-            return
-        self._check = self._fast = FastCheck(found, facts, forms, [cells[i] for i in range(len(entries))])
-        self._far = self._fast if self._fast.is_far else None
+        if given:
+            facts, like = Facts(self._lists, self._dicts, entries, self.buckets), forms(entries, self.buckets)
+            self._fast = FastCheck(found, facts, like, [cells[i] for i in range(len(entries))]) if found else None
+            self._check = self._fast or SlowCheck(facts, like)
+        self._far = self._fast if self._fast is not None and self._fast.is_far else None
 
     def _why_slow(self, *, given: bool, kernels: bool) -> str:
         """Return why these tensors and dicts cannot be asked in one call; nothing if they can."""
@@ -153,33 +147,6 @@ class Binding:
         if not all(usual):
             return "a list of parameters, or the state of one, is of a class of its own"
         return "" if self.parameters else "no parameter has a gradient"
-
-    def _facts(self, parameters: list[torch.Tensor], slots: list[dict[str, torch.Tensor]]) -> Facts:
-        """List what must stay as it is."""
-        arrays = [tensor for own in slots for tensor in own.values()]
-        return Facts(
-            lists=self._lists,
-            states=self._dicts,
-            written=Written([*parameters, *arrays]),
-            parameters=parameters,
-            slots=arrays,
-            cells=[cell for bucket in self.buckets for cell in bucket.cells],
-            items=[item for bucket in self.buckets for item in kept(bucket)],
-            storages=[storage for bucket in self.buckets for storage in bucket.storages],
-            numbers=[(bucket.counts, bucket.counted) for bucket in self._counting if bucket.hosts],
-        )
-
-    def _forms(self, entries: list[Entry]) -> list[Form]:
-        """Note what gradients must be like; how far they reach matters where kernels are told where they begin."""
-        pointed = {i for bucket in self.buckets if bucket.pointed for i in bucket.members}
-        addresses = addresses_of([entry.gradient if entry.present else None for entry in entries])
-        forms: list[Form] = []
-        for i, entry in enumerate(entries):
-            gradient, length = entry.gradient, extent(entry.gradient)
-            offset = int(gradient.storage_offset()) if i in pointed else 0
-            needed = offset * gradient.element_size() + length if i in pointed else 0
-            forms.append(Form(gradient, offset, needed, addresses[i], length))
-        return forms
 
     def still_holds(
         self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups, state: Any

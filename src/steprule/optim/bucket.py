@@ -7,7 +7,7 @@ What is edited in place is followed; what is replaced is found out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -46,19 +46,20 @@ class Bucket:
         self.decides, self.pointed = backend.decides, backend.pointed
         self.states: list[dict[str, Any]] = [state[entry.owner] for entry in entries]
         names, columns = array_rows(self.plan), host_columns(self.plan)
-        self.hosts, self.slots = [STEP if name == "t" else name for name in columns], names[2:]
+        self.hosts = [STEP if name == "t" else name for name in columns]
+        self.names = [*names[2:], *self.hosts]
         # NumPy owns this memory: torch may move a storage elsewhere under its views (`share_memory_`, a queue).
         self.counts = np.zeros((len(entries), len(columns)), dtype=str(kernels.host_dtype).split(".")[1])
         table = compiled.kernel.table_of(self.counts, compiled.device)
         self._move_into(table)
         self.counted = self.counts.copy()
         self._make_rows([entry.group for entry in entries])
-        held = [[local(own[name]) for own in self.states] for name in self.slots]
         parameters = [entry.parameter for entry in entries]
-        arrays: Arrays = {names[0]: parameters, names[1]: gradients, **dict(zip(self.slots, held, strict=True))}
+        slots = {name: [local(own[name]) for own in self.states] for name in names[2:]}
+        self.arrays = list(chain.from_iterable(slots.values()))
         # Memory outlives a parameter whose data another thread replaces under a kernel.
-        pointed = chain(parameters, *held) if self.pointed else ()
-        self.storages = [tensor.untyped_storage() for tensor in pointed]
+        self.storages = [tensor.untyped_storage() for tensor in (*parameters, *self.arrays)] if self.pointed else []
+        arrays: Arrays = {names[0]: parameters, names[1]: gradients, **slots}
         self.batch: Batch = compiled.kernel.batch(arrays, self._row_of.tolist(), table)
 
     def _move_into(self, table: torch.Tensor) -> None:
@@ -198,8 +199,3 @@ def _together(numbers: list[Any], table: torch.Tensor) -> torch.Tensor:
         own = [torch.as_tensor(number).detach().to(table.device, table.dtype).reshape(()) for number in numbers]
         return torch.stack(own)
     return torch.tensor([float(number) for number in numbers], dtype=table.dtype, device="cpu")
-
-
-def kept(bucket: Bucket) -> list[tuple[Mapping[str, Any], str, Any]]:
-    """List what each state holds under the names that the bucket's plan knows."""
-    return [(own, name, own[name]) for name in (*bucket.slots, *bucket.hosts) for own in bucket.states]

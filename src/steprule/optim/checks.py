@@ -13,16 +13,16 @@ one call of C++ (`TensorGuards`); that call is used where this version of torch 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, compress
 from operator import getitem, is_, le
 from typing import Any, NamedTuple
 
 import torch
-from numpy.typing import NDArray
 
-from ..backends.base import Batch, Gradients, addresses_of
+from ..backends.base import Gradients, addresses_of
 from .aliasing import Written
+from .bucket import Bucket
+from .tensors import Entry, extent
 
 try:
     from torch._C._dynamo import guards  # pyright: ignore[reportMissingModuleSource]
@@ -43,7 +43,8 @@ _storage, _size = torch.Tensor.untyped_storage, torch.UntypedStorage.nbytes
 class Form(NamedTuple):
     """What the gradient of one parameter must be: like this tensor, and as far from the beginning of a storage.
 
-    `needed` are the bytes that the storage must have; `address` and `length` say where it lies and how far it reaches.
+    `needed` are the bytes that the storage must have, if a kernel is told where it begins; `address` and `length` say
+    where the gradient lies and how far it reaches.
     """
 
     like: torch.Tensor
@@ -53,30 +54,50 @@ class Form(NamedTuple):
     length: int
 
 
-@dataclass
 class Facts:
-    """What must stay true from step to step; `storages` are those of parameters and slots that kernels point at.
+    """What must stay true from step to step.
 
-    The state holds the very tensors it held: another view of their memory is another slot. A gradient that has moved
-    must not lie where something is written. `numbers` are those of the state, now and as they were written last.
+    The state holds the very tensors it held: another view of their memory is another slot. Storages are those of
+    parameters and slots that kernels point at. A gradient that has moved must not lie where something is written.
+    Numbers of the state that are counted here are as they were written last.
     """
 
-    lists: Sequence[list[Any]]
-    states: Sequence[Mapping[str, Any]]
-    items: Sequence[tuple[Mapping[str, Any], str, Any]]
-    parameters: Sequence[torch.Tensor]
-    slots: Sequence[torch.Tensor]
-    cells: Sequence[torch.Tensor]
-    storages: Sequence[torch.UntypedStorage]
-    numbers: Sequence[tuple[NDArray[Any], NDArray[Any]]]
-    written: Written
+    def __init__(
+        self,
+        lists: Sequence[list[Any]],
+        states: Sequence[Mapping[str, Any]],
+        entries: Sequence[Entry],
+        buckets: Sequence[Bucket],
+    ) -> None:
+        self.lists, self.states = lists, states
+        self.parameters = [entry.parameter for entry in entries]
+        self.slots = [slot for bucket in buckets for slot in bucket.arrays]
+        self.cells = [cell for bucket in buckets for cell in bucket.cells]
+        self.items = [(own, name, own[name]) for bucket in buckets for own in bucket.states for name in bucket.names]
+        self.storages = [storage for bucket in buckets for storage in bucket.storages]
+        self.numbers = [(own.counts, own.counted) for own in buckets if own.hosts and not own.decides]
+        self.written = Written([*self.parameters, *self.slots])
+        self.batches = [(bucket.batch, bucket.members) for bucket in buckets]
+
+
+def forms(entries: Sequence[Entry], buckets: Sequence[Bucket]) -> list[Form]:
+    """Note what gradients must be like; nobody keeps this, since it holds them, and zero_grad is to free them."""
+    pointed = {place for bucket in buckets if bucket.pointed for place in bucket.members}
+    addresses = addresses_of([entry.gradient if entry.present else None for entry in entries])
+    found: list[Form] = []
+    for place, (entry, address) in enumerate(zip(entries, addresses, strict=True)):
+        gradient, length = entry.gradient, extent(entry.gradient)
+        offset = int(gradient.storage_offset()) if place in pointed else 0
+        needed = offset * gradient.element_size() + length if place in pointed else 0
+        found.append(Form(gradient, offset, needed, address, length))
+    return found
 
 
 class SlowCheck:
     """Ask in Python whether a step may use the binding of the last one; if so, batches point at its gradients."""
 
-    def __init__(self, facts: Facts, forms: Sequence[Form], batches: Sequence[tuple[Batch, Sequence[int]]]) -> None:
-        self._facts, self._batches = facts, batches
+    def __init__(self, facts: Facts, forms: Sequence[Form]) -> None:
+        self._facts = facts
         self._listed = list(chain.from_iterable(facts.lists))
         self._dicts, self._keys, self._values = zip(*facts.items, strict=True) if facts.items else ((), (), ())
         self._tensors = [*facts.parameters, *facts.slots, *facts.cells]
@@ -108,7 +129,7 @@ class SlowCheck:
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return CHANGED
-        for batch, members in self._batches if same else ():
+        for batch, members in facts.batches if same else ():
             batch.set_gradients([gradients[i] for i in members])
         return OTHERS if same else CHANGED
 

@@ -32,7 +32,7 @@ from ..backends.base import Gradients
 from ..backends.cache import address, load
 from ..backends.threads import torch_library
 from .checks import Facts, Form
-from .fast_check_source import DIRECTORY, SOURCE, TABLES, WIDTH, WITHIN
+from .fast_check_source import DIRECTORY, FUNCTIONS, SOURCE, TABLES, WITHIN
 
 _HEADER = object.__basicsize__
 _LINE = 64
@@ -225,12 +225,15 @@ class FastCheck:
     """Asks in one call whether a step may use the binding of the last one; if so, its gradients are in their tables."""
 
     def __init__(self, found: AskingLoop, facts: Facts, forms: Sequence[Form], cells: Sequence[int]) -> None:
-        described, lists = Described(), facts.lists
+        described = Described()
+        in_list, in_dict = map(DIRECTORY.index, FUNCTIONS[:2])
         shaped = [*((tensor, True) for tensor in facts.parameters), *((tensor, False) for tensor in facts.slots)]
         rows: dict[str, list[tuple[int, ...]]] = {
-            "lists": [(id(own), place, id(item)) for own in lists for place, item in enumerate(own)],
-            "values": [(id(state),) for state in facts.states],
-            "entries": [(id(own), id(key), id(item)) for own, key, item in facts.items],
+            "held": [
+                *((in_list, id(own), place, id(item)) for own in facts.lists for place, item in enumerate(own)),
+                *((in_list, 0, place, id(state)) for place, state in enumerate(facts.states)),
+                *((in_dict, id(own), id(key), id(item)) for own, key, item in facts.items),
+            ],
             "tensors": [
                 described.row(t, id(t), t.data_ptr(), t.untyped_storage().nbytes(), shaped=whole) for t, whole in shaped
             ],
@@ -245,7 +248,7 @@ class FastCheck:
         }
         # What is known by its address must stay alive.
         self._held = facts
-        self._tables = {name: np.array(rows[name], dtype=np.int64).reshape(-1, WIDTH[name]) for name in TABLES}
+        self._tables = {name: np.array(rows[name], dtype=np.int64).reshape(-1, width) for name, width in TABLES.items()}
         self._shapes = np.array([*described.shapes, 0], dtype=np.int64)
         self._answer = np.zeros(1, dtype=np.int64)
         tables = [n for own in self._tables.values() for n in (len(own), own.ctypes.data)]

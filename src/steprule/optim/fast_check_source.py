@@ -14,20 +14,9 @@ PLACES = ("keys", "dtype", "storage", "offset", "shape")
 WITHIN = 5
 """Dimensions up to which a C++ tensor holds sizes and strides itself, after their number: room for so many sizes, then
 the strides. If there are more, it holds where the sizes are, and strides follow them."""
-TABLES = ("lists", "values", "entries", "tensors", "gradients", "written", "cells", "numbers", "far")
-"""What it is told, in the order of the directory: how many rows, and where they begin. What the columns are is said
-where they are read."""
-WIDTH = {
-    "lists": 3,
-    "values": 1,
-    "entries": 3,
-    "tensors": 8,
-    "gradients": 12,
-    "written": 1,
-    "cells": 6,
-    "numbers": 3,
-    "far": 1,
-}
+TABLES = {"held": 4, "tensors": 8, "gradients": 12, "written": 1, "cells": 6, "numbers": 3, "far": 1}
+"""What it is told, in the order of the directory: how many rows, and where they begin; here, how many columns. What
+these are is said where they are read."""
 DIRECTORY = ("told", *FUNCTIONS, *PLACES, "header", "answer", "none", "shapes",
              *(f"{name}_{what}" for name in TABLES for what in ("count", "at")))  # fmt: skip
 
@@ -81,19 +70,12 @@ def touches(start, row, of):
 
 
 @inner
-def same_containers(values, of):
+def same_containers(states, of):
     """Whether lists and dicts hold the very objects that they held."""
-    rows = int64_at(of[LISTS_AT])  # a list, a place in it, what is there
-    for i in range(of[LISTS_COUNT]):
-        if object_of(of[ITEM_OF_LIST], (rows[3 * i], rows[3 * i + 1])) != rows[3 * i + 2]:
-            return False
-    rows = int64_at(of[VALUES_AT])  # what each place of the list of states holds
-    for i in range(of[VALUES_COUNT]):
-        if object_of(of[ITEM_OF_LIST], (values, i)) != rows[i]:
-            return False
-    rows = int64_at(of[ENTRIES_AT])  # a dict, a key, what is there
-    for i in range(of[ENTRIES_COUNT]):
-        if object_of(of[ITEM_OF_DICT], (rows[3 * i], rows[3 * i + 1])) != rows[3 * i + 2]:
+    rows = int64_at(of[HELD_AT])  # a function, a list or dict (0: the list of states), a place or key, what is there
+    for i in range(of[HELD_COUNT]):
+        container = rows[4 * i + 1] if rows[4 * i + 1] != 0 else states
+        if object_of(of[rows[4 * i]], (container, rows[4 * i + 2])) != rows[4 * i + 3]:
             return False
     return True
 
@@ -122,7 +104,7 @@ def same_numbers(of):
     return True
 
 
-def kernel(gradients, values, directory):
+def kernel(gradients, states, directory):
     of = int64_at(directory)
     of[TOLD] = {CHANGED}
     if gradients == 0:
@@ -130,7 +112,7 @@ def kernel(gradients, values, directory):
         for i in range(of[FAR_COUNT]):
             fetch(rows[i])
         return
-    if not (same_containers(values, of) and same_numbers(of)):
+    if not (same_containers(states, of) and same_numbers(of)):
         return
     told, answer = {SAME}, of[ANSWER]
     found = int64_at(answer)

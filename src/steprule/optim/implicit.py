@@ -11,20 +11,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from ..backends.eager import EagerBatch
 from ..errors import ConvergenceError, HyperparameterError
 from ..graph.graph import Graph
 from ..graph.look_ahead import to_end
-from ..plan.program import lowered
 from ..plan.schedule import schedule
-from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
-from .points import Copy, Owner, Pair, insist
+from .points import Copy, Owner, Pair, insist, move
 from .settings import plain
-from .state import STEP, ensure
+from .state import ensure
 
 TOLERANCE, MOST = "tolerance", "max_eval"
 PATIENCE = 5
@@ -148,19 +144,7 @@ class Implicit:
         for iterate in iterates:
             iterate.put_back()
         given = [(pair, g) for pair, g in zip(pairs, gradients, strict=True) if g is not None]
-        if not given:
-            return
-        names, columns = array_rows(self._plan), hyper_columns(self._plan)
-        hypers = {hyper.name for hyper in self._graph.hypers}
-
-        def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
-            return float(state[STEP]) + 1 if name == "t" else float(group[name] if name in hypers else state[name])
-
-        states = [owner.state[parameter] for (_, parameter), _ in given]
-        arrays = {names[0]: [parameter for (_, parameter), _ in given], names[1]: [g for _, g in given]}
-        arrays |= {name: [state[name] for state in states] for name in names[2:]}
-        rows = [[number(name, pair[0], s) for name in columns] for (pair, _), s in zip(given, states, strict=True)]
-        EagerBatch(lowered(self._plan), arrays, range(len(given))).step(np.array(rows, dtype=np.float64))
+        move(owner, self._plan, [pair for pair, _ in given], [g for _, g in given], steps=1)
 
     def _unfound(self, seen: int, moved: _Moved, best: float, most: int) -> ConvergenceError:
         told = f"after {seen} evaluations the last moved it by {moved.by:.3g}, and {moved.allowed:.3g} is near enough"

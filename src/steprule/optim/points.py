@@ -5,7 +5,7 @@ No arithmetic of its own: the graphs of `graph/look_ahead.py` are run on all par
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
 from .shards import local
 from .state import STEP, ensure
-from .tensors import oddity, overlapping
+from .tensors import Entry, here, oddity, overlapping
 
 Owner = torch.optim.Optimizer
 Pair = tuple[dict[str, Any], torch.Tensor]
@@ -102,24 +102,28 @@ class Points:
                     if made:
                         _mark(owner, [parameter], ahead=_NEW)
 
-    @torch.no_grad()
     def _move(self, owner: Owner, graph: Graph, pairs: list[Pair]) -> None:
-        """Run a graph that only moves parameters between the iterate and the look-ahead point."""
+        """Move parameters between the iterate and the look-ahead point."""
         if graph not in self._moves:
             self._moves[graph] = schedule(graph)
-        plan = self._moves[graph]
-        names, columns = array_rows(plan), hyper_columns(plan)
-        hypers = {hyper.name for hyper in graph.hypers}
+        move(owner, self._moves[graph], pairs, [parameter for _, parameter in pairs])
 
-        def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
-            return float(group[name] if name in hypers else state[STEP if name == "t" else name])
 
-        parts = [local(p) for _, p in pairs]
-        arrays = {names[0]: parts, names[1]: parts}
-        arrays |= {name: [local(owner.state[p][name]) for _, p in pairs] for name in names[2:]}
-        numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
-        if pairs:
-            EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
+@torch.no_grad()
+def move(owner: Owner, plan: Plan, pairs: list[Pair], gradients: Iterable[torch.Tensor], steps: int = 0) -> None:
+    """Run a plan that only moves parameters, in torch operations; `t` is the count of steps, and `steps` more."""
+    if not pairs:
+        return
+    hypers, columns, names = {hyper.name for hyper in plan.graph.hypers}, hyper_columns(plan), array_rows(plan)
+
+    def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
+        return float(state[STEP]) + steps if name == "t" else float(group[name] if name in hypers else state[name])
+
+    entries = [here(Entry("", 0, p, gradient)) for (_, p), gradient in zip(pairs, gradients, strict=True)]
+    arrays = {names[0]: [entry.parameter for entry in entries], names[1]: [entry.gradient for entry in entries]}
+    arrays |= {name: [local(owner.state[p][name]) for _, p in pairs] for name in names[2:]}
+    numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
+    EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
 
 
 class Copy:
@@ -209,4 +213,4 @@ def insist(action: Callable[[], None]) -> None:
         raise interrupt
 
 
-__all__ = ["Copy", "Points", "insist"]
+__all__ = ["Copy", "Points", "insist", "move"]
