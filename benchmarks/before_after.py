@@ -29,7 +29,7 @@ from same_bits import ROOT, worktree
 
 Shapes = list[list[int]]
 SECONDS = 0.05
-"""What the steps of one round take at least, unless a single one takes longer."""
+"""The steps of one round take about this long, or one step if it takes longer."""
 SETS = 4
 """Sets of gradients, which take turns; a large model has one."""
 
@@ -218,7 +218,7 @@ def main() -> None:
     if asked.child:
         return serve()
     if not asked.before:
-        parser.error("--before COMMIT says with what to compare")
+        parser.error("--before COMMIT is missing: the commit to compare with")
     with tempfile.TemporaryDirectory() as place, worktree(asked.before, Path(place) / "tree") as tree:
         pair = Child(tree / "src", Path(place) / "before"), Child(ROOT / "src", Path(place) / "after")
         print(f"{'':34} after / before, its quartiles, medians")

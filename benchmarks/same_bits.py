@@ -102,7 +102,7 @@ def as_text(graph: Any) -> str:
 
 
 def random_jobs(count: int, seed: int) -> list[dict[str, Any]]:
-    """Draw so many different rules by the strategy of this tree's tests."""
+    """Draw a number of different rules by the strategy of this tree's tests."""
     sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
     import hypothesis
 
@@ -127,7 +127,7 @@ def random_jobs(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def offered() -> dict[str, Any]:
-    """Return what this package has: rules with their choices, transforms, classes with their defaults."""
+    """Return the package's rules with their choices, its transforms, and its classes with their defaults."""
     import steprule as sr
     from steprule import zoo
 
@@ -172,7 +172,7 @@ def drawn_rule(folder: str, number: int, text: str) -> Any:
 
 
 def optimizer_of(job: dict[str, Any], groups: list[dict[str, Any]]) -> Any:
-    """Build what a job is about."""
+    """Build the optimiser of a job."""
     import steprule as sr
 
     options: dict[str, Any] = job.get("options", {})
@@ -236,7 +236,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
                     canonical(array).tobytes()
                 ).hexdigest()
                 kept |= {f"{step}|{name}": array} if "save" in job else {}
-    except Exception as error:  # noqa: BLE001 - whatever a package of another time may raise
+    except Exception as error:  # noqa: BLE001 - a package of another time may raise anything
         return {"refused": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
     if "save" in job:
         np.savez(job["save"], **kept)
@@ -275,7 +275,7 @@ class Child:
             print(json.dumps({**job, "folder": str(self.folder)}), file=self._process.stdin, flush=True)
 
     def answer(self) -> dict[str, Any]:
-        """Wait for what came of it."""
+        """Wait for the answer."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line:
@@ -302,7 +302,7 @@ def worktree(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def units(before: Any, after: Any) -> float:
-    """Return the largest difference of two arrays in units in the last place; infinity where that means nothing."""
+    """Return the largest difference of two arrays in units in the last place; of other kinds it is infinite."""
     if before.shape != after.shape or before.dtype != after.dtype or before.dtype.kind != "f":
         return 0.0 if np.array_equal(before, after) else float("inf")
     kind = {4: np.int32, 8: np.int64}[before.dtype.itemsize]
@@ -318,7 +318,7 @@ def units(before: Any, after: Any) -> float:
 
 
 def differences(job: dict[str, Any], pair: tuple[Child, Child]) -> tuple[float, float, str]:
-    """Do a job again, and return the largest difference after one step and after all, and where that is."""
+    """Do a job again. Return the largest difference after one step and after all, and its place."""
     paths = [child.folder / "arrays.npz" for child in pair]
     for child, path in zip(pair, paths, strict=True):
         child.ask({**job, "save": str(path)})
@@ -342,7 +342,7 @@ def title(job: dict[str, Any]) -> str:
 
 
 def compare(jobs: list[dict[str, Any]], pair: tuple[Child, Child], told: Callable[[str], None]) -> tuple[int, int]:
-    """Do all jobs in both; tell what differs, and return how many do and how many both refuse."""
+    """Do all jobs in both, and report differences. Return how many differ and how many both refuse."""
     differing, refused, began = 0, 0, time.monotonic()
     for number, job in enumerate(jobs, 1):
         for child in pair:
@@ -373,14 +373,14 @@ def main() -> int:
     parser.add_argument("--before", metavar="COMMIT", help="the commit to compare with")
     parser.add_argument("--count", type=int, default=1000, help="how many random rules (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="from where they are drawn")
-    parser.add_argument("--only", metavar="WORD", default="", help="named jobs that hold this word; none: no named job")
+    parser.add_argument("--only", metavar="WORD", default="", help="named jobs with this word; `none` leaves all out")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         serve()
         return 0
     if not asked.before:
-        parser.error("--before COMMIT says with what to compare")
+        parser.error("--before COMMIT is missing: the commit to compare with")
     with tempfile.TemporaryDirectory() as place, worktree(asked.before, Path(place) / "tree") as tree:
         pair = Child(tree / "src", Path(place) / "before"), Child(ROOT / "src", Path(place) / "after")
         try:

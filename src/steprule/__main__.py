@@ -16,7 +16,7 @@ IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
 
 
 def needed(extra: str) -> list[str]:
-    """List the modules that an extra brings, by what the installed package says; none where it was never installed."""
+    """List the modules that an extra brings, by the installed package's metadata; an uninstalled package has none."""
     try:
         lines = requires("steprule") or []
     except PackageNotFoundError:
@@ -28,7 +28,7 @@ def needed(extra: str) -> list[str]:
 EXTRA = needed("lab")
 
 LIGHT = {"explain", "optimizers", "completion", "-h", "--help", "--version"}
-"""What needs nothing but `SPEAKING`: neither charts nor data."""
+"""Commands that need only `SPEAKING`: neither charts nor data."""
 
 SPEAKING = {"click", "rich"}
 

@@ -17,7 +17,7 @@ from steprule.lab.report.shape import RUN, Misshapen, check
 from steprule.lab.runs import Point, RunResult, RunSpec, StepTimes, from_record
 from steprule.lab.store.trials import PLAN, TrialStore
 from steprule.lab.tasks import Exhibit, TaskSpec
-from steprule.lab.time_budget import as_plain, from_plain
+from steprule.lab.time_budget import fit_as_record, fit_from_record
 from steprule.lab.tuning import Range, Trials, Wish
 
 pytestmark = pytest.mark.null
@@ -186,8 +186,8 @@ def test_a_plan_of_another_shape_is_refused(plan, store):
 
 def test_a_fitted_plan_of_another_shape_is_misshapen():
     plans = (StudyPlan(SPEC.task, (SPEC.method,), SPEC.budget, (0.1, 1.0), (0,), (100,)),)
-    good = as_plain(plans, ["a word"])
-    assert from_plain(plans, good) == (plans, ("a word",))
+    good = fit_as_record(plans, ["a word"])
+    assert fit_from_record(plans, good) == (plans, ("a word",))
     for bad in (
         {**good, "plans": []},
         {**good, "words": [1]},
@@ -197,7 +197,7 @@ def test_a_fitted_plan_of_another_shape_is_misshapen():
         changed(good, ("plans", 0, "tuning_seeds"), KeyError),
     ):
         with pytest.raises(Misshapen):
-            from_plain(plans, bad)
+            fit_from_record(plans, bad)
 
 
 @pytest.mark.hostile("L2")

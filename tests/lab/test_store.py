@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_study_is_told_and_gone_on_from(tm
     first = start(out, stderr=subprocess.PIPE, text=True, **full)
     told = first.communicate()[1].splitlines()
     assert first.returncode == 1
-    assert told[0] == "steprule: error: what is done can no longer be recorded: File too large"
+    assert told[0] == "steprule: error: results can no longer be recorded: File too large"
     assert told[1] == str(out / "study.journal")
     assert len(told) == 3
     assert main([*TINY.split(), "--out", str(out), "--resume"]) == 0

@@ -10,10 +10,10 @@ from steprule.lab.time_budget import (
     FEWEST_RATES,
     SHORTEST,
     Pace,
-    as_plain,
     estimate,
+    fit_as_record,
+    fit_from_record,
     fitted,
-    from_plain,
     seconds_of,
     sentence,
 )
@@ -82,7 +82,7 @@ def test_it_is_said_where_no_plan_fits():
 
 def test_processes_that_join_take_the_plans_from_the_first():
     plans, told = fitted(PLANS, PACES, 1, 0.3 * WHOLE)
-    assert from_plain(PLANS, as_plain(plans, told)) == (plans, tuple(told))
+    assert fit_from_record(PLANS, fit_as_record(plans, told)) == (plans, tuple(told))
 
 
 @pytest.mark.parametrize(

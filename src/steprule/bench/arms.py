@@ -118,7 +118,7 @@ def _clip_then_step(rule: TimedRule, clip: str, tensors: Tensors, **how: Any) ->
 
 
 def loop(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
-    """Return what torch does on a CPU unless told otherwise: a Python loop over the tensors."""
+    """Return torch's default on a CPU: a Python loop over the tensors."""
     return _clip_then_step(rule, clip, tensors, foreach=False)
 
 
@@ -177,7 +177,7 @@ def compiled(rule: TimedRule, clip: str, tensors: Tensors) -> Unit:
 
 
 def _when_compiled(rule: TimedRule, device: torch.device) -> dict[str, Any]:
-    """Return the options under which torch.compile makes the fewest kernels, and compiles nothing for a new rate."""
+    """Return the options with which torch.compile makes the fewest kernels, and none for a new rate."""
     if device.type == "cpu":
         return {"foreach": False, "lr": torch.tensor(rule.lr)}
     assert rule.torch_class is not None
@@ -187,7 +187,7 @@ def _when_compiled(rule: TimedRule, device: torch.device) -> dict[str, Any]:
 
 
 def forget() -> None:
-    """Let go of what compilers keep about arms that are gone."""
+    """Clear the compilers' caches of finished arms."""
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()
 
@@ -197,7 +197,7 @@ def forget() -> None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What decides whether an arm can take part in a case."""
+    """The conditions of a case, by which an arm can take part or not."""
 
     rule: TimedRule
     clip: str

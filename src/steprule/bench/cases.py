@@ -25,7 +25,7 @@ GRADIENTS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time: what, with how many threads, on which gradients, for about how many seconds, by whom."""
+    """One measurement: its workload, threads, gradients, seconds and arms."""
 
     suite: str
     rule: str
@@ -123,7 +123,7 @@ def _threads(scale: Scale) -> tuple[str, ...]:
 
 
 def small(scale: Scale) -> Iterator[Case]:
-    """Clipped AdamW on few numbers: what a step costs besides its arithmetic."""
+    """Clipped AdamW on few numbers: the cost of a step besides its arithmetic."""
     counted = [many(count, 64) for count in scale.many]
     network = Workload("MLP 784-256-256-10", perceptron(784, 256, 256, 10))
     variants = [(ALL, FRESH)] if scale.brief else [(ONE, SAME), (ONE, FRESH), (ALL, SAME), (ALL, FRESH)]
@@ -136,7 +136,7 @@ def small(scale: Scale) -> Iterator[Case]:
 
 
 def large(scale: Scale) -> Iterator[Case]:
-    """AdamW on a language model, clipped and not, and on one flat tensor: what memory allows."""
+    """AdamW on a language model, clipped and not, and on one flat tensor: the limit of memory."""
     for workload, clip, threads in (
         (scale.language_model, GLOBAL_NORM, ALL),
         (scale.language_model, NO_CLIP, ALL),
@@ -147,7 +147,7 @@ def large(scale: Scale) -> Iterator[Case]:
 
 
 def resnet(scale: Scale) -> Iterator[Case]:
-    """What an image network is trained with, at its size."""
+    """The usual optimisers of an image network, at its size."""
     for rule, clip in (("AdamW", GLOBAL_NORM), ("momentum", NO_CLIP), ("momentum", GLOBAL_NORM)):
         for threads in _threads(scale):
             yield Case("resnet", rule, clip, scale.network, threads, SWAPPED, WITH_OPTAX, scale.seconds[0])

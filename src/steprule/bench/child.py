@@ -1,4 +1,4 @@
-"""What only a fresh process can show; run as `python -m steprule.bench.child WHAT ...`, prints JSON."""
+"""Measurements of a fresh process: `python -m steprule.bench.child WHAT ...` prints JSON."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def changes() -> dict[str, int]:
 
 
 def main(what: str, *rest: str) -> None:
-    """Do what the command line says."""
+    """Take the measurement that the command line names."""
     run: dict[str, Callable[[], Any]] = {
         "first": lambda: first(rest[0]),
         "memory": lambda: memory(rest[0], int(rest[1])),

@@ -1,4 +1,4 @@
-"""One case from start to finish: is there memory, who takes part, do all agree, and then the timing."""
+"""One case from start to finish: enough memory, the arms that take part and agree, then the timing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SPARE = 2**30
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line decides for every case."""
+    """The command line's settings for every case."""
 
     threads: int
     rounds: int | None = None
@@ -55,7 +55,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one arm: its time, or why it has none. Times are seconds a step."""
+    """The result of one arm: its time, or a reason why it was skipped. Times are seconds a step."""
 
     times: Spread | None = None
     ratio: Spread | None = None
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass
 class Result:
-    """What became of one case."""
+    """The result of one case."""
 
     case: Case
     threads: int
@@ -87,7 +87,7 @@ class Result:
 
     @property
     def wrong(self) -> list[str]:
-        """What went wrong here: arms that computed something else, or the whole case."""
+        """The errors of this case: arms that computed something else, or a failure of the case."""
         found = [f"{name}: {outcome.skipped}" for name, outcome in self.arms.items() if outcome.wrong]
         return [*found, *([self.skipped or ""] if self.failed else [])]
 
@@ -126,7 +126,7 @@ def _refusal(case: Case, names: list[str], slots: int, count: int) -> str | None
 
 @contextmanager
 def threads(count: int) -> Generator[None]:
-    """Let torch, and ours with it, use so many threads for a while."""
+    """Let torch, and ours with it, use a number of threads within."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -143,14 +143,14 @@ class TensorPool:
         self._held: list[Tensors] = []
 
     def clear(self, key: Any = None) -> None:
-        """Forget what is held, unless it is what will be asked for."""
+        """Drop the held tensors, unless the next case needs them."""
         if self._key is None or self._key != key:
             self._key, self._held = None, []
 
     def get(
         self, workload: Workload, sets: int, count: int, device: str = "cpu", precision: Precision = FLOAT32
     ) -> list[Tensors]:
-        """Return tensors to be shared among arms; anew if an arm left numbers there that no training has."""
+        """Return tensors for arms to share, with fresh numbers if an arm left some that no training has."""
         key = workload, sets, count, device, precision
         self.clear(key if all(map(_usual, self._held)) else None)
         if not self._held:
@@ -193,7 +193,7 @@ class Stage:
         return (EventArm if case.threads == GPU else Arm)(name, feeds)
 
     def trial(self, name: str, made: Arm, trial: Trial) -> float:
-        """Return how far an arm is off: the very one that is timed, if it may be, else one on thinned tensors."""
+        """Return the error of the timed arm itself if possible, else of one on thinned tensors."""
         return trial.of(made.feeds[0].unit if self.exact else self._thin(name))
 
     def _thin(self, name: str) -> Unit:
@@ -216,7 +216,7 @@ def _failure(error: BaseException) -> str:
 
 
 def _join(name: str, stage: Stage, trial: Trial, conditions: Conditions) -> tuple[Arm | None, Outcome]:
-    """Build an arm and check it; whatever keeps a peer away is told, and stops nobody else."""
+    """Build an arm and check it. A peer's failure becomes a reason to skip it, and stops no other arm."""
     reason = arms.missing(name, conditions)
     if reason:
         return None, Outcome(skipped=reason)
@@ -225,7 +225,7 @@ def _join(name: str, stage: Stage, trial: Trial, conditions: Conditions) -> tupl
     try:
         arm = stage.arm(name)
         off = stage.trial(name, arm, trial)
-    except Exception as error:  # whatever a peer may raise
+    except Exception as error:  # a peer may raise anything
         if name == OURS:
             raise
         return None, Outcome(skipped=_failure(error))
@@ -286,7 +286,7 @@ def _compare(result: Result, wanted: list[str], conditions: Conditions, options:
 
 
 def _waited(ready: list[Arm]) -> float:
-    """Return the share of their time in which arms waited for a core; left out are those that wait for others."""
+    """Return the share of their time in which arms waited for a core, without arms that wait for other processes."""
     working = [arm for arm in ready if arm.name != OPTAX and not isinstance(arm, EventArm)]
     passed = sum(arm.passed for arm in working)
     return 1 - sum(arm.worked for arm in working) / passed if passed else 0.0

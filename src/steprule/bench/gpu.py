@@ -1,4 +1,4 @@
-"""The GPU that is timed: whether there is one, what it is called, and how much memory it has."""
+"""The GPU to time: its presence, name and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AWAY = "leave out --device to time the CPU, or run it where torch.cuda.is_avail
 
 
 def require() -> None:
-    """Refuse to go on where there is no GPU, or our kernels cannot run on it."""
+    """Refuse to go on without a GPU on which our kernels can run."""
     if not torch.cuda.is_available():
         reason = "finds none on this machine" if torch.version.cuda else "was built without CUDA"
         raise sr.errors.BackendError(f"there is no GPU to time: torch {reason}", where=_WHERE, fix=_AWAY)
@@ -27,7 +27,7 @@ def require() -> None:
 
 
 def facts() -> dict[str, Any]:
-    """Name the GPU and what drives it; sizes are in bytes."""
+    """Name the GPU and its drivers; sizes are in bytes."""
     found: Any = torch.cuda.get_device_properties(DEVICE)
     return {
         "name": found.name,
@@ -41,11 +41,11 @@ def facts() -> dict[str, Any]:
 
 
 def cache() -> int | None:
-    """Return the bytes of its last-level cache, if torch tells."""
+    """Return the bytes of its last-level cache, if torch knows them."""
     return getattr(torch.cuda.get_device_properties(DEVICE), "L2_cache_size", None)
 
 
 def available() -> int:
-    """Return the bytes that are free to use now, with those that torch holds and nobody uses."""
+    """Return the free bytes, with those that torch holds unused."""
     free, _ = torch.cuda.mem_get_info(DEVICE)
     return free + torch.cuda.memory_reserved(DEVICE) - torch.cuda.memory_allocated(DEVICE)

@@ -1,6 +1,6 @@
-"""Who else was using the machine while something was timed.
+"""The load of other programs on the machine during a measurement.
 
-Two signs, each of which is enough. Other programs kept so many cores busy that ours could not have those it asked for:
+Either of two signs is enough. Other programs kept so many cores busy that ours could not have those it wanted:
 by what Linux counts for each core, and by the load average where it is beyond all that ours could cause. Or the thread
 that takes the steps, which works or spins throughout, was given less processor time than passed.
 """
@@ -18,7 +18,7 @@ from steprule.bench import machine
 
 STAT = Path("/proc/stat")
 SPARE = 0.25
-"""Cores that others may use besides those that are left over: a desktop is never quite still."""
+"""Cores that others may use besides the spare ones: a desktop is never quite still."""
 
 WAITED = 0.15
 """Share of its time that a stepping thread may have waited."""
@@ -37,13 +37,13 @@ class MachineLoad:
     waited: float
 
     def facts(self) -> dict[str, float]:
-        """Return it as plain data."""
+        """Return the load as JSON data."""
         return {"cores": self.cores, "threads": self.threads, "others": round(self.others, 2),
                 "waited": round(max(0.0, self.waited), 3)}  # fmt: skip
 
 
 def busy(facts: Mapping[str, Any] | None) -> str | None:
-    """Say why nothing that was timed under a load means much; None if it does, or if nobody looked."""
+    """Say why times under a load mean little, or return None if they are sound or the load is unknown."""
     if not facts:
         return None
     if facts["threads"] + facts["others"] > facts["cores"] + SPARE:
@@ -55,7 +55,7 @@ def busy(facts: Mapping[str, Any] | None) -> str | None:
 
 
 def _worked() -> float | None:
-    """Return the seconds that anybody has worked on the cores we may use, if the system tells."""
+    """Return the seconds of all programs' work on the cores we may use, if the system counts them."""
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
     try:
         lines = [line.split() for line in STAT.read_text(encoding="utf-8").splitlines()]
@@ -73,7 +73,7 @@ def _ours() -> float:
 
 
 def average() -> float:
-    """Return how many programs have wanted a core in the last minute; 0 where the system does not tell."""
+    """Return how many programs have wanted a core in the last minute, or 0 if the system does not count them."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -81,7 +81,7 @@ def average() -> float:
 
 
 def warning() -> str | None:
-    """Say that what is timed now will be noise, if more programs want a core than there are cores."""
+    """Warn that times will be noise if more programs want a core than there are cores."""
     if average() <= (os.cpu_count() or 1):
         return None
     return f"The machine is busy: {average():.1f} programs want its {os.cpu_count()} cores. What is timed now is noise."
@@ -93,7 +93,7 @@ def _excess(threads: int) -> float:
 
 
 def watch(threads: int) -> Callable[..., MachineLoad]:
-    """Begin to look; the answer ends it, given the share of its time that a stepping thread waited."""
+    """Begin to watch. The returned function ends it, given the share of its time that a stepping thread waited."""
     began, all_work, own_work = time.monotonic(), _worked(), _ours()
 
     def end(waited: float = 0.0) -> MachineLoad:

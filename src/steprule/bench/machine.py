@@ -1,4 +1,4 @@
-"""Which machine, which versions, which state of the source: what a number is worth nothing without."""
+"""The machine, the versions and the state of the source, without which a number means nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steprule.bench import gpu
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNIT = {"K": 2**10, "M": 2**20, "G": 2**30}
 ASSUMED_CACHE = 64 * 2**20
-"""The last-level cache of a machine that does not tell."""
+"""The assumed last-level cache of a machine that does not report it."""
 
 
 def cores() -> int:
@@ -68,7 +68,7 @@ def memory() -> int | None:
 
 
 def available() -> int | None:
-    """Return the bytes of main memory that are free to use now; None where the system does not tell."""
+    """Return the free bytes of main memory, or None if the system does not report them."""
     return _meminfo("MemAvailable")
 
 
@@ -89,7 +89,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def source() -> dict[str, Any]:
-    """Return the commit that is checked out, and whether the package's files are those of the commit."""
+    """Return the checked-out commit, and whether the package's files are those of the commit."""
     top = _git("rev-parse", "--show-toplevel")
     ours = top is not None and (Path(top) / "src" / "steprule").resolve() == Path(sr.__file__).parent.resolve()
     if not ours:
@@ -98,13 +98,13 @@ def source() -> dict[str, Any]:
 
 
 def steps() -> dict[str, Any]:
-    """Return by what means steps are taken here, and why not by better ones: small steps need the fast check."""
+    """Return the means by which steps are taken here, and the reasons against better ones."""
     told = sr.explain(sr.board.sgd.optimizer([torch.nn.Parameter(torch.zeros(1))])).as_json()
     return {key: told[key] for key in ("checks", "threads", "comparisons", "reasons")}
 
 
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
-    """Name the machine, the GPU if that is what is timed, the versions and the source; sizes are in bytes."""
+    """Name the machine, the GPU if it is timed, the versions and the source; sizes are in bytes."""
     return {
         "cpu": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),

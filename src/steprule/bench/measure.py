@@ -24,7 +24,7 @@ ROUND = 2e-3
 """Seconds that a round of one arm takes at least."""
 
 SHORT = 2e-2
-"""A step that takes less is preceded by one that is not counted."""
+"""An uncounted step precedes steps that take less."""
 
 PAUSE = 4e-3
 """Seconds before a round, when there are several threads."""
@@ -58,7 +58,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass
 class Feed:
-    """Gives a unit its gradients: before a round, or before each step. `sets` are those it was made with."""
+    """Gives a unit its gradients: before a round, or before each step. `sets` are the original ones."""
 
     unit: Unit
     sets: Sequence[Gradients] = ()
@@ -69,21 +69,21 @@ class Feed:
         self._prepared = [self.unit.prepare(gradients) for gradients in self.sets]
 
     def begin(self, turn: int) -> None:
-        """Do what stands before a round."""
+        """Prepare a round."""
         if self.mode == "swapped":
             self.unit.place(self._prepared[turn % len(self._prepared)])
         elif self.mode == "same":
             self.unit.refill(self._prepared[turn % len(self._prepared)])
 
     def before(self, index: int) -> None:
-        """Do what stands before a step."""
+        """Prepare a step."""
         if self.mode == "fresh":
             self.unit.place(self._prepared[index % len(self._prepared)])
 
 
 @dataclass
 class Arm:
-    """One of those that are compared: its working sets, which its steps take in turn."""
+    """One competitor: its working sets, which its steps take in turn."""
 
     name: str
     feeds: list[Feed]
@@ -91,7 +91,7 @@ class Arm:
     pace: float = 0.0
     taken: int = 0
     passed: float = 0.0
-    """Seconds that rounds took, what stands before them included; `worked` is what the processor gave of them."""
+    """Seconds of rounds and of their preparation. The processor worked for `worked` of them."""
     worked: float = 0.0
 
     def round(self, count: int) -> float:
@@ -117,12 +117,12 @@ class Arm:
         self.inner = max(1, math.ceil(ROUND / self.pace))
 
     def begin(self, turn: int) -> None:
-        """Do what stands before a round."""
+        """Prepare a round."""
         for feed in self.feeds:
             feed.begin(turn)
 
     def timed(self, turn: int) -> float:
-        """Do a round after whatever must stand before it."""
+        """Prepare a round and do it."""
         began, worked = time.perf_counter(), time.thread_time()
         self.begin(turn)
         if self.pace < SHORT:
@@ -162,7 +162,7 @@ def event() -> Any:
 
 @contextmanager
 def undisturbed() -> Generator[None]:
-    """Keep the garbage collector out of what is timed."""
+    """Keep the garbage collector out of the timing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -174,14 +174,14 @@ def undisturbed() -> Generator[None]:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: about so many seconds, but a few rounds at least; or a fixed number of rounds."""
+    """The length of a measurement: a number of seconds, but a few rounds at least; or a fixed number of rounds."""
 
     seconds: float
     rounds: int | None = None
     fewest: int = FEWEST
 
     def count(self, one: float) -> int:
-        """Return how many rounds to do when one takes so many seconds."""
+        """Return the number of rounds, from the seconds that one takes."""
         if self.rounds is not None:
             return self.rounds
         return max(self.fewest, min(MOST, round(self.seconds / max(one, 1e-6))))

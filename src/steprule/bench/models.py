@@ -1,4 +1,4 @@
-"""The models whose whole training steps are timed; each is small enough for its update to matter."""
+"""The models for timing whole training steps. Each is small enough for its update to matter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ActorCritic(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of a decoder: attention to what came before, then a network, each behind a norm."""
+    """One layer of a decoder: attention to earlier places, then a network, each behind a norm."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what goes on to the next layer."""
+        """Return the next layer's input."""
         batch, length, width = x.shape
         split = self.attend(self.first(x)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)

@@ -64,7 +64,7 @@ STYLE: dict[Any, Any] = {
 
 
 def rates(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases whose bytes a second say something: those that come from main memory."""
+    """Return the cases in main memory: only their bytes a second mean something."""
     return [
         case
         for case in cases
@@ -95,7 +95,7 @@ def _label(case: Case) -> str:
 
 
 def _mark(case: Case, arm: str) -> dict[str, Any]:
-    """Return the colours of a mark: it is hollow where it says nothing about who is quicker."""
+    """Return the colours of a mark, which is hollow if the ratio decides nothing."""
     return {"color": COLOURS[arm], "markerfacecolor": PAPER if vague(case, arm) else COLOURS[arm]}
 
 
@@ -154,7 +154,7 @@ def _legend(figure: Figure, cases: Sequence[Case]) -> None:
 
 
 def picture(document: Mapping[str, Any]) -> str | None:
-    """Return a record's picture as SVG; None where it has nothing to draw."""
+    """Return a record's picture as SVG, or None if it has nothing to draw."""
     wide, small = rates(document["cases"]), counts(document["cases"])
     if not wide and len(small) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The record of a run: every number with what it was measured on, as JSON.
+"""The record of a run: every number and its circumstances, as JSON.
 
     format     3; older records are other tables
     command    how to repeat it
@@ -79,7 +79,7 @@ class Record:
     """The files in which it stands."""
 
     def document(self) -> dict[str, Any]:
-        """Return the record as plain data."""
+        """Return the record as JSON data."""
         half = any(result.case.precision.bytes == 2 for result in self.results)
         return {
             "format": FORMAT,
@@ -102,7 +102,7 @@ class Record:
 
 
 def case(result: Result) -> dict[str, Any]:
-    """Return one case as plain data."""
+    """Return one case as JSON data."""
     own = result.case
     told: dict[str, Any] = {
         "name": own.name,
@@ -183,7 +183,7 @@ def microseconds(told: Mapping[str, Any], name: str) -> float | None:
 
 
 def columns(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return the arms that some of these cases timed: the peers, then what stands beside them to compare with."""
+    """Return the timed arms of these cases: the peers, then the references beside them."""
     seen = [
         name for name in (*PEERS, *STORAGE, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)
     ]
@@ -197,7 +197,7 @@ def best_peer(told: Mapping[str, Any]) -> str | None:
 
 
 def losses(document: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """List where a peer is quicker, as far as the spread lets one tell: case, peer, ratio below 1."""
+    """List the cases in which a peer is quicker beyond the spread: case, peer, ratio below 1."""
     return [
         (told["name"], name, ratio)
         for told in document["cases"]
@@ -207,7 +207,7 @@ def losses(document: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
 
 def undecided(document: Mapping[str, Any]) -> dict[str, int]:
-    """Return why ratios to peers tell nothing, and how many."""
+    """Return the reasons why ratios to peers decide nothing, with their counts."""
     found: dict[str, int] = {}
     for told in document["cases"]:
         for name in ratios(told):
@@ -218,7 +218,7 @@ def undecided(document: Mapping[str, Any]) -> dict[str, int]:
 
 
 def summary(document: Mapping[str, Any]) -> str:
-    """Word whether peers are quicker anywhere; where nobody can tell, say so."""
+    """Word whether peers are quicker anywhere, or that the record cannot tell."""
     lost, left = losses(document), undecided(document)
     counted = "; ".join(f"{count} because {reason}" for reason, count in left.items())
     told = f"{NOISE} is noise, which tells nothing: {counted}. " if left else ""
@@ -230,7 +230,7 @@ def summary(document: Mapping[str, Any]) -> str:
 
 
 def slower(document: Mapping[str, Any]) -> list[str]:
-    """Say, a line each, what made our steps slower on this machine than they could be; older records do not tell."""
+    """List the reasons that made our steps slower on this machine than they could be. Older records have none."""
     reasons = document["machine"].get("steps", {}).get("reasons", {})
     names = {"checks": "checking tensors", "comparisons": "comparing tensors"}
     return [
@@ -239,12 +239,12 @@ def slower(document: Mapping[str, Any]) -> list[str]:
 
 
 def wrong(results: Sequence[Result]) -> list[str]:
-    """List what went wrong: arms that computed something else, and cases that failed."""
+    """List the errors: arms that computed something else, and cases that failed."""
     return [f"{result.case.name}: {told}" for result in results for told in result.wrong]
 
 
 def start_lines(start: Mapping[str, Any] | None) -> list[str]:
-    """Word what fresh processes showed, a line a fact."""
+    """Word the measurements of fresh processes, one a line."""
     if start is None:
         return []
     lines = [f"what follows is rough: {told}"] if (told := busy(start.get("load"))) else []

@@ -1,4 +1,4 @@
-"""The roofline: a kernel of ours that moves what a formula must move, with next to no arithmetic.
+"""The roofline: a kernel of ours that moves a formula's bytes, with next to no arithmetic.
 
 It reads and writes as many arrays as the formula's last pass, and reads the gradient once more for every pass before
 that. Where memory is the limit, nothing that computes the formula with these passes can be faster.
@@ -48,7 +48,7 @@ _STREAMS = (streams_0, streams_1, streams_2, streams_3)
 
 
 def roofline(passes: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the program that moves the bytes of these passes, as `steprule.explain` tells them."""
+    """Return the program that moves the bytes of these passes, as `steprule.explain` counts them."""
     *before, last = passes
     if any(len(item["reads"]) != 1 for item in before) or len(last["reads"]) != len(last["writes"]) + 1:
         raise ValueError(f"no roofline for {[(item['reads'], item['writes']) for item in passes]}")

@@ -13,7 +13,7 @@ from steprule.bench.record import Record
 
 @dataclass(frozen=True)
 class Work:
-    """One piece: what to call it, and how to do it."""
+    """One piece of work, with its title."""
 
     name: str
     do: Callable[[], None]

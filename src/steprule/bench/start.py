@@ -19,7 +19,7 @@ from steprule.bench.workloads import many
 
 TENSORS = 60
 LIMIT = 300
-"""Seconds after which a child is given up."""
+"""The most seconds of a child."""
 
 _IMPORT = """
 import time
@@ -34,7 +34,7 @@ Part = tuple[str, Callable[[], Any]]
 
 
 def _run(arguments: list[str], **environment: str) -> Any:
-    """Return what a fresh process prints, read as JSON."""
+    """Return the JSON that a fresh process prints."""
     done = subprocess.run(  # noqa: S603
         [sys.executable, *arguments],
         env={**os.environ, **environment},
@@ -59,7 +59,7 @@ def import_seconds(repeats: int) -> dict[str, float]:
 
 
 def first_steps(repeats: int) -> dict[str, Any]:
-    """Return seconds of the first step on 60 tensors: from nothing, and from what an earlier process compiled."""
+    """Return seconds of the first step on 60 tensors: from nothing, and from the cache of an earlier process."""
     cold: list[float] = []
     warm: list[float] = []
     for _ in range(repeats):
@@ -70,7 +70,7 @@ def first_steps(repeats: int) -> dict[str, Any]:
 
 
 def compiled_first(*, quick: bool) -> dict[str, Any]:
-    """Return seconds of the first step under `torch.compile`, without and with what an earlier process left."""
+    """Return seconds of the first step under `torch.compile`, without and with the cache of an earlier process."""
     conditions = Conditions(RULES["AdamW"], GLOBAL_NORM, many(TENSORS, 64), 1, 1, quick)
     reason = missing(COMPILED, conditions)
     if reason:
@@ -88,7 +88,7 @@ def changes() -> dict[str, int]:
 
 
 def parts(scale: Scale, *, quick: bool) -> Iterator[Part]:
-    """List what is to be found out; each is told apart, so that progress shows and one failure stops nothing else."""
+    """List the measurements. Each stands alone, so that progress shows and one failure stops no other."""
     yield "import_seconds", lambda: import_seconds(scale.repeats)
     yield "first_step_seconds", lambda: first_steps(1 if quick else 2)
     yield "torch_compile_first_step_seconds", lambda: compiled_first(quick=quick)
@@ -98,7 +98,7 @@ def parts(scale: Scale, *, quick: bool) -> Iterator[Part]:
 
 
 def collect(found: dict[str, Any], key: str, part: Callable[[], Any]) -> None:
-    """Find one fact and file it; what fails is filed with its reason."""
+    """Take one measurement and file it, or the reason of its failure."""
     end = watch(1)
     try:
         value = part()
@@ -114,7 +114,7 @@ def collect(found: dict[str, Any], key: str, part: Callable[[], Any]) -> None:
 
 
 def facts(scale: Scale) -> dict[str, Any]:
-    """Return what the numbers of this suite are about."""
+    """Return the circumstances of this suite's numbers."""
     return {"tensors": TENSORS, "parameters": scale.child_parameters}
 
 

@@ -10,7 +10,7 @@ from steprule.bench.rules import TimedRule
 from steprule.bench.units import Tensors, Unit
 
 NOTHING = "no update"
-"""The arm that only makes gradients: what is left to gain once an update costs nothing."""
+"""The arm that only makes gradients: the limit for an update that costs nothing."""
 
 
 class _Given(Tensors):

@@ -54,7 +54,7 @@ def clipped(clip: str, given: Gradients, bound: float = BOUND) -> Gradients:
 
 
 def reference(rule: TimedRule, start: Sequence[torch.Tensor], steps: Sequence[Gradients]) -> Values:
-    """Return where the parameters must be after these steps, whose gradients are clipped."""
+    """Return the true parameters after these steps on clipped gradients."""
     parameters = [torch.nn.Parameter(tensor.detach().double()) for tensor in start]
     if rule.torch_class is None:
         return _lion(rule, parameters, steps)
@@ -77,7 +77,7 @@ def _lion(rule: TimedRule, parameters: Sequence[torch.Tensor], steps: Sequence[G
 
 
 def deviation(found: Values, truth: Values, start: Values) -> float:
-    """Return the largest error as a part of the farthest move within its tensor; infinite for what is no number."""
+    """Return the largest error as a part of the farthest move within its tensor, or infinity for NaN."""
     worst = 0.0
     for mine, right, before in zip(found, truth, start, strict=True):
         error, moved = float(abs(mine - right).max()), float(abs(right - before).max())

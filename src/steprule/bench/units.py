@@ -1,4 +1,4 @@
-"""What an arm steps: tensors with sets of gradients, and one working set of them with its step."""
+"""The material of an arm: tensors with sets of gradients, and one working set of them with its step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Values = list[NDArray[np.float64]]
 
 
 class Tensors:
-    """Parameters, and sets of gradients for them: the same numbers whenever they are made, on whichever device."""
+    """Parameters, and sets of gradients for them: always the same numbers, on every device."""
 
     precision = FLOAT32
 
@@ -54,7 +54,7 @@ class Tensors:
 
 
 class Unit:
-    """One working set of an arm: a step on some tensors, and how it is given gradients."""
+    """One working set of an arm: a step on some tensors, and the way in which it gets gradients."""
 
     def __init__(self, step: Callable[[], object], parameters: Sequence[torch.Tensor]) -> None:
         self.step = step

@@ -1,4 +1,4 @@
-"""What a ratio in a record is worth: whether it tells who is quicker, and to how many digits it may be read."""
+"""The worth of a ratio in a record: whether it decides who is quicker, and how many digits count."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spread(case: Case, name: str) -> float:
 
 
 def noise(case: Case, name: str) -> str | None:
-    """Say why an arm's ratio does not tell who is quicker; None if it does."""
+    """Say why an arm's ratio does not decide who is quicker, or return None if it does."""
     arm = case["arms"][name]
     if told := busy(case.get("load")):
         return told
@@ -50,19 +50,19 @@ def noise(case: Case, name: str) -> str | None:
 
 
 def vague(case: Case, name: str) -> bool:
-    """Whether an arm's place in a picture says nothing about who is quicker; ours, if nobody's does."""
+    """Whether an arm's place in a picture is vague: by noise, or for ours on a busy machine."""
     return busy(case.get("load")) is not None if name == OURS else noise(case, name) is not None
 
 
 def number(value: float, *, exact: bool = True) -> str:
-    """Word a ratio; one that is not exact with two digits at most."""
+    """Word a ratio, with two digits at most if it is not exact."""
     if not exact:
         return f"~{float(f'{value:.2g}'):.0f}" if value >= 10 else f"~{value:#.2g}"
     return f"{value:.3f}" if 0.995 <= value < 1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def ratio(case: Case, name: str | None) -> str:
-    """Word how many times as long as ours an arm's step takes; what says nothing is a question mark."""
+    """Word how many times as long as ours an arm's step takes. Noise is a question mark."""
     arm = case["arms"].get(name, {})
     if "ratio" not in arm:
         return NOTHING
@@ -74,7 +74,7 @@ def ratio(case: Case, name: str | None) -> str:
 
 
 def share(case: Case, name: str) -> str:
-    """Word an arm's time as a part of ours: what it takes that is no update, or no arithmetic."""
+    """Word an arm's time as a part of ours."""
     arm = case["arms"].get(name, {})
     if "microseconds" not in arm:
         return NOTHING

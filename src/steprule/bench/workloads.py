@@ -1,4 +1,4 @@
-"""What is updated: lists of tensor shapes, each named after the model that has them."""
+"""The parameters: lists of tensor shapes, each named after the model that has them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Workload:
         return sum(math.prod(shape) for shape in self.shapes)
 
     def thin(self) -> Workload:
-        """Return a list of as many tensors, each cut to its share of what can be checked."""
+        """Return a list of as many tensors, each cut to its share of the checked numbers."""
         share = THINNED // self.tensors
         return Workload(f"{self.name}, thinned", tuple(_cut(shape, share) for shape in self.shapes))
 
 
 def _cut(shape: Shape, most: int) -> Shape:
-    """Shorten a shape's first extents until it holds about so many numbers."""
+    """Shorten a shape's first extents until it holds about that many numbers."""
     cut = list(shape)
     for axis in range(len(cut)):
         rest = math.prod(cut) // cut[axis]

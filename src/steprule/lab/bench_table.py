@@ -33,7 +33,7 @@ def time_of(microseconds: float | None) -> str:
 
 
 def _marked(told: str) -> str:
-    """Colour a ratio: red for a loss, dim for what says nothing."""
+    """Colour a ratio: red for a loss, dim for noise."""
     return f"[bold red]{told}[/]" if LOSS in told else f"[dim]{told}[/]" if told == NOISE else told
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """So many epochs or so many iterations, in batches of one size.
+    """A number of epochs or of iterations, in batches of one size.
 
     `accumulate` is how many micro-batches a batch is computed in; its gradient stays that of the whole batch.
-    `precision` is what the network computes in, and `timeout` the seconds after which a run is given up.
+    The network computes in `precision`. A run that takes longer than `timeout` seconds ends as failed.
     """
 
     epochs: int | None = 30
@@ -33,5 +33,5 @@ class Budget:
         return (self.epochs or 0) * (1 if full_batch else self.minibatches_per_epoch(size))
 
     def total(self, size: int, *, full_batch: bool) -> int:
-        """Return all the iterations of a run over `size` examples: what a schedule is spread over."""
+        """Return all the iterations of a run over `size` examples; a schedule is spread over them."""
         return self.count(size, full_batch=full_batch) + self.final_full_batch

@@ -23,14 +23,14 @@ MAGIC = b"steprule checkpoint 1\n"
 """The first line of a file; the SHA-256 of the rest of it is the second."""
 
 SHAPE = {"made_by": Each(str), "state": Each(ANY)}
-"""What a file holds; what a run's state is, the run knows."""
+"""The shape of a file. The run checks its own state."""
 
 MOST = 1 << 34
 """Bytes above which a file is not read: no run of the lab writes as much."""
 
 
 class Damaged(Exception):  # noqa: N818 - it is caught where it is raised, and answered by the previous checkpoint
-    """A file is not what was written."""
+    """A file differs from the one that was written."""
 
 
 FILES = ("checkpoint.pt", "checkpoint.previous.pt")
@@ -40,13 +40,13 @@ FILES = ("checkpoint.pt", "checkpoint.previous.pt")
 class Checkpoint:
     """Where a run keeps its state: the newest one, and the one before it.
 
-    `made_by` is everything that decides the run, in words; state that something else has made is refused.
+    `made_by` is everything that decides the run, in words. The state of another run is refused.
     """
 
     folder: Path
     made_by: dict[str, str]
     anew: Callable[[], None] | None = None
-    """Sets aside what an earlier run has left; called before the first writing of a run that does not go on from it."""
+    """Sets aside the files of an earlier run, before the first writing of a run that does not resume it."""
 
     @property
     def newest(self) -> Path:
@@ -55,12 +55,12 @@ class Checkpoint:
 
     @property
     def previous(self) -> Path:
-        """The file that is read where the newest one is damaged."""
+        """The file to read if the newest one is damaged."""
         return self.folder / FILES[1]
 
     @property
     def study(self) -> str:
-        """A name of the run, the same wherever it is done."""
+        """A name of the run, the same on every machine."""
         return hashlib.sha256(repr(sorted(self.made_by.items())).encode()).hexdigest()[:12]
 
     @property
@@ -69,7 +69,7 @@ class Checkpoint:
         return self.newest.exists() or self.previous.exists()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Put the state in the newest one's place, which becomes the previous one; a full disk changes nothing."""
+        """Write the state as the newest one, which becomes the previous one. A full disk changes nothing."""
         buffer = io.BytesIO()
         torch.save({"made_by": self.made_by, "state": state}, buffer)
         payload = buffer.getvalue()
@@ -79,7 +79,7 @@ class Checkpoint:
         self.anew = None
 
     def load(self) -> dict[str, Any] | None:
-        """Return the newest whole state, none where there is no file; a damaged file is warned of."""
+        """Return the newest whole state, or None without a file. Warn of a damaged file."""
         found = False
         for path in (self.newest, self.previous) if self.anew is None else ():
             if not path.exists():
@@ -101,7 +101,7 @@ class Checkpoint:
         return None
 
     def _compare(self, path: Path, made_by: dict[str, str]) -> None:
-        """Refuse the state of another run, and say in what it differs."""
+        """Refuse the state of another run, and name the differences."""
         keys = sorted({*made_by, *self.made_by})
         differing = [key for key in keys if made_by.get(key) != self.made_by.get(key)]
         if differing:
@@ -114,7 +114,7 @@ class Checkpoint:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a file's content once its digest has been compared; nothing in it is executed."""
+    """Return a file's content after comparing its digest. Loading executes nothing."""
     if not path.is_file() or path.is_symlink() or path.stat().st_size > MOST:
         raise Damaged("no plain file, or too large")
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how whatever ends one is answered."""
+"""The command line: its commands, and the answer to every way in which one ends."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COMMANDS = {
     "train": ("cli_train", "Do one run, and print the same facts as compare."),
     "tune": ("cli_tune", "Search good hyperparameters of one optimiser, on validation data only."),
 }
-"""Every command, the module that has it, and what it is for: one is loaded only when it is asked for."""
+"""Every command, its module and its purpose. A command's module is imported when the command runs."""
 
 
 class Commands(click.Group):
-    """The commands, of which one is loaded when it is asked for: to list them needs no more than click."""
+    """The commands. Each is imported when it runs, so that listing them needs only click."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return their names."""
@@ -49,7 +49,7 @@ class Commands(click.Group):
         return getattr(import_module(f"steprule.lab.{COMMANDS[cmd_name][0]}"), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what each is for."""
+        """Write each command's purpose."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
@@ -74,14 +74,14 @@ def cli(ctx: click.Context) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """Say a warning in one line; where in the code it arose is nothing to whoever typed a command."""
+    """Say a warning in one line, without the place in our code: it does not help the user of a command."""
     say(f"steprule: warning: {one_line(' '.join(str(message).split()))}", err=True)
 
 
 def run(line: Sequence[str]) -> int:
     """Run one command line and return its exit code; an error is one line.
 
-    0: there is a result. 1: no run finished, or something could not be written. 2: what was asked for cannot be done.
+    0: there is a result. 1: no run finished, or a file could not be written. 2: the request cannot be fulfilled.
     130: ctrl-C ended it early.
     """
     threads = torch.get_num_threads()
@@ -118,7 +118,7 @@ def _run(line: Sequence[str]) -> int:
 
 
 def _told(error: click.ClickException) -> str:
-    """Word an error; of an option that there is not, ask which one was meant, whatever the case of its letters."""
+    """Word an error. After an unknown option, suggest the nearest one in any case of letters."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return error.format_message()
     return f"{error.message} {near(error.option_name, [flag for one in error.ctx.command.params for flag in one.opts])}"

@@ -48,7 +48,7 @@ class Suites(click.ParamType):
     type=click.Choice(["cpu", gpu.DEVICE]),
     default="cpu",
     show_default=True,
-    help=f"What is timed; on a GPU, the suites {', '.join(cases.GPU_NAMES)}.",
+    help=f"The suites to time; on a GPU {', '.join(cases.GPU_NAMES)}.",
 )
 @click.option("--quick", is_flag=True, help="A first look: smaller models, fewer rounds, no torch.compile.")
 @click.option(
@@ -118,7 +118,7 @@ def _conduct(record: Record, suites: tuple[str, ...], options: BenchOptions, tar
     """Do all the work; return whether ctrl-C ended it early."""
     began = saved = time.monotonic()
     todo = list(works(record, suites, options))
-    gc.freeze()  # a case is collected when it ends, and what was there before need not be searched each time
+    gc.freeze()  # garbage is collected after each case; older objects need not be searched each time
     try:
         with gauge:
             for work in todo:
@@ -138,7 +138,7 @@ def _conduct(record: Record, suites: tuple[str, ...], options: BenchOptions, tar
 
 
 def _save(record: Record, targets: list[Path]) -> None:
-    """Write the record; an earlier one is kept with its picture, and that is said."""
+    """Write the record. Keep an earlier one with its picture, and say so."""
     for target in targets:
         pair = (target.name, target.with_suffix(".svg").name)
         anew = None if target in record.written else lambda place=target.parent, pair=pair: tell(keep(place, pair))
@@ -147,13 +147,13 @@ def _save(record: Record, targets: list[Path]) -> None:
 
 
 def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: bool) -> int:
-    """Write the record and the picture, print what was found, and say where it is."""
+    """Write the record and the picture, print the table, and say where the files are."""
     # Imported here: matplotlib is slow to load, and would sit in memory while things are timed.
     from steprule.bench.picture import picture
     from steprule.lab.bench_table import show
 
     if not record.results and record.start is None:
-        say("Interrupted before the first case was done: nothing was written.", err=True)
+        say("Interrupted before the first case was done: no file was written.", err=True)
         return INTERRUPTED
     document = record.document()
     _save(record, targets)

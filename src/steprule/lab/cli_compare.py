@@ -22,7 +22,7 @@ from steprule.lab.screen import Screen
 from steprule.lab.session import Session, now
 from steprule.lab.store.trials import PLAN, TrialStore
 from steprule.lab.text import one_line
-from steprule.lab.time_budget import as_plain, estimate, fitted, from_plain, measured, seconds_of, sentence
+from steprule.lab.time_budget import estimate, fit_as_record, fit_from_record, fitted, measured, seconds_of, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @CLIPPING
 @sharing(
     "study.journal",
-    "Fit the plan to the time: tuning seeds are given up first, then learning rates down to 7, length down to half, "
+    "Fit the plan to the time. It gives up tuning seeds first, then learning rates down to 7, length down to half, "
     "rates to 5, length to a twentieth.",
 )
 @click.option("--out", type=FOLDER, default="results", show_default=True, help="Folder of the report and its data.")
@@ -79,8 +79,8 @@ if TYPE_CHECKING:
 def compare(ctx: click.Context, **values: Any) -> int:
     """Compare optimisers fairly: tuned on validation data, scored once on test data.
 
-    Leaves report.html, results.json, runs.csv and curves.csv in the folder given by --out. It can be stopped at any
-    moment, and gone on with by --resume.
+    Writes report.html, results.json, runs.csv and curves.csv to the folder --out. Stop it at any moment;
+    --resume continues it.
     """
     plans = _plans(ctx, values)
     for plan in plans:
@@ -102,7 +102,7 @@ def compare(ctx: click.Context, **values: Any) -> int:
 
 
 def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[StudyPlan, ...]:
-    """Return a plan a task, alike in everything but what is the task's own."""
+    """Return a plan a task. Plans differ only in their tasks' own settings."""
     names = values["tasks"] or (values["task"],)
     if len(names) > 1 and values["target"] is not None:
         raise click.UsageError("--target is of one task: leave it out, or give --task.")
@@ -113,7 +113,7 @@ def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[StudyPlan, ...]:
 
 
 def _told_apart(tasks: Sequence[TaskSpec]) -> None:
-    """Refuse tasks of one name: nobody could tell which of them a number is of."""
+    """Refuse two tasks of one name: their numbers could not be told apart."""
     named: dict[str, str] = {}
     for task in tasks:
         name = task.build().name
@@ -145,7 +145,7 @@ def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: t
 def _agreed(
     store: TrialStore, plans: tuple[StudyPlan, ...], workers: int, budget: str | None, talk: Screen
 ) -> tuple[tuple[StudyPlan, ...], tuple[str, ...]]:
-    """Return the plans as the first process has fitted them to the time; say what is about to happen."""
+    """Return the plans as the first process has fitted them to the time, and announce them."""
     store.refresh()
     known = store.agreed(PLAN) is not None
     paces: list[Pace] = [] if known else [measured(plan) for plan in plans]
@@ -155,7 +155,7 @@ def _agreed(
         fit, given_up = fitted(plans, paces, workers, seconds)
         words = [sentence(budget, given_up, late=estimate(fit, paces, workers) > seconds)]
     with store.reading(PLAN):
-        fit, found = from_plain(plans, store.join(asked(plans, budget), as_plain(fit, words)))
+        fit, found = fit_from_record(plans, store.join(asked(plans, budget), fit_as_record(fit, words)))
     _announce(talk, fit, workers, [] if known else [about(estimate(fit, paces, workers))])
     for line in found:
         talk.print(one_line(line), soft_wrap=True)
@@ -163,7 +163,7 @@ def _agreed(
 
 
 def _announce(talk: Screen, plans: tuple[StudyPlan, ...], workers: int, guess: list[str]) -> None:
-    """Say what is about to happen and how long it may take."""
+    """Announce the runs and an estimate of their time."""
     plan, runs = plans[0], sum(plan.runs for plan in plans)
     tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"
     if len(plan.tuning_seeds) > 1:

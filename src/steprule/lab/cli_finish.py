@@ -1,4 +1,4 @@
-"""What commands that run a study do before and after it: refuse what cannot work, and tell what came out."""
+"""The beginning and end of commands that run a study: refuse impossible requests, then print results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sharing(journal: str, within: str) -> options.Decorator:
         click.option(
             "--storage",
             metavar="PATH|URL",
-            help="Where runs are recorded: a file, or a database such as sqlite:///study.db. "
+            help="The file that records runs, or a database such as sqlite:///study.db. "
             f"Processes that name the same one, with the same options, share the work.  [default: {journal} in --out]",
         ),
         click.option(
@@ -44,7 +44,7 @@ def sharing(journal: str, within: str) -> options.Decorator:
 
 
 def check(plan: StudyPlan, out: Path | None, events: Path | None) -> None:
-    """Fail now on whatever would fail only after the work: a folder, the batch size, a hyperparameter."""
+    """Fail now rather than after the work: on a folder, the batch size, a hyperparameter."""
     if events is not None:
         tensorboard.check()
     for flag, folder in (("--out", out), ("--tensorboard", events)):
@@ -76,9 +76,9 @@ def finish(session: Session, *, as_json: bool) -> int:
     """Print the results, write the report, and say where it is."""
     comparison, out = session.comparison, session.out
     if not comparison.runs:
-        say("Interrupted before the first run was done: nothing was written.", err=True)
+        say("Interrupted before the first run was done: no file was written.", err=True)
         return INTERRUPTED
-    # Before anything is printed: whoever reads the output may stop reading.
+    # Files come first: the reader of the output may stop reading.
     made, unwritten = session.finish()
     if as_json:
         say(as_text(made))

@@ -1,4 +1,4 @@
-"""The commands that list what there is to choose from, for people and for their shell."""
+"""The commands that list optimisers and tasks, and complete words in a shell."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def optimizers(*, as_json: bool) -> None:
-    """List the optimisers that have a name, with their formulas and what a step costs.
+    """List the optimisers that have a name, with their formulas and the cost of a step.
 
-    A name that the board and torch share is the board's, and the list says where torch's is.
+    A name that the board and torch share means the board's; the list names torch's beside it.
 
     Any other one takes part as module:Class or file.py:Class, such as torch.optim:AdamW.
     """
@@ -77,7 +77,7 @@ def tasks(*, as_json: bool, data_dir: str | None) -> None:
 
 
 def _details(row: dict[str, Any]) -> tuple[str, ...]:
-    """Word what is known of a task without its files, or all of it."""
+    """Describe a task, as far as possible without its files."""
     if "network" not in row:
         return (f"needs {', '.join('--' + name.replace('_', '-') for name in row['needs'])}",)
     return row["network"], _scored(row)
@@ -94,7 +94,7 @@ def _scored(row: dict[str, Any]) -> str:
 
 
 def _task(name: str, data_dir: str | None) -> dict[str, Any]:
-    """Return what a task is; one whose files are not at hand is told of by its documentation."""
+    """Return the facts of a task. Without its files these are its documentation."""
     options = takes(name)
     needs = [option for option, needed in options.items() if needed]
     known: dict[str, Any] = {"takes": list(options), "needs": needs}
@@ -105,7 +105,7 @@ def _task(name: str, data_dir: str | None) -> dict[str, Any]:
 
 
 def _print(listed: list[dict[str, Any]], table: Table, *, as_json: bool) -> None:
-    """Print a list for programs or for people; a narrow terminal folds the table and cuts nothing off."""
+    """Print a list for programs or for people. A narrow terminal folds the table and cuts nothing off."""
     if as_json:
         say(json.dumps(listed, indent=2, ensure_ascii=False))
         return

@@ -23,7 +23,7 @@ from steprule.lab.screen import Screen, say
 @click.option("--out", type=FOLDER, help="Folder of the files; that of the record without it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the table.")
 def report(source: Path, out: Path | None, *, as_json: bool) -> None:
-    """Make report.html, runs.csv and curves.csv from a results.json, and print its table. Nothing is trained."""
+    """Make report.html, runs.csv and curves.csv from a results.json, and print its table. Train nothing."""
     document = read(source)
     number = re.fullmatch(r"results\.(\d+)\.json", source.name)  # of a comparison that a later one has set aside
     folder = out or (source if source.is_dir() else source.parent)

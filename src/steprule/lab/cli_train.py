@@ -26,7 +26,7 @@ from steprule.lab.store.folder_lock import locked
 @SCHEDULE
 @HYPER
 @CLIPPING
-@click.option("--out", type=FOLDER, help="Folder of results.json, report.html and checkpoints; none without it.")
+@click.option("--out", type=FOLDER, help="Folder for results.json, report.html and checkpoints.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, if there is one.")
 @TENSORBOARD
 @OUTPUT
@@ -34,7 +34,7 @@ from steprule.lab.store.folder_lock import locked
 def train(ctx: click.Context, **values: Any) -> int:
     """Do one run, and print the same facts as compare.
 
-    With --out it can be stopped or killed at any moment, and gone on with by --resume.
+    With --out a run may be stopped or killed at any moment; --resume continues it.
     """
     if values["resume"] and values["out"] is None:
         raise click.UsageError("--resume goes on from the checkpoint in --out: give that folder.")

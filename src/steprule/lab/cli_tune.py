@@ -40,13 +40,13 @@ SHOWN = 10
 """The trials that are printed, the best first."""
 
 FILES = ("tuning.json",)
-"""What a search leaves."""
+"""The files of a search."""
 
 CARRIED = (
     *("task", "epochs", "iterations", "batch_size", "accumulate", "precision", "timeout", "final_full_batch"),
     *("hidden", "condition", "data_dir", "target"),
 )
-"""The options that hold for a run with what was found as well."""
+"""The options that also hold for a run with the best values."""
 
 
 class _Ranges(click.ParamType):
@@ -102,8 +102,8 @@ class _Ranges(click.ParamType):
 def tune(ctx: click.Context, **values: Any) -> int:
     """Search good hyperparameters of one optimiser, on validation data only, by Optuna's TPE sampler.
 
-    The learning rate is always searched, by its logarithm. The search can be stopped at any moment, and gone on with
-    by --resume; with one worker it repeats itself.
+    The search always includes the learning rate, on a logarithmic scale. Stop it at any moment; --resume continues it.
+    With one worker the same command gives the same trials.
     """
     wish = _wish(ctx, values)
     _check(wish, values)
@@ -136,7 +136,7 @@ def tune(ctx: click.Context, **values: Any) -> int:
 
 
 def _wish(ctx: click.Context, values: dict[str, Any]) -> Wish:
-    """Return what the command line asks for; what the optimiser does not have is refused."""
+    """Return the search that the command line describes. Refuse hyperparameters that the optimiser lacks."""
     task = options.task(values)
     low, high = values["lr_range"] or task.build().lr_range
     if low >= high:
@@ -157,7 +157,7 @@ def _wish(ctx: click.Context, values: dict[str, Any]) -> Wish:
 
 
 def _searchable(method: Method, ranges: Sequence[Range]) -> None:
-    """Refuse a hyperparameter that the optimiser does not have, that is no number, or that is fixed already."""
+    """Refuse a hyperparameter that the optimiser lacks, that is not a number, or that --set fixes."""
     kind, seen = find(method.name), set[str]()
     numbers = [key for key, value in kind.takes.items() if value is None or type(value) in (int, float)]
     allowed = f"allowed: {', '.join(numbers) or 'none'}; the learning rate is always searched, over --lr-range"
@@ -175,7 +175,7 @@ def _searchable(method: Method, ranges: Sequence[Range]) -> None:
 
 
 def _check(wish: Wish, values: dict[str, Any]) -> None:
-    """Refuse now what would fail later: both ends of every range are tried on the optimiser."""
+    """Build the optimiser with both ends of every range, so that a bad range fails now."""
     check(wish.plan, values["out"], values["tensorboard"])
     task = wish.plan.task.build()
     for end in ("low", "high"):
@@ -189,7 +189,7 @@ def _check(wish: Wish, values: dict[str, Any]) -> None:
 
 
 def _announce(talk: Screen, wish: Wish, workers: int) -> None:
-    """Say what is about to happen and how long it may take."""
+    """Announce the trials and an estimate of their time."""
     seeds = len(wish.plan.tuning_seeds)
     trials = f"{len(wish.plan.grid)} trials" + (f" × {seeds} seeds" if seeds > 1 else "")
     names = ", ".join(one.name for one in wish.space)
@@ -198,7 +198,7 @@ def _announce(talk: Screen, wish: Wish, workers: int) -> None:
 
 
 def _results(ctx: click.Context, wish: Wish, trials: Trials) -> dict[str, Any]:
-    """Return what the study holds now, as plain JSON."""
+    """Return the study as it is now, as JSON."""
     found = told(trials.complete())
     best = min((one for one in found if one["loss"] is not None), key=lambda one: one["loss"], default=None)
     return {
@@ -216,7 +216,7 @@ def _results(ctx: click.Context, wish: Wish, trials: Trials) -> dict[str, Any]:
 
 
 def _commands(ctx: click.Context, wish: Wish, params: dict[str, float]) -> dict[str, str]:
-    """Return the commands that use what was found: a run on a fresh seed, and a comparison."""
+    """Return two commands with the best values: a run on a fresh seed, and a comparison."""
     name, hyper = wish.method.name, {**dict(wish.method.hyper), **params}
     sets = [f"--set={name}.{key}={_exact(value)}" for key, value in hyper.items() if key != "lr"]
     clips = [f"--{clip.name.replace('_', '-')}={_exact(clip.bound)}" for clip in wish.method.clips]
@@ -245,7 +245,7 @@ def _exact(value: Any) -> str:
 def _finish(document: dict[str, Any], values: dict[str, Any]) -> int:
     """Write the document, print it, and return the exit code."""
     if not document["trials"]:
-        say("Ended before the first trial was done: nothing was written.", err=True)
+        say("Ended before the first trial was done: no file was written.", err=True)
         return INTERRUPTED
     text, path, unwritten = json.dumps(document, indent=1, allow_nan=False), values["out"] / FILES[0], None
     try:
@@ -266,7 +266,7 @@ def _finish(document: dict[str, Any], values: dict[str, Any]) -> int:
 
 
 def _show(console: Screen, document: dict[str, Any]) -> None:
-    """Print the best trials, how the search went, and how to use what it found."""
+    """Print the best trials, the course of the search, and the commands that use its result."""
     found, best = document["trials"], document["best"]
     console.print(_table(document))
     console.print()

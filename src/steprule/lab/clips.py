@@ -83,7 +83,7 @@ class Clip:
 
 
 def transform(clips: Sequence[Clip]) -> Any:
-    """Return one transform that clips in the order given; none where there is none."""
+    """Return one transform that clips in this order, or None for an empty list."""
     steps = [clip.transform() for clip in clips]
     if len(steps) < 2:
         return steps[0] if steps else None

@@ -33,10 +33,10 @@ class Configured(click.Command):
         self.params.append(click.Option(["--config"], metavar="FILE.toml", expose_value=False, help=told))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the file's options before those of the command line: of an option given twice the last counts."""
+        """Put the file's options before those of the command line: the last one of an option counts."""
         if not ctx.resilient_parsing:
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-            asked = self.get_help_option(ctx)  # which is answered whatever the file says
+            asked = self.get_help_option(ctx)  # --help works with any file
             if isinstance(path := given.get("config"), str) and not (asked and asked.name in given):
                 aside = BUDGETS if BUDGETS & given.keys() else set[str]()
                 args = [*_arguments(ctx, path, aside), *args]
@@ -45,7 +45,7 @@ class Configured(click.Command):
 
 
 def arguments(ctx: click.Context) -> list[str]:
-    """Return the command line that says all that was asked for, the file's options written out."""
+    """Return the whole command line, with the file's options written out."""
     return ctx.meta.get(EXPANDED) or ctx.find_root().obj
 
 
@@ -81,7 +81,7 @@ def _arguments(ctx: click.Context, path: str, aside: set[str]) -> list[str]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """Return what the file says."""
+    """Return the file's content."""
     try:
         with Path(path).open("rb") as file:
             text = file.read(LARGEST + 1)
@@ -101,7 +101,7 @@ def _flags(command: click.Command) -> dict[str, click.Option]:
 
 
 def _known(path: str, command: click.Command, table: dict[str, Any], where: str = "") -> None:
-    """Refuse a key that is no flag of the command, naming those that are."""
+    """Refuse a key that is not a flag of the command, and list the flags."""
     flags = _flags(command)
     for key in table:
         if key.replace("_", "-") not in flags:
@@ -111,11 +111,11 @@ def _known(path: str, command: click.Command, table: dict[str, Any], where: str 
 
 
 LISTS = (OptimizerNames, TaskNames, Schedules, Bounds, Sizes)
-"""What is written with commas on the command line, and may be a list in a file."""
+"""The types that the command line writes with commas, and a file may write as a list."""
 
 
 def _argument(ctx: click.Context, flag: str, option: click.Option, value: Any) -> list[str]:
-    """Return one setting as it would stand on the command line; what that cannot say is refused here."""
+    """Return one setting as the command line would spell it, or refuse one that it cannot spell."""
     if option.is_flag:
         if not isinstance(value, bool):
             raise click.BadParameter(f"{value!r} is neither true nor false.", ctx, option)

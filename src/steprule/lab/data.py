@@ -39,7 +39,7 @@ class Data:
 @cache
 def digits() -> Data:
     """Load the 1,797 digits as 64 numbers in [0, 1] each, split 60/20/20 with equal class shares."""
-    # Imported here: scikit-learn takes a second to load and `steprule explain` needs none of it.
+    # Imported here: scikit-learn takes a second to load, and `steprule explain` does not need it.
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -51,8 +51,8 @@ def digits() -> Data:
 def cancer() -> Data:
     """Load the 569 tumours as 30 measurements each, split 60/20/20 with equal class shares.
 
-    Every measurement is centred and scaled by the training set alone: the other two sets teach nothing. They stay in
-    double precision, because what is learnt from them has a known optimum.
+    The training set alone centres and scales every measurement: the other two sets teach nothing. They stay in
+    double precision, because the task has a known optimum.
     """
     from sklearn.datasets import load_breast_cancer
 

@@ -1,4 +1,4 @@
-"""What is measured beside the loss, at evaluations only: gradient norm, clip coefficient, size of the update."""
+"""Measurements beside the loss, at evaluations only: gradient norm, clip coefficient, size of the update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one step showed; none is what was not measured, or is not finite."""
+    """The measurements of one step; None stands for a missing or non-finite one."""
 
     gradient_norm: float | None = None
     clip_coefficient: float | None = None
@@ -46,7 +46,7 @@ class Probe:
         self._coefficient = _coefficient(gradient, self._norm, self._method) if self._method.clips else None
 
     def read(self) -> Seen:
-        """Return what the step did: ‖Δθ‖ relative to ‖θ‖, at θ itself."""
+        """Return the measurements of the step: ‖Δθ‖ relative to ‖θ‖, at θ itself."""
         with at_theta(self._optimizer):
             moved = _flat(self._parameters).sub_(self._before)
         length = norm([self._before])
@@ -61,7 +61,7 @@ def _flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _coefficient(gradient: torch.Tensor, before: float, method: Method) -> float:
-    """Return the gradient's norm after clipping over its norm before; 1 where there is nothing to clip."""
+    """Return the gradient's norm after clipping over its norm before; 1 for a zero gradient."""
     if not before:
         return 1.0
     for clip in method.clips:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from steprule.lab.workers import WorkerPool
 
 PAUSE = 0.5
-"""Seconds between two looks at what others have done."""
+"""Seconds between two readings of the store."""
 
 
 @dataclass
 class Dispatcher:
-    """One process's part in a comparison; it ends when every run is done, by whomever."""
+    """One process's part in a comparison. It ends when every run is done, by any process."""
 
     comparison: Comparison
     store: TrialStore
@@ -40,7 +40,7 @@ class Dispatcher:
     reasons: list[str] = field(default_factory=list[str])
 
     def run(self) -> None:
-        """Do the comparison, together with whoever else does."""
+        """Do the comparison, together with other processes."""
         while wanted := self._learn():
             open_ = {key_of(spec): spec for spec in wanted}
             for key in self.store.claim(open_, self.pool.idle):
@@ -56,7 +56,7 @@ class Dispatcher:
             self.store.finish(key_of(spec), result.as_record(), result.validation_loss)
 
     def _learn(self) -> list[RunSpec]:
-        """Take what the store holds into the comparison, and return the runs that remain."""
+        """Read the store's results into the comparison, and return the runs that remain."""
         self.store.refresh()
         records, lost = self.store.records(), set(self.store.lost())
         for study in self.comparison.studies:
@@ -77,14 +77,14 @@ class Dispatcher:
         return wanted
 
     def _result(self, spec: RunSpec, record: dict[str, object] | None) -> RunResult:
-        """Return a run's result as it was written down, or the failure of one whose worker died too often."""
+        """Return a run's recorded result, or a failure if its worker died too often."""
         if record is None:
             return RunResult(spec, "failed", f"its worker died {DEATHS} times")
         with self.store.reading(key_of(spec)):
             return from_record(spec, record)
 
     def _cut(self, study: Study) -> None:
-        """End the tuning of a task whose time is up, on the learning rates that are complete: the same for all."""
+        """End the tuning of a task whose time is up. All processes agree on the complete learning rates."""
         if study.cut is not None:
             return
         agreed = self.store.agreed(cut_key(study))
@@ -116,7 +116,7 @@ def made_with(plan: StudyPlan) -> dict[str, str]:
 
 
 def asked(plans: tuple[StudyPlan, ...], budget: str | None) -> dict[str, str]:
-    """Return what decides a comparison's results, in words: processes that differ in it do not share a study."""
+    """Return everything that decides a comparison's results, in words. Processes that differ in it share no study."""
     first = plans[0]
     words = {
         "tasks": ", ".join(plan.task.name for plan in plans),

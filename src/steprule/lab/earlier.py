@@ -1,4 +1,4 @@
-"""What earlier work has left in a folder is numbered and kept, and that is said; nothing is overwritten in silence."""
+"""Keep the files of earlier work in a folder under numbered names, and say so. Overwrite nothing silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REPORT = ("results.json", "report.html", "runs.csv", "curves.csv")
-"""What a comparison or a run leaves, its record first."""
+"""The files of a comparison or a run, its record first."""
 
 LARGEST = 256 * 2**20
 """Bytes beyond which a file is no record of ours."""
@@ -38,26 +38,26 @@ def keep(folder: Path, names: Iterable[str]) -> list[Path]:
     for path in paths:
         if path.is_file():
             new = numbered(path, max(taken, default=0) + 1)
-            with suppress(FileNotFoundError):  # somebody who shares the folder was quicker
+            with suppress(FileNotFoundError):  # another process that shares the folder was quicker
                 path.rename(new)
                 kept.append(new)
     return kept
 
 
 def tell(kept: Sequence[Path]) -> None:
-    """Say under which names something is kept; nothing where nothing is."""
+    """Name the kept files, if there are any."""
     if kept:
         say(f"What was in {kept[0].parent} before is kept: {', '.join(path.name for path in kept)}.", err=True)
 
 
 def make_room(folder: Path, names: Sequence[str], study: str) -> None:
-    """Keep what is there under these names, unless the same study has left it; the first one is its record."""
+    """Keep the files of these names, unless the same study wrote them. The first name is the record's."""
     if not study or study_of(folder / names[0]) != study:
         tell(keep(folder, names))
 
 
 def study_of(record: Path) -> Any:
-    """Return the name of the study that has left a record; none where there is no record, or it is somebody's else."""
+    """Return the name of the study that wrote a record, or None if there is no such record."""
     try:
         if record.stat().st_size > LARGEST:
             return None
@@ -68,6 +68,6 @@ def study_of(record: Path) -> Any:
 
 
 def unmoved(path: Path, error: OSError) -> sr.errors.StateError:
-    """Return the error that tells why earlier work cannot be set aside."""
+    """Return an error with the reason why earlier work cannot be set aside."""
     told = f"what is there cannot be set aside: {error.strerror or error}"
     return sr.errors.StateError(told, where=str(path), fix="give another --out")

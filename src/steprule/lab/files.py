@@ -19,7 +19,7 @@ _TEMPORARY = rf"\.(?:{_NAMES})\.(\d+)\.tmp"
 
 
 class Unrecorded(sr.errors.StepruleError):
-    """What is done can no longer be written down: the place for it takes nothing any more, or cannot be reached."""
+    """The storage is full or out of reach, so results can no longer be recorded."""
 
 
 def write_atomically(
@@ -74,7 +74,7 @@ def _flush(folder: Path) -> None:
 def prepare(folder: Path) -> None:
     """Make the folder and prove that it can be written to, before an hour of work depends on it.
 
-    What a process that was killed while it wrote has left behind is removed.
+    Remove the fragments of processes that were killed while they wrote.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):
@@ -89,7 +89,7 @@ def prepare(folder: Path) -> None:
 
 
 def _alive(process: int) -> bool:
-    """Whether a process of this number runs; where that cannot be asked, or not about this one, it may."""
+    """Whether a process of this number runs. If the system does not say, it may."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The folder in which a study is recorded: who may use it, and what becomes of an earlier study there."""
+"""The folder that records a study: its lock, and the place of an earlier study."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Home:
         share()
 
     def settle(self, store: TrialStore) -> None:
-        """Give the earlier study and what it has left the next number, and its place to this one."""
+        """Give the files of the earlier study the next number, and its place to this one."""
         if store.place == str(self.young):
             self._make_room()
             store.move(self.lasting)
@@ -77,16 +77,16 @@ class Home:
 
 @contextmanager
 def at_home(values: dict[str, Any], journal: str, names: tuple[str, ...]) -> Generator[Home]:
-    """Hold the folder of a study, and that of a shared journal; a study that is neither gone on with nor shared is new.
+    """Hold the folder of a study, and that of a shared journal. Without --resume and --storage the study is new.
 
-    While a new one has no run that is done, and an earlier one is there, nobody else may use the folder.
+    A new study has the folder for itself until its first run is done, if an earlier study is there.
     """
     out: Path = values["out"]
     storage: str | None = values["storage"]
     home = Home(out, journal, names, storage or str(out / journal))
     with ExitStack() as held:
         if storage is None:
-            with suppress(sr.errors.StateError), locked(out):  # who else is there has done it
+            with suppress(sr.errors.StateError), locked(out):  # another process in the folder has done it
                 home.recover()
         anew = storage is None and not values["resume"]
         share = held.enter_context(locked(out, shared=not anew))

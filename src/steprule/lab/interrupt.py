@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Interrupt:
-    """Whether the work has been asked to end."""
+    """Whether Ctrl-C has asked the work to end."""
 
     asked: bool = False
 

@@ -1,4 +1,4 @@
-"""What a user names as `module:name` or `file.py:name`, loaded."""
+"""Load objects that a user names as `module:name` or `file.py:name`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_reference(text: str) -> bool:
 
 
 def load(text: str) -> Any:
-    """Return what `module:name` or `file.py:name` names; a module may also lie in the working folder.
+    """Return the object that `module:name` or `file.py:name` names. A module may also lie in the working folder.
 
     A file is executed once a process, however often it is named.
     """
@@ -48,9 +48,9 @@ def load(text: str) -> Any:
 
 
 def digest(text: str) -> str:
-    """Return the beginning of the SHA-256 of the file in which what a reference names is written; empty if none is.
+    """Return the beginning of the SHA-256 of the file that defines a referenced object, or "" without one.
 
-    A study goes on only with what it began with.
+    A study goes on only with the code that it began with.
     """
     found, home = load(text), text.rpartition(":")[0]
     if isinstance(found, type | FunctionType):
@@ -60,7 +60,7 @@ def digest(text: str) -> str:
 
 
 def place(error: Exception) -> sr.errors.Origin | str:
-    """Return the line that raised an error: the last one that is none of a library's own, if there is one."""
+    """Return the line that raised an error: the last one outside of libraries, if there is one."""
     if isinstance(error, SyntaxError) and error.filename:
         return sr.errors.Origin(error.filename, error.lineno or 0, error.text or "")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
@@ -75,7 +75,7 @@ def _installed(filename: str) -> bool:
 
 
 def _module(name: str) -> ModuleType:
-    """Import a module; the working folder is searched last, so that nothing in it hides an installed one."""
+    """Import a module. The working folder comes last, so that its files hide no installed module."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

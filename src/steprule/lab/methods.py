@@ -16,7 +16,7 @@ from steprule.lab.loading import digest
 from steprule.lab.optimizers import Kind, find, worded
 
 _USUAL = "clip_global_norm"
-"""The clipping that is meant where only a bound is given."""
+"""The clipping for which a bound alone stands."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Method:
 
     @property
     def key(self) -> str:
-        """What tells this arm from every other one, `adam · cosine · clip 1`."""
+        """A name unlike any other arm's, `adam · cosine · clip 1`."""
         settings = [f"{name}={worded(value)}" for name, value in self.hyper]
         schedule = [] if self.schedule == "constant" else [self.schedule]
         before = [f"{'clip' if clip.name == _USUAL else clip.name} {clip.bound:g}" for clip in self.clips]
@@ -48,7 +48,7 @@ class Method:
 
     @property
     def settings(self) -> str:
-        """Everything that was set apart from the learning rate, in words; empty when nothing was."""
+        """All settings except the learning rate, in words; "" without any."""
         parts = [clip.label for clip in self.clips]
         parts += [f"{name}={worded(value)}" for name, value in self.hyper]
         return ", ".join(parts + ([] if self.schedule == "constant" else [f"{self.schedule} schedule"]))
@@ -65,7 +65,7 @@ class Method:
 
     @property
     def default_lr(self) -> float | None:
-        """The learning rate of who does not choose one; none where the optimiser wants it chosen."""
+        """The optimiser's default learning rate, or None if it has no default."""
         return self.kind.default_lr
 
     @property
@@ -84,11 +84,11 @@ class Method:
         return self.kind.build(parameters, lr, dict(self.hyper), self.clips)
 
     def explain(self) -> Any:
-        """Return the library's own account of the method; none for an optimiser that is not the library's."""
+        """Return the library's own account of the method, or None for another library's optimiser."""
         return self.kind.account(dict(self.hyper), self.clips)
 
     def made_of(self) -> str:
-        """Return what the optimiser computes, as far as it is known: its formula, or the code that defines it."""
+        """Return the optimiser's formula if we know it, else the code that defines it."""
         account = self.explain()
         if account is not None:
             return account.formula.replace("\n", ", ")
@@ -106,7 +106,7 @@ class Method:
                 for parameter in model.parameters():
                     parameter.grad = torch.zeros_like(parameter)
                 optimizer.step()
-        except Exception as error:  # noqa: BLE001 - whatever a class of somebody else's does
+        except Exception as error:  # noqa: BLE001 - another library's class may raise anything
             fault = f"{type(error).__name__}: {error}"
         if fault:
             raise sr.errors.StepruleError(
@@ -117,7 +117,7 @@ class Method:
 
 
 def _fault(optimizer: Any) -> str:
-    """Say why something that was built is no optimiser for the lab's loop; nothing where it is one."""
+    """Say why an object is no optimiser for the lab's loop; return "" if it is one."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         return f"it builds {type(optimizer).__name__}, which is no torch.optim.Optimizer"
     step = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
@@ -146,7 +146,7 @@ def value_of(text: str) -> Any:
 def crossed(
     methods: Iterable[Method], schedules: Sequence[str] = ("constant",), bounds: Sequence[float | None] = (None,)
 ) -> tuple[Method, ...]:
-    """Return every optimiser with every schedule and every bound of the global norm; no bound is no clipping."""
+    """Return every optimiser with every schedule and every bound of the global norm; None is no clipping."""
     return tuple(
         replace(method, schedule=schedule, clips=method.clips + (() if bound is None else (Clip(_USUAL, bound),)))
         for method in methods

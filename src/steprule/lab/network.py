@@ -20,10 +20,10 @@ CHUNK = 512
 """A batch larger than this is walked in chunks, and its gradient accumulated."""
 
 SEEN_AT_ONCE = 2048
-"""A set larger than this is evaluated in chunks of so many examples."""
+"""Evaluation walks a larger set in chunks of this many examples."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What a network can compute in; parameters, losses and evaluations are float32 always."""
+"""The types in which a network can compute. Parameters, losses and evaluations are always float32."""
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def at_theta(optimizer: Any) -> Generator[None]:
 
 
 def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, float]:
-    """Return the mean loss and the score on a set; what a network does only in training is off meanwhile."""
+    """Return the mean loss and the score on a set, with the network in evaluation mode."""
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -69,7 +69,7 @@ def accumulate(
 ) -> float:
     """Leave the gradient of the mean loss over all the examples in the parameters, and return that loss.
 
-    The examples are walked in so many micro-batches, or in more where these were too large, each weighted by its
+    The examples come in `parts` micro-batches, or in more if those were too large, each weighted by its
     share. With a scale it is the gradient of the loss times that.
     """
     model.zero_grad(set_to_none=True)
@@ -84,9 +84,9 @@ def accumulate(
 
 
 def scaler(precision: str) -> torch.amp.GradScaler | None:
-    """Return what keeps float16 gradients from vanishing; other precisions need none.
+    """Return a scaler that keeps float16 gradients from vanishing, or None for other precisions.
 
-    It multiplies the loss, and leaves out a step whose gradients overflow.
+    It multiplies the loss, and skips a step whose gradients overflow.
     """
     return torch.amp.GradScaler("cpu") if precision == "float16" else None
 

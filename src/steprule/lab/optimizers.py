@@ -47,7 +47,7 @@ _RESERVED = frozenset({"params", "parameters", "lr", "t", "maximize", "capturabl
 _OPTIONS = fields(sr.optim.Options)
 _KEPT_OUT = {"clip", "capturable"}  # --clip has its own flags
 OPTIONS = {field.name: field.default for field in _OPTIONS if field.name not in _KEPT_OUT}
-"""What every optimiser of the library takes besides hyperparameters, with the defaults."""
+"""The options of every optimiser of the library, with the defaults."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Kind:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What it takes besides hyperparameters, with the defaults."""
+        """Its options, with the defaults: they are no hyperparameters of the formula."""
         return OPTIONS if self.is_ours else {}
 
     @property
@@ -137,7 +137,7 @@ class Kind:
         return None
 
     def _check_option(self, name: str, value: Any) -> None:
-        """Refuse what the library would refuse."""
+        """Refuse a value that the library would refuse."""
         wanted, fix = _wanted(self.options[name], value), f"its default is {worded(self.options[name])}"
         try:
             if not wanted:
@@ -149,7 +149,7 @@ class Kind:
 
 
 def _wanted(default: Any, value: Any) -> str:
-    """Return in words what a value should be, nothing where it is that."""
+    """Return in words the kind that a value should have, or "" if it has that kind."""
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, int | float):
@@ -161,7 +161,7 @@ def _wanted(default: Any, value: Any) -> str:
 
 
 def worded(value: Any) -> str:
-    """Return a hyperparameter's value as one would type it."""
+    """Return a hyperparameter's value as a user types it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -171,7 +171,7 @@ def worded(value: Any) -> str:
 
 @cache
 def find(name: str) -> Kind:
-    """Return the optimiser of a name; what cannot be one is refused with what is allowed."""
+    """Return the optimiser of a name. Refuse an unknown name with a list of the known ones."""
     if name in TITLES:
         return _kind(name, TITLES[name], getattr(sr.board, name))
     if name in VARIANTS:
@@ -186,7 +186,7 @@ def find(name: str) -> Kind:
 
 
 def class_of(name: str) -> str:
-    """Return where torch's optimiser of a name is found that the board has taken; nothing where there is none."""
+    """Return the reference of torch's optimiser under a name that the board has taken, or ""."""
     found = next((one for one in sr.optim.__all__ if one.lower() == name), "") if name in TITLES else ""
     return f"steprule.optim:{found}" if found else ""
 
@@ -214,7 +214,7 @@ _BUILT = "an optimiser is built as Class(parameters, lr=..., **hyperparameters),
 
 
 def _hyperparameters(rule: Any) -> dict[str, Any]:
-    """Return a rule's hyperparameters with their defaults, those of its other variants too, and the variant it is."""
+    """Return the hyperparameters of all a rule's variants with their defaults, and the choice of its own variant."""
     found = {key: hyper.value for key, hyper in rule.hypers.items()}
     if isinstance(rule, _RULES[0]):
         for key, parameter in inspect.signature(rule).parameters.items():

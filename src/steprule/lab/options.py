@@ -1,4 +1,4 @@
-"""The command line's vocabulary: what each option accepts, and the groups that commands share."""
+"""The command line's vocabulary: types of values, and the groups of options that commands share."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     Decorator = Callable[[Any], Any]
 
 QUICK = {"lrs": 5, "tuning_seeds": 1, "seeds": 3}
-"""What `--quick` puts in place of the defaults; whatever is given explicitly stands."""
+"""The defaults under `--quick`. An explicit option still counts."""
 
 QUICK_SHARE = 4
-"""By what `--quick` divides a task's own budget."""
+"""`--quick` divides a task's own budget by this."""
 
 
 class Number(click.ParamType):
@@ -44,7 +44,7 @@ class Number(click.ParamType):
         self._low, self._high, self._low_allowed = low, high, low_allowed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or say what is allowed."""
+        """Return the number, or describe the allowed ones."""
         try:
             number = float(value)
         except ValueError:
@@ -60,12 +60,12 @@ class Number(click.ParamType):
 
 
 class Offered(click.ParamType):
-    """What has names, of which a shell can offer those that go on from what is written."""
+    """A type with known names, which a shell can complete."""
 
     offers: Iterable[str] = ()
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offer what may stand after the last comma."""
+        """Offer the names that may stand after the last comma."""
         del ctx, param
         done, comma, begun = incomplete.rpartition(",")
         return [CompletionItem(f"{done}{comma}{name}") for name in self.offers if name.startswith(begun)]
@@ -140,12 +140,12 @@ class Schedules(Offered):
 
 
 class Bounds(click.ParamType):
-    """Bounds of the gradient's length, separated by commas; none is no clipping."""
+    """Bounds of the gradient's length, separated by commas; the word none means no clipping."""
 
     name = "bounds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float | None, ...]:
-        """Return the bounds once each, or say what is allowed."""
+        """Return each bound once, or describe the allowed ones."""
         if isinstance(value, tuple):
             return value
         parts = dict.fromkeys(part.strip() for part in str(value).split(","))
@@ -158,7 +158,7 @@ class Duration(click.ParamType):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text once it is one, or say what is allowed."""
+        """Return the text if it is a time, or describe the allowed ones."""
         if seconds_of(str(value)) is None:
             self.fail(f"{value!r} is no time; allowed: a number with s, m or h, such as 90s, 5m or 1h.", param, ctx)
         return str(value).strip()
@@ -170,7 +170,7 @@ class Sizes(click.ParamType):
     name = "sizes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the sizes, or say what is allowed."""
+        """Return the sizes, or describe the allowed ones."""
         parts = str(value).split(",")
         if not all(part.strip().isdecimal() and 1 <= int(part) <= 4096 for part in parts):
             self.fail(f"{value!r} is not a list of sizes from 1 to 4096, such as 64 or 64,32.", param, ctx)
@@ -189,7 +189,7 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 def _collect_clip(ctx: click.Context, param: click.Parameter, value: float | None) -> None:
-    """Keep the clippings in the order in which they were written: that is the order in which they act."""
+    """Keep the clippings in the order of the command line: they act in that order."""
     if value is not None:
         ctx.meta.setdefault("clips", []).append(Clip(param.name, value))
 
@@ -239,7 +239,7 @@ SCHEDULE = click.option(
 )
 
 TRAINING = together(
-    click.option("--task", type=TaskName(), default="digits-mlp", show_default=True, help="What is learnt."),
+    click.option("--task", type=TaskName(), default="digits-mlp", show_default=True, help="The task to learn."),
     click.option("--epochs", type=click.IntRange(1, 100_000), show_default="the task's", help="Budget of a run."),
     click.option("--iterations", type=click.IntRange(1, 10_000_000), help="Budget of a run, instead of epochs."),
     click.option("--batch-size", type=click.IntRange(1), show_default="the task's"),
@@ -247,14 +247,14 @@ TRAINING = together(
         "--accumulate",
         type=click.IntRange(1),
         metavar="PARTS",
-        help="Compute each batch in so many micro-batches; its gradient stays the same.",
+        help="Compute each batch in this many micro-batches; its gradient stays the same.",
     ),
     click.option(
         "--precision",
         type=click.Choice(list(PRECISIONS)),
-        help="What the network computes in; parameters stay float32, and float16 has its loss scaled.",
+        help="The type in which the network computes. Parameters stay float32; float16 scales its loss.",
     ),
-    click.option("--timeout", type=Number(), metavar="SECONDS", help="Give a run up after so long, as failed."),
+    click.option("--timeout", type=Number(), metavar="SECONDS", help="End a run as failed after this time."),
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
     click.option("--hidden", type=Sizes(), show_default="the task's", help="Hidden layers, such as 64,32."),
     click.option("--condition", type=Number(1), show_default="the task's", help="Condition number of the quadratic."),
@@ -287,7 +287,7 @@ def cores() -> int:
 
 
 def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) -> tuple[Method, ...]:
-    """Return the methods as the command line sets them; an option that none of them takes is an error."""
+    """Return the methods as the command line sets them. Refuse an option that no method takes."""
     shared = {key: values[key] for key in ("beta", "beta1", "beta2", "eps") if values.get(key) is not None}
     taken = {key for name in names for key in find(name).takes if key in ("beta", "beta1", "beta2", "eps")}
     for key in shared:
@@ -304,7 +304,7 @@ def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) 
 
 
 def _further(name: str, own: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return what an optimiser is given that its signature does not name."""
+    """Return the settings that an optimiser's signature does not name."""
     return [item for item in own.items() if item[0] not in find(name).takes]
 
 
@@ -348,7 +348,7 @@ def task(values: dict[str, Any]) -> TaskSpec:
 
 
 def target(values: dict[str, Any], spec: TaskSpec) -> float | None:
-    """Return the score whose iterations are counted: the given one, or the task's own."""
+    """Return the target score: the given one, or the task's own."""
     found, metric = values["target"], spec.build().metric
     if found is not None and metric.percent and found > 1:
         raise click.UsageError(f"--target is an {metric.name} here: a number greater than 0 and at most 1.")
@@ -356,7 +356,7 @@ def target(values: dict[str, Any], spec: TaskSpec) -> float | None:
 
 
 def budget(ctx: click.Context, values: dict[str, Any], spec: TaskSpec) -> Budget:
-    """Return the task's own budget with what was given in its place; epochs and iterations exclude each other."""
+    """Return the task's own budget with the given options in place. Epochs and iterations exclude each other."""
     own, epochs, iterations = spec.build().budget, values["epochs"], values["iterations"]
     if iterations is not None and epochs is not None:
         raise click.UsageError("--epochs and --iterations exclude each other: either one is the budget.")

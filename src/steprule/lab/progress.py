@@ -27,12 +27,12 @@ def about(seconds: float) -> str:
 
 
 class Meter(Protocol):
-    """Is told how far the work has come."""
+    """Receives the progress of the work."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
     def phase(self, name: str, total: int) -> None:
-        """Begin a phase; `total` counts all the work, what is done included."""
+        """Begin a phase. `total` counts all the work, the finished part included."""
         ...
 
     def advance(self) -> None:
@@ -40,12 +40,12 @@ class Meter(Protocol):
         ...
 
     def reach(self, done: int) -> None:
-        """Say how many units are done, by whomever."""
+        """Say how many units are done, by all processes."""
         ...
 
 
 class Silence:
-    """A meter that says nothing."""
+    """A meter without output."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ class Silence:
 
 
 class _Clock:
-    """Estimates what is left from the pace since the first unit was done: the start-up does not count."""
+    """Estimates the remaining time from the pace since the first unit was done. The start-up does not count."""
 
     def __init__(self) -> None:
         self.done, self.total = 0, 0

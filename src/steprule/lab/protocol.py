@@ -1,6 +1,6 @@
 """The fair comparison: equal trials for every method, tuned on validation data, scored once on test data.
 
-What is to be done next follows from the plan and the results alone, so that any process can go on with a study.
+The next runs follow from the plan and the results alone, so that any process can go on with a study.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REPORT_OFFSET = 100
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a comparison sets out to do on one task."""
+    """The runs that a comparison intends on one task."""
 
     task: TaskSpec
     methods: tuple[Method, ...]
@@ -59,7 +59,7 @@ class StudyPlan:
 
     @property
     def runs(self) -> int:
-        """How many runs the plan asks for, an extension of the grid not counted."""
+        """The number of runs of the plan, without an extension of the grid."""
         untuned = sum(method.default_lr is not None for method in self.methods) if self.defaults else 0
         tuning = len(self.methods) * len(self.grid) * len(self.tuning_seeds)
         return tuning + (len(self.methods) + untuned) * len(self.report_seeds)
@@ -67,7 +67,7 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class ChosenRate:
-    """The learning rate kept for a method; `edge` says at which end of the grid it lies, if it does."""
+    """The learning rate kept for a method. `edge` names the end of the grid at which it lies, if any."""
 
     lr: float | None
     validation_loss: float | None
@@ -76,7 +76,7 @@ class ChosenRate:
 
 @dataclass
 class Study:
-    """A plan for one task and the runs done so far; whatever happens, what is here can be written down.
+    """A plan for one task and the runs done so far. It can be written down at any moment.
 
     `cut` are the learning rates that remain where the time for tuning ran out before the grid was done.
     """
@@ -101,11 +101,11 @@ class Study:
             self._done.setdefault(result.spec, result)
 
     def cut_short(self, rates: Iterable[float]) -> None:
-        """Tune on these learning rates alone, and extend nothing."""
+        """Tune on these learning rates alone, without extending the grid."""
         self.cut = self.grid = tuple(sorted(rates))
 
     def wanted(self) -> list[RunSpec]:
-        """Return the runs that can be done now, none when all are; the grid grows where the results say so."""
+        """Return the runs that can be done now; an empty list means that all are done. The grid may grow."""
         tuning = self._undone(tuning_specs(self.plan, spread(self.grid)))
         while not tuning and self._grow():
             tuning = self._undone(tuning_specs(self.plan, self.grid))
@@ -117,7 +117,7 @@ class Study:
         return bool(self._undone(tuning_specs(self.plan, self.grid)))
 
     def to_come(self) -> int:
-        """Return how many runs are not done, those included that wait for others."""
+        """Return how many runs are not done, including runs that wait for others."""
         wanted = self.wanted()
         waiting = any(spec.phase == "tuning" for spec in wanted)
         return len(wanted) + (len(self.plan.methods) * len(self.plan.report_seeds) if waiting else 0)
@@ -159,13 +159,13 @@ class Study:
         return self._of(method, "report")
 
     def sensitivity(self, method: Method) -> list[tuple[float, float]]:
-        """Return (learning rate, mean validation loss); infinite where a run of that rate did not finish."""
+        """Return (learning rate, mean validation loss); infinite if a run of that rate did not finish."""
         groups = groupby(self.tuning_runs(method), key=lambda run: run.spec.lr)
         losses = [(lr, [run.validation_loss for run in runs]) for lr, runs in groups]
         return [(lr, sum(values) / len(values)) for lr, values in losses]
 
     def choice(self, method: Method) -> ChosenRate:
-        """Return the learning rate with the lowest validation loss; none when every one diverged."""
+        """Return the learning rate with the lowest validation loss, which is None if every one diverged."""
         if self.fixed_lr is not None:
             return ChosenRate(self.fixed_lr, None)
         tried = [pair for pair in self.sensitivity(method) if self.cut is None or pair[0] in self.cut]
@@ -178,7 +178,7 @@ class Study:
 
 @dataclass
 class Comparison:
-    """The studies of several tasks, with the same methods and seeds; `words` are what the protocol adds."""
+    """The studies of several tasks, with the same methods and seeds. `words` are additions to the protocol's text."""
 
     studies: tuple[Study, ...]
     budget: str | None = None
@@ -230,13 +230,13 @@ def spread(grid: Iterable[float]) -> tuple[float, ...]:
 
 
 def cut_words(study: Study) -> str:
-    """Say that a task's tuning was ended by the time; nothing where it was not."""
+    """Say that the time ended a task's tuning; return "" if it did not."""
     if study.cut is None:
         return ""
     rates = ", ".join(f"{lr:g}" for lr in study.cut)
     return (
-        f"On {study.plan.task.name} the time ran out while learning rates were tried: what counts for every method "
-        f"alike are those that all methods had tried by then ({rates})."
+        f"On {study.plan.task.name} the time ran out during tuning. For every method alike only those learning rates "
+        f"count that all methods had tried by then ({rates})."
     )
 
 
@@ -261,7 +261,7 @@ def default_specs(plan: StudyPlan) -> list[RunSpec]:
 
 
 def report_specs(study: Study) -> list[RunSpec]:
-    """Return the runs on fresh seeds of each method that has a learning rate; the first one shows what it made."""
+    """Return the runs on fresh seeds of each method that has a learning rate. The first one keeps its exhibits."""
     plan = study.plan
     choices = [(method, study.choice(method).lr) for method in plan.methods]
     return [

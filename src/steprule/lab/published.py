@@ -18,7 +18,7 @@ import steprule as sr
 from steprule.lab.data import Data, Split
 
 LARGEST = 1 << 28
-"""Bytes above which a file is not read: none of the published ones is as long."""
+"""Longer files are refused: all published ones are shorter."""
 
 MNIST_MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -35,7 +35,7 @@ MNIST_MD5 = {
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR_FOLDER = "cifar-10-batches-bin"
 CIFAR_ENTRIES = 100
-"""An archive is not read beyond so many entries: the published one has nine."""
+"""Entries of an archive that are read at most: the published one has nine."""
 
 CIFAR_MD5 = {
     CIFAR_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530",
@@ -46,10 +46,10 @@ CIFAR_MD5 = {
     "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
-"""The archive as published (the binary version: the one for Python would have to be unpickled), and what is in it."""
+"""The published archive (the binary version, since the one for Python needs unpickling), and its files."""
 
 MNIST_HELD, CIFAR_HELD = 12, 25
-"""The last of so many parts of the published training set is for validation."""
+"""The last of this many parts of the published training set is for validation."""
 
 
 def mnist(folder: Path) -> Data:
@@ -107,8 +107,8 @@ def _mnist_set(folder: Path, name: str) -> Split:
     """Return one of the two published sets."""
     parts: list[Any] = []
     for kind, shape in (("images-idx3", (28, 28)), ("labels-idx1", ())):
-        plain = folder / f"{name}-{kind}-ubyte"
-        path = _find(folder, (plain.with_name(f"{plain.name}.gz"), plain))
+        unpacked = folder / f"{name}-{kind}-ubyte"
+        path = _find(folder, (unpacked.with_name(f"{unpacked.name}.gz"), unpacked))
         parts.append(_idx(_read(path, MNIST_MD5), path, shape))
     images, labels = parts
     if len(images) != len(labels):
@@ -138,13 +138,13 @@ def _idx(whole: bytes, path: Path, shape: tuple[int, ...]) -> np.ndarray[Any, An
 
 
 def _unpacked(whole: bytes, path: Path, names: list[str]) -> dict[str, bytes]:
-    """Return the files of the archive, in memory: nothing is written anywhere."""
+    """Return the files of the archive, unpacked in memory."""
     content: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(whole), mode="r:gz") as archive:
-            for entry in islice(archive, CIFAR_ENTRIES):  # never the whole list: it has no end that is known
+            for entry in islice(archive, CIFAR_ENTRIES):  # never the whole list: its end is unknown
                 file = archive.extractfile(entry) if entry.isreg() and entry.size <= LARGEST else None
-                if file is None and not entry.isdir():  # to pass over it, too, would mean to unpack it
+                if file is None and not entry.isdir():  # skipping it would unpack it too
                     raise _wrong(f"{entry.name!r} in {path.name} is no plain file, or too long", path)
                 folder, _, name = entry.name.rpartition("/")
                 if file is not None and folder == CIFAR_FOLDER and name in names:
@@ -158,7 +158,7 @@ def _unpacked(whole: bytes, path: Path, names: list[str]) -> dict[str, bytes]:
 
 
 def _records(whole: bytes, name: str) -> Split:
-    """Return the pictures of a batch: for each a byte that is its class, then red, green and blue."""
+    """Return the pictures of a batch: each has a byte for its class, then red, green and blue."""
     size = 1 + 3 * 32 * 32
     if not whole or len(whole) % size:
         raise _wrong(f"{name} is {len(whole):,} bytes long, no multiple of the {size:,} of a picture", name)

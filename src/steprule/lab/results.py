@@ -1,4 +1,4 @@
-"""What is written down: every run with its curve, and all that is needed to repeat it."""
+"""The document of a study: every run with its curve, and everything that is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ THEORY_POINTS = 100
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the folder one works in, and whether files differ from it; none outside a repository."""
+    """Return the commit of the working folder and whether files differ from it, or None outside a repository."""
 
     def said(*words: str) -> str:
         command = ["git", *words]
@@ -50,7 +50,7 @@ def git_state() -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The circumstances of a study, for whoever wants to repeat it."""
+    """The circumstances of a study, for anyone who wants to repeat it."""
 
     command: str
     workers: int
@@ -59,7 +59,7 @@ class Provenance:
     git: dict[str, Any] | None = field(default_factory=git_state)
     """As it was when the study began."""
     study: str = ""
-    """What tells the study from others that have written to the same folder."""
+    """A name unlike that of any other study in the same folder."""
 
 
 def versions() -> dict[str, str]:
@@ -134,7 +134,7 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
 
 
 def task_facts(task: Task) -> dict[str, Any]:
-    """Return what a task is, for programs."""
+    """Return the facts of a task, for programs."""
     data = task.data
     return {
         "name": task.name,
@@ -166,7 +166,7 @@ def _theory(line: Any, longest: int) -> dict[str, Any]:
 
 
 def exhibits(shown: Sequence[Exhibit]) -> list[dict[str, Any]]:
-    """Return what there is to look at, for JSON."""
+    """Return the exhibits, for JSON."""
     return [
         {
             "caption": one.caption,
@@ -204,7 +204,7 @@ UNKNOWN = {
     "state_bytes_per_parameter": None,
     "backend": None,
 }
-"""What is written of an optimiser that is not the library's."""
+"""The account of an optimiser of another library."""
 
 
 def _account(method: Method, account: Any) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _account(method: Method, account: Any) -> dict[str, Any]:
 
 
 def _equations(method: Method, account: Any) -> list[str]:
-    """Return the rule's lines, preceded by what g is where the rule leaves that to the training loop."""
+    """Return the rule's lines, after a line that defines g if the rule leaves it to the training loop."""
     if any(line.startswith("g =") for line in account.equations):
         return list(account.equations)
     batch = r"\{(x_i, y_i)\}_n" if method.full_batch else "B_{t-1}"
@@ -245,7 +245,7 @@ def _result(study: Study, task: Task, method: Method) -> dict[str, Any]:
 
 
 def _summary(runs: Sequence[RunResult], task: Task, target: float | None) -> dict[str, Any]:
-    """Return what the runs of one phase come to."""
+    """Return the summary of the runs of one phase."""
     score = interval([run.test_score for run in runs if run.test_score is not None])
     met = [run.first_met(task.metric, target) for run in runs if run.status != "failed"]
     times = [run.optimizer_us_per_step for run in runs if run.optimizer_us_per_step is not None]
@@ -271,7 +271,7 @@ def _spread(found: Sequence[StepTimes]) -> dict[str, Any] | None:
 
 
 def _to_target(met: Sequence[Any]) -> dict[str, float | None] | None:
-    """Return the medians of what it took, a miss counted as infinite; none where most missed."""
+    """Return the medians of the costs, a miss counted as infinite, or None if most runs missed."""
     if 2 * sum(point is None for point in met) >= max(len(met), 1):
         return None
     return {
@@ -286,21 +286,21 @@ def _to_target(met: Sequence[Any]) -> dict[str, float | None] | None:
 
 
 def _median(values: Iterable[float]) -> float | None:
-    """Return the median, or nothing where half the values or more are infinite."""
+    """Return the median, or None if half the values or more are infinite."""
     found = list(values)
     middle = median(found) if found else math.inf
     return middle if math.isfinite(middle) else None
 
 
 def _records(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """Return the runs as records; what a network makes is large, and kept of one run."""
+    """Return the runs as records. Exhibits are large, so one run keeps them."""
     records = [run.as_record() for run in runs]
     made = next((record for record in records if record["exhibits"] and record["phase"] == "report"), None)
     return [record if record is made else {**record, "exhibits": []} for record in records]
 
 
 def as_text(value: dict[str, Any]) -> str:
-    """Return strict JSON: six digits a number, null for what is not finite, a list of numbers on one line."""
+    """Return strict JSON: six digits a number, null for NaN and infinity, a list of numbers on one line."""
     text = json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False)
     text = escaped(text)
     return re.sub(r"\[[-+\d.,eE\s]*(?:null[-+\d.,eE\s]*)*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
@@ -309,7 +309,7 @@ def as_text(value: dict[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     """Return the value as JSON will give it back: the page of a study and that of its file are the same.
 
-    What is not finite is null, and so is what a diverged run has left of numbers too large to draw.
+    NaN and infinity become null, and so do numbers of a diverged run that are too large to draw.
     """
     if isinstance(value, float):
         return float(f"{value:.6g}") if abs(value) < MOST else None

@@ -1,4 +1,4 @@
-"""A run as others see it: what decides it, what was seen on the way, what it gave, and both as plain JSON."""
+"""A run's specification, its curve and its result, and their form in JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run; whether it shows what its network makes decides nothing."""
+    """Everything that decides a run. Whether it keeps exhibits does not."""
 
     task: TaskSpec
     method: Method
@@ -45,12 +45,12 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Point:
-    """What was seen at one evaluation; the score is that of the task, on validation data.
+    """The measurements of one evaluation. The score is the task's, on validation data.
 
     The training loss is the mean over the batches since the last evaluation, but where the task's optimum is
     known it is that of the whole training set at θ itself, so that its distance to the optimum means something.
-    `seconds` are those of training alone. The last three are of the step just made: none before the first, and no
-    clip coefficient where nothing clips.
+    `seconds` counts training alone. The last three describe the step just made: None before the first, and no
+    clip coefficient without clipping.
     """
 
     iteration: int
@@ -77,7 +77,7 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave. `status` is finished, diverged, or failed (then `reason` says of what).
+    """The result of a run. `status` is finished, diverged, or failed, with a `reason`.
 
     Two results are equal when their numbers are; times are left out of that.
     """
@@ -114,13 +114,13 @@ class RunResult:
         return self.curve[-1].epoch if self.curve else 0.0
 
     def first_met(self, metric: Metric, target: float | None) -> Point | None:
-        """Return the first point whose score meets the target; none where none does, or there is no target."""
+        """Return the first point whose score meets the target, or None without such a point or a target."""
         if target is None:
             return None
         return next((point for point in self.curve if metric.met(point.score, target)), None)
 
     def as_record(self) -> dict[str, Any]:
-        """Return everything but the spec's task, method and budget as plain JSON; null is what no record holds."""
+        """Return everything but the spec's task, method and budget as JSON, without null."""
         columns = zip(*map(astuple, self.curve), strict=True)
         return {
             "phase": self.spec.phase,
@@ -157,7 +157,7 @@ _OPTIONAL = frozenset({"lr", "gradient_norm", "clip_coefficient", "update_ratio"
 def from_record(spec: RunSpec, record: dict[str, Any]) -> RunResult:
     """Return the result that a record was made of; a number that was not finite is NaN.
 
-    A record that is none of this run, or that does not agree with itself, is misshapen.
+    A record of another run, or one that contradicts itself, is misshapen.
     """
     check(record, RUN)
     whole(record)
@@ -209,7 +209,7 @@ def _exhibit(exhibit: Exhibit) -> dict[str, Any]:
 
 
 def failure(error: BaseException) -> str:
-    """Return in words why a run failed; memory that is not to be had goes by many names."""
+    """Return in words why a run failed. A lack of memory goes by many names."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return OUT_OF_MEMORY
     return f"{type(error).__name__}: {error}"

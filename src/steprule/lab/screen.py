@@ -1,4 +1,4 @@
-"""The one door to a terminal: what is said arrives as text, and a reader who has gone costs no work."""
+"""The one door to a terminal: everything arrives as text, and a reader who has gone stops no work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GONE = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EINVAL, errno.EBADF}
-"""What writing to a reader who has gone ends in; on Windows that is an invalid argument."""
+"""The errors of writing to a reader who has gone; on Windows that is an invalid argument."""
 
 
 class Screen(Console):
@@ -29,7 +29,7 @@ class Screen(Console):
         super().__init__(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Return the text that a string is shown as, whoever asks: a title, a cell, a line."""
+        """Return the shown text of a string: of a title, a cell, a line."""
         settings |= {"markup": False, "emoji": False}
         return super().render_str(shown(text), **settings)
 
@@ -37,32 +37,32 @@ class Screen(Console):
 def say(text: str, *, err: bool = False) -> None:
     """Say something, with its lines, on standard output or error."""
     stream = sys.stderr if err else sys.stdout
-    with suppress(AttributeError):  # none where it was closed before Python began
+    with suppress(AttributeError):  # None if it was closed before Python began
         stream.write(f"{shown(text)}\n")
         stream.flush()
 
 
 def complain(text: str) -> None:
-    """Say in one line what went wrong."""
+    """Say an error in one line."""
     say(f"steprule: error: {one_line(text)}", err=True)
 
 
 @dataclass
 class Lasting:
-    """A stream that takes whatever is written: what cannot be encoded is replaced, what cannot be written dropped."""
+    """A stream that never fails: it replaces letters that it cannot encode, and drops text that it cannot write."""
 
     stream: Any
     error: OSError | None = None
-    """Why nothing is written any more, unless it is that nobody reads."""
+    """Why writing has ended, unless the reader has gone."""
     gone: bool = False
 
     def write(self, text: str | bytes) -> int:
-        """Write what can be written; click gives completions as bytes."""
+        """Write the text if possible. click gives completions as bytes."""
         self._try("write", text.decode() if isinstance(text, bytes) else text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream."""
         self._try("flush")
 
     def _try(self, name: str, *words: str) -> None:
@@ -90,7 +90,7 @@ class Lasting:
 
 @contextmanager
 def lasting() -> Generator[Lasting]:
-    """Let standard output and error last as long as the work within, whatever becomes of those who read them."""
+    """Let standard output and error last as long as the work within, even if their readers go."""
     _occupied()
     before = sys.stdout, sys.stderr
     out, err = (None if stream is None else Lasting(stream) for stream in before)
@@ -105,7 +105,7 @@ def lasting() -> Generator[Lasting]:
 
 
 def _occupied() -> None:
-    """Give a standard stream that was closed to nobody: the next file that is opened would be taken for it."""
+    """Give closed standard streams to the null device, or the next opened file would take their place."""
     with suppress(OSError):
         while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(handle, True)

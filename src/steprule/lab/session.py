@@ -38,7 +38,7 @@ SHARE = 0.75
 
 @dataclass
 class Session:
-    """A comparison under way, and the folder that holds what is done so far."""
+    """A comparison under way, and the folder of its results so far."""
 
     comparison: Comparison
     provenance: Provenance
@@ -46,14 +46,14 @@ class Session:
     meter: Meter
     tensorboard: Path | None = None
     anew: bool = False
-    """Whether this is a run that goes on from nothing that is there."""
+    """Whether this run resumes nothing in the folder."""
     _began: float = 0.0
     _saved: float = 0.0
     _roomy: bool = False
-    """Whether what another study has left is out of the way."""
+    """Whether the files of another study are out of the way."""
 
     def compare(self, store: TrialStore, seconds: float | None = None) -> None:
-        """Do the comparison with worker processes, together with whoever works on the same store.
+        """Do the comparison with worker processes, together with other processes on the same store.
 
         With `seconds` tuning ends in time for the report's runs, even where it is not done.
         """
@@ -95,7 +95,7 @@ class Session:
                     writer.close(self.comparison.runs)
 
     def _checkpoint(self, spec: RunSpec, *, resume: bool) -> Checkpoint | None:
-        """Return where the run keeps its state; what is there is another run's if it does not go on from it."""
+        """Return the run's checkpoint. A checkpoint that it does not resume belongs to another run."""
         if self.out is None:
             return None
         checkpoint = Checkpoint(self.out, made_by(spec))
@@ -110,7 +110,7 @@ class Session:
         return self.out is not None and (self._roomy or not self.anew) and (self.out / FILES[0]).exists()
 
     def make_room(self) -> None:
-        """Keep what another study, or an earlier run, has left, before the first file of this one is written."""
+        """Keep the files of another study, or of an earlier run, before the first file of this one is written."""
         if self.out is None or self._roomy:
             return
         if self.anew:
@@ -127,12 +127,12 @@ class Session:
         self._saved = time.monotonic()
 
     def save_if_possible(self) -> None:
-        """Save on the way: a disk that is full now may have room later, and at the end somebody is told."""
+        """Save on the way. A disk that is full now may have room later; at the end, the command reports it."""
         with suppress(OSError):
             self.save()
 
     def finish(self) -> tuple[dict[str, Any], OSError | None]:
-        """Write every file; return the document, and what prevented it: results are printed before that is told."""
+        """Write every file. Return the document and an error, so that results are printed before the error."""
         made = self._document()
         try:
             if self.out is not None:
@@ -148,7 +148,7 @@ class Session:
 
     @contextmanager
     def until_interrupted(self) -> Generator[None]:
-        """Do the work within; ctrl-C ends it early, and what is done is written."""
+        """Do the work within. Ctrl-C ends it early, and the results so far are written."""
         self._began = self._saved = time.monotonic()
         try:
             yield

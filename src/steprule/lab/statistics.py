@@ -1,4 +1,4 @@
-"""What may be concluded: medians with intervals, differences paired by seed, and no winner where they do not tell."""
+"""The conclusions: medians with intervals, differences paired by seed, and a winner only if they show one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAIRED = (
 )
 
 FEWEST = 5
-"""Fresh seeds below which an interval is not worth the name, and two methods are not told apart."""
+"""With fewer fresh seeds an interval means nothing, and no two methods differ."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Pair:
-    """How one method differs from another on the same seeds: a's score less b's, and what may be said of a."""
+    """The difference of two methods on the same seeds: a's score less b's, and a verdict on a."""
 
     a: str
     b: str
@@ -60,13 +60,13 @@ class Pair:
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """Return the median with its bootstrap interval; a single value is its own, no value has none."""
+    """Return the median with its bootstrap interval, or None without values. A single value is its own interval."""
     return _interval(tuple(values))
 
 
 @lru_cache(maxsize=1 << 16)
 def _interval(values: tuple[float, ...]) -> Interval | None:
-    """Draw the interval, once: results are written again and again while runs come in, and most have not changed."""
+    """Draw the interval once: results are written again and again while runs come in, and most stay the same."""
     if not values:
         return None
     if len(set(values)) == 1:
@@ -82,7 +82,7 @@ def _interval(values: tuple[float, ...]) -> Interval | None:
 
 
 def compare(a: Sequence[float], b: Sequence[float], *, higher: bool) -> tuple[Interval, Verdict]:
-    """Return the differences a - b of scores on the same seeds, and what may be said of a.
+    """Return the differences a - b of scores on the same seeds, and a verdict on a.
 
     An infinite score is a run that came to nothing; two of them do not differ.
     """
@@ -97,7 +97,7 @@ def compare(a: Sequence[float], b: Sequence[float], *, higher: bool) -> tuple[In
 
 
 def _bounded(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Return the scores with every one that is not finite put beyond all of both, so that medians can be drawn."""
+    """Return the scores with NaN and infinity moved beyond all others of both, so that medians exist."""
     finite = [abs(value) for value in (*values, *others) if math.isfinite(value)]
     bound = 2 * max(finite, default=0.0) + 1
     return [value if math.isfinite(value) else math.copysign(bound, value) for value in values]
@@ -128,7 +128,7 @@ def compared(study: Study) -> list[Pair]:
 
 
 def leaders(study: Study) -> list[str]:
-    """Return the methods that the tuned runs cannot tell from the one with the best median, that one first."""
+    """Return the method with the best median, then those that the tuned runs cannot tell from it."""
     higher = study.plan.task.build().metric.higher
     middles = _middles(study)
     if not middles:
@@ -153,7 +153,7 @@ def _beats(pair: Pair, key: str) -> bool:
 
 
 def winner(study: Study) -> str | None:
-    """Return the one method that is better than every other; none where there is no such method."""
+    """Return the one method that is better than every other, or None."""
     found = leaders(study)
     return found[0] if len(found) == 1 and _contenders(study) > 1 and not study.unscored() else None
 
@@ -163,7 +163,7 @@ def _contenders(study: Study) -> int:
 
 
 def verdict(study: Study) -> str:
-    """Say in one sentence who leads on a task, or that nobody does; it holds for each method that it names."""
+    """Name in one sentence the leader on a task, if there is one. The sentence holds for each method in it."""
     if _contenders(study) < 2:
         return "Nothing to compare: fewer than two methods were scored on test data."
     if len(study.plan.report_seeds) < FEWEST:
@@ -183,7 +183,7 @@ def verdict(study: Study) -> str:
 
 
 def _untold(study: Study, level: Sequence[str], middles: Iterable[str]) -> str:
-    """Say which methods cannot be told from which of those with the best median, as the pairs have it."""
+    """Say which methods cannot be told from which of the best, pair by pair."""
     beaten = {(key, _other(pair, key)) for pair in _tuned(study) for key in level if _beats(pair, key)}
     groups: dict[tuple[str, ...], list[str]] = {}
     for other in middles:

@@ -1,4 +1,4 @@
-"""Runs as TensorBoard shows them: scalars of every evaluation, and what was set beside what came of it."""
+"""Runs for TensorBoard: scalars of every evaluation, and settings beside results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TAGS = {
 
 
 def check() -> None:
-    """Say what is missing, before any work."""
+    """Refuse a missing package, before any work."""
     _writer_class()
 
 
@@ -59,14 +59,14 @@ class Writer:
         self._writer = _writer_class()(str(folder / _name(spec)), purge_step=0)
 
     def point(self, point: Point) -> None:
-        """Write what one evaluation saw."""
+        """Write the measurements of one evaluation."""
         for key, value in asdict(point).items():
             if key in TAGS and value is not None and math.isfinite(value):
                 self._writer.add_scalar(TAGS[key], value, point.iteration)
         self._writer.flush()
 
     def close(self, results: Sequence[RunResult]) -> None:
-        """Write what was set and what came of it; nothing of that where the run gave no result."""
+        """Write the settings and the result, if the run has one."""
         for result in results:
             self._sum_up(result)
         self._writer.close()

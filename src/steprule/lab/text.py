@@ -1,4 +1,4 @@
-"""Text that somebody else may have written, as it may be shown: nothing in it commands a terminal or a page."""
+"""Foreign text, made safe to show: nothing in it commands a terminal or a page."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _BREAKS = re.compile(r"[\r\n\t\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
-"""What may end a line, or look as if it did."""
+"""Characters that end a line, or look as if they did."""
 _LIKE = {"−": "-", "–": "-", "—": "-", "‖": "||", "√": "sqrt", "∞": "inf", "×": "x", "·": "*", "←": "<-", "→": "->",
          "≤": "<=", "≥": ">=", "≠": "!=", "±": "+-", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*"}  # fmt: skip
 
 
 def shown(text: str) -> str:
-    r"""Return a text with its lines and tabs; whatever else does not print is spelt out, such as `\x1b`.
+    r"""Return a text with its lines and tabs. Other characters that do not print are spelt out, such as `\x1b`.
 
-    That is every control character, an escape sequence's first one with them, and whatever turns the direction of
+    These are control characters, an escape sequence's first one among them, and those that turn the direction of
     writing or is not seen.
     """
     return _each_line(text, lambda letter: letter if letter.isprintable() or letter == "\t" else _spelt(letter))
 
 
 def _each_line(text: str, told: Callable[[str], str]) -> str:
-    """Change the letters of the lines in which not all print; long texts have few of those."""
+    """Change the characters of lines in which some do not print; long texts have few such lines."""
     return "\n".join(line if line.isprintable() else "".join(map(told, line)) for line in text.split("\n"))
 
 
 def one_line(text: str) -> str:
-    """Return a text that belongs into one line: what would end the line is a space."""
+    """Return a text as one line, with a space for each line break."""
     return text if text.isprintable() else shown(_BREAKS.sub(" ", text))
 
 
@@ -51,7 +51,7 @@ def clean(value: Any, told: Callable[[str], str] = shown) -> Any:
 
 
 def escaped(json: str) -> str:
-    r"""Return JSON that says the same, and is shown as it is: what does not print is written as `\u001b`."""
+    r"""Return the same JSON with characters that do not print written as `\u001b`."""
     return _each_line(json, lambda letter: letter if letter.isprintable() else _as_json(letter))
 
 
@@ -61,7 +61,7 @@ def _as_json(letter: str) -> str:
 
 
 def encodable(text: str, encoding: str) -> str:
-    """Return a text that an encoding has letters for: `theta` for θ where it has no θ, `?` where nothing is like it."""
+    """Return a text that an encoding can hold: `theta` for θ if it has no θ, `?` for letters without a like."""
     return "".join(letter if _has(encoding, letter) else _like(encoding, letter) for letter in text)
 
 
@@ -83,7 +83,7 @@ def _like(encoding: str, letter: str) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Ask whether one of the known words was meant, whatever the case of its letters; nothing where none is near."""
+    """Suggest the nearest of the known words in any case of letters; return "" if none is near."""
     folded = {one.casefold(): one for one in known}
     found = get_close_matches(word.casefold(), folded, n=2)
     if word.casefold() in folded:

@@ -22,18 +22,18 @@ STARTUP = 4.0
 """Seconds until the workers have imported torch."""
 
 FEW_RATES, FEWEST_RATES = 7, 5
-"""So many learning rates are kept until runs are short, and to the last."""
+"""The least numbers of learning rates: while runs are long, and at all."""
 
 SHORT, SHORTEST = 0.5, 0.05
-"""The shares of their length to which runs are cut before learning rates go on being given up, and at most."""
+"""The least shares of a run's length: before further learning rates are given up, and at all."""
 
 MARGIN = 0.8
-"""The part of the time that is planned for: an estimate is one."""
+"""The planned part of the time; the rest is for errors of the estimate."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What was timed on a task: seconds of a batch, of the whole training set, of one evaluation."""
+    """Seconds of a batch of a task, of its whole training set, and of one evaluation."""
 
     batch: float
     whole: float
@@ -77,9 +77,9 @@ def estimate(plans: Sequence[StudyPlan], paces: Sequence[Pace], workers: int) ->
 def fitted(
     plans: tuple[StudyPlan, ...], paces: Sequence[Pace], workers: int, seconds: float
 ) -> tuple[tuple[StudyPlan, ...], list[str]]:
-    """Return plans that take at most so long, and in words what was given up: the same for every method.
+    """Return plans for that time, and in words the runs that they give up, the same for every method.
 
-    Where no plan does, it is the least one that is a comparison.
+    If no plan is short enough, return the least one that still compares.
     """
     rates, seeds = len(plans[0].grid), len(plans[0].tuning_seeds)
     found, fewer, less = plans, rates, seeds
@@ -98,7 +98,7 @@ def fitted(
 
 
 def _lengths(plans: tuple[StudyPlan, ...], shorter: tuple[StudyPlan, ...]) -> str:
-    """Say to what part of their length runs have been cut, nothing where they have not; whole epochs remain."""
+    """Say to what part of their length runs have been cut, or "" if they have not. Whole epochs remain."""
 
     def length(plan: StudyPlan) -> int:
         return plan.budget.epochs or plan.budget.iterations or 1
@@ -111,7 +111,7 @@ def _lengths(plans: tuple[StudyPlan, ...], shorter: tuple[StudyPlan, ...]) -> st
 
 
 def _sparing(rates: int, seeds: int) -> Iterator[tuple[int, int, float]]:
-    """Yield learning rates, tuning seeds and the share of a run's length, in the order in which they are given up.
+    """Yield ever smaller numbers of learning rates and tuning seeds, and shares of a run's length.
 
     Seeds first: a coarse grid misses the best learning rate by more than a second seed moves it.
     """
@@ -130,7 +130,7 @@ def _sparing(rates: int, seeds: int) -> Iterator[tuple[int, int, float]]:
 
 
 def _spared(plan: StudyPlan, rates: int, seeds: int, share: float) -> StudyPlan:
-    """Return a plan with so many learning rates over the same range, so many seeds, and runs of such a length."""
+    """Return a plan with fewer learning rates over the same range, fewer seeds, and shorter runs."""
     grid = plan.grid if rates == len(plan.grid) else geometric(plan.grid[0], plan.grid[-1], rates)
     return replace(plan, grid=grid, tuning_seeds=plan.tuning_seeds[:seeds], budget=_shorter(plan.budget, share))
 
@@ -149,8 +149,8 @@ def sentence(budget: str, given_up: Sequence[str], *, late: bool) -> str:
     return f"The plan was {made} before it began, alike for every method: {whole}."
 
 
-def as_plain(plans: Sequence[StudyPlan], words: Sequence[str]) -> dict[str, Any]:
-    """Return what fitting decides about plans, as plain JSON: processes that join take it from there."""
+def fit_as_record(plans: Sequence[StudyPlan], words: Sequence[str]) -> dict[str, Any]:
+    """Return the decisions about plans as JSON, from which processes that join take them."""
     return {
         "words": list(words),
         "plans": [
@@ -169,11 +169,11 @@ FITTED = {
     "words": [str],
     "plans": [{"grid": [float], "tuning_seeds": [int], "epochs": Maybe(int), "iterations": Maybe(int)}],
 }
-"""What `as_plain` returns."""
+"""The shape of such a record."""
 
 
-def from_plain(plans: Sequence[StudyPlan], found: dict[str, Any]) -> tuple[tuple[StudyPlan, ...], tuple[str, ...]]:
-    """Return the plans as another process has fitted them, and its words; what is no such thing is misshapen."""
+def fit_from_record(plans: Sequence[StudyPlan], found: dict[str, Any]) -> tuple[tuple[StudyPlan, ...], tuple[str, ...]]:
+    """Return the plans as another process has fitted them, and its words. Anything else is misshapen."""
     check(found, FITTED)
     if len(found["plans"]) != len(plans) or not all(part["grid"] for part in found["plans"]):
         raise Misshapen("plans", "are not those of the tasks")
@@ -190,6 +190,6 @@ def from_plain(plans: Sequence[StudyPlan], found: dict[str, Any]) -> tuple[tuple
 
 
 def seconds_of(text: str) -> float | None:
-    """Return the seconds of a duration such as 90s, 5m or 1h; nothing where it is none."""
+    """Return the seconds of a duration such as 90s, 5m or 1h, or None for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match and float(match[1]) else None

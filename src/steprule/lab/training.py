@@ -115,7 +115,7 @@ class _Run:
     def solve(self, iteration: int, indices: torch.Tensor) -> tuple[float, int]:
         """Take one implicit step; return the loss where it ends, and the time that gradients took.
 
-        Its closure is always the same batch with the same dropout: otherwise there would be nothing to find.
+        Its closure is always the same batch with the same dropout: otherwise there would be no fixed point.
         """
         self.set_rate(iteration)
         drawn, spent = torch.random.get_rng_state(), 0
@@ -170,7 +170,7 @@ class _Run:
             self.scale.update()
 
     def save(self) -> None:
-        """Write a checkpoint; a disk that is full now may have room later, and the last checkpoint stays."""
+        """Write a checkpoint. A disk that is full now may have room later, and the last checkpoint stays."""
         self._write(self._state())
 
     def _write(self, state: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ class _Run:
             self._write(self.kept)
 
     def stop_if_asked(self) -> None:
-        """End here, between two iterations, where ctrl-C has asked for it."""
+        """End here, between two iterations, after Ctrl-C."""
         if self.interrupt.asked:
             self.save()
             raise KeyboardInterrupt
@@ -231,7 +231,7 @@ class _Run:
                 self.observe(point)
 
     def elapsed(self) -> float:
-        """Return the seconds that the run has taken, in this process and those before it."""
+        """Return the seconds of the run, in this process and those before it."""
         return self.spent + time.monotonic() - self.began
 
     def training_loss(self) -> float:
@@ -240,7 +240,7 @@ class _Run:
             return evaluate(self.model, self.task, self.task.data.train)[0]
 
     def result(self, status: str, reason: str = "", **ends: Any) -> RunResult:
-        """Return what the run has given so far."""
+        """Return the results of the run so far."""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         return RunResult(
             spec=self.spec,
@@ -275,7 +275,7 @@ def evaluation_points(spec: RunSpec, size: int) -> set[int]:
 
 
 def made_by(spec: RunSpec) -> dict[str, str]:
-    """Return everything that decides a run, in words: what a checkpoint is compared by."""
+    """Return everything that decides a run, in words, to compare checkpoints by."""
     budget = {key: str(value) for key, value in asdict(spec.budget).items() if key != "timeout"}
     return {
         "task": str(spec.task),
@@ -292,11 +292,11 @@ def made_by(spec: RunSpec) -> dict[str, str]:
 def train(
     spec: RunSpec, observe: Callable[[Point], None] | None = None, checkpoint: Checkpoint | None = None
 ) -> RunResult:
-    """Do one run and return what it gave; `observe` is shown every point of the curve as it comes.
+    """Do one run and return its result. `observe` gets every point of the curve as it comes.
 
-    With a checkpoint the run goes on from it where there is one, and writes it every `SAVED_EVERY` seconds, when ctrl-C
-    ends it, and at the end. What follows is bit for bit what an uninterrupted run gives. Whatever is drawn on the way,
-    such as dropout, follows from the seed; torch's own generator goes on as it was.
+    With a checkpoint the run goes on from a saved one, and saves its own every `SAVED_EVERY` seconds, when Ctrl-C
+    ends it, and at the end. The rest is bit for bit that of an uninterrupted run. Random numbers on the way,
+    such as dropout's, follow from the seed; torch's own generator stays as it was.
     """
     task = spec.task.build()
     model = task.model(spec.seed)
@@ -323,7 +323,7 @@ def train(
 
 
 def _iterate(run: _Run) -> bool:
-    """Make every iteration, and say whether the loss stayed finite; stop at the first that is not."""
+    """Make every iteration, up to the first loss that is not finite. Return whether all were finite."""
     size, timeout = len(run.task.data.train), run.spec.budget.timeout
     points = evaluation_points(run.spec, size)
     left = islice(index_plan(run.spec, size), run.done, None)
@@ -353,7 +353,7 @@ def _iterate(run: _Run) -> bool:
 
 def _ended(run: _Run, *, finite: bool) -> RunResult:
     """Judge a run that has made its iterations, and score it on test data."""
-    if finite:  # a run that ended at a loss which is none ends there again
+    if finite:  # a run that ended at a non-finite loss ends there again
         run.save()
     initial, final = run.initial, run.training_loss()
     healthy = finite and math.isfinite(final) and final <= initial
@@ -373,7 +373,7 @@ def _ended(run: _Run, *, finite: bool) -> RunResult:
 
 
 def _exhibits(run: _Run) -> tuple[Exhibit, ...]:
-    """Return what the network as it is now makes, for a person to look at."""
+    """Return the exhibits of the network as it is now."""
     if run.task.exhibit is None:
         return ()
     run.model.eval()

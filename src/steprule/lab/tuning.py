@@ -1,6 +1,6 @@
 """One optimiser tuned on one task: Optuna's TPE sampler suggests, workers run, the storage remembers.
 
-A trial is the mean validation loss over the tuning seeds; the test set is never met. What is suggested for a trial
+A trial is the mean validation loss over the tuning seeds; the test set is never used. The values of a trial
 follows from the seed and from how many trials came before it, so with one worker at a time a search repeats itself,
 also when it was killed and gone on with.
 """
@@ -43,13 +43,13 @@ TRIAL = {
     "losses": [Maybe(float)],
     "seconds": float,
 }
-"""What is recorded of a trial."""
+"""The record of a trial."""
 
 STUDY = "steprule tune"
 """The name of the study in its storage."""
 
 ENOUGH = 10
-"""The finished trials from which on it is told which parameter matters."""
+"""Importance of parameters is reported from this many finished trials on."""
 
 TAKEN = (TrialState.RUNNING, TrialState.COMPLETE)
 
@@ -69,7 +69,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a search is of: the plan, of whose method and seeds every run is made, and the ranges, η's first."""
+    """The subject of a search: the plan, whose method and seeds every run has, and the ranges, η's first."""
 
     plan: StudyPlan
     space: tuple[Range, ...]
@@ -77,7 +77,7 @@ class Wish:
 
     @property
     def method(self) -> Method:
-        """The optimiser as it is apart from what is searched."""
+        """The optimiser apart from the searched values."""
         return self.plan.methods[0]
 
     def specs(self, params: dict[str, float]) -> list[RunSpec]:
@@ -87,7 +87,7 @@ class Wish:
         return [RunSpec(plan.task, method, params["lr"], seed, plan.budget, "tuning") for seed in plan.tuning_seeds]
 
     def asked(self) -> dict[str, str]:
-        """Return what decides the search, in words: processes that differ in it do not share a study."""
+        """Return everything that decides the search, in words. Processes that differ in it share no study."""
         return {
             "optimiser": self.method.key,
             "task": self.plan.task.told(),
@@ -100,10 +100,10 @@ class Wish:
 
 
 class Trials(TrialStore):
-    """The study's trials; what a process that is gone was trying is queued again."""
+    """The study's trials. Those of a dead process are queued again."""
 
     searched: frozenset[str] = frozenset()
-    """The names of what is searched, once that is agreed on."""
+    """The names of the searched values, once agreed on."""
     seeds: int = 0
     """How many runs a trial has."""
     _read: frozenset[int] = frozenset()
@@ -115,9 +115,9 @@ class Trials(TrialStore):
         return optuna.load_study(study_name=STUDY, storage=self.storage)
 
     def release(self, trial: int) -> None:
-        """Fail a trial that nobody is doing any more, and let its parameters be tried again.
+        """Fail a trial that no process is doing any more, and let its parameters be tried again.
 
-        A process killed while it suggested them left some only; those are forgotten, and all are suggested anew, as
+        A process killed while it suggested them left only some. Those are forgotten, and all are suggested anew, as
         they would have been.
         """
         params = self.storage.get_trial(trial).params
@@ -125,7 +125,7 @@ class Trials(TrialStore):
             self.optuna.enqueue_trial(params)
 
     def agree_on(self, wish: Wish) -> None:
-        """Begin a study of this plan, or join it; refuse a storage that holds another, and say what differs."""
+        """Begin a study of this plan, or join it. Refuse a storage that holds another, and name the differences."""
         self.searched = frozenset(one.name for one in wish.space)
         self.seeds = len(wish.plan.tuning_seeds)
         self.join(wish.asked(), {})
@@ -141,7 +141,7 @@ class Trials(TrialStore):
         return found
 
     def _check(self, trial: FrozenTrial) -> None:
-        """Pass a trial that has what is searched, and whose loss is that of its runs."""
+        """Check that a trial has the searched values, and that its loss is that of its runs."""
         record: Any = trial.user_attrs.get("record")
         check({"record": record, "params": trial.params}, {"record": TRIAL, "params": Each(float)})
         if trial.params.keys() != self.searched:
@@ -166,7 +166,7 @@ class _Open:
 
 @dataclass
 class Search:
-    """One process's part in a search; it ends when enough trials are complete, by whomever, or time is up."""
+    """One process's part in a search. It ends when enough trials are complete, by all processes, or time is up."""
 
     wish: Wish
     count: int
@@ -182,7 +182,7 @@ class Search:
     _deaths: Counter[RunSpec] = field(default_factory=Counter[RunSpec])
 
     def run(self) -> None:
-        """Search, together with whoever else does."""
+        """Search, together with other processes."""
         if self._learn() >= self.count:
             return
         with self.pool, self.meter:
@@ -195,14 +195,14 @@ class Search:
                     self._take(spec, result)
 
     def _learn(self) -> int:
-        """Learn what others have done; return how many trials are complete."""
+        """Read the results of other processes, and return the number of complete trials."""
         self.trials.refresh()
         done = len(self.trials.complete())
         self.meter.reach(min(done, self.count))
         return done
 
     def _begin(self) -> None:
-        """Give every idle worker a run; a new trial begins only where those that are open leave one idle."""
+        """Give every idle worker a run. A new trial begins only if the open ones leave a worker idle."""
         while self.pool.idle > sum(len(trial.queue) for trial in self._open) and self._may_ask():
             if not self._ask():
                 break
@@ -220,7 +220,7 @@ class Search:
         return len(taken) < self.count and (not self.late or not (self._times or self._open))
 
     def _ask(self) -> bool:
-        """Begin a trial; where processes asked at the same moment for more than are wanted, the last ones give up."""
+        """Begin a trial. If several processes begin too many at the same moment, the last ones give theirs up."""
         trials, study = self.trials, self.trials.optuna
         trial = study.ask()
         identity = trials.storage.get_trial_id_from_study_id_trial_number(trials.study, trial.number)
@@ -230,7 +230,7 @@ class Search:
             trials.end(identity, TrialState.FAIL)
             return False
         trials.held[str(trial.number)] = identity
-        # Whatever is suggested follows from this; a failed trial is tried again by a later one in its place.
+        # All suggestions follow from this. A later trial tries the values of a failed one again.
         study.sampler = _sampler(self.wish.seed, sum(other.state != TrialState.FAIL for other in before))
         space = self.wish.space
         params = {one.name: trial.suggest_float(one.name, one.low, one.high, log=one.log) for one in space}
@@ -239,7 +239,7 @@ class Search:
         return True
 
     def _take(self, spec: RunSpec, result: RunResult | Died) -> None:
-        """Keep what a run gave; one whose worker died is done again, but not for ever."""
+        """Keep a run's result. A run whose worker died is done again, but not for ever."""
         trial = next(one for one in self._open if spec in one.at_work)
         trial.at_work.remove(spec)
         if isinstance(result, Died):
@@ -267,7 +267,7 @@ def _sampler(seed: int, place: int) -> TPESampler:
 
 
 def _record(results: Sequence[RunResult]) -> dict[str, Any]:
-    """Return what a trial gave as plain JSON: the worst of its runs gives its status."""
+    """Return a trial's result as JSON. The worst of its runs gives its status."""
     worst = max(results, key=lambda one: ("finished", "diverged", "failed").index(one.status))
     losses = [one.validation_loss if abs(one.validation_loss) < MOST else None for one in results]
     return {
@@ -284,7 +284,7 @@ def _mean(losses: Sequence[float | None]) -> float:
 
 
 def told(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
-    """Return the trials as plain JSON; the loss of one that did not finish is null."""
+    """Return the trials as JSON. The loss of an unfinished one is null."""
     return [
         {
             "trial": place,
@@ -305,7 +305,7 @@ def best_after(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """Return each parameter's share in how the loss varies, the greatest first; nothing where too little is known."""
+    """Return each parameter's share in the variation of the loss, the greatest first, or {} if too little is known."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     finite = [trial for trial in done if trial.value is not None and math.isfinite(trial.value)]
     if len(finite) < ENOUGH or len(finite[0].params) < 2:
@@ -313,5 +313,5 @@ def importance(study: optuna.Study) -> dict[str, float]:
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except (RuntimeError, ValueError):  # every loss is the same: nothing matters
+    except (RuntimeError, ValueError):  # every loss is the same: no parameter matters
         return {}

@@ -42,12 +42,12 @@ def attempt(
         return train(spec, observe, checkpoint)
     except sr.errors.StateError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever went wrong belongs in the results, beside the other runs
+    except Exception as error:  # noqa: BLE001 - any failure belongs in the results, beside the other runs
         return RunResult(spec, "failed", failure(error))
 
 
 def serve(connection: Connection) -> None:
-    """Do the runs that come through the connection until it closes, or whoever wants them is gone."""
+    """Do the runs that come through the connection until it closes, or the parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
@@ -107,7 +107,7 @@ def _start() -> _Worker:
 
 
 class WorkerPool:
-    """So many workers, started at once and kept until the `with` block ends."""
+    """A number of workers, started at once and kept until the `with` block ends."""
 
     def __init__(self, size: int) -> None:
         self._workers: list[_Worker] = []
@@ -130,14 +130,14 @@ class WorkerPool:
         return sum(worker.spec is None for worker in self._workers)
 
     def begin(self, spec: RunSpec) -> None:
-        """Give a run to an idle worker; that it was found dead is told as the run's end."""
+        """Give a run to an idle worker. If the worker is dead, `ended` reports it."""
         worker = next(worker for worker in self._workers if worker.spec is None)
         worker.spec = spec
         with contextlib.suppress(OSError):
             worker.connection.send(spec)
 
     def ended(self, seconds: float) -> Iterator[tuple[RunSpec, RunResult | Died]]:
-        """Wait at most so long, and yield every run that has ended with its result, or its worker's death."""
+        """Wait at most that many seconds, and yield every ended run with its result, or its worker's death."""
         busy = [worker for worker in self._workers if worker.spec]
         ready = wait([worker.connection for worker in busy], seconds) if busy else time.sleep(seconds) or []
         for worker in busy:

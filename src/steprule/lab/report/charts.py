@@ -1,4 +1,4 @@
-"""The report's still figures: what print shows, and a page without scripts."""
+"""The report's still figures, for print and for a page without scripts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _band(axes: Any, arm: ReportArm, drawn: Band) -> None:
 
 
 def _theory(axes: Any, chapter: Chapter, quantity: Quantity, x: str) -> None:
-    """Draw what theory promises for the training loss after so many iterations, as far as optimisers come."""
+    """Draw the bound that theory gives for the training loss, up to the last iteration of any optimiser."""
     if x != "iteration" or quantity.name not in {"training_loss", "distance"} or not chapter.task["theory"]:
         return
     least = (chapter.task["optimum"] or 0.0) if quantity.name == "distance" else 0.0
@@ -168,7 +168,7 @@ def _label_ends(axes: Any, bands: Sequence[tuple[ReportArm, Band]]) -> None:
 
 
 def _ends(bands: Sequence[tuple[ReportArm, Band]]) -> str:
-    """Word where each line ends, for whoever cannot see it."""
+    """Word the end of each line, for readers who cannot see it."""
     return ", ".join(f"{arm.key} ends at {drawn.last[1]:.3g}" for arm, drawn in bands if drawn.last)
 
 
@@ -200,7 +200,7 @@ def rates(chapter: Chapter, name: str) -> str:
 
 
 def _rate_line(axes: Any, cell: Cell) -> None:
-    """Draw the rates that finished, with a ring at the kept one; a gap where one did not promises nothing."""
+    """Draw the rates that finished, with a ring at the kept one, and a gap at each that did not."""
     seen = sensitivity(cell)
     y = [math.nan if rate.loss is None else rate.loss for rate in seen]
     axes.plot(
@@ -242,7 +242,7 @@ def _row_name(rows: Any, arm: ReportArm, place: int) -> None:
 
 
 def _told(cell: Cell) -> str:
-    """Word one optimiser's sensitivity, for whoever cannot see it."""
+    """Word one optimiser's sensitivity, for readers who cannot see it."""
     lost = [words.rate(rate.lr) for rate in sensitivity(cell) if rate.lost]
     told = f"{cell.arm.key} is best at {words.rate(cell.result['lr'])}"
     return told + (f", diverged or failed at {', '.join(lost)}" if lost else "")
@@ -321,7 +321,7 @@ def targets(chapter: Chapter, name: str) -> str:
 
 
 def trials(chapter: Chapter, name: str) -> str:
-    """Draw the best validation loss after so many trials, as the median over every order of the trials."""
+    """Draw the best validation loss after k trials, as the median over every order of the trials."""
     with mpl.rc_context(svg.STYLE):
         tuned = [(cell, after_trials(cell)) for cell in chapter.cells if sensitivity(cell)]
         figure, axes = _figure(right=1 - _margin(cell.arm for cell, _ in tuned) if len(tuned) <= LABELLED else 0.97)
@@ -344,7 +344,7 @@ def trials(chapter: Chapter, name: str) -> str:
 
 
 def profiles(parts: Sequence[Chapter], arms: Sequence[ReportArm], name: str) -> str:
-    """Draw, for each optimiser, on what share of the tasks it was at most so many times slower than the fastest."""
+    """Draw, for each optimiser, the share of tasks on which it was at most τ times slower than the fastest."""
     ratios = profile(parts)
     finite = [value for values in ratios.values() for value in values if math.isfinite(value)]
     end = max(2.0, 1.1 * max(finite, default=1.0))

@@ -1,4 +1,4 @@
-"""What the charts and tables show, computed from the document's runs."""
+"""The content of charts and tables, computed from the document's runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from steprule.lab.report.style import Look
 
 XS = ("iteration", "epoch", "examples", "seconds")
-"""What a curve can be drawn against."""
+"""The possible x axes of a curve."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Chapter:
         return whole if len(whole) < len(self.cells) else []
 
     def time_of(self, cell: Cell) -> dict[str, Any] | None:
-        """Return how long a step of an optimiser took; none where that is not known, or not comparable."""
+        """Return the time of a step of an optimiser, or None if it is unknown or not comparable."""
         summary = cell.result["tuned"] or cell.result["default"]
         if summary is None or summary["optimizer_us_per_step"] is None or cell in self.untimed:
             return None
@@ -117,7 +117,7 @@ class Quantity:
 
 
 def quantities(chapter: Chapter) -> list[Quantity]:
-    """Return what was measured on this task; what is best looked at comes first."""
+    """Return the measured quantities of this task, the most telling first."""
     metric = chapter.task["metric"]
     linear = metric["higher"] or metric["percent"]
     known = [
@@ -137,7 +137,7 @@ def quantities(chapter: Chapter) -> list[Quantity]:
 
 
 def axes(chapter: Chapter) -> list[str]:
-    """Return what the curves of this task can be drawn against."""
+    """Return the possible x axes of this task's curves."""
     runs = [run for cell in chapter.cells for phase in chapter.phases for run in cell.drawn(phase)]
     return [x for x in XS if any(_any(run["curve"][x]) for run in runs)]
 
@@ -153,7 +153,7 @@ def _any(values: Iterable[float | None]) -> bool:
 
 @dataclass(frozen=True)
 class Band:
-    """The median over seeds at each evaluation, and the least and greatest; none is a gap."""
+    """The median over seeds at each evaluation, and the least and greatest; None is a gap."""
 
     x: list[float | None]
     middle: list[float | None]
@@ -177,7 +177,7 @@ def band(runs: Sequence[dict[str, Any]], quantity: Quantity, x: str, task: dict[
         here = [column[place] for column in across if place < len(column) and column[place] is not None]
         known = [value for value in seen if value is not None]
         result.x.append(median(here) if here else None)
-        # A lost run counts as infinitely bad, so a median of mostly lost runs is none.
+        # A lost run counts as infinitely bad, so mostly lost runs have no median.
         result.middle.append(_middle(known, len(seen)))
         result.low.append(min(known, default=None))
         result.high.append(max(known, default=None))
@@ -192,7 +192,7 @@ def _middle(known: Sequence[float], count: int) -> float | None:
 
 @dataclass(frozen=True)
 class Rate:
-    """What became of one learning rate while tuning; the loss is none where a run did not finish."""
+    """The result of one learning rate in tuning. Its loss is None if a run did not finish."""
 
     lr: float
     loss: float | None
@@ -223,7 +223,7 @@ def _best(losses: Sequence[float], tried: int, level: float) -> float | None:
     count = len(losses)
 
     def reached(place: int) -> float:
-        """Return the share of all draws whose least loss is among the first ones, up to this place."""
+        """Return the share of draws whose least loss is among the first ones, up to this place."""
         left = count - 1 - place
         return 1.0 if tried > left else 1 - math.exp(_log_choose(left, tried) - _log_choose(count, tried))
 
@@ -236,7 +236,7 @@ def _log_choose(count: int, chosen: int) -> float:
 
 
 def met(run: dict[str, Any], task: dict[str, Any], x: str = "epoch") -> float | None:
-    """Return where a run first met the target on validation data; none where it never did."""
+    """Return where a run first met the target on validation data, or None if it never did."""
     target, higher = task["target"], task["metric"]["higher"]
     if target is None:
         return None
@@ -249,7 +249,7 @@ def met(run: dict[str, Any], task: dict[str, Any], x: str = "epoch") -> float | 
 def profile(parts: Sequence[Chapter]) -> dict[str, list[float]]:
     """Return for each optimiser, task by task, how many times the fastest's epochs it took to the target.
 
-    This is what a performance profile counts (Dolan & Moré, 2002). A miss is infinite; so is an optimiser that never
+    A performance profile counts these (Dolan & Moré, 2002). A miss is infinite; so is an optimiser that never
     met the task.
     """
     ratios: dict[str, list[float]] = {}

@@ -53,7 +53,7 @@ def _csv(head: list[str], rows: Iterator[list[Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Return what a cell holds; a spreadsheet must not take a text for a formula, nor a terminal for a command."""
+    """Return a cell's text, which no spreadsheet takes for a formula and no terminal for a command."""
     if not isinstance(value, str):
         return value
     text = shown(value)

@@ -1,4 +1,4 @@
-"""One self-contained page, made from the document alone: it loads nothing, and needs no script to be read."""
+"""One self-contained page, made from the document alone. It loads nothing, and can be read without scripts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Section:
 
 
 def page(document: dict[str, Any]) -> str:
-    """Return the report as HTML; nothing in the document is more than text."""
+    """Return the report as HTML, in which everything from the document is text."""
     document = clean(document)
     parts, ordered = chapters(document), arms(document)
     sections = [_section(document, chapter, place) for place, chapter in enumerate(parts)]
@@ -93,7 +93,7 @@ def _environment() -> Environment:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Return what the page may do: run the scripts it was made with, and load nothing from anywhere."""
+    """Return the page's permissions: it may run its own scripts, and load nothing."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
@@ -105,7 +105,7 @@ def _policy(scripts: Sequence[str]) -> str:
 def _overview(document: dict[str, Any], parts: Sequence[Chapter], ordered: Sequence[ReportArm]) -> tuple[Table, Drawn]:
     drawn = Markup(charts.profiles(parts, ordered, "profile"))  # noqa: S704 - an SVG whose texts are escaped
     caption = (
-        "Performance profile: on what share of the tasks an optimiser met the target within so many times the epochs "
+        "Performance profile: the share of tasks on which an optimiser met the target within τ times the epochs "
         "of the fastest one there. Higher is better; a line that stays below 100 % missed targets."
     )
     return tables.overview(document, parts, ordered), Drawn(drawn, caption, tables.profiles(parts, ordered))
@@ -130,7 +130,7 @@ def _section(document: dict[str, Any], chapter: Chapter, place: int) -> Section:
 
 
 def _axes(chapter: Chapter) -> list[str]:
-    """Return what to draw against; where optimisers made other numbers of iterations, epochs come first."""
+    """Return the x axes of curves. Epochs come first if optimisers made different numbers of iterations."""
     found = axes(chapter)
     lengths = {max((run["iterations"] for run in cell.result["runs"]), default=0) for cell in chapter.cells} - {0}
     if len(lengths) > 1 and "epoch" in found and not chapter.task["theory"]:
@@ -139,7 +139,7 @@ def _axes(chapter: Chapter) -> list[str]:
 
 
 def _stills(chapter: Chapter, known: Sequence[Quantity], place: int) -> list[Drawn]:
-    """Draw what a page without scripts shows."""
+    """Draw the figures of a page without scripts."""
     found = {quantity.name: quantity for quantity in known if quantity.name in STILL}
     if "distance" in found:
         found.pop("training_loss", None)
@@ -156,7 +156,7 @@ def _stills(chapter: Chapter, known: Sequence[Quantity], place: int) -> list[Dra
 
 
 def _figures(chapter: Chapter, place: int) -> list[Drawn]:
-    """Draw what is best looked at as it stands; what nothing is known of is left out."""
+    """Draw the still charts, except those without data."""
     drawn: list[Drawn] = []
 
     def add(chart: Callable[[Chapter, str], str], table: Callable[[Chapter], Table], caption: str) -> None:
@@ -183,7 +183,7 @@ _RATES = (
     "✕ marks rates at which a run diverged, □ at which one failed."
 )
 _TRIALS = (
-    "What tuning costs: the best validation loss after k learning rates, as the median over every order in which they "
+    "The cost of tuning: the best validation loss after k learning rates, as the median over every order in which they "
     "could have been tried, with quartiles."
 )
 
@@ -194,7 +194,7 @@ def _tables(document: dict[str, Any], chapter: Chapter) -> list[tuple[Table, str
         "matrix": "▲ the row's optimiser is better than the column's, ▼ worse, ≈ the data cannot tell.",
         "defaults": "Each optimiser at the learning rate its authors give, and at the one that tuning kept.",
         "costs": "Measured while training this network: the step of the optimiser alone, its memory between steps. "
-        "The notes above say what was timed, and how often.",
+        "The notes above describe the timing.",
     }
     found = {
         "matrix": tables.matrix(document, chapter),
@@ -205,7 +205,7 @@ def _tables(document: dict[str, Any], chapter: Chapter) -> list[tuple[Table, str
 
 
 def _exhibits(chapter: Chapter) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return what there is to look at: of the data first, then of each optimiser's trained network."""
+    """Return the exhibits: the data's first, then those of each optimiser's trained network."""
     shown = [("data", chapter.task["reference"])]
     for cell in chapter.cells:
         made = [run for phase in ("report", "default") for run in cell.runs(phase) if run["exhibits"]]
@@ -214,13 +214,13 @@ def _exhibits(chapter: Chapter) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _formula(arm: ReportArm) -> Markup | None:
-    """Return the typeset formula; none where there is none, or it holds what the typesetter cannot read."""
+    """Return the typeset formula, or None if there is no formula or the typesetter cannot read it."""
     drawn = svg.formula(arm.row["equations"], f"formula{arm.look.place}", arm.row["formula"] or "")
     return None if drawn is None else Markup(drawn)  # noqa: S704 - outlines, and an escaped description
 
 
 def _cost(row: dict[str, Any]) -> str:
-    """Word what a step costs in memory traffic."""
+    """Word the memory traffic of a step."""
     if row["bytes_per_parameter"] is None:
         return "not known: this optimiser's code is not the library's"
     count = len(row["passes"])
@@ -229,7 +229,7 @@ def _cost(row: dict[str, Any]) -> str:
 
 
 def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what is needed to repeat the study."""
+    """Return everything that is needed to repeat the study."""
     protocol, git = document["protocol"], document["git"]
     grids = protocol["grids"].items()
     rates = "; ".join(
@@ -257,7 +257,7 @@ def _trials(protocol: dict[str, Any]) -> str:
 
 
 def _data(sections: Sequence[Section], ordered: Sequence[ReportArm]) -> Markup:
-    """Return what the script draws, as JSON that cannot end its element."""
+    """Return the script's data, as JSON that cannot end its element."""
     drawn = {
         "arms": [
             {

@@ -1,6 +1,6 @@
-"""A results.json from disk: read, and refused in words where it is not what this version writes.
+"""Read a results.json from disk, and refuse a file of another layout in words.
 
-Whoever made the file need not be a friend: nothing in it is trusted to be what it says.
+The file may come from anyone, so nothing in it is trusted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _refuse(file: Path, what: str, fix: str) -> NoReturn:
 
 
 def _agree(document: dict[str, Any]) -> None:
-    """Check what a shape cannot say: names are unique and known, columns equally long, pictures are pictures."""
+    """Check the laws that a shape cannot express: names are unique and known, columns equally long, pictures PNGs."""
     tasks = _unique("tasks", [task["name"] for task in document["tasks"]])
     keys = _unique("optimizers", [arm["key"] for arm in document["optimizers"]])
     _unique("results", [(row["task"], row["optimizer"]) for row in document["results"]])

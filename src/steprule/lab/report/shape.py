@@ -1,4 +1,4 @@
-"""The layout of results.json: what must be where. Keys that are not listed here are left alone."""
+"""The layout of results.json. Keys that are not listed here are ignored."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class One:
     words: tuple[Any, ...]
 
 
-class Misshapen(Exception):  # noqa: N818 - it is told as a sentence, and never leaves the lab
-    """Something is not where or what it should be."""
+class Misshapen(Exception):  # noqa: N818 - the lab words it as a sentence, and it never leaves the lab
+    """A value is missing, misplaced or of another kind."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(one_line(f"{where or 'it'} {what}"))
 
 
 ANY = object()
-"""Whatever JSON can hold."""
+"""Any JSON value."""
 
 _NUMBER, _COUNT = Maybe(float), Maybe(int)
 _INTERVAL = Maybe({"middle": float, "low": float, "high": float})
@@ -254,13 +254,13 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def whole(run: dict[str, Any], where: str = "") -> None:
-    """Check what the shape of a run cannot say: its columns are equally long."""
+    """Check a law that the shape of a run cannot express: its columns are equally long."""
     there = f"{where}.curve" if where else "curve"
     _demand(len({len(run["curve"][column]) for column in COLUMNS}) == 1, there, "has columns of different lengths")
 
 
 def pictures(exhibits: list[dict[str, Any]], where: str) -> None:
-    """Pass exhibits whose pictures are PNGs, or none."""
+    """Check that the exhibits' pictures are PNGs."""
     for exhibit in exhibits:
         try:
             picture = base64.b64decode(exhibit["png"], validate=True) if exhibit["png"] else PNG

@@ -1,4 +1,4 @@
-"""What tells one optimiser from another in every chart: a colour, a dash and a marker, by its place in the list."""
+"""The look of an optimiser in every chart: a colour, a dash and a marker, by its place in the list."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
 
 
 def series(place: int) -> str:
-    """Return the mark by which the page can hide what belongs to one optimiser."""
+    """Return the mark by which the page can hide the parts of one optimiser."""
     return f"series-{place}"
 
 

@@ -79,7 +79,7 @@ def _numbers(chapter: Chapter, cell: Cell) -> list[str]:
 
 
 def defaults(chapter: Chapter) -> Table | None:
-    """Return what tuning brought: each optimiser at its default learning rate, and at the kept one."""
+    """Return the gain of tuning: each optimiser at its default learning rate, and at the kept one."""
     if not any(cell.result["default"] for cell in chapter.cells):
         return None
     metric = chapter.task["metric"]
@@ -109,15 +109,15 @@ def defaults(chapter: Chapter) -> Table | None:
 
 
 def costs(chapter: Chapter) -> Table:
-    """Return what the optimiser itself takes, apart from how well it learns; the longest bar is the most."""
+    """Return the costs of the optimiser itself, apart from how well it learns. The longest bar is the most."""
 
     def row(cell: Cell) -> list[str]:
         arm = cell.arm.row
         passes = f"{len(arm['passes'])}" if arm["passes"] else words.NONE
         return [
             words.step_time(chapter.time_of(cell)),
-            words.plain(arm["state_bytes_per_parameter"]),
-            words.plain(arm["bytes_per_parameter"]),
+            words.exact(arm["state_bytes_per_parameter"]),
+            words.exact(arm["bytes_per_parameter"]),
             passes,
             arm["backend"] or words.NONE,
         ]
@@ -143,7 +143,7 @@ def costs(chapter: Chapter) -> Table:
 
 
 def matrix(document: dict[str, Any], chapter: Chapter) -> Table | None:
-    """Return who is better than whom: row against column, paired by seed; none where nothing was compared."""
+    """Return comparisons of row against column, paired by seed, or None if there was nothing to compare."""
     name, metric = chapter.task["name"], chapter.task["metric"]
     pairs = [pair for pair in document["comparisons"] if pair["task"] == name and pair["phase"] in {"tuned", "report"}]
     if not pairs:
@@ -190,7 +190,7 @@ def _plain_x(value: float) -> str:
 
 
 def _at(drawn: Band, step: float, end: float, quantity: Quantity) -> str:
-    """Word the last value seen up to there; nothing past the end of a line."""
+    """Word the last value up to there, or a dash past the end of a line."""
     seen = [(x, y) for x, y in zip(drawn.x, drawn.middle, strict=True) if x is not None and x <= step + 1e-9 * end]
     if not seen or step > (drawn.x[-1] or 0.0) + end / (ROWS - 1):
         return words.NONE
@@ -231,8 +231,8 @@ def scores(chapter: Chapter) -> Table:
 
 def targets(chapter: Chapter) -> Table:
     """Return the epochs that every fresh seed took to the target."""
-    plain = {"percent": False, "unit": ""}
-    return _seeds(chapter, "Epochs to the target by seed", lambda run: met(run, chapter.task), plain, "missed")
+    unitless = {"percent": False, "unit": ""}
+    return _seeds(chapter, "Epochs to the target by seed", lambda run: met(run, chapter.task), unitless, "missed")
 
 
 def _seeds(
@@ -268,7 +268,7 @@ def profiles(parts: Sequence[Chapter], arms: Sequence[ReportArm]) -> Table:
 
 
 def overview(document: dict[str, Any], parts: Sequence[Chapter], arms: Sequence[ReportArm]) -> Table:
-    """Return every optimiser's median test score on every task, and who leads there."""
+    """Return every optimiser's median test score on every task, and the leader there."""
     rows: list[list[str]] = []
     for chapter in parts:
         metric = chapter.task["metric"]

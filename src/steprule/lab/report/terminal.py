@@ -27,7 +27,7 @@ SPARED = ("step", "state", "at its", "iter. to", "valid.", "lost")
 
 
 def show(console: Console, document: dict[str, Any]) -> None:
-    """Print a table a task, who leads on it, and the footnotes; whoever wrote the document, it is text."""
+    """Print a table a task, its leader, and the footnotes. Everything in the document is printed as text."""
     document = clean(document, one_line)
     parts = chapters(document)
     for chapter in parts:
@@ -91,7 +91,7 @@ def _fitted(columns: list[str], rows: list[tuple[str, ...]], width: int) -> dict
 
 
 def headers(chapter: Chapter) -> list[str]:
-    """Return the columns' names; a column that nothing fills is left out."""
+    """Return the names of the columns that are not empty."""
     task = chapter.task
     tuned = any(cell.runs("tuning") for cell in chapter.cells)
     score = fill(f"test {task['metric']['name']}", WIDEST)
@@ -124,6 +124,6 @@ def cells(chapter: Chapter, cell: Cell) -> list[str]:
         *([shown] if _has_defaults(chapter) else []),
         *([words.to_target(tuned)] if task["target"] is not None else []),
         words.microseconds((chapter.time_of(cell) or {}).get("middle")),
-        words.plain(cell.arm.row["state_bytes_per_parameter"]),
+        words.exact(cell.arm.row["state_bytes_per_parameter"]),
         words.lost(cell),
     ]

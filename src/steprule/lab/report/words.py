@@ -1,4 +1,4 @@
-"""How numbers are worded, and what a reader must know; the terminal's table and the page say the same."""
+"""The wording of numbers and notes, the same in the terminal's table and on the page."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def score(value: dict[str, float] | None, metric: dict[str, Any]) -> str:
 
 
 def single(value: float, metric: dict[str, Any]) -> str:
-    """Word a score without what it is measured in."""
+    """Word a score without its unit."""
     return f"{100 * value:.1f}" if metric["percent"] else loss(value)
 
 
 def suffix(metric: dict[str, Any]) -> str:
-    """Return what a score is measured in, with the space before it."""
+    """Return a score's unit, with the space before it."""
     return " %" if metric["percent"] else f" {metric['unit']}" if metric["unit"] else ""
 
 
 def target(task: dict[str, Any]) -> str:
-    """Word what is to be reached."""
+    """Word the target."""
     return NONE if task["target"] is None else f"{_goal(task)}{suffix(task['metric'])}"
 
 
@@ -57,7 +57,7 @@ def microseconds(value: float | None) -> str:
 
 
 def step_time(value: dict[str, Any] | None) -> str:
-    """Word the time of a step, with its quartiles and how many were timed, where that is known."""
+    """Word the time of a step, with its quartiles and their number if they are known."""
     if value is None or "steps" not in value:
         return NONE if value is None else microseconds(value["middle"])
     between = f"{microseconds(value['low'])} to {microseconds(value['high'])}"
@@ -65,7 +65,7 @@ def step_time(value: dict[str, Any] | None) -> str:
 
 
 def to_target(summary: dict[str, Any] | None, unit: str = "iterations") -> str:
-    """Word what it took to the target; a median that was never met is said to be so."""
+    """Word the cost of reaching the target, or say that the median run missed it."""
     if summary is None or not summary["runs"]:
         return NONE
     if summary["to_target"] is None:
@@ -91,7 +91,7 @@ def lost(cell: Cell) -> str:
     return f"{diverged + failed}/{runs}"
 
 
-def plain(value: float | None) -> str:
+def exact(value: float | None) -> str:
     """Word a number as short as it is exact."""
     return NONE if value is None else f"{value:g}"
 
@@ -107,7 +107,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def heading(document: dict[str, Any]) -> str:
-    """Return the title: what was compared, on what."""
+    """Return the title: the methods and tasks."""
     optimizers, tasks = document["optimizers"], document["tasks"]
     many = _many(len(optimizers), "optimiser") if len(optimizers) != 1 else optimizers[0]["title"]
     return f"{many} on {tasks[0]['title'] if len(tasks) == 1 else _many(len(tasks), 'task').lower()}"
@@ -119,18 +119,16 @@ def _many(count: int, noun: str) -> str:
 
 
 def footnotes(document: dict[str, Any], chapter: Chapter) -> list[str]:
-    """Return what a reader must know to read a task's table rightly."""
+    """Return the notes to a task's table."""
     first = [*_lengths(chapter), *_evaluated(chapter)]
     notes = [*first, *_choices(chapter), *_failures(chapter), *_timing(document, chapter)]
     return (
-        [*notes, "The comparison was interrupted: what was done by then is shown."]
-        if document["interrupted"]
-        else notes
+        [*notes, "The comparison was interrupted: this is what was done by then."] if document["interrupted"] else notes
     )
 
 
 def _lengths(chapter: Chapter) -> list[str]:
-    """Say what a run was; optimisers that made other numbers of iterations are told apart."""
+    """Describe a run, and name optimisers that made different numbers of iterations."""
     budget = chapter.task["budget"]
     last = ", the last one on the full batch" if budget["final_full_batch"] else ""
     groups: dict[tuple[int, float], list[str]] = {}
@@ -190,7 +188,7 @@ def _choices(chapter: Chapter) -> list[str]:
 
 
 def _failures(chapter: Chapter) -> list[str]:
-    """Say which runs failed, and of what."""
+    """Say which runs failed, and why."""
     failed = [run for cell in chapter.cells for run in cell.result["runs"] if run["status"] == "failed"]
     if not failed:
         return []
@@ -199,7 +197,7 @@ def _failures(chapter: Chapter) -> list[str]:
 
 
 def _timing(document: dict[str, Any], chapter: Chapter) -> list[str]:
-    """Say what was timed of a step, how often, how far it spreads, and what is left out."""
+    """Describe the timing of a step: how often, how far it spreads, and which times are left out."""
     times = [found for cell in chapter.cells if (found := chapter.time_of(cell))]
     if not times:
         return []
@@ -229,7 +227,7 @@ def first_line(text: str) -> str:
 
 
 def single_run(document: dict[str, Any]) -> str | None:
-    """Say how a lone run went; none where there are more."""
+    """Say how a lone run went, or return None if there are more."""
     runs: Iterable[Any] = [(task, run) for row in document["results"] for task in [row["task"]] for run in row["runs"]]
     found = list(runs)
     if len(found) != 1 or not found[0][1]["curve"]["iteration"]:

@@ -11,7 +11,7 @@ from steprule.lab.report.export import curves_csv, runs_csv
 
 
 def texts(document: dict[str, Any], folder: Path, number: str = "") -> dict[Path, str]:
-    """Return what belongs into each file; with a number their names have it."""
+    """Return the content of each file; with a number, their names have it."""
     # Imported here: matplotlib is slow to load, and a comparison's runs need not wait for it.
     from steprule.lab.report.page import page
 

@@ -1,4 +1,4 @@
-"""One run a folder: the second one is refused, and told who has it."""
+"""One run a folder: refuse a second one, and name the process that has it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def locked(folder: Path, *, shared: bool = False) -> Generator[Callable[[], None]]:
     """Hold the folder for the block within; the system lets go when the process ends, however it ends.
 
-    Those who share it keep out only who wants it alone, who may share it later by what is given.
+    Shared locks keep out only exclusive ones. The yielded function turns an exclusive lock into a shared one.
 
-    The folder itself is locked, so nothing is left in it. Where folders cannot be locked (Windows, some network file
-    systems) nothing is.
+    The lock is on the folder itself, so it leaves no file. Where folders cannot be locked (Windows, some network file
+    systems), this does nothing.
     """
     try:
         import fcntl
@@ -29,7 +29,7 @@ def locked(folder: Path, *, shared: bool = False) -> Generator[Callable[[], None
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # what is left of it, once the refusal has been told apart
+        with suppress(OSError):  # any other error: folders cannot be locked here
             try:
                 fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -44,7 +44,7 @@ def locked(folder: Path, *, shared: bool = False) -> Generator[Callable[[], None
 
 
 def _holder(handle: int) -> str:
-    """Name the process that has the lock, where the system tells."""
+    """Name the process that holds the lock, if the system knows it."""
     with suppress(OSError, IndexError):
         told = os.fstat(handle)
         place = f"{os.major(told.st_dev):02x}:{os.minor(told.st_dev):02x}:{told.st_ino}"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 GRACE = 30.0
-"""Seconds after which a lock whose holder cannot be asked is taken from it."""
+"""Seconds after which a lock is broken if its holder cannot be asked."""
 
 BUSY = 60.0
 """Seconds to wait for another process that writes to the same SQLite database."""
@@ -107,7 +107,7 @@ class Journal(JournalFileBackend):
     """Optuna's journal file, in which every line is whole.
 
     A process killed in the middle of a line leaves a torn one, after which Optuna could neither read nor write; a
-    disk that fills up does the same. Whoever writes next, under the lock, cuts it off first. A journal that another one
+    disk that fills up does the same. The next writer, under the lock, cuts it off first. A journal that another one
     has taken the place of is no longer read or written: the same numbers mean other trials there.
     """
 
@@ -118,7 +118,7 @@ class Journal(JournalFileBackend):
         self._file = _identity(path.stat())
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
-        """Read what has come since."""
+        """Read the lines since the last reading."""
         try:
             found = self._journal.stat()
         except OSError as error:
@@ -156,7 +156,7 @@ class Journal(JournalFileBackend):
         self._lock_of_ours, self._journal, self._file_path = Lock(path), path, str(path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write whole lines at the end, or none."""
+        """Write whole lines at the end, or leave the file as it was."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         try:
             self._lock_of_ours.acquire()
@@ -167,7 +167,7 @@ class Journal(JournalFileBackend):
                 file.seek(end)
                 _write(file, text.encode())
                 os.fsync(file.fileno())
-        except OSError as error:  # told as Optuna tells it of a database
+        except OSError as error:  # as Optuna reports a database
             raise StorageInternalError(error.strerror) from error
         finally:
             self._lock_of_ours.release()
@@ -209,7 +209,7 @@ def is_url(text: str) -> bool:
 
 
 def opened(place: str) -> BaseStorage:
-    """Return the storage at a path or a database's URL, which is made where there is none."""
+    """Return the storage at a path or a database's URL, and make it if it does not exist."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return _database(place) if is_url(place) else _file(Path(place))
@@ -220,7 +220,7 @@ def opened(place: str) -> BaseStorage:
 
 
 def unopened(place: str, error: BaseException) -> sr.errors.StateError:
-    """Return the error that tells why a storage cannot be used at all."""
+    """Return an error with the reason why a storage cannot be used at all."""
     return sr.errors.StateError(
         f"the storage cannot be opened: {reason(error)}",
         where=display(place),
@@ -229,7 +229,7 @@ def unopened(place: str, error: BaseException) -> sr.errors.StateError:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line why a storage failed: what a driver or the system said, where Optuna hands it on."""
+    """Return in one line why a storage failed: the message of its driver or of the system, if Optuna hands it on."""
     cause = error.__cause__ or error
     said = getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause
     kind = f"{type(said).__name__}: " if isinstance(said, LookupError | TypeError | AssertionError) else ""
@@ -266,7 +266,7 @@ def _patiently(url: str, arguments: dict[str, Any]) -> RDBStorage:
             return RDBStorage(url, engine_kwargs=arguments)
         except (ImportError, ValueError):
             raise
-        except Exception:  # noqa: BLE001 - each driver has errors of its own; the last attempt tells
+        except Exception:  # noqa: BLE001 - each driver has errors of its own; the last attempt raises
             time.sleep(pause)
     return RDBStorage(url, engine_kwargs=arguments)
 

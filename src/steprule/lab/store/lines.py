@@ -31,7 +31,7 @@ LINES: dict[int, dict[str, Any]] = {
     8: {**_TRIAL, "user_attr": Each(ANY)},
     9: {**_TRIAL, "system_attr": Each(ANY)},
 }
-"""What a line holds, by its code: studies and trials are begun, told about and ended."""
+"""The keys of a line by its code: beginnings, attributes and ends of studies and trials."""
 
 
 def check_line(line: Any) -> None:

@@ -1,4 +1,4 @@
-"""Who does a run: a process on a machine, told apart from any that is given the same number later."""
+"""The owner of a run: a process on a machine, distinct from a later one of the same number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Owner:
-    """A process; `machine` is empty where the system does not tell machines, or processes of one number, apart."""
+    """A process. `machine` is empty if the system cannot tell machines, or processes of one number, apart."""
 
     machine: str
     process: int
@@ -24,7 +24,7 @@ class Owner:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Return the process that a text names; one that cannot be asked where it names none."""
+        """Return the process that a text names. Any other text gives one that cannot be asked."""
         machine, _, rest = text.partition("/")
         process, _, started = rest.partition("/")
         return cls(machine, int(process), started) if process.isdecimal() else cls("", 0, "")
@@ -48,7 +48,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """Return when a process began, in ticks since the machine did; nothing where there is none, or it is a zombie."""
+    """Return when a process began, in ticks since the machine did, or "" for a zombie or an unknown number."""
     try:
         after_name = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
     except OSError:

@@ -1,9 +1,9 @@
-"""The runs of a study as trials of an Optuna study: what is done, and who does what, for any number of processes.
+"""The runs of a study as trials of an Optuna study: results and owners, for any number of processes.
 
 A trial carries the key of a run and, when it is done, its record: plain JSON, nothing that is executed. To claim a
 run is to create its trial, running and with its owner in it, in one write; of several trials with one key that are
 running or complete the lowest number counts, so two processes that claim the same run find out at once which of them
-has it. A trial ends once: the storage refuses whoever comes second. What the processes have to agree on is proposed
+has it. A trial ends once: the storage refuses a second end. To agree on something, a process proposes it
 in the same way, by a trial that has failed, so that no sampler learns from it: the first proposal counts.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 LEASE = 60.0
-"""Seconds without a sign of life after which an owner that cannot be asked is taken for dead."""
+"""Seconds without a sign of life after which an owner counts as dead if it cannot be asked."""
 
 BEAT = 5.0
 """Seconds between two signs of life."""
@@ -49,16 +49,16 @@ PLAN = "plan"
 """The key under which the processes of a study agree on its plan."""
 
 ATTRIBUTES = {"key": Sometimes(str), "owner": Sometimes(str), "record": Sometimes(Each(ANY))}
-"""What a trial carries."""
+"""The attributes of a trial."""
 
 AGREED = {"asked": Each(str), "fitted": Each(ANY), "study": Sometimes(str)}
-"""What processes agree on under `PLAN`."""
+"""The agreement of the processes under `PLAN`."""
 
 LIVE = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
 
 
 def _study(storage: BaseStorage, name: str) -> int:
-    """Return the number of the study of this name, which is begun where there is none."""
+    """Return the number of the study of this name, and begin it if there is none yet."""
     try:
         return storage.create_new_study([StudyDirection.MINIMIZE], name)
     except DuplicatedStudyError:
@@ -76,9 +76,9 @@ class TrialStore:
     held: dict[str, int] = field(default_factory=dict[str, int])
     """The runs that this process has claimed, and the trial of each."""
     first: Callable[[Self], None] | None = None
-    """What there is to do when the first run of a new study is done."""
+    """Called when the first run of a new study is done."""
     name: str = ""
-    """What tells the study from others, once its plan is agreed on."""
+    """A name unlike any other study's, once the processes have agreed on the plan."""
     _beats: int = 0
     _beaten: float = 0.0
     _signs: dict[str, tuple[Any, float]] = field(default_factory=dict[str, tuple[Any, float]])
@@ -98,17 +98,17 @@ class TrialStore:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with suppress(OSError, StorageInternalError):  # whoever comes next finds the owner dead
+        with suppress(OSError, StorageInternalError):  # other processes will find the owner dead
             self.close()
         if isinstance(error, StorageInternalError):
             raise Unrecorded(
-                f"what is done can no longer be recorded: {reason(error)}",
+                f"results can no longer be recorded: {reason(error)}",
                 where=display(self.place),
                 fix="make room there, or make it reachable again; --resume goes on with the study",
             ) from error
 
     def close(self) -> None:
-        """Give back what is not done, and let go of the storage."""
+        """Give back the unfinished runs, and close the storage."""
         try:
             for key in list(self.held):
                 self.give_back(key)
@@ -116,7 +116,7 @@ class TrialStore:
             closed(self.storage)
 
     def refresh(self) -> None:
-        """Read what others have done, show that this process lives, and take runs from owners that do not."""
+        """Read the results of other processes, give a sign of life, and take runs from dead owners."""
         found: dict[str, list[FrozenTrial]] = defaultdict(list)
         for trial in self.storage.get_all_trials(self.study, deepcopy=False):
             with self.reading(f"trial {trial.number}"):
@@ -150,7 +150,7 @@ class TrialStore:
         return [trial for trial in running if trial.user_attrs.get("owner") != self.owner]
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return the record of every run that is done."""
+        """Return the record of every finished run."""
         found: dict[str, dict[str, Any]] = {}
         for key, trials in self._trials.items():
             done = next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
@@ -159,7 +159,7 @@ class TrialStore:
         return found
 
     def lost(self) -> list[str]:
-        """Return the runs whose worker died as often as it may, and that nobody is trying again."""
+        """Return the runs whose worker died `DEATHS` times, and that no process is trying again."""
         return [
             key
             for key, trials in self._trials.items()
@@ -168,7 +168,7 @@ class TrialStore:
         ]
 
     def claim(self, keys: Iterable[str], most: int) -> list[str]:
-        """Claim at most so many of these runs, in this order, that nobody has done or is doing."""
+        """Claim at most `most` of these runs, in this order, leaving out those that others have claimed."""
         claimed: list[str] = []
         for key in keys:
             if len(claimed) == most:
@@ -193,7 +193,7 @@ class TrialStore:
         return self.storage.create_new_trial(self.study, template)
 
     def finish(self, key: str, record: Mapping[str, Any], value: float) -> bool:
-        """Write down what a run gave; say whether it counts: a run that was taken away is another's to finish."""
+        """Record a run's result, and return whether it counts: another process may have taken the run over."""
         trial = self.held.pop(key)
         try:
             self.storage.set_trial_user_attr(trial, "record", dict(record))
@@ -221,7 +221,7 @@ class TrialStore:
         self.release(self.held.pop(key))
 
     def release(self, trial: int) -> None:
-        """End a trial that nobody is doing any more: what it was for is free again."""
+        """End a trial that no process is doing any more, so that its run is free again."""
         self.end(trial, TrialState.PRUNED)
 
     def end(self, trial: int, state: TrialState, value: float | None = None) -> bool:
@@ -233,7 +233,7 @@ class TrialStore:
 
     @contextmanager
     def reading(self, key: str) -> Generator[None]:
-        """Read what is recorded of something within: one wrong field in it is one clear line."""
+        """Read a record within. A wrong field raises an error of one clear line."""
         try:
             yield
         except Misshapen as error:
@@ -244,12 +244,12 @@ class TrialStore:
             ) from error
 
     def agreed(self, key: str) -> dict[str, Any] | None:
-        """Return what the processes of the study have agreed on under a key, if they have."""
+        """Return the agreement of the study's processes under a key, or None so far."""
         proposed = (trial for trial in self._trials.get(key, ()) if trial.state == TrialState.FAIL)
         return next((trial.user_attrs["record"] for trial in proposed if "record" in trial.user_attrs), None)
 
     def agree(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the processes of the study have agreed on under a key: the first proposal, perhaps this one."""
+        """Return the agreement of the study's processes under a key: the first proposal, perhaps this one."""
         self.refresh()
         while (found := self.agreed(key)) is None:
             self._create(TrialState.FAIL, {"key": key, "record": dict(record)})
@@ -257,7 +257,7 @@ class TrialStore:
         return found
 
     def join(self, asked: Mapping[str, str], fitted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the plan that the study was begun with; refuse another one, and say what differs."""
+        """Return the plan that began the study. Refuse another one, and name the differences."""
         plan = self.agree(PLAN, {"asked": dict(asked), "fitted": dict(fitted), "study": uuid4().hex[:12]})
         with self.reading(PLAN):
             check(plan, AGREED)

@@ -1,4 +1,4 @@
-"""What is learnt. A new task is a function that returns a `Task`, and a row in `TASKS`.
+"""The tasks. A new one is a function that returns a `Task`, and a row in `TASKS`.
 
 The function's arguments are the options the task takes; one without a default must be given. A task that is not
 here is named by where it is found, as `module:name` or `file.py:name`.
@@ -44,7 +44,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 ALIASES = {"digits": "digits-mlp"}
-"""Other names by which a task can be asked for."""
+"""Other names of tasks."""
 
 
 def named(text: str) -> str:
@@ -59,14 +59,14 @@ def named(text: str) -> str:
 
 
 def several(text: str) -> tuple[str, ...]:
-    """Return the tasks of a list with commas, once each; `all` stands for those that need nothing to be given."""
+    """Return each task of a list with commas once; `all` stands for those that need no option."""
     words = [word.strip() for word in text.split(",")]
     bundled = [name for name in TASKS if not any(takes(name).values())]
     return tuple(dict.fromkeys(name for word in words for name in (bundled if word == "all" else [named(word)])))
 
 
 def takes(name: str) -> dict[str, bool]:
-    """Return the options of a task, and of each whether it must be given."""
+    """Return the options of a task, and for each whether it is required."""
     if name not in TASKS:
         return {}
     parameters = inspect.signature(TASKS[name]).parameters.values()
@@ -77,7 +77,7 @@ def takes(name: str) -> dict[str, bool]:
 class TaskSpec:
     """A task by name, small enough to send to a worker process, which builds it there.
 
-    An option that is none is the task's own default.
+    None for an option means the task's own default.
     """
 
     name: str = "digits-mlp"
@@ -88,16 +88,16 @@ class TaskSpec:
     """Of a user's file, the beginning of its SHA-256: a run goes on only with the task that it began with."""
 
     def build(self) -> Task:
-        """Return the task; building the same one twice costs nothing."""
+        """Return the task. Building the same one twice costs nothing."""
         return _build(self)
 
     def told(self) -> str:
-        """Return in words what decides the task: wherever its data lie, they are the same."""
+        """Return in words everything that decides the task. The folder of its data does not."""
         return f"{replace(self, data_dir=None)}, {self.build().about}"
 
     @property
     def options(self) -> dict[str, Any]:
-        """What was chosen for the task."""
+        """The options that are set for the task."""
         return {
             name: value for name, value in vars(self).items() if name not in {"name", "source"} and value is not None
         }
@@ -110,7 +110,7 @@ def _build(spec: TaskSpec) -> Task:
 
 
 def _seeded(model: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-    """Return the function that draws the same network from a seed whatever was drawn before."""
+    """Return a function that draws a network from a seed alone."""
 
     def draw(seed: int) -> nn.Module:
         with drawing(seed):

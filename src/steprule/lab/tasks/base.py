@@ -1,4 +1,4 @@
-"""What a task is: data, a network drawn from a seed, a loss, and how a run is scored."""
+"""A task: data, a network drawn from a seed, a loss, and a score."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Theory:
-    """What theory gives for the training loss after so many iterations."""
+    """The training loss that theory gives for a number of iterations."""
 
     label: str
     loss: Callable[[int], float]
@@ -66,7 +66,7 @@ class Task:
     """A learning problem; `model` is called with torch's generator already set from the seed.
 
     `loss` takes outputs and labels to the mean over the examples. `measure` takes them to the score; without one
-    the score is the loss. `optimum` is the least training loss there is, where that is known exactly.
+    the score is the loss. `optimum` is the least possible training loss, if it is known exactly.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Task:
         return sum(parameter.numel() for parameter in self.model(0).parameters() if parameter.requires_grad)
 
     def score(self, outputs: torch.Tensor, labels: torch.Tensor, loss: float) -> float:
-        """Return the score of outputs whose mean loss is known already."""
+        """Return the score of outputs with a known mean loss."""
         return loss if self.measure is None else self.measure(outputs, labels)
 
 

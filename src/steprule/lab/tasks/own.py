@@ -18,11 +18,11 @@ from steprule.lab.tasks.base import Task, drawing
 FACTORY = "name a Task, or a function or class that gives one when it is called without arguments"
 
 TRIED = 8
-"""On so many examples a task is tried."""
+"""The number of examples on which a task is tried."""
 
 
 def own(text: str) -> Task:
-    """Return the task that `module:name` or `file.py:name` names, with words in place of those left out."""
+    """Return the task that `module:name` or `file.py:name` names, with default words for missing ones."""
     found = load(text)
     task = found if isinstance(found, Task) or not callable(found) else _call(text, "the factory", found)
     if not isinstance(task, Task):
@@ -42,7 +42,7 @@ def _kind(value: Any) -> str:
 
 
 def _call(text: str, part: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a part of the task returns; what it raises is told with the line that raised it."""
+    """Return the result of a part of the task. Word its exceptions with the line that raised them."""
     try:
         return function(*arguments)
     except Exception as error:

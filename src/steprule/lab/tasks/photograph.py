@@ -19,7 +19,7 @@ from steprule.lab.tasks.pictures import png
 
 HEIGHT, WIDTH = 64, 96
 WAVES, SPREAD = 64, 4.0
-"""How many random frequencies a coordinate is told in, and their standard deviation in waves a picture."""
+"""The number of random frequencies that encode a coordinate, and their standard deviation in waves a picture."""
 
 
 class Coordinates(nn.Module):
@@ -72,7 +72,7 @@ def decibels(outputs: torch.Tensor, labels: torch.Tensor) -> float:
 
 def _exhibit(model: nn.Module) -> list[Exhibit]:
     with torch.no_grad():
-        return [Exhibit("What the network made of it", png=png(model(places()).reshape(HEIGHT, WIDTH, 3)))]
+        return [Exhibit("The network's picture", png=png(model(places()).reshape(HEIGHT, WIDTH, 3)))]
 
 
 def image_coords() -> Task:
@@ -81,7 +81,7 @@ def image_coords() -> Task:
         name="image-coords",
         title="a photograph from its coordinates",
         about=f"scikit-learn's bundled photograph of a flower at {WIDTH}×{HEIGHT}: colours at half the pixels are "
-        "shown, those between are asked for",
+        "for training, those between for the test",
         network=f"{WAVES} random Fourier features and a {2 * WAVES}–64–64–3 perceptron, ReLU, mean squared error",
         data=_data(),
         model=lambda _: Coordinates(),

@@ -19,10 +19,10 @@ from steprule.lab.tasks.base import Exhibit, Metric, Task
 CONTEXT, WIDTH, HEADS, BLOCKS = 64, 64, 4, 2
 
 LENGTH = 160_000
-"""So many bytes of the text are used: its training set must be evaluated whole, and within a second."""
+"""The number of bytes in use: the whole training set must be evaluated within a second."""
 
 HELD = 32
-"""One window of so many is for validation, and one for the test."""
+"""One window of this many is for validation, and one for the test."""
 
 WRITTEN = 240
 """Bytes of text that a trained network writes to be looked at."""
@@ -52,7 +52,7 @@ def corpus() -> Corpus:
 
 @cache
 def _data() -> Data:
-    """Return the text in windows that do not overlap; what is asked for is each window moved by a byte."""
+    """Return the text in windows that do not overlap. The labels are each window moved by a byte."""
     numbers = corpus().numbers
     count = (len(numbers) - 1) // CONTEXT
     inputs, labels = (numbers[start : start + count * CONTEXT].reshape(count, CONTEXT) for start in (0, 1))
@@ -62,7 +62,7 @@ def _data() -> Data:
 
 
 class DecoderLayer(nn.Module):
-    """Attention to what stands before, then a perceptron at every place, each added to what came in."""
+    """Attention to earlier places, then a perceptron at every place, each added to its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def bits(outputs: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def _exhibit(model: nn.Module) -> list[Exhibit]:
-    """Let the network write, each byte drawn from what it expects, with one seed for every network."""
+    """Let the network write, drawing each byte from its own distribution, with one seed for every network."""
     known, generator = corpus(), torch.Generator().manual_seed(0)
     start = torch.tensor([[known.alphabet.index(b"\n")]])
     written = start
@@ -116,7 +116,7 @@ def _exhibit(model: nn.Module) -> list[Exhibit]:
             chances = model(written[:, -CONTEXT:])[0, -1].double().softmax(dim=0)
             written = torch.cat([written, torch.multinomial(chances, 1, generator=generator)[None]], dim=1)
     text = bytes(known.alphabet[number] for number in written[0, 1:].tolist())
-    return [Exhibit("What the network writes", text=text.decode(errors="replace"))]
+    return [Exhibit("The network's text", text=text.decode(errors="replace"))]
 
 
 def _excerpt() -> Exhibit:

@@ -1,4 +1,4 @@
-"""A quadratic of a chosen condition number: what theory says of it is drawn beside what happens."""
+"""A quadratic of a chosen condition number, drawn beside the bound that theory gives."""
 
 from __future__ import annotations
 
