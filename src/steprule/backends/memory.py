@@ -85,13 +85,13 @@ uint16_at = _pointer_to(types.uint16)
 
 
 @njit(**_SUM, **INNER)
-def add_in_any_order(total: float, term: float) -> float:
+def add(total: float, term: float) -> float:
     """Add a term to a running sum, letting the compiler keep several sums at once."""
     return total + term
 
 
 @njit(**_SUM, **INNER)
-def add_square_in_any_order(total: float, term: float) -> float:
+def add_square(total: float, term: float) -> float:
     """Add a term's square to a running sum, likewise; the square need not be rounded by itself."""
     return total + term * term
 
@@ -120,7 +120,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "int16_at": _plain(ctypes.c_int16, np.int16),
     "int64_at": _plain(ctypes.c_int64, int),
     "uint16_at": _plain(ctypes.c_uint16, np.uint16),
-    "add_in_any_order": lambda total, term: total + term,
-    "add_square_in_any_order": lambda total, term: total + term * term,
+    "add": lambda total, term: total + term,
+    "add_square": lambda total, term: total + term * term,
 }
 """What the helpers mean without a compiler, for running a kernel's source as ordinary Python."""

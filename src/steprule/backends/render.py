@@ -8,6 +8,7 @@ rule's lines as comments) stands here.
 from __future__ import annotations
 
 import keyword
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,8 +18,9 @@ from ..errors import Origin
 from ..graph.node import Node, Rank, step, topological
 from ..graph.ops import OPS, Reducer
 from ..graph.show import formula
-from ..plan.program import Accumulate, Array, Compute, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Compute, Load, Loop, Program, Store
 from ..plan.schedule import summary
+from ..plan.storage import FORMATS, REMAINDER
 from ..plan.tables import CHUNK, TENSOR
 
 LONGEST_NAME = 40
@@ -56,9 +58,9 @@ class Source:
         self._origins = origins
         self._last_comment = ""
 
-    def line(self, text: str = "") -> None:
-        """Add one line at the current depth."""
-        self._lines.append("    " * self._depth + text if text else "")
+    def line(self, *texts: str) -> None:
+        """Add lines at the current depth."""
+        self._lines.extend("    " * self._depth + text if text else "" for text in texts)
 
     @contextmanager
     def block(self, head: str) -> Generator[None]:
@@ -86,20 +88,38 @@ class Source:
 class Dialect(ABC):
     """A language in which a program is written down; `names` maps nodes to the variables of the current function."""
 
+    # Its templates, as text: `{at}` is where an array begins, `{x}` a value, `{real}` a type.
     spelling: ClassVar[Mapping[str, str]]
-    """Every operation of elements and scalars; `{real}` is the type, `{0}` the first input."""
+    """Every operation of elements and scalars; `{0}` is the first input."""
     reserved: ClassVar[frozenset[str]]
     """Names that no value of a kernel may have."""
     loads: ClassVar[Mapping[str, str]]
-    """How an element of each format is read: its array begins `{at}`, its second tensor at `{beside}`."""
-    stores: ClassVar[Mapping[tuple[str, bool], str]]
-    """The lines that write an element of each format, `{x}` being its value; True: rounded by the random `{bits}`."""
+    """How an element of each kind of format is read; the array that lies `beside` the first begins `{beside}`."""
+    stores: ClassVar[Mapping[str, str]]
+    """The lines that write an element; what is `random` is rounded by the random `{bits}`."""
+    number: ClassVar[tuple[str, str]]
+    """How a slot of one number a tensor is read, and written."""
+    cell: ClassVar[str]
+    """The value at a `{place}` of a `{table}`."""
+    host: ClassVar[str]
+    """The line that keeps a host value `{x}` at a `{place}`."""
+    cast: ClassVar[str]
+    running: ClassVar[str]
+    """What a running total starts from."""
+    index: ClassVar[str]
+    """The place of an element in its chunk."""
+    row: ClassVar[str]
+    """The current row of hyperparameters and host values."""
+    jit: ClassVar[str]
+    """The line above a function."""
     inlines: ClassVar[bool]
     """Whether constants stand where they are used."""
     where: ClassVar[str] = ""
     """Where it runs, as the heading says it."""
     joins: ClassVar[Mapping[tuple[str, str], str]]
     """Faster ways in which an element joins a running total, by the reducer's `combine` and `each`."""
+    joining: ClassVar[str]
+    """A wide element as it joins a running total in any other way, which starts from `{init}`."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -107,6 +127,7 @@ class Dialect(ABC):
         self.graph = program.plan.graph
         self.real = program.layout.real
         self.pointed = [name for name in program.tensors if name != self.graph.gradient]
+        self.hosted: Sequence[Node] = program.host
         self.source = Source(self.graph.origins)
         self.names: dict[Node, str] = {}
         self.fresh = Names(self.reserved)
@@ -116,7 +137,7 @@ class Dialect(ABC):
     def lacks(cls, program: Program) -> str:
         """Return what of a program this language cannot say; nothing if it can say all."""
         for array in program.arrays:
-            if array.format.real != program.layout.real or array.format.name not in cls.loads:
+            if array.format.real != program.layout.real or array.format.name not in FORMATS:
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
         for node in program.plan.graph.nodes:
             if node.rank not in _RANKS:
@@ -125,95 +146,106 @@ class Dialect(ABC):
                 return f"there is no kernel with `{node.op}`"
         return ""
 
-    # Templates -----------------------------------------------------------------------------------
+    # Templates that ask something ----------------------------------------------------------------
+
+    @abstractmethod
+    def _literal(self, value: float) -> str:
+        """Spell a number, or infinity."""
 
     @abstractmethod
     def _constant(self, value: float, real: str) -> str:
         """Spell a number of a type."""
 
     @abstractmethod
-    def _cast(self, text: str, real: str) -> str:
-        """Spell the conversion of a scalar."""
+    def _leaf(self, node: Node) -> str | None:
+        """Spell a hyperparameter, the step count or a host slot, where host values are computed."""
 
     @abstractmethod
-    def _cell(self, table: str, row: str, width: int, column: int) -> str:
-        """Spell the value of a table's cell."""
-
-    @abstractmethod
-    def _leaf(self, node: Node) -> str:
-        """Spell a hyperparameter, the step count or a host slot of the current row."""
-
-    @abstractmethod
-    def _known(self, node: Node) -> str | None:
-        """Spell a host value that has been computed before the pass; None for any other."""
-
-    @abstractmethod
-    def _number(self, array: Array) -> str:
-        """Spell what a slot of one number a tensor holds."""
-
-    @abstractmethod
-    def _point(self, name: str, array: Array) -> str:
-        """Spell a pointer to where the current chunk of a tensor begins."""
-
-    @abstractmethod
-    def _running(self, init: float) -> str:
-        """Spell what a running total starts from."""
+    def _point(self, name: str, dtype: str, first: str) -> str:
+        """Spell a pointer to an element of an array of the current tensor."""
 
     @abstractmethod
     def _elements(self) -> AbstractContextManager[None]:
         """Open the loop over the elements of a chunk."""
 
     @abstractmethod
-    def _join(self, total: str, own: Reducer, element: str) -> str:
-        """Spell a running total that a wide element has joined, where `joins` knows no faster way."""
-
-    @abstractmethod
     def _leave(self, place: int, own: Reducer, total: str) -> None:
         """Write a chunk's part of a reduction into `partial`."""
-
-    @abstractmethod
-    def _integer(self, text: str) -> str:
-        """Spell a scalar as a whole number."""
-
-    @abstractmethod
-    def _index(self) -> str:
-        """Spell the place of an element in its chunk."""
 
     @abstractmethod
     def _functions(self) -> None:
         """Write all functions of the module."""
 
     @abstractmethod
-    def _imports(self, body: str) -> None:
-        """Write what stands between the formula and the functions, given these."""
+    def _imports(self, called: set[str]) -> None:
+        """Write what stands between the formula and the functions, which use these words."""
+
+    # The module ----------------------------------------------------------------------------------
 
     def module(self, version: str) -> str:
         """Return the module: the formula, what it imports, its functions."""
         self._functions()
         body = self.source.text().rstrip() + "\n"
+        code = "\n".join(line for line in body.splitlines() if not line.lstrip().startswith("#"))
         self.source = Source({})
-        self._heading(version)
-        self._imports("\n".join(line for line in body.splitlines() if not line.lstrip().startswith("#")))
+        sizes = f"one step for any number of tensors of any size{self.where}"
+        told = [f"    {text}".replace("\\", "/").replace('"""', "'''") for text in formula(self.graph).splitlines()]
+        self.source.line(f'"""{self.graph.name}, {self._described()}: {sizes}.', "", *told, "")
+        self.source.line(f"Generated by steprule {version}; comments quote the rule.", '"""', "")
+        self._imports(set(re.findall(r"\w+", code)))
+        self.source.line("", "")
         return self.source.text() + body
 
-    # Names and expressions -----------------------------------------------------------------------
+    def _described(self) -> str:
+        """Say in which formats the arrays are."""
+        layout = self.program.layout
+        slots = {array.format.name for array in self.program.arrays[2:] if array.rank is Rank.ELEMENT}
+        others = sorted(slots - {layout.parameter.name, layout.parameter.dtype})
+        drawn = ["rounded stochastically"] if layout.random else []
+        return ", ".join([layout.parameter.name, *(f"slots {name}" for name in others), *drawn])
 
-    def _begin(self) -> None:
-        """Begin another function, which knows nothing yet."""
+    @contextmanager
+    def _function(self, name: str, *arguments: str, options: str = "") -> Generator[None]:
+        """Write a function, which knows nothing yet; its arguments stand in so many lines."""
         self.names, self.fresh = {}, Names(self.reserved)
+        self.source.line(self.jit + options)
+        between = ",\n" + " " * len(f"def {name}(")
+        with self.source.block(f"def {name}({between.join(arguments)}):"):
+            yield
+        self.source.line("", "")
+
+    # Expressions ---------------------------------------------------------------------------------
 
     def _place(self, row: str, width: int, column: int) -> str:
         """Spell where a cell is in a table whose rows lie one after another."""
         start = row if width == 1 else f"{row} * {width}"
         return f"{start} + {column}" if column else start
 
-    def _of_tensor(self, name: str) -> str:
-        """Spell what is known of the current tensor."""
-        return self._cell("tensors", "tensor", len(TENSOR), TENSOR.index(name))
+    def _cell(self, table: str, row: str, width: int, column: int) -> str:
+        """Spell the value of a table's cell."""
+        return self.cell.format(table=table, place=self._place(row, width, column))
 
-    def _of_chunk(self, name: str) -> str:
-        """Spell what is known of the current chunk."""
-        return self._cell("chunks", "chunk", len(CHUNK), CHUNK.index(name))
+    def _of(self, name: str) -> str:
+        """Spell what is known of the current chunk, or of its tensor."""
+        whose, names = ("chunk", CHUNK) if name in CHUNK else ("tensor", TENSOR)
+        return self._cell(f"{whose}s", whose, len(names), names.index(name))
+
+    def _address(self, name: str) -> str:
+        """Spell where an array of the current tensor begins."""
+        if name == self.graph.gradient:
+            return self._cell("gradients", "tensor", 1, 0)
+        return self._cell("addresses", "tensor", len(self.pointed), self.pointed.index(name))
+
+    def _whole(self, node: Node) -> str:
+        """Spell the cell in which a reduction ends."""
+        place = self.plan.reductions.index(node)
+        if node.kind == "global":
+            return self._cell("total", str(place), 1, 0)
+        return self._cell("reduced", "tensor", len(self.plan.reductions), place)
+
+    def _cast(self, text: str, real: str) -> str:
+        """Spell the conversion of a scalar."""
+        return self.cast.format(text, real=real)
 
     def _apply(self, op: str, *inputs: str, real: str = WIDE) -> str:
         """Spell an operation."""
@@ -230,146 +262,112 @@ class Dialect(ABC):
             self.source.comment(node)
             self.source.line(f"{self.names[node]} = {text}")
 
-    def _wanted(self, node: Node) -> str:
-        """Return the name that a scalar would like to have."""
-        return str(node.attr) if node.op == "hyper" else {"const": "constant", "step": "step"}.get(node.op, "scalar")
-
-    def _heading(self, version: str) -> None:
-        """Write what stands before everything: the formula."""
-        sizes = f"one step for any number of tensors of any size{self.where}"
-        self.source.line(f'"""{self.graph.name}, {self._described()}: {sizes}.')
-        self.source.line()
-        for text in formula(self.graph).splitlines():
-            self.source.line(f"    {text}".replace("\\", "/").replace('"""', "'''"))
-        self.source.line()
-        self.source.line(f"Generated by steprule {version}; comments quote the rule.")
-        self.source.line('"""')
-        self.source.line()
-
-    def _described(self) -> str:
-        """Say in which formats the arrays are."""
-        layout = self.program.layout
-        slots = {array.format.name for array in self.program.arrays[2:] if array.rank is Rank.ELEMENT}
-        others = sorted(slots - {layout.parameter.name, layout.parameter.dtype})
-        drawn = ["rounded stochastically"] if layout.random else []
-        return ", ".join([layout.parameter.name, *(f"slots {name}" for name in others), *drawn])
-
     # Scalars -------------------------------------------------------------------------------------
 
-    def _finished(self, node: Node) -> str:
-        """Spell a reduction that has ended, finished as its reducer says."""
-        place, count = self.plan.reductions.index(node), len(self.plan.reductions)
-        held = (
-            self._cell("total", str(place), 1, 0)
-            if node.kind == "global"
-            else self._cell("reduced", "tensor", count, place)
-        )
-        finish = node.reducer.finish
-        size = [self._cast(self._of_tensor("size"), WIDE)] if finish and OPS[finish].arity > 1 else []
-        return self._apply(finish, held, *size) if finish else held
+    def _known(self, node: Node) -> str | None:
+        """Spell what has been computed before the pass; None for any other."""
+        if node not in self.hosted:
+            return None
+        return self._cell("host", self.row, len(self.hosted), self.hosted.index(node))
 
-    def _scalar(self, node: Node) -> str:
+    def _scalar(self, node: Node, known: str | None) -> str:
         """Spell a scalar, whose inputs have names, in float64."""
-        if node.op == "const":
-            return self._constant(float(node.attr), WIDE)  # type: ignore[arg-type]
-        if (known := self._known(node)) is not None:
+        if known is not None:
             return known
         if node.op == "read" and isinstance(node.attr, tuple):
-            return self._number(next(array for array in self.program.arrays if array.name == node.attr[0]))
-        return self._finished(node) if node.reduces else self._spell(node, WIDE)
+            array = next(array for array in self.program.arrays if array.name == node.attr[0])
+            at = self._point(array.name, array.format.dtype, "0")
+            return self._cast(self.number[0].format(at=at), WIDE)
+        if not node.reduces:
+            return self._spell(node, WIDE)
+        finish = node.reducer.finish
+        size = [self._cast(self._of("size"), WIDE)] if finish and OPS[finish].arity > 1 else []
+        return self._apply(finish, self._whole(node), *size) if finish else self._whole(node)
 
-    def _order(self, roots: Sequence[Node]) -> list[Node]:
-        """List what scalars are made of, inputs first, down to what is known already."""
-        stack, order = [(root, False) for root in reversed(roots)], dict[Node, None]()
-        while stack:
-            node, expanded = stack.pop()
-            if expanded:
-                order[node] = None
-            elif node not in order:
-                given = self._known(node) is not None or node.reduces
-                stack.append((node, True))
-                stack.extend((child, False) for child in (() if given else reversed(node.inputs)))
-        return list(order)
-
-    def _scalars(self, roots: Sequence[Node], *, narrow: bool) -> None:
-        """Compute scalars in float64; give numbers to the elements in their own type, if they are `narrow`."""
-        order = self._order(roots)
+    def _scalars(self, roots: Sequence[Node], *, narrow: bool = False, hosts: bool = False) -> None:
+        """Compute scalars in float64, down to what is known; `narrow` ones are given to elements in their own type."""
+        known = {node: (self._leaf if hosts else self._known)(node) for node in topological(roots)}
+        order = topological(roots, {node for node in known if known[node] is not None or node.reduces})
         used = {child for node in order for child in node.inputs}
         short = {node for node in roots if narrow and self.real != WIDE and node.kind != "compare"}
         for node in order:
-            alone = node in short and node not in used
+            real = self.real if node in short and node not in used else WIDE
             if node.op == "const":
-                text = self._constant(float(node.attr), self.real if alone else WIDE)  # type: ignore[arg-type]
-                if self.inlines and not alone:
+                text = self._constant(float(node.attr), real)  # type: ignore[arg-type]
+                if self.inlines and real == WIDE:
                     self.names[node] = f"({text})" if text.startswith("-") else text
                     continue
             else:
-                text = self._cast(self._scalar(node), self.real) if alone else self._scalar(node)
-            self._assign(node, self._wanted(node), text)
+                text = self._scalar(node, known[node])
+                text = text if real == WIDE else self._cast(text, real)
+            self._assign(node, _wanted(node), text)
         for node in roots:
             if node in short and node in used:
-                wide, self.names[node] = self.names[node], self.fresh.fresh(self._wanted(node))
+                wide, self.names[node] = self.names[node], self.fresh.fresh(_wanted(node))
                 self.source.line(f"{self.names[node]} = {self._cast(wide, self.real)}")
 
-    def _host_values(self, values: Sequence[Node]) -> None:
-        """Compute arithmetic on hyperparameters, counts and host slots."""
-        for node in topological(values):
-            if node.op == "const" and self.inlines:
-                text = self._constant(float(node.attr), WIDE)  # type: ignore[arg-type]
-                self.names[node] = f"({text})" if text.startswith("-") else text
-            else:
-                self._assign(node, self._wanted(node), self._spell(node, WIDE) if node.inputs else self._leaf(node))
+    def _host_values(self) -> None:
+        """Compute arithmetic on hyperparameters, counts and host slots, and keep it."""
+        self._scalars(self.hosted, hosts=True)
+        for place, node in enumerate(self.hosted):
+            self.source.line(self.host.format(place=self._place("row", len(self.hosted), place), x=self.names[node]))
+
+    def _tensor_slots(self) -> None:
+        """Write the slots that hold one number a tensor, after every pass has read them."""
+        self._scalars([store.node for store in self.program.finish])
+        for store in self.program.finish:
+            dtype = store.array.format.dtype
+            at, value = self._point(store.array.name, dtype, "0"), self._cast(self.names[store.node], dtype)
+            self.source.line(self.number[1].format(at=at, x=value))
 
     # Elements ------------------------------------------------------------------------------------
 
-    def _says(self, loop: Loop) -> str:
+    def _says(self, loop: Loop) -> None:
         """Say in words what a loop does."""
-        return summary(self.plan.passes[loop.index], self.graph)
+        self.source.line(f"# {summary(self.plan.passes[loop.index], self.graph)}")
 
     def _walk(self, loop: Loop) -> None:
         """Walk over the elements of a chunk: load, compute, join the running totals, store."""
-        at = {array.name: self._at(array.name, array) for array in loop.arrays}
-        beside = self.program.tensors[-1] if self.program.layout.parameter.beside else ""
-        if beside and self.graph.parameter in at:
-            at[beside] = self._at(beside, self.program.arrays[0])
+        arrays = {array.name: array.format.dtype for array in loop.arrays}
+        if self.graph.parameter in arrays and (beside := self.program.layout.parameter.beside):
+            arrays[REMAINDER] = beside
+        at = {name: self.fresh.fresh(f"{name}_at") for name in arrays}
+        self.source.line(*(f"{at[name]} = {self._point(name, dtype, 'start')}" for name, dtype in arrays.items()))
         totals = {part: self.fresh.fresh(f"{part.node.op}_of") for part in loop.accumulated}
-        for part, name in totals.items():
-            self.source.line(f"{name} = {self._running(part.node.reducer.init)}")
+        self.source.line(*(f"{name} = {self._running(part.node)}" for part, name in totals.items()))
         self._draw_keys(loop)
         if loop.body:
             with self._elements():
-                self._body(loop, at, at.get(beside, ""), totals)
+                self._body(loop, at, totals)
         for part, name in totals.items():
             self._leave(part.place, part.node.reducer, name)
+
+    def _running(self, node: Node) -> str:
+        return self.running.format(self._literal(node.reducer.init))
 
     def _draw_keys(self, loop: Loop) -> None:
         """Compute what random bits of a chunk begin with; two arrays share a draw."""
         self.keys = []
         if loop.draws:
-            self.source.line(f"begins = {self._of_tensor('first')} + start")
+            self.source.line(f"begins = {self._of('first')} + start")
         for pair in range((loop.draws + 1) // 2):
-            t = self._integer(self._known(step()) or "")
+            t = self._cast(self._known(step()) or "", "int64")
             self.keys.append(self.fresh.fresh("own_key"))
-            self.source.line(f"{self.keys[-1]} = key({self._of_tensor('stream')}, {t}, {pair})")
+            self.source.line(f"{self.keys[-1]} = key({self._of('stream')}, {t}, {pair})")
 
-    def _at(self, name: str, array: Array) -> str:
-        at = self.fresh.fresh(f"{name}_at")
-        self.source.line(f"{at} = {self._point(name, array)}")
-        return at
-
-    def _body(self, loop: Loop, at: Mapping[str, str], beside: str, totals: Mapping[Accumulate, str]) -> None:
+    def _body(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         results = {store.node: f"new_{store.array.name}" for store in loop.stores}
         for part in loop.body:
             if isinstance(part, Load):
-                where = {"at": at[part.array.name], "beside": beside}
-                text = self.loads[part.array.format.name].format(**where, real=self.real)
-                self._assign(part.node, part.array.name, text)
+                form = part.array.format
+                known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "real": self.real}
+                self._assign(part.node, part.array.name, self.loads[form.kind].format(**known))
             elif isinstance(part, Compute):
                 self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
             elif isinstance(part, Accumulate):
                 self._accumulate(part, totals[part])
             else:
-                self._store(part, at, beside)
+                self._store(part, at)
 
     def _accumulate(self, part: Accumulate, total: str) -> None:
         own, element = part.node.reducer, self.names[part.node.inputs[0]]
@@ -378,19 +376,21 @@ class Dialect(ABC):
             wide = self.fresh.fresh("term")
             self.source.line(f"{wide} = {self._cast(element, WIDE)}")
             element = self._apply(own.each, *[wide] * OPS[own.each].arity) if own.each else wide
-            faster = self.joins.get((own.combine, ""))
-        joined = faster.format(total=total, x=element) if faster else self._join(total, own, element)
-        self.source.line(f"{total} = {joined}")
+            joining = self.joining.format(x=element, init=self._literal(own.init))
+            faster = self.joins.get((own.combine, ""), self._apply(own.combine, total, joining))
+        self.source.line(f"{total} = {faster.format(total=total, x=element)}")
 
-    def _store(self, part: Store, at: Mapping[str, str], beside: str) -> None:
+    def _store(self, part: Store, at: Mapping[str, str]) -> None:
         pair, odd = divmod(part.draw, 2)
         if part.draw >= 0 and not odd:
             self.drawn = self.fresh.fresh("drawn")
-            self.source.line(f"{self.drawn} = draw(begins, {self._index()}, {self.keys[pair]})")
-        values = {"at": at[part.array.name], "beside": beside, "x": self.names[part.node], "real": self.real}
-        bits = f"{'high' if odd else 'low'}_bits({self.drawn})"
-        for line in self.stores[part.array.format.name, part.draw >= 0].split("\n"):
-            self.source.line(line.format(**values, bits=bits))
+            self.source.line(f"{self.drawn} = draw(begins, {self.index}, {self.keys[pair]})")
+        form, bits = part.array.format, f"{'high' if odd else 'low'}_bits({self.drawn})"
+        known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
+        lines = self.stores["random" if part.draw >= 0 else form.kind].format(**known, bits=bits)
+        self.source.line(*lines.split("\n"))
 
 
-__all__ = ["WIDE", "Dialect", "Names", "Source"]
+def _wanted(node: Node) -> str:
+    """Return the name that a scalar would like to have."""
+    return str(node.attr) if node.op == "hyper" else {"const": "constant", "step": "step"}.get(node.op, "scalar")

@@ -105,23 +105,6 @@ def write(place, block, inside, TAIL: tl.constexpr):  # noqa: N803
         tl.store(place, value)
 
 
-@jit
-def read_bits(place, inside, TAIL: tl.constexpr, word: tl.constexpr):  # noqa: N803
-    """Read a block of 16 bits as they are."""
-    block = tl.load(place, mask=inside, other=0) if TAIL else tl.load(place)
-    return block.to(word, bitcast=True)
-
-
-@jit
-def write_bits(place, block, inside, TAIL: tl.constexpr):  # noqa: N803
-    """Write a block of 16 bits as they are."""
-    value = block.to(place.dtype.element_ty, bitcast=True)
-    if TAIL:
-        tl.store(place, value, mask=inside)
-    else:
-        tl.store(place, value)
-
-
 # Reductions -------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,11 @@ class Format:
         """Whether a store loses bits."""
         return self.dtype != self.real and not self.beside
 
+    @property
+    def kind(self) -> str:
+        """What a kernel must do: read and write numbers as they are, round them, or split them."""
+        return "beside" if self.beside else "narrow" if self.narrow else "whole"
+
 
 _ROWS = (
     Format("float64", "float64", 8, "float64"),
