@@ -116,7 +116,7 @@ def test_chunks_cover_every_element_once() -> None:
 def test_an_array_that_becomes_what_another_was_gets_that_and_not_what_it_is_now(kind: str) -> None:
     theta, m = read("theta"), read("m")
     slots = (Slot("m"), Slot("s"))
-    graph = Graph("swapped", "theta", "g", slots, (), make("add", theta, m), (make("stored", theta), theta))
+    graph = Graph("swapped", "theta", "g", slots, (), make("add", theta, m), (make("neg", make("neg", theta)), theta))
     data = Problem(
         [{name: np.arange(5.0) + place for place, name in enumerate(("theta", "g", "m", "s"))}] * 2, [{}] * 2
     )

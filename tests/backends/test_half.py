@@ -362,7 +362,7 @@ def test_torch_rounds_bit_for_bit_as_defined(name: str) -> None:
     stored = torch.from_numpy(WORDS.view(np.int16)).view(dtype)
     found = {verb: half_torch.rounded(x, dtype, verb).view(torch.int16) for verb in ("nearest", "compensated")}
     found["stochastic"] = half_torch.rounded(x, dtype, "stochastic", random).view(torch.int16)
-    drawn = half_torch.draws(1 << 31, torch.Size((64, 64)), int(KEY[0]), x.device)
+    drawn = half_torch.draws((1 << 31) + torch.arange(64 * 64).view(64, 64), int(KEY[0]))
     both = (drawn[0] | drawn[1] << 16).flatten().numpy().astype(np.uint32)
     agree(
         {verb: word.numpy().view(np.uint16) for verb, word in found.items()}

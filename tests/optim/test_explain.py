@@ -41,7 +41,9 @@ class Counted(EagerBatch):
         item = self.plan.passes[index]
         names = [*item.reads, *(name for name, _ in item.writes)]
         held = self.arrays | {self.plan.graph.gradient: self.arrays[self.plan.graph.parameter]}
-        return sum(held[name][place].element_size() for name in names)
+        beside = held.get("remainder")
+        extra = 0 if beside is None else names.count(self.plan.graph.parameter) * beside[place].element_size()
+        return extra + sum(held[name][place].element_size() for name in names)
 
 
 class Kernel(Counted):
@@ -163,6 +165,7 @@ def hold(optimizer: Any, told: sr.Explanation) -> None:
 
 def state_bytes(optimizer: Any, parameter: torch.Tensor) -> int:
     names = [item.name for item in ran(parameter).plan.graph.element_slots]
+    names += ["remainder"] * ("remainder" in optimizer.state[parameter])
     return sum(optimizer.state[parameter][name].element_size() for name in names)
 
 
@@ -202,11 +205,14 @@ def test_a_guard_costs_a_pass_that_is_told() -> None:
 def test_a_slot_whose_type_sends_it_to_eager_is_told_with_the_reason() -> None:
     told = sr.explain(loaded_wide())
     assert (told.backend, told.source) == ("eager", "")
-    assert told.reason == "state and parameter differ in dtype or device"
+    assert told.reason == "`exp_avg` is float64 beside parameters of float32"
     assert (told.bytes_per_parameter, told.state_bytes_per_parameter) == (16 + 4 * 8, 16)
     mixed = sr.explain(of_somebody_else())
-    assert [(one.backend, one.tensors) for one in mixed.groups] == [("eager", 1), ("numba_cpu", 1)]
-    assert mixed.backend == "eager"  # what is slow is not hidden by what is not
+    assert [(one.backend, one.tensors) for one in mixed.groups] == [("numba_cpu", 1), ("numba_cpu", 1)]
+    assert mixed.groups[0].storage == "float32; `exp_avg` in float16, rounded to the nearest"
+    beside = sr.explain(sr.optim.Adam([*make(), gapped()]))
+    assert [one.backend for one in beside.groups] == ["numba_cpu", "eager"]
+    assert beside.backend == "eager"  # what is slow is not hidden by what is not
 
 
 def test_compensation_is_told_at_the_size_that_it_has() -> None:
@@ -215,7 +221,10 @@ def test_compensation_is_told_at_the_size_that_it_has() -> None:
     step(trainable(optimizer), optimizer)
     slots = [value for key, value in optimizer.state[trainable(optimizer)[0]].items() if key != "step"]
     assert before.state_bytes_per_parameter == sum(value.element_size() for value in slots)
-    assert "remainderₜ" in before.formula
+    assert before.formula == sr.explain(optimizer.program).formula
+    told = "bfloat16 and 16 more bits in `remainder`, together float32"
+    assert before.storage == f"{told}; `exp_avg`, `exp_avg_sq` in bfloat16, rounded to the nearest"
+    assert before.storage in str(before)
 
 
 def test_every_group_is_printed_and_told_as_plain_data() -> None:
@@ -289,7 +298,7 @@ def test_explaining_takes_no_memory_and_changes_nothing() -> None:
 
 
 def test_a_backend_that_cannot_is_refused_as_the_step_would() -> None:
-    optimizer = sr.optim.Adam(make(dtype=torch.bfloat16), backend="numba_cpu")
+    optimizer = sr.optim.Adam([gapped()], backend="numba_cpu")
     with pytest.raises(sr.errors.BackendError) as told:
         sr.explain(optimizer)
     with pytest.raises(sr.errors.BackendError, match="numba_cpu") as stepped:

@@ -34,10 +34,10 @@ def fresh() -> sr.Optimizer:
     return board.adam.optimizer([torch.nn.Parameter(torch.zeros(3))])
 
 
-def stepped(size: int = 3, dtype: torch.dtype = torch.float32) -> sr.Optimizer:
-    parameter = torch.nn.Parameter(torch.zeros(size, dtype=dtype))
+def stepped(size: int = 3, backend: str | None = None) -> sr.Optimizer:
+    parameter = torch.nn.Parameter(torch.zeros(size))
     parameter.grad = torch.ones_like(parameter)
-    optimizer = board.sgd.optimizer([parameter])
+    optimizer = board.sgd.optimizer([parameter], backend=backend)
     optimizer.step()
     return optimizer
 
@@ -97,7 +97,7 @@ def test_a_copied_gradient_or_a_state_of_another_class_is_the_reason() -> None:
 
 
 def test_few_elements_one_thread_and_other_backends_are_no_complaint() -> None:
-    small, eager = stepped(), stepped(dtype=torch.bfloat16)
+    small, eager = stepped(), stepped(backend="eager")
     assert told(small)["threads"] == told(eager)["threads"] == "serial"
     assert "too few elements" in told(small)["reasons"]["threads"]
     assert told(eager)["checks"] == "slow"

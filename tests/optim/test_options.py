@@ -66,7 +66,8 @@ def test_there_is_one_list_of_options() -> None:
     }
     assert own == set(Own.__annotations__)
     for name in names:
-        assert inspect.getattr_static(sr.Optimizer, name).__class__.__name__ == "Option"
+        attribute = "state_dtype" if name == "state" else name  # torch's optimisers have another `state`
+        assert inspect.getattr_static(sr.Optimizer, attribute).__class__.__name__ == "Option"
 
 
 def written(signature: str) -> Any:
@@ -183,6 +184,9 @@ REFUSED: dict[str, tuple[Any, type[StepruleError]]] = {
     "backend": ("cuda", BackendError),
     "clip": (-1.0, HyperparameterError),
     "compensated": (True, HyperparameterError),
+    "rounding": ("stochastic", HyperparameterError),
+    "state_dtype": ("float32", HyperparameterError),
+    "seed": (3, HyperparameterError),
     "capturable": (True, HyperparameterError),
 }
 
@@ -204,6 +208,7 @@ def test_what_cannot_be_set_is_refused_and_changes_nothing(maker: str, name: str
     step(optimizer, other)
     assert bits(optimizer) == bits(other)
     optimizer.compensated = optimizer.capturable = False  # as they are
+    optimizer.rounding, optimizer.state_dtype, optimizer.seed = "nearest", None, 0
     with pytest.raises(AttributeError):
         optimizer.program = board.sgd
 

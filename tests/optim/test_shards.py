@@ -131,8 +131,11 @@ def test_explain_says_that_parts_are_updated_by_a_kernel_and_why_others_are_not(
     own = parameter((2, 3), (8, 3), [Shard(0)], mesh)
     told = sr.explain(adamw([own]))
     assert (told.backend, "its part of a DTensor" in told.reason) == ("numba_cpu", True)
-    half = torch.nn.Parameter(shared(torch.randn(2, 3).bfloat16(), (8, 3), [Shard(0)], mesh))
-    assert "bfloat16" in sr.explain(adamw([half])).reason
+    for placement, reason in ((Shard(0), "its part of a DTensor"), (Shard(1), "row by row in the whole tensor")):
+        half = torch.nn.Parameter(shared(torch.randn(8, 3).bfloat16(), (8, 12), [placement], mesh) if placement.dim else
+                                  shared(torch.randn(2, 12).bfloat16(), (8, 12), [placement], mesh))  # fmt: skip
+        told = sr.explain(sr.optim.AdamW([half], rounding="stochastic"))
+        assert reason in told.reason
 
 
 # What changes is followed --------------------------------------------------------------------------------------

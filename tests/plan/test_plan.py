@@ -245,8 +245,12 @@ def test_explain_of_an_optimizer_tells_its_dtype_and_backend() -> None:
         "asked for",
     )
     half = told(torch.bfloat16)
-    assert (half.backend, half.source, half.bytes_per_parameter) == ("eager", "", 14)
-    assert "bfloat16" in half.reason
+    assert (half.backend, half.bytes_per_parameter, half.storage) == (
+        "numba_cpu",
+        14,
+        "bfloat16, rounded to the nearest",
+    )
+    assert "nearest_bfloat16" in half.source
 
 
 def test_explain_of_a_transform_says_that_it_does_not_run_alone() -> None:

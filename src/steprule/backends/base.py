@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,26 @@ def addresses_of(gradients: Gradients) -> list[int]:
     return [ABSENT if gradient is None else gradient.data_ptr() or EMPTY for gradient in gradients]
 
 
-Where = Sequence[tuple[int, int]]
-"""Of each tensor: where its random bits come from, and the index of its first element in the whole tensor."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the random bits of a tensor come from, and where it lies in a whole one, of which it may be a part."""
+
+    stream: int
+    shape: tuple[int, ...]
+    """That of the whole."""
+    offset: tuple[int, ...]
+    """Where in it the first element is."""
+
+    @property
+    def first(self) -> int:
+        """The index of the first element in the whole tensor, row by row."""
+        index = 0
+        for size, start in zip(self.shape, self.offset, strict=True):
+            index = index * size + start
+        return index
+
+
+Where = Sequence[Place]
 Share = tuple[slice, int, torch.Tensor]
 """Neighbouring rows of hyperparameters, a column, and the number on the device that stands there."""
 Arrays = Mapping[str, Sequence[Any]]
@@ -56,6 +75,10 @@ class Backend(ABC):
     @abstractmethod
     def reason(self, device: torch.device) -> str:
         """Word why parameters on a device are updated by this backend."""
+
+    def lacks(self, program: Program) -> str:  # noqa: ARG002
+        """Return why it has no kernel for a program; nothing if it has."""
+        return ""
 
     def remedy(self) -> str:
         """Return what helps where this backend was asked for and cannot update a parameter."""
@@ -90,7 +113,10 @@ class Kernel(ABC):
 
     @abstractmethod
     def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor, where: Where | None = None) -> Batch:
-        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` is what `table_of` gave."""
+        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` is what `table_of` gave.
+
+        Where tensors lie must be known if the program draws.
+        """
 
 
 class Batch(ABC):
@@ -260,6 +286,6 @@ def tensor_table(sizes: Sequence[int], rows: Sequence[int], length: int, where: 
     """Return the table of tensors, with the columns of `plan.tables.TENSOR`."""
     size = np.asarray(sizes, dtype=np.int64)
     pieces = -(-size // length)
-    place = np.asarray(where or [(0, 0)] * len(size), dtype=np.int64).reshape(-1, 2)
-    columns = [rows, size, np.cumsum(pieces) - pieces, pieces, *place.T]
+    places = [(place.stream, place.first) for place in where] if where else [(0, 0)] * len(size)
+    columns = [rows, size, np.cumsum(pieces) - pieces, pieces, *np.array(places, dtype=np.int64).reshape(-1, 2).T]
     return np.stack([np.asarray(column, dtype=np.int64) for column in columns], axis=1)

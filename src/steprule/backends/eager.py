@@ -12,9 +12,11 @@ import torch
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank
 from ..graph.ops import OPS, Reducer
-from ..plan.program import Accumulate, Compute, Exchange, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Array, Compute, Exchange, Load, Loop, Program, Store
+from ..plan.storage import REMAINDER
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
+from .half_torch import drawn, joined, remainder, rounded
 from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
@@ -128,7 +130,7 @@ class EagerBatch(Batch):
     def _sweep(self, loop: Loop, tensors: range) -> None:
         for tensor in self._present(tensors):
             values = self._elements(tensor, loop, self._scalars(tensor, loop.scalars))
-            self._copy(tensor, [self._stored(tensor, store, values) for store in loop.stores])
+            self._copy(tensor, [pair for store in loop.stores for pair in self._stored(tensor, store, values)])
         for part in loop.after:
             if isinstance(part, Exchange):
                 shares = [float(reduced[part.node]) for reduced in self._reduced if part.node in reduced]
@@ -167,28 +169,32 @@ class EagerBatch(Batch):
             values[node] = torch.tensor(values[node], dtype=dtype, device=parameter.device)
         for part in loop.body:
             if isinstance(part, Load):
-                values[part.node] = self._load(part.array.name, tensor)
+                values[part.node] = self._load(part.array, tensor)
             elif isinstance(part, Compute):
                 inputs = (values[child] for child in part.node.inputs)
-                value = spelling(part.node.op)(*inputs)
-                value = value.to(parameter.dtype).to(working) if part.node.op == "stored" else value
-                values[part.node] = value.expand(parameter.shape)
+                values[part.node] = spelling(part.node.op)(*inputs).expand(parameter.shape)
             elif isinstance(part, Accumulate):
                 self._reduced[tensor][part.node] = _joined(part.node.reducer, _wide(values[part.node.inputs[0]]))
         return values
 
-    def _load(self, name: str, tensor: int) -> torch.Tensor:
-        stored = self.arrays[name][tensor].detach()
+    def _load(self, array: Array, tensor: int) -> torch.Tensor:
+        stored = self.arrays[array.name][tensor].detach()
+        if array.format.beside:
+            return joined(stored, self.arrays[REMAINDER][tensor].detach())
         return stored.float() if stored.is_floating_point() and stored.element_size() < 4 else stored
 
-    def _stored(self, tensor: int, store: Store, values: dict[Node, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return where a value goes, and the value."""
-        value = values[store.node]
+    def _stored(self, tensor: int, store: Store, values: dict[Node, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return where a value goes, and what is held there."""
+        value, target = values[store.node], self.arrays[store.array.name][tensor].detach()
+        if store.array.format.beside:
+            beside = self.arrays[REMAINDER][tensor].detach()
+            return [(target, rounded(value, target.dtype, "compensated")), (beside, remainder(value, target.dtype))]
+        if store.draw >= 0:
+            assert self._where is not None
+            t = int(self._numbers[tensor]["t"])
+            return [(target, drawn(value, target.dtype, self._where[tensor], t, store.draw))]
         # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
-        return self.arrays[store.array.name][tensor].detach(), value.clone() if store.node.op in {
-            "read",
-            "stored",
-        } else value
+        return [(target, value.clone() if store.node.op == "read" else value)]
 
     def _scalars(self, tensor: int, roots: Sequence[Node]) -> dict[Node, Any]:
         """Compute what is below element rank: host values in NumPy, the rest in Python floats."""

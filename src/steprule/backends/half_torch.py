@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..plan.rounding import spelled
+from ..plan import rounding
+from .base import Place
 
 _WORD = 0xFFFFFFFF
-_FORMULAS = spelled(
+_FORMULAS = rounding.spelled(
     {
         "bits": lambda x: x.view(torch.int32).to(torch.int64) & _WORD,
         "number": lambda u: u.to(torch.int32).view(torch.float32),
@@ -32,9 +34,9 @@ def _formula(verb: str, dtype: torch.dtype) -> Any:
     return _FORMULAS[f"{verb}_{str(dtype).removeprefix('torch.')}"]
 
 
-def rounded(x: torch.Tensor, dtype: torch.dtype, rounding: str, *random: torch.Tensor) -> torch.Tensor:
+def rounded(x: torch.Tensor, dtype: torch.dtype, verb: str, *random: torch.Tensor) -> torch.Tensor:
     """Return float32 numbers as bfloat16 or float16: nearest, stochastic with 16 random bits each, or compensated."""
-    return _formula(rounding, dtype)(x, *random).view(dtype)
+    return _formula(verb, dtype)(x, *random).view(dtype)
 
 
 def remainder(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -47,8 +49,26 @@ def joined(stored: torch.Tensor, remainder: torch.Tensor) -> torch.Tensor:
     return _formula("joined", stored.dtype)(stored, remainder)
 
 
-def draws(first: int, shape: torch.Size, key: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the random bits of two arrays, the even one's and the odd one's, of elements that follow one another."""
-    index = torch.arange(shape.numel(), device=device).view(shape)
-    found = _FORMULAS["draw"](first, index, key)
+def draws(index: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the random bits of two arrays, the even one's and the odd one's, of elements by their places."""
+    found = _FORMULAS["draw"](0, index, key)
     return _FORMULAS["low_bits"](found), _FORMULAS["high_bits"](found)
+
+
+def drawn(x: torch.Tensor, dtype: torch.dtype, place: Place, t: int, number: int) -> torch.Tensor:
+    """Return a tensor rounded stochastically at step t, as the array of this number."""
+    index = torch.zeros((), dtype=torch.int64, device=x.device)
+    for size, whole, start in zip(x.shape, place.shape, place.offset, strict=True):
+        index = index.unsqueeze(-1) * whole + torch.arange(start, start + size, device=x.device)
+    key = int(rounding.key(np.array([place.stream]), np.array([t]), number // 2)[0])
+    return rounded(x.float(), dtype, "stochastic", draws(index, key)[number % 2])
+
+
+def remainder_of(stored: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """Return the remainder beside a tensor that says best what it leaves out, which is given as numbers."""
+    exact = stored.double() + left.double()
+    found = remainder(exact.float(), stored.dtype)
+    either = torch.stack([found, *(torch.full_like(found, edge) for edge in (0, 32767, -32767))])
+    errors = torch.stack([(joined(stored, one).double() - exact).abs() for one in either])
+    best = either.gather(0, errors.argmin(0, keepdim=True))[0]
+    return torch.where(stored.isfinite() & left.isfinite(), best, 0)

@@ -27,7 +27,12 @@ CHUNK = 32_768
 PARALLEL_FROM = {True: 262_144, False: 524_288}
 """Elements a step from which a second thread saves more than calling it costs, if it is likely to be awake or not."""
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 class NumbaCpu(Backend):
@@ -44,12 +49,16 @@ class NumbaCpu(Backend):
         if device.type != "cpu":
             return f"parameters are on {device.type}, and its kernels run in main memory"
         if dtype not in DTYPES:
-            return f"parameters are {dtype}; CPU kernels are float32 and float64"
+            return f"parameters are {dtype}; CPU kernels are {', '.join(DTYPES.values())}"
         return compiler.obstacle()
+
+    def lacks(self, program: Program) -> str:
+        """Return what of a program no kernel can say."""
+        return NumbaDialect.lacks(program)
 
     def reason(self, device: torch.device) -> str:  # noqa: ARG002
         """Word what is run."""
-        return "float32 and float64 parameters in main memory run one compiled kernel"
+        return "parameters in main memory run one compiled kernel"
 
     def kernel(self, program: Program, *, capturable: bool = False) -> CpuKernel:  # noqa: ARG002
         """Return the kernel of a program."""

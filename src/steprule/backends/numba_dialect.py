@@ -42,7 +42,7 @@ class NumbaDialect(Dialect):
 
     spelling: ClassVar[Mapping[str, str]] = {
         "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "pow": "{} ** {}", "neg": "-{}",
-        "sqrt": "np.sqrt({})", "exp": "np.exp({})", "log": "np.log({})", "abs": "abs({})", "stored": "{}",
+        "sqrt": "np.sqrt({})", "exp": "np.exp({})", "log": "np.log({})", "abs": "abs({})",
         "sign": "{0} if {0} != {0} else np.{real}({0} > 0) - np.{real}({0} < 0)",
         "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
         "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",

@@ -37,7 +37,6 @@ _SPELLING = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "divide({}, {})", "pow": "power({}, {})",
     "neg": "-{}", "sqrt": "root({})", "exp": "exponential({})", "log": "logarithm({})", "abs": "tl.abs({})",
     "sign": "sign({})", "minimum": "minimum({}, {})", "maximum": "maximum({}, {})", "where": "tl.where({}, {}, {})",
-    "stored": "tl.cast(tl.cast({0}, tl.{element}), tl.{real})",
     "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
 }  # fmt: skip
 HELPERS = frozenset({"add", "add_square", "at", "finite", "fold", "padded", "read", "write", *FORMULAS,

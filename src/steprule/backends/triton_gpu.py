@@ -102,6 +102,10 @@ class TritonGpu(Backend):
         """Return why there are no kernels for such parameters; nothing if there are."""
         return obstacle(device, dtype)
 
+    def lacks(self, program: Program) -> str:
+        """Return what of a program no kernel can say."""
+        return TritonDialect.lacks(program)
+
     def reason(self, device: torch.device) -> str:
         """Word what is run."""
         if device.type == "cpu":

@@ -14,21 +14,16 @@ from .node import Node, Rank, topological
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A state array kept from step to step: where it varies and what it starts from, a number or the parameter.
-
-    A checkpoint may lack an `optional` one, which then starts afresh. A `wide` one is never narrower than float32.
-    """
+    """A state array kept from step to step: where it varies and what it starts from, a number or the parameter."""
 
     name: str
     rank: Rank = Rank.ELEMENT
     init: float | Literal["theta"] = 0.0
-    optional: bool = False
-    wide: bool = False
 
     @property
     def single(self) -> bool:
         """Whether it has float32 at least beside narrower parameters: as all that is smaller than the parameter has."""
-        return self.wide or Rank.HOST < self.rank < Rank.ELEMENT
+        return Rank.HOST < self.rank < Rank.ELEMENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,9 +133,6 @@ _ROWS = (
        doc="Return the absolute value of every element."),
     Op("sign", "pointwise", (ANY,), np.sign, "sgn", "sign({})", r"\mathrm{{sign}}\left({}\right)",
        doc="Return −1, 0 or 1 for every element; NaN stays NaN."),
-    # What a value is once it lies in the parameter's memory; float64 and the kernels' own types lose nothing.
-    Op("stored", "pointwise", (ANY,), np.positive, "positive", "stored({})",
-       r"\mathrm{{stored}}\left({}\right)", flops=0),
     Op("minimum", "pointwise", (ANY, ANY), np.minimum, "minimum", "min({}, {})", r"\min\left({},\, {}\right)",
        doc="Return the smaller of two values, element by element; NaN wins."),
     Op("maximum", "pointwise", (ANY, ANY), np.maximum, "maximum", "max({}, {})", r"\max\left({},\, {}\right)",

@@ -21,7 +21,6 @@ import torch
 
 from ..backends.base import Gradients, run, settle
 from ..errors import NonFiniteError, StepruleError
-from ..plan.tables import array_rows
 from .aliasing import set_apart
 from .bucket import Bucket, Groups
 from .checks import CHANGED, OTHERS, Facts, SlowCheck, forms
@@ -80,12 +79,15 @@ class Binding:
     def _gather(self, groups: Groups, former: set[torch.Tensor]) -> list[Entry]:
         """List and check the parameters with gradients, and those of the former binding that have none in this step."""
         entries: list[Entry] = []
+        position = -1
         for i, group in enumerate(groups):
             for j, parameter in enumerate(group["params"]):
+                position += 1
                 gradient = parameter.grad
                 if gradient is not None or (parameter in former and self._state.get(parameter)):
                     form = parameter.detach() if gradient is None else gradient
-                    entries.append(here(Entry(label(group, i, j), i, parameter, form, gradient is not None)))
+                    entry = Entry(label(group, i, j), i, parameter, form, gradient is not None, position=position)
+                    entries.append(here(entry))
         for entry in entries:
             check(entry)
         return entries
@@ -93,10 +95,11 @@ class Binding:
     def _bind(self, entries: list[Entry], backend: str | None) -> None:
         """Sort tensors into buckets, and note what must stay true of them."""
         kinds: dict[int, dict[Compiled, list[int]]] = {}
+        slots: list[dict[str, torch.Tensor]] = []
         for index, entry in enumerate(entries):
-            compiled = self._compiled_for(entry, backend)
+            compiled, state = self._compiled_for(entry, backend), self._state[entry.owner]
             kinds.setdefault(id(self._chosen[entry.group]), {}).setdefault(compiled, []).append(index)
-        slots = [self._slots(entry) for entry in entries]
+            slots.append({name: local(state[name]) for name in compiled.slots})
         entries = set_apart(entries, slots)
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         self.buckets: list[Bucket] = []
@@ -112,13 +115,8 @@ class Binding:
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
         """Lay a parameter's slots out as it is, and return what updates it."""
         kernels, state = self._chosen[entry.group], self._state[entry.owner]
-        lay_out(kernels.plan, entry.owner, state, entry.label)
+        lay_out(kernels, entry.owner, state, entry.label)
         return kernels.for_entry(entry, state, backend)
-
-    def _slots(self, entry: Entry) -> dict[str, torch.Tensor]:
-        """Return a parameter's slots in memory, by name."""
-        state = self._state[entry.owner]
-        return {name: local(state[name]) for name in array_rows(self._chosen[entry.group].plan)[2:]}
 
     def _make_check(self, entries: list[Entry], gradients: list[torch.Tensor]) -> None:
         """Choose how to ask whether all is as it was: fast, if that is possible."""

@@ -47,7 +47,7 @@ class Bucket:
         self.states: list[dict[str, Any]] = [state[entry.owner] for entry in entries]
         names, columns = array_rows(self.plan), host_columns(self.plan)
         self.hosts = [STEP if name == "t" else name for name in columns]
-        self.names = [*names[2:], *self.hosts]
+        self.names = [*compiled.slots, *self.hosts]
         # NumPy owns this memory: torch may move a storage elsewhere under its views (`share_memory_`, a queue).
         self.counts = np.zeros((len(entries), len(columns)), dtype=str(kernels.host_dtype).split(".")[1])
         table = compiled.kernel.table_of(self.counts, compiled.device)
@@ -55,12 +55,13 @@ class Bucket:
         self.counted = self.counts.copy()
         self._make_rows([entry.group for entry in entries])
         parameters = [entry.parameter for entry in entries]
-        slots = {name: [local(own[name]) for own in self.states] for name in names[2:]}
+        slots = {name: [local(own[name]) for own in self.states] for name in compiled.slots}
         self.arrays = list(chain.from_iterable(slots.values()))
         # Memory outlives a parameter whose data another thread replaces under a kernel.
         self.storages = [tensor.untyped_storage() for tensor in (*parameters, *self.arrays)] if self.pointed else []
         arrays: Arrays = {names[0]: parameters, names[1]: gradients, **slots}
-        self.batch: Batch = compiled.kernel.batch(arrays, self._row_of.tolist(), table)
+        where = kernels.where(compiled, entries)
+        self.batch: Batch = compiled.kernel.batch(arrays, self._row_of.tolist(), table, where)
 
     def _move_into(self, table: torch.Tensor) -> None:
         """Move step counts and host slots into one table, of which the state then holds the cells.
@@ -146,7 +147,7 @@ class Bucket:
 
     def _known(self, value: Any) -> Any:
         """Return a plain value, or a number that stays on the device: asking for its range would mean waiting."""
-        number = value.number if isinstance(value, OnDevice) else value if self.kernels.capturable else None
+        number = value.number if isinstance(value, OnDevice) else value if self.kernels.options.capturable else None
         if not (self.decides and isinstance(number, torch.Tensor) and number.device == self.compiled.device):
             return plain(value)
         return OnDevice(number.detach()) if number.numel() == 1 else plain(value)

@@ -1,25 +1,33 @@
-"""What runs: one object a plan, dtype, device and backend. Batches are made of it, and `explain` quotes it."""
+"""What runs: one object a program, device and backend. Batches are made of it, and `explain` quotes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..backends import BACKENDS
-from ..backends.base import Kernel
+from ..backends.base import Backend, Kernel, Place, Where
+from ..errors import RuleError
+from ..graph.graph import Graph
 from ..graph.node import Rank
-from ..plan.program import Program, lowered
+from ..plan.program import Program, lower
+from ..plan.rounding import parameter_seed
 from ..plan.schedule import Plan
+from ..plan.storage import REMAINDER, beside, layout
 from ..rule import Formula
-from .tensors import Entry, route
+from .options import Options
+from .shards import in_order, lies_in, local
+from .tensors import Entry, name_of, route
 
 NOBODY = "none"
 """The backend of what is not run."""
 Reader = Callable[[dict[str, Any]], Any]
 """Reads one hyperparameter of a param group."""
+_SCATTERED = "stochastic rounding counts elements row by row in the whole tensor, and memory has another order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,43 +48,96 @@ class Compiled:
         """The text of the kernel; nothing where torch operations run."""
         return "" if self.kernel is None else self.kernel.source
 
+    @property
+    def slots(self) -> list[str]:
+        """The tensors of a state that a batch is given: slots in memory, and what lies beside the parameter."""
+        return list(self.program.tensors[2:])
+
 
 @dataclass
 class Kernels:
-    """All that runs one plan, a kernel a dtype, compiled when first needed; `readers` find its hyperparameters."""
+    """All that runs one plan, a kernel a layout, compiled when first needed; `readers` find its hyperparameters."""
 
     formula: Formula
     plan: Plan
     readers: tuple[Reader, ...]
+    options: Options = field(default_factory=Options)
     host_dtype: torch.dtype = torch.float64
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
-    capturable: bool = False
-    """Whether hyperparameters that are tensors on a device stay there, unread, for CUDA graphs."""
-    _kernels: dict[tuple[str, torch.dtype], Kernel] = field(default_factory=dict[tuple[str, torch.dtype], Kernel])
+    _kernels: dict[tuple[Any, ...], Kernel] = field(default_factory=dict[tuple[Any, ...], Kernel])
+    _programs: dict[tuple[Any, ...], Program] = field(default_factory=dict[tuple[Any, ...], Program])
     _compiled: dict[tuple[Any, ...], Compiled] = field(default_factory=dict[tuple[Any, ...], Compiled])
+
+    def keeps(self, dtype: torch.dtype) -> bool:
+        """Whether a remainder is kept beside parameters of a type."""
+        return self.options.rounding == "compensated" and beside(name_of(dtype)) != name_of(dtype)
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
         """Return what updates a parameter whose slots are laid out as it is."""
-        slots = [slot for slot in self.plan.graph.slots if slot.rank is not Rank.HOST]
-        own, singles = ([state[slot.name] for slot in slots if slot.single is wide] for wide in (False, True))
-        return self._runs(entry.parameter, *route(entry, own, forced, singles))
+        graph, dtype = self.plan.graph, entry.parameter.dtype
+        found = {slot.name: name_of(state[slot.name].dtype) for slot in graph.slots if slot.rank is not Rank.HOST}
+        program = self._lowered(name_of(dtype), tuple(found.items()))
+
+        def lacks(backend: Backend) -> str:
+            scattered = program.layout.random and not in_order(entry.owner, local(entry.parameter))
+            return backend.lacks(program) or (_SCATTERED if scattered else "")
+
+        held = [state[name] for name in program.tensors[2:]]
+        return self._runs(entry.parameter, program, *route(entry, held, forced, lacks))
 
     def refused(self, parameter: torch.Tensor, why: str) -> Compiled:
         """Return what stands for a parameter that a step refuses."""
-        return self._runs(parameter, NOBODY, f"a parameter {why}: a step refuses it")
+        program = self._lowered(name_of(parameter.dtype))
+        return self._runs(parameter, program, NOBODY, f"a parameter {why}: a step refuses it")
 
-    def _runs(self, parameter: torch.Tensor, backend: str, reason: str) -> Compiled:
-        key = (parameter.dtype, parameter.device, backend, reason)
+    def where(self, compiled: Compiled, entries: Sequence[Entry]) -> Where | None:
+        """Return where the draws of these parameters come from, if they draw."""
+        if not compiled.program.layout.random:
+            return None
+        positions = np.array([entry.position for entry in entries])
+        streams = parameter_seed(np.array([self.options.seed], np.uint64), positions).view(np.int64).tolist()
+        return [Place(stream, *lies_in(entry.owner)) for stream, entry in zip(streams, entries, strict=True)]
+
+    def _lowered(self, dtype: str, found: tuple[tuple[str, str], ...] = ()) -> Program:
+        """Return the program for parameters and slots of these types."""
+        key = (dtype, found)
+        if key not in self._programs:
+            own = layout(self.plan.graph, dtype, self.options.rounding, found=dict(found))
+            self._programs[key] = lower(self.plan, own)
+        return self._programs[key]
+
+    def _runs(self, parameter: torch.Tensor, program: Program, backend: str, reason: str) -> Compiled:
+        key = (program.layout, parameter.device, backend, reason)
         if key not in self._compiled:
-            program = lowered(self.plan, str(parameter.dtype).removeprefix("torch."))
-            kernel = self._kernel(backend, parameter.dtype, program)
-            self._compiled[key] = Compiled(self.formula, self.plan, *key, program, kernel)
+            kernel = self._kernel(backend, program)
+            self._compiled[key] = Compiled(self.formula, self.plan, parameter.dtype, *key[1:], program, kernel)
         return self._compiled[key]
 
-    def _kernel(self, backend: str, dtype: torch.dtype, program: Program) -> Kernel | None:
-        """Return the kernel of a dtype, the same for all devices."""
-        key = (backend, dtype)
+    def _kernel(self, backend: str, program: Program) -> Kernel | None:
+        """Return the kernel of a program, the same for all devices."""
+        key = (backend, program.layout)
         if key not in self._kernels and backend in BACKENDS:
-            self._kernels[key] = BACKENDS[backend].kernel(program, capturable=self.capturable)
+            self._kernels[key] = BACKENDS[backend].kernel(program, capturable=self.options.capturable)
         return self._kernels.get(key)
+
+
+def storable(formula: Formula, options: Options) -> Formula:
+    """Return a formula whose parameter can be stored as the options ask for, or raise `RuleError`."""
+    graph = formula.graph
+    if options.rounding != "compensated":
+        return formula
+    if graph.evaluate_at is not None and not graph.implicit:
+        raise RuleError(
+            f"`{graph.name}` stores its look-ahead point, which cannot be compensated",
+            fix='use rounding="stochastic" or "nearest", or a rule without evaluate_at',
+        )
+    taken = {slot.name for slot in graph.slots} | {item.name for item in graph.hypers}
+    if REMAINDER in taken | {graph.parameter, graph.gradient}:
+        raise RuleError(f"`{graph.name}` has a `{REMAINDER}` of its own", fix="give that argument another name")
+    return formula
+
+
+def counted(graph: Graph, options: Options) -> Graph:
+    """Return a graph that counts steps if what is drawn depends on their number."""
+    return replace(graph, counts_steps=True) if options.rounding == "stochastic" else graph

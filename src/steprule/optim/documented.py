@@ -50,8 +50,15 @@ OPTIONS = {
     "nonfinite": 'what NaN or infinity in a gradient does: "propagate" as torch; "skip" leaves the whole step out, and '
                  'no parameter, state or count changes; "raise" does that and names the parameter',
     "backend": '"numba_cpu", "triton_gpu" or "eager" forces one; None chooses, and steprule.explain says which and why',
-    "compensated": "True keeps what storing bfloat16 and float16 parameters loses in a float32 slot `remainder`, and "
-                   "adds it back a step later (Kahan, 1965), so that small steps are not rounded away",
+    "compensated": 'True means rounding="compensated"',
+    "rounding": 'how 16 bits hold a result: "nearest", as in torch, drops steps below half of the last bit; '
+                '"stochastic" takes either neighbour, the nearer one more often, for parameters and state, so that '
+                'small steps add up on average; "compensated" keeps 16 more bits of bfloat16 and float16 parameters in '
+                "an int16 slot `remainder`: together they are float32",
+    "state": '"float32" makes new slots beside narrower parameters float32; None makes them as torch does, in the '
+             "parameter's type",
+    "seed": 'for rounding="stochastic", a whole number from 0. A draw is a function of it, of the step, of the '
+            "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards",
 }  # fmt: skip
 """What our classes take besides torch's arguments."""
 

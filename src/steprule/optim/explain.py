@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
-from ..plan.program import lowered
+from ..plan.program import Loop, Program, lowered
 from ..plan.schedule import Pass, Plan, schedule, summary
+from ..plan.storage import REMAINDER, Layout
 from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
@@ -20,9 +21,7 @@ from .optimizer import Optimizer, Running
 from .tensors import at_home
 
 KEYS = ("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "backend", "reason", "source")
-GROUP_KEYS = ("group", "tensors", "parameters", "dtype", "device", *KEYS)
-Sizes = Mapping[str, int]
-"""Bytes an element, array by array."""
+GROUP_KEYS = ("group", "tensors", "parameters", "dtype", "storage", "device", *KEYS)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Explanation:
     backend: str
     reason: str
     source: str
+    storage: str = "float32"
+    """How parameters and state lie in memory, and how results are rounded to that; the formula says nothing of it."""
     dtype: str = "float32"
     device: str = "cpu"
     group: int = 0
@@ -83,6 +84,8 @@ def _lines(one: Explanation) -> list[str]:
         count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
         lines.append(f"{count}, {one.bytes_per_parameter} bytes a parameter in {one.dtype}; "
                      f"state: {one.state_bytes_per_parameter} bytes a parameter")  # fmt: skip
+    if one.storage != one.dtype:
+        lines.append(f"stored: {one.storage}")
     return [*lines, f"backend: {one.backend} ({one.reason})"]
 
 
@@ -95,66 +98,66 @@ def _places(found: list[Explanation]) -> str:
     return f"{told}: {tensors} tensor{'s' * (tensors != 1)}, {numbers:,} numbers, {found[0].dtype} on {devices}"
 
 
-def _facts(plan: Plan, item: Pass, sizes: Sizes) -> dict[str, Any]:
+def _facts(plan: Plan, item: Pass, loop: Loop) -> dict[str, Any]:
     return {
         "index": item.index,
         "summary": summary(item, plan.graph),
         "reads": list(item.reads),
         "writes": [name for name, _ in item.writes],
         "reductions": [one_line(node, plan.graph) for node in item.reductions],
-        "bytes_per_parameter": sum(sizes[name] for name in (*item.reads, *(name for name, _ in item.writes))),
+        "bytes_per_parameter": loop.bytes_per_parameter,
         "flops_per_parameter": item.flops,
     }
 
 
-def _of(program: Formula, plan: Plan, sizes: Sizes, **runs: Any) -> Explanation:
-    """Explain what one plan does to arrays of these sizes; `runs` says who runs it."""
-    graph = program.graph
-    passes = tuple(_facts(plan, item, sizes) for item in plan.passes)
+def _of(made: Formula, program: Program, **runs: Any) -> Explanation:
+    """Explain a formula by the program that is made of it; `runs` says who runs that."""
+    graph, plan = made.graph, program.plan
+    passes = tuple(_facts(plan, item, loop) for item, loop in zip(plan.passes, program.loops, strict=True))
     return Explanation(
-        name=program.name,
+        name=made.name,
         formula=formula(graph),
         latex=latex(graph),
         equations=equations(graph),
         passes=passes,
-        bytes_per_parameter=sum(item["bytes_per_parameter"] for item in passes),
-        state_bytes_per_parameter=sum(sizes[slot.name] for slot in plan.graph.element_slots),
+        bytes_per_parameter=program.bytes_per_parameter,
+        state_bytes_per_parameter=program.state_bytes_per_parameter,
+        storage=_storage(program.layout),
+        dtype=program.layout.parameter.dtype,
         **runs,
     )
 
 
-def _sizes(plan: Plan, parameter: torch.Tensor, state: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    graph, width = plan.graph, parameter.dtype.itemsize
-    own = [(slot.name, state.get(slot.name, parameter).dtype.itemsize) for slot in graph.element_slots]
-    return (graph.parameter, width), (graph.gradient, width), *own
+def _storage(own: Layout) -> str:
+    """Word a layout: the parameter's format, that of slots which have another, and the rounding if anything is lost."""
+    parameter, same = own.parameter.dtype, "" if own.parameter.beside else own.parameter.dtype
+    told = [parameter if same else f"{parameter} and 16 more bits in `{REMAINDER}`, together {own.real}"]
+    others = sorted({form.dtype for _, form in own.slots} - {same})
+    slots = {dtype: ", ".join(f"`{name}`" for name, form in own.slots if form.dtype == dtype) for dtype in others}
+    told += [f"{names} in {dtype}" for dtype, names in slots.items()]
+    formats = (own.parameter, *(form for _, form in own.slots))
+    lost = "stochastically" if own.random else "to the nearest" if any(form.narrow for form in formats) else ""
+    return "; ".join(told) + (f", rounded {lost}" if lost else "")
 
 
 def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[Explanation]:
-    """Explain a group: once for all parameters that the same object updates and whose slots are of the same types."""
-    plan = kernels.plan
-    alike: dict[tuple[Compiled, Any], list[torch.Tensor]] = {}
-    for parameter, state, compiled in running:
-        alike.setdefault((compiled, _sizes(plan, parameter, state)), []).append(parameter)
-    for (compiled, sizes), parameters in alike.items():
+    """Explain a group: once for all parameters that the same object updates."""
+    alike: dict[Compiled, list[torch.Tensor]] = {}
+    for parameter, _, compiled in running:
+        alike.setdefault(compiled, []).append(parameter)
+    for compiled, parameters in alike.items():
         yield _of(
-            compiled.formula, compiled.plan, dict(sizes), group=index, tensors=len(parameters),
+            compiled.formula, compiled.program, group=index, tensors=len(parameters),
             parameters=sum(map(_count, parameters)), backend=compiled.backend,
-            reason=compiled.reason, source=compiled.source, dtype=str(compiled.dtype).removeprefix("torch."),
-            device=str(compiled.device),
+            reason=compiled.reason, source=compiled.source, device=str(compiled.device),
         )  # fmt: skip
     if not running:
-        yield _of(kernels.formula, plan, _single(plan), group=index, backend=NOBODY, source="",
+        yield _of(kernels.formula, lowered(kernels.plan), group=index, backend=NOBODY, source="",
                   reason="no parameter of this group can have a gradient")  # fmt: skip
 
 
 def _count(parameter: torch.Tensor) -> int:
     return 0 if isinstance(parameter, torch.nn.UninitializedParameter) else parameter.numel()
-
-
-def _single(plan: Plan) -> Sizes:
-    """Return the sizes of arrays in float32."""
-    graph = plan.graph
-    return dict.fromkeys((graph.parameter, graph.gradient, *(slot.name for slot in graph.element_slots)), 4)
 
 
 def _worst_first(told: Explanation) -> int:
@@ -194,8 +197,8 @@ def explain(program: Formula | Optimizer) -> Explanation:
         return Explanation(program.name, formula(graph), latex(graph), equations(graph), (), 0, 0, "none",
                            "a transform runs inside a rule's kernel: chain it with one", "")  # fmt: skip
     paths = look_ahead(graph)
-    plan = schedule(paths.closure_free if paths else graph)
+    own = lowered(schedule(paths.closure_free if paths else graph))
     device = torch.device("cpu")
     backend = at_home(device)
-    source = backend.kernel(lowered(plan)).source
-    return _of(program, plan, _single(plan), backend=backend.name, reason=backend.reason(device), source=source)
+    source = backend.kernel(own).source
+    return _of(program, own, backend=backend.name, reason=backend.reason(device), source=source)

@@ -16,7 +16,7 @@ from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Formula, Transform, chain
 from .binding import Binding, bind
-from .compiled import Compiled, Kernels, Reader
+from .compiled import Compiled, Kernels, Reader, counted, storable
 from .documented import documented
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
@@ -44,7 +44,7 @@ def _compose(rule: Formula, options: Options) -> Formula:
         program = chain(options.clip, rule)
     elif isinstance(rule, Transform):
         program = chain(rule)  # which words the error
-    return program.compensated() if options.compensated else program
+    return storable(program, options)
 
 
 @documented
@@ -72,11 +72,15 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite: str = "propagate",
         backend: str | None = None,
         compensated: bool = False,
+        rounding: str = "nearest",
+        state: str | None = None,
+        seed: int = 0,
         capturable: bool = False,
         **hyper: Any,
     ) -> None:
         self._rule = rule
-        self._make(params, Options(clip, nonfinite, backend, compensated, capturable), hyper)
+        options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, capturable)
+        self._make(params, options, hyper)
 
     def _make(self, params: Iterable[Any], options: Options, given: dict[str, Any]) -> None:
         """Make an optimiser, however it chooses its rules: their constructors take different arguments."""
@@ -98,7 +102,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # What runs -----------------------------------------------------------------------------------
 
-    clip, nonfinite, backend, compensated, capturable = Option(), Option(), Option(), Option(), Option()
+    clip, nonfinite, backend, compensated = Option(), Option(), Option(), Option()
+    rounding, state_dtype, seed, capturable = Option(), Option("state"), Option(), Option()
 
     @property
     def program(self) -> Formula:
@@ -149,7 +154,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _compile(self, program: Formula, graph: Graph, options: Options) -> Kernels:
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
-        return Kernels(program, schedule(graph, guarded=options.guarded), readers, capturable=options.capturable)
+        return Kernels(program, schedule(counted(graph, options), guarded=options.guarded), readers, options)
 
     def _reader(self, name: str) -> Reader:
         """Return how a hyperparameter is found in a group; by its name."""
@@ -165,7 +170,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         head, _, groups = super().__repr__().partition("\n")
-        told = {"rule": self._formulas(), **{name: repr(value) for name, value in self._options.kept().items()}}
+        told = {"rule": self._formulas(), **{name: repr(getattr(self._options, name)) for name in NAMES}}
         return "\n".join([head, *(f"    {name}: {value}" for name, value in told.items()), groups])
 
     def _formulas(self) -> str:
@@ -182,12 +187,12 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **{name: vars(self)[name] for name in self._kept}, **self._options.kept()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        own = {name: state[name] for name in NAMES if name in state}
-        super().__setstate__({name: value for name, value in state.items() if name not in own})
+        options = Options.taken(state := dict(state))
+        super().__setstate__(state)
         if "program" in vars(self):  # written before clip could be set: it is in the program
             self._rule = vars(self).pop("program")
         if "_busy" not in vars(self):
-            self._start(Options(**own))
+            self._start(options)
             self._install(self._options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -307,7 +312,7 @@ class Optimizer(torch.optim.Optimizer):
                     state = dict(self._complete(kernels, known)) if known else {}
                     who = label(group, index, place)
                     if not distributed(parameter):  # nothing is sent for an explanation
-                        lay_out(kernels.plan, parameter, state, who)
+                        lay_out(kernels, parameter, state, who)
                     ensure(kernels, group, stand_in(parameter), state)
                     entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, state, kernels.for_entry(entry, state, self.backend)))

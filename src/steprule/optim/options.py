@@ -6,6 +6,7 @@ rules may not use stand in `rule/signature.py`, which knows nothing of this room
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..rule import Formula
 from ..zoo.transforms import clip_global_norm
 
 NONFINITE = ("propagate", "skip", "raise")
+ROUNDINGS = ("nearest", "stochastic", "compensated")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Options:
     nonfinite: str = "propagate"
     backend: str | None = None
     compensated: bool = False
+    rounding: str = "nearest"
+    state: str | None = None
+    seed: int = 0
     capturable: bool = False
 
     def __post_init__(self) -> None:
@@ -34,10 +39,19 @@ class Options:
             raise BackendError(
                 f"there is no backend {self.backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None"
             )
-        if self.nonfinite not in NONFINITE:
+        _one_of("nonfinite", self.nonfinite, NONFINITE)
+        _one_of("rounding", self.rounding, ROUNDINGS)
+        _one_of("state", self.state, (None, "float32"))
+        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
+            raise HyperparameterError(f"seed is {self.seed!r}", fix="give a whole number from 0, below 2**64")
+        if self.compensated and self.rounding == "stochastic":
             raise HyperparameterError(
-                f"nonfinite is {self.nonfinite!r}", fix=f"use one of {', '.join(map(repr, NONFINITE))}"
+                'compensated=True and rounding="stochastic" contradict each other',
+                fix='leave compensated out, or pass rounding="compensated"',
             )
+        both = self.compensated or self.rounding == "compensated"
+        object.__setattr__(self, "compensated", both)
+        object.__setattr__(self, "rounding", "compensated" if both else self.rounding)
 
     @property
     def guarded(self) -> bool:
@@ -46,32 +60,49 @@ class Options:
 
     def kept(self) -> dict[str, Any]:
         """Return what copies and pickles keep."""
-        return {name: getattr(self, name) for name in NAMES}
+        return {_KEYS.get(name, name): getattr(self, name) for name in NAMES}
+
+    @staticmethod
+    def taken(state: dict[str, Any]) -> Options:
+        """Take the options out of what a copy or pickle kept; one that is older has fewer."""
+        return Options(**{name: state.pop(key) for name in NAMES if (key := _KEYS.get(name, name)) in state})
+
+
+def _one_of(name: str, value: object, words: tuple[str | None, ...]) -> None:
+    if not isinstance(value, str | None) or value not in words:
+        raise HyperparameterError(f"{name} is {value!r}", fix=f"use one of {', '.join(map(repr, words))}")
 
 
 NAMES = tuple(field.name for field in fields(Options))
-_FIXED = ("compensated", "capturable")
-"""Options that decide what the state is and where it lies."""
+_KEYS: Mapping[str, str] = {"state": "state_dtype"}
+"""The attributes whose names differ from their options', because torch's optimisers have others of that name."""
+_FIXED = ("compensated", "rounding", "state", "seed", "capturable")
+"""Options that decide what the state is, where it lies and what becomes of it."""
 
 
 class Option:
-    """An option as an attribute of an optimiser: what is set there holds from the next step on, or is refused."""
+    """An option as an attribute of an optimiser. A new value holds from the next step on, or is refused."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
 
     def __set_name__(self, _: type, name: str) -> None:
-        self._name = name
+        self._name = self._name or name
 
     def __get__(self, optimizer: Any, _: type | None = None) -> Any:
         return self if optimizer is None else getattr(optimizer._options, self._name)  # noqa: SLF001
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         before: Options = optimizer._options  # noqa: SLF001
-        new = replace(before, **{self._name: value})
-        if new == before:
-            return
         if self._name in _FIXED:
+            asked, had = getattr(Options(**{self._name: value}), self._name), getattr(before, self._name)
+            if asked == had:
+                return
             raise HyperparameterError(
                 f"{self._name} is decided when an optimiser is made",
-                where=f"  {type(optimizer).__name__}, made with {self._name}={getattr(before, self._name)}",
+                where=f"  {type(optimizer).__name__}, made with {self._name}={had!r}",
                 fix=f"make another one with {self._name}={value!r}, and give it this one's state with load_state_dict",
             )
-        optimizer._configure(new)  # noqa: SLF001
+        new = replace(before, **{self._name: value})
+        if new != before:
+            optimizer._configure(new)  # noqa: SLF001

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from ..backends.eager import EagerBatch
+from ..backends.half_torch import joined, rounded
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, LookAhead
 from ..plan.program import lowered
 from ..plan.schedule import Plan, schedule
+from ..plan.storage import REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
 from .shards import local
@@ -110,8 +112,18 @@ class Points:
 
 
 @torch.no_grad()
-def move(owner: Owner, plan: Plan, pairs: list[Pair], gradients: Iterable[torch.Tensor], steps: int = 0) -> None:
-    """Run a plan that only moves parameters, in torch operations; `t` is the count of steps, and `steps` more."""
+def move(
+    owner: Owner,
+    plan: Plan,
+    pairs: list[Pair],
+    gradients: Iterable[torch.Tensor],
+    steps: int = 0,
+    keeps: Callable[[torch.dtype], bool] = lambda _: False,
+) -> None:
+    """Run a plan that only moves parameters, in torch operations; `t` is the count of steps, and `steps` more.
+
+    A parameter with a remainder, which `keeps` tells by its type, moves from what both are together; the latter stays.
+    """
     if not pairs:
         return
     hypers, columns, names = {hyper.name for hyper in plan.graph.hypers}, hyper_columns(plan), array_rows(plan)
@@ -120,10 +132,16 @@ def move(owner: Owner, plan: Plan, pairs: list[Pair], gradients: Iterable[torch.
         return float(state[STEP]) + steps if name == "t" else float(group[name] if name in hypers else state[name])
 
     entries = [here(Entry("", 0, p, gradient)) for (_, p), gradient in zip(pairs, gradients, strict=True)]
-    arrays = {names[0]: [entry.parameter for entry in entries], names[1]: [entry.gradient for entry in entries]}
+    whole = {place: joined(entry.parameter.detach(), local(owner.state[p][REMAINDER]))
+             for place, (entry, (_, p)) in enumerate(zip(entries, pairs, strict=True)) if keeps(p.dtype)}  # fmt: skip
+    moved = [whole.get(place, entry.parameter) for place, entry in enumerate(entries)]
+    arrays = {names[0]: moved, names[1]: [entry.gradient for entry in entries]}
     arrays |= {name: [local(owner.state[p][name]) for _, p in pairs] for name in names[2:]}
     numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
     EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
+    for place, value in whole.items():
+        own = entries[place].parameter.detach()
+        own.copy_(rounded(value, own.dtype, "compensated"))
 
 
 class Copy:

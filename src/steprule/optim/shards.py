@@ -44,6 +44,21 @@ def whole(tensor: Any) -> bool:
     return not distributed(tensor) or all(item.is_replicate() for item in _several(tensor))
 
 
+def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape of the whole tensor, and where in it what is here begins."""
+    if not distributed(tensor):
+        return tuple(tensor.shape), (0,) * tensor.ndim
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # there, since a DTensor is
+
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(tensor.shape), tuple(offset)
+
+
+def in_order(owner: Any, part: torch.Tensor) -> bool:
+    """Whether what is here lies in memory as neighbouring rows of the whole tensor, one element after another."""
+    return part.is_contiguous() and part.shape[1:] == owner.shape[1:]
+
+
 def pending(tensor: Any) -> bool:
     """Whether a tensor's elements are yet to be summed over processes."""
     return distributed(tensor) and any(item.is_partial() for item in _several(tensor))

@@ -11,25 +11,30 @@ from typing import Any
 
 import torch
 
+from ..backends.half_torch import remainder_of
 from ..errors import ParameterError, StateError
-from ..graph.graph import Graph, Slot
+from ..graph.graph import Slot
 from ..graph.node import Rank
-from ..plan.schedule import Plan
+from ..plan.storage import REMAINDER
 from .compiled import Kernels
 from .shards import distributed, local, placed, placed_as
 from .tensors import in_order_of_slot, label, like, oddity, present, single
 
 STEP = "step"
+KEPT = Slot(REMAINDER)
+"""What lies beside a 16-bit parameter that is compensated: int16, laid out as the parameter is."""
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FREED = "points at memory that was freed"
 
 
-def _fresh(slot: Slot, init: float | str, parameter: torch.Tensor, host_dtype: torch.dtype) -> torch.Tensor:
-    if isinstance(init, str):
-        return like(parameter.detach(), parameter.detach())
+def _fresh(kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Tensor) -> torch.Tensor:
+    if slot is KEPT:
+        return like(parameter.detach(), 0, torch.int16)
     if slot.rank is Rank.HOST:
-        return torch.tensor(init, dtype=host_dtype, device="cpu")
-    dtype = single(parameter.dtype) if slot.single else parameter.dtype
+        return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
+    dtype = single(parameter.dtype) if slot.single or kernels.options.state else parameter.dtype
+    if isinstance(init, str):
+        return like(parameter.detach(), parameter.detach(), dtype)
     if slot.rank is Rank.TENSOR:
         return torch.full((), init, dtype=dtype, device=parameter.device)
     return like(parameter.detach(), init, dtype)
@@ -49,27 +54,28 @@ def held(states: Mapping[Any, Any], group: Mapping[str, Any], group_index: int, 
 
 def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, state: MutableMapping[str, Any]) -> None:
     """Give a parameter the slots it lacks; what exists is kept."""
-    graph = kernels.plan.graph
-    if graph.uses_step and state.get(STEP) is None:
-        state[STEP] = torch.tensor(0.0, dtype=kernels.host_dtype, device="cpu")
-    for slot in graph.slots:
+    for slot in expected(kernels, parameter.dtype):
         if state.get(slot.name) is None:
             init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init
-            state[slot.name] = _fresh(slot, init, parameter, kernels.host_dtype)
+            state[slot.name] = _fresh(kernels, slot, init, parameter)
 
 
-def expected(graph: Graph) -> Iterator[Slot]:
-    """List the keys of a parameter's state: the count of steps, if there is one, and the slots."""
-    if graph.uses_step:
+def expected(kernels: Kernels, dtype: torch.dtype) -> Iterator[Slot]:
+    """List the keys of the state of a parameter of a type: the count of steps, slots, what lies beside it."""
+    if kernels.plan.graph.uses_step:
         yield Slot(STEP, Rank.HOST)
-    yield from graph.slots
+    yield from kernels.plan.graph.slots
+    if kernels.keeps(dtype):
+        yield KEPT
 
 
-def _flaw(value: Any) -> str:
-    """Say why a saved value cannot be taken for floating-point numbers in memory; nothing if it can."""
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or not value.is_floating_point():
+def _flaw(value: Any, *, kept: bool = False) -> str:
+    """Say why a saved value cannot be taken for floating-point numbers, or what is `kept`; nothing if it can."""
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return "is no floating-point tensor"
-    if odd := oddity(value):
+    if not (value.is_floating_point() or (kept and value.dtype is torch.int16)):
+        return f"is {value.dtype}, not torch.int16" if kept else "is no floating-point tensor"
+    if odd := oddity(value, whole_too=kept):
         return odd[0]
     return "" if type(value) not in PLAIN or present(value) else _FREED
 
@@ -80,25 +86,30 @@ def slot_flaw(slot: Slot, value: Any) -> str:
         return ""
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}, no tensor"
-    odd = oddity(value, whole_too=slot.rank is Rank.HOST)
+    odd = oddity(value, whole_too=slot.rank is Rank.HOST or slot is KEPT)
     if odd is not None:
         return odd[0]
+    if slot is KEPT and (flaw := _flaw(value, kept=True)):
+        return flaw
     one = slot.rank is Rank.ELEMENT or value.numel() == 1
     return "" if one else f"has shape {tuple(value.shape)}, but is one number"
 
 
-def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any], who: str) -> None:
+def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], who: str) -> None:
     """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout.
 
     Numbers that were kept in a narrow type before, in a pickle for instance, are kept in float32 from now on.
     """
-    for slot in expected(plan.graph):
+    slots = list(expected(kernels, parameter.dtype))
+    for slot in slots:
         if flaw := slot_flaw(slot, state.get(slot.name)):
             fix = "give it back what it was, load a checkpoint, or delete the state of this parameter to begin anew"
             raise ParameterError(f"state {slot.name!r} {flaw}", where=f"  {who}", fix=fix)
-    for slot in [slot for slot in plan.graph.slots if slot.single and slot.name in state]:
+    for slot in [slot for slot in slots if slot.single and slot.name in state]:
         state[slot.name] = state[slot.name].to(single(state[slot.name].dtype))
-    for slot in [slot for slot in plan.graph.element_slots if slot.name in state]:
+    if kernels.options.rounding == "compensated" and KEPT not in slots:
+        state.pop(REMAINDER, None)  # of what was narrow before
+    for slot in [slot for slot in slots if slot.rank is Rank.ELEMENT and slot.name in state]:
         if state[slot.name].shape != parameter.shape:
             raise ParameterError(
                 f"state {slot.name!r} has shape {tuple(state[slot.name].shape)}, "
@@ -111,6 +122,9 @@ def lay_out(plan: Plan, parameter: torch.Tensor, state: dict[str, Any], who: str
             what = f"memory of state {slot.name!r} was freed"
             raise ParameterError(what, where=f"  {who}", fix="restore it before step()")
         state[slot.name] = in_order_of_slot(parameter, value)
+        if slot is KEPT and value.is_floating_point():
+            state[slot.name] = like(parameter.detach(), 0, torch.int16)
+            local(state[slot.name]).copy_(remainder_of(local(parameter), local(value)))
 
 
 def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str, who: str) -> torch.Tensor:
@@ -164,7 +178,7 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: A
     if value is None:
         raise StateError(f"the saved state has no {key!r}", fix=f"it was saved by another rule than "
                          f"`{kernels.plan.graph.name}`; load a checkpoint of the same one")  # fmt: skip
-    if flaw := _flaw(value):
+    if flaw := _flaw(value, kept=own is KEPT):
         raise StateError(f"the saved {key!r} {flaw}", fix="save it again")
     assert isinstance(value, torch.Tensor)
     if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
@@ -181,12 +195,19 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: A
     return slot
 
 
+def _counts(kernels: Kernels) -> bool:
+    """Whether the rule itself counts steps, not only its rounding."""
+    return kernels.formula.graph.uses_step
+
+
 def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
-    known = {slot.name: slot for slot in expected(kernels.plan.graph)}
+    known = {slot.name: slot for slot in expected(kernels, parameter.dtype)}
     copy: dict[str, Any] = {}
-    optional = {slot.name for slot in kernels.plan.graph.slots if slot.optional}
-    for key in dict.fromkeys((*state, *(key for key in known if key not in optional))):
+    needed = [key for key in known if not (known[key] is KEPT or (key == STEP and not _counts(kernels)))]
+    for key in dict.fromkeys((*state, *needed)):
+        if key == REMAINDER and key not in known:
+            continue  # after a step that does not keep it, it would be another's
         where = f"  {who}, state key {key!r}"
         try:
             value = state.get(key)
@@ -259,9 +280,7 @@ def check_saved(
     slots: list[set[str]] = []
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
         kernels = choose({**group, **saved_group})
-        slots.append(
-            {slot.name for slot in expected(kernels.plan.graph) if slot.rank is Rank.ELEMENT or slot.name == STEP}
-        )
+        slots.append({slot.name for slot in kernels.plan.graph.element_slots} | ({STEP} if _counts(kernels) else set()))
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
             if key in states:
                 who, state = label(group, group_index, index), states[key]

@@ -6,7 +6,7 @@ the process, as it does in torch's own operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,8 @@ class Entry:
     """One parameter of a step, with its gradient and where it was found.
 
     Of a DTensor, `here` makes `parameter` and `gradient` what this process holds; the state is the owner's. Where the
-    gradient is absent, as a parameter's may be that had one before, the parameter itself shows its form.
+    gradient is absent, as a parameter's may be that had one before, the parameter itself shows its form. The position
+    is the parameter's among all that the optimiser has.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Entry:
     present: bool = True
     copied: bool = False
     shared: torch.Tensor | None = None
+    position: int = 0
 
     @property
     def owner(self) -> torch.Tensor:
@@ -213,6 +215,11 @@ def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *
             )
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """Return a type's name without torch's."""
+    return str(dtype).removeprefix("torch.")
+
+
 def single(dtype: torch.dtype) -> torch.dtype:
     """Return a type, or float32 instead of a narrower one."""
     return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
@@ -224,15 +231,15 @@ def at_home(device: torch.device) -> Backend:
 
 
 def route(
-    entry: Entry, slots: Sequence[torch.Tensor], forced: str | None, singles: Sequence[torch.Tensor] = ()
+    entry: Entry, slots: Sequence[torch.Tensor], forced: str | None, lacks: Callable[[Backend], str] = lambda _: ""
 ) -> tuple[str, str]:
-    """Return the backend for one parameter and the reason; `singles` are slots that are never narrower than float32."""
-    entry, slots, singles = here(entry), list(map(local, slots)), list(map(local, singles))
+    """Return the backend for one parameter and the reason; `lacks` says why a backend has no kernel for such types."""
+    entry, slots = here(entry), list(map(local, slots))
     device = entry.parameter.device
     backend = BACKENDS[forced] if forced else at_home(device)
     obstacle = backend.obstacle(device, entry.parameter.dtype)
     if backend.pointed:
-        obstacle = obstacle or _form(entry.parameter, slots, singles)
+        obstacle = obstacle or lacks(backend) or _form(entry.parameter, slots)
     if obstacle and forced:
         raise BackendError(f"backend {forced!r} cannot update {entry.label}: {obstacle}", fix=backend.remedy())
     if obstacle:
@@ -241,7 +248,7 @@ def route(
     return backend.name, SHARD_REASON if sharded else backend.reason(device)
 
 
-def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor], singles: Sequence[torch.Tensor]) -> str:
+def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
     """Return why no kernel could walk over a parameter and its slots; nothing if one can."""
     if parameter.is_neg():
         return "a parameter is negated lazily"
@@ -249,11 +256,10 @@ def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor], singles: Seque
         return "a parameter does not fill one stretch of memory"
     if type(parameter.data) is not torch.Tensor:
         return f"a parameter is a {type(parameter.data).__name__}"
-    if any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots, *singles)):
+    if any(tensor.data_ptr() % tensor.element_size() for tensor in (parameter, *slots)):
         return "a parameter does not begin at a multiple of its element size"
-    wanted = [(slot, parameter.dtype) for slot in slots] + [(slot, single(parameter.dtype)) for slot in singles]
-    if any(slot.dtype != dtype or slot.device != parameter.device for slot, dtype in wanted):
-        return "state and parameter differ in dtype or device"
+    if any(slot.device != parameter.device for slot in slots):
+        return "state and parameter differ in device"
     return ""
 
 

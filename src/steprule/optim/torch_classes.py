@@ -20,7 +20,7 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
-from .compiled import Kernels, Reader
+from .compiled import Kernels, Reader, counted, storable
 from .documented import OPTIONS, described
 from .groups import check_keys
 from .optimizer import Optimizer
@@ -41,6 +41,9 @@ class Own(TypedDict, total=False):
     nonfinite: str
     backend: str | None
     compensated: bool
+    rounding: str
+    state: str | None
+    seed: int
 
 
 class TorchOptimizer(Optimizer):
@@ -69,8 +72,13 @@ class TorchOptimizer(Optimizer):
         nonfinite: str = "propagate",
         backend: str | None = None,
         compensated: bool = False,
+        rounding: str = "nearest",
+        state: str | None = None,
+        seed: int = 0,
     ) -> None:
-        self._make(params, Options(clip, nonfinite, backend, compensated, bool(defaults.get("capturable"))), defaults)
+        capturable = bool(defaults.get("capturable"))
+        options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, capturable)
+        self._make(params, options, defaults)
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
 
     def _defaults(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -144,8 +152,7 @@ class TorchOptimizer(Optimizer):
         before += [self._options.clip] if isinstance(self._options.clip, Formula) else []
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
-        program = chain(*before, rule)
-        return program.compensated() if self._options.compensated else program
+        return storable(chain(*before, rule), self._options)
 
     def _kernels_for(self, flags: Flags) -> Kernels:
         program, default = self._chain(flags), flags[-1]
@@ -153,8 +160,8 @@ class TorchOptimizer(Optimizer):
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self._inits.items()}
-        plan = schedule(program.graph, guarded=self._options.guarded)
-        return Kernels(program, plan, readers, host, inits, self._options.capturable)
+        plan = schedule(counted(program.graph, self._options), guarded=self._options.guarded)
+        return Kernels(program, plan, readers, self._options, host, inits)
 
     def _reader(self, name: str) -> Reader:
         if name in self._parts_of:

@@ -247,7 +247,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
 def spelled(language: dict[str, Any], *, function: Any = lambda one: one, constant: Any = lambda one: one) -> Any:
     """Return all formulas in another language, by name: its primitives, and formulas that it has better."""
     found = {name: constant(value) for name, value in globals().items() if isinstance(value, int | float)}
-    found |= {"__name__": __name__, **language}
+    found |= {"__name__": __name__, "__builtins__": __builtins__, **language}  # C code imports by the latter
     for name, formula in FORMULAS.items():
         if name not in language:
             found[name] = function(FunctionType(formula.__code__, found, name))

@@ -11,7 +11,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from ..errors import HyperparameterError, RuleError
-from ..graph.compensate import compensated
 from ..graph.graph import Graph, Hyper
 from ..graph.node import step
 from ..locks import once
@@ -53,10 +52,6 @@ class Formula:
         from ..optim.optimizer import Optimizer
 
         return Optimizer(params, self, **options)
-
-    def compensated(self) -> Formula:
-        """Return this formula keeping what storing half-precision parameters loses: see `steprule.Optimizer`."""
-        return Compensated(self)
 
     def __copy__(self) -> Self:
         return self
@@ -202,27 +197,6 @@ class Chain(Formula):
         return chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
 
 
-class Compensated(Formula):
-    """A formula that keeps, in a slot, what rounding to the parameter's dtype loses."""
-
-    def __init__(self, formula: Formula) -> None:
-        self.formula = formula
-        self.parts = formula.parts
-        self.name = f"{formula.name}, compensated"
-
-    @once
-    def graph(self) -> Graph:
-        """The same update, from θ + r to θ and r."""
-        return replace(compensated(self.formula.graph), name=self.name)
-
-    def compensated(self) -> Formula:
-        """Return itself: nothing is lost any more."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Compensated, (self.formula,)
-
-
 def _made(kind: type[_Single], moves: Moves | None, evaluate_at: Any, function: Callable[..., Any]) -> _Single:
     signature = read_signature(function)
     if moves not in {None, "gradient", "parameter"}:
@@ -302,8 +276,6 @@ def chain(*formulas: Formula) -> Formula:
                 if inspect.isfunction(formula)
                 else "give transforms, then a rule: chain(clip_global_norm(max_norm=1.0), board.adam)",
             )
-    if formulas and isinstance(formulas[-1], Compensated):
-        return chain(*formulas[:-1], formulas[-1].formula).compensated()
     parts = tuple(part for formula in formulas for part in formula.parts)
     if not parts:
         raise refusal("an empty chain updates nothing", "chain(clip_global_norm, board.adam(lr=1e-3))")

@@ -14,12 +14,12 @@ from .declare import Choice
 from .origin import refusal
 
 STEP = "t"
-OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "capturable"})
+OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "capturable"})
 """The options of an optimiser: the fields of its `Options`, which this room cannot import."""
 RESERVED = OPTIONS | {"step", "params", STEP}
 """Names that no argument may have."""
 RESERVED_HYPERS = RESERVED - {"step"} | {
-    *("self", "rule", "state", "param_names"),
+    *("self", "rule", "param_names"),
     *("foreach", "fused", "maximize", "differentiable"),
 }
 """Names that no hyperparameter may have: also other words of optimisers, and option keys of torch's groups."""

@@ -1,0 +1,96 @@
+"""The interpreter, and after it the definitions of how 16 bits are stored: what an optimiser holds, bit for bit.
+
+`graph.evaluate` says what a rule means in float64, and nothing of memory. Here each new value is made float32 and goes
+through NumPy's formulas of `plan.rounding`, by the parameter's format and the rounding; the next step begins with what
+was stored. A backend agrees to the last bit wherever float32 arithmetic is exact, and to a rounding elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from truth import Truth, as_array
+
+import steprule as sr
+from steprule.graph.node import Rank
+from steprule.plan import rounding
+
+HALF = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def formula(verb: str, dtype: torch.dtype) -> Any:
+    return getattr(rounding, f"{verb}_{HALF[dtype]}")
+
+
+def halves(tensor: torch.Tensor) -> np.ndarray:
+    """Return the bits of a tensor of 16 bits."""
+    return tensor.detach().contiguous().view(torch.int16).numpy().view(np.uint16)
+
+
+def master(parameter: torch.Tensor, remainder: torch.Tensor) -> np.ndarray:
+    """Return the float32 numbers that a parameter and its remainder are."""
+    flat = halves(parameter).reshape(-1), remainder.contiguous().numpy().reshape(-1)
+    return formula("joined", parameter.dtype)(*flat).reshape(parameter.shape)
+
+
+def draws(seed: int, position: int, t: int, number: int, places: np.ndarray) -> np.ndarray:
+    """Return the 16 random bits of elements by their places in the whole tensor."""
+    start = rounding.parameter_seed(np.array([seed], np.uint64), np.array([position]))
+    found = rounding.draw(np.zeros(1, np.int64), places.reshape(-1), rounding.key(start, np.array([t]), number // 2))
+    return rounding.high_bits(found) if number % 2 else rounding.low_bits(found)
+
+
+class StoredTruth(Truth):
+    """What an optimiser holds; make it before the first step."""
+
+    def __init__(self, optimizer: sr.Optimizer) -> None:
+        super().__init__(optimizer)
+        self.stored: dict[torch.Tensor, dict[str, np.ndarray]] = {}
+
+    def step(self) -> None:
+        """Take the step that the optimiser is about to take, and store its results."""
+        before = dict(self.steps)
+        super().step()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for position, parameter in enumerate(parameters):
+            if self.steps[parameter] != before.get(parameter, 0):
+                self.stored[parameter] = self._store(parameter, position)
+
+    def _dtypes(self, parameter: torch.Tensor) -> dict[str, torch.dtype]:
+        wide = torch.float32 if self.optimizer.state_dtype else parameter.dtype
+        slots = {slot.name: torch.float32 if slot.rank is Rank.TENSOR else wide for slot in self.graph.slots}
+        return {self.graph.parameter: parameter.dtype, **slots}
+
+    def _store(self, parameter: torch.Tensor, position: int) -> dict[str, np.ndarray]:
+        options, t, number = self.optimizer, self.steps[parameter], 0
+        held: dict[str, np.ndarray] = {}
+        for name, dtype in self._dtypes(parameter).items():
+            x = np.asarray(self.arrays[parameter][name]).astype(np.float32)
+            flat = x.reshape(-1)
+            if dtype not in HALF:
+                held[name] = x
+                continue
+            if options.rounding == "compensated" and name == self.graph.parameter:
+                held["remainder"] = formula("remainder", dtype)(flat).reshape(x.shape)
+                held[name] = formula("compensated", dtype)(flat).reshape(x.shape)
+                loaded = formula("joined", dtype)(held[name].reshape(-1), held["remainder"].reshape(-1))
+            else:
+                given = (draws(options.seed, position, t, number, np.arange(x.size)),)
+                random = options.rounding == "stochastic"
+                number += random
+                bits = formula("stochastic" if random else "nearest", dtype)(flat, *given[:random])
+                held[name], loaded = bits.reshape(x.shape), formula("widen", dtype)(bits)
+            self.arrays[parameter][name] = loaded.reshape(x.shape).astype(np.float64)
+        return held
+
+    def agrees(self) -> None:
+        """Compare every bit of parameters, slots and remainders."""
+        for parameter, held in self.stored.items():
+            state: Any = {self.graph.parameter: parameter, **self.optimizer.state[parameter]}
+            for name, value in held.items():
+                own = halves(state[name]) if state[name].dtype in HALF else state[name].detach().numpy()
+                np.testing.assert_array_equal(own, value, err_msg=name)
+            assert ("remainder" in state) == ("remainder" in held)
+            assert as_array(parameter).shape == parameter.shape
