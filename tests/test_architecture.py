@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import steprule
+from steprule.backends import BACKENDS
 from steprule.backends.eager import spelling
 from steprule.backends.numba_dialect import NumbaDialect
 from steprule.backends.triton_dialect import TritonDialect
@@ -133,14 +134,44 @@ def _modules(path: Path) -> set[Path]:
     return found & set(FILES)
 
 
-def test_modules_of_bench_and_lab_import_one_another_in_no_circle() -> None:
-    imports = {path: _modules(path) for path in FILES if _room(path) in {"bench", "lab"}}
+def test_modules_of_optim_bench_and_lab_import_one_another_in_no_circle() -> None:
+    imports = {path: _modules(path) for path in FILES if _room(path) in {"optim", "bench", "lab"}}
     while free := [path for path, needed in imports.items() if not needed & imports.keys()]:
         for path in free:
             del imports[path]
     assert not imports, "\n".join(
         f"{path}: {sorted(map(str, needed & imports.keys()))}" for path, needed in imports.items()
     )
+
+
+def test_optim_asks_no_backend_its_name() -> None:
+    """It asks `BACKENDS` what a backend can; only what moves parameters, in any layout, names torch operations."""
+    wrong = []
+    for path in (path for path in FILES if _room(path) == "optim"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            if isinstance(node, ast.Compare) and names & BACKENDS.keys():
+                wrong.append(f"{path.name}:{node.lineno} compares a name")
+            if isinstance(node, ast.ImportFrom) and {"numba_cpu", "triton_gpu"} & {
+                *(node.module or "").split("."),
+                *_names_imported(node),
+            }:
+                wrong.append(f"{path.name}:{node.lineno} imports a backend")
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" and "Batch" in ast.unparse(node):
+                wrong.append(f"{path.name}:{node.lineno} asks what a batch is")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_constructors_of_optimisers_go_through_their_parent() -> None:
+    """No class calls past it: `torch.optim.Optimizer.__init__` is called by `Optimizer` alone, through `super`."""
+    found = [
+        f"{path.name}: {ast.unparse(node.func)}"
+        for path in FILES
+        if _room(path) == "optim"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("__init__")
+    ]
+    assert {call.rpartition(": ")[2] for call in found} == {"super().__init__", "TorchOptimizer.__init__"}
 
 
 def test_every_op_has_a_spelling_on_every_backend() -> None:

@@ -145,7 +145,7 @@ class TritonKernel(Kernel):
         if capturing(device):
             raise BackendError("what this step needs on the GPU is not there yet, and a CUDA graph is being captured",
                                fix="take a few steps before the capture, with the same parameters")  # fmt: skip
-        return torch.from_numpy(counts).to(device)
+        return torch.zeros(counts.shape, dtype=torch.from_numpy(counts).dtype, device=device)
 
     def batch(
         self,
