@@ -13,7 +13,9 @@ import steprule as sr
 from steprule import board, chain, rule, slot, transform
 from steprule.errors import GraphError, RuleError
 from steprule.graph.look_ahead import look_ahead
-from steprule.plan.schedule import Plan, schedule, verify
+from steprule.graph.node import read
+from steprule.plan.program import lowered
+from steprule.plan.schedule import Plan, schedule
 
 pytestmark = pytest.mark.null
 
@@ -44,9 +46,9 @@ def test_a_board_rule_is_one_pass_that_moves_each_array_once(name: str) -> None:
     assert sorted(plan.passes[0].reads) == sorted(reads)
     assert sorted(array for array, _ in plan.passes[0].writes) == sorted(writes)
     assert plan.passes[0].reductions == ()
-    assert plan.bytes_per_parameter == 4 * (len(reads) + len(writes))
-    assert plan.passes[0].bytes_per_parameter(8) == 8 * (len(reads) + len(writes))
-    assert plan.state_bytes_per_parameter == 4 * (len(reads) - 2)
+    for dtype, size in (("float32", 4), ("float64", 8)):
+        assert lowered(plan, dtype).bytes_per_parameter == size * (len(reads) + len(writes))
+        assert lowered(plan, dtype).state_bytes_per_parameter == size * (len(reads) - 2)
     assert plan.reductions == ()
 
 
@@ -58,9 +60,9 @@ def test_global_clipping_costs_exactly_one_read_of_the_gradient(name: str, clipp
     first, second = plan.passes
     assert first.reads == ("g",)
     assert first.writes == ()
-    assert first.bytes_per_parameter() == 4
+    assert lowered(plan).loops[0].bytes_per_parameter == 4
     assert [node.op for node in first.reductions] == ["global_norm"]
-    assert plan.bytes_per_parameter == 4 + 4 * (len(reads) + len(writes))
+    assert lowered(plan).bytes_per_parameter == 4 + 4 * (len(reads) + len(writes))
     assert sorted(second.reads) == sorted(reads)
     assert second.reductions == ()
 
@@ -69,7 +71,7 @@ def test_global_clipping_costs_exactly_one_read_of_the_gradient(name: str, clipp
 def test_clipping_by_component_costs_nothing(name: str) -> None:
     program = BOARD[name][0]
     both = chain(sr.clip_value, board.clip_component, program)
-    assert plan_of(both).bytes_per_parameter == plan_of(program).bytes_per_parameter
+    assert lowered(plan_of(both)).bytes_per_parameter == lowered(plan_of(program)).bytes_per_parameter
     assert len(plan_of(both).passes) == 1
 
 
@@ -134,14 +136,14 @@ def test_passes_are_one_more_than_the_longest_row_of_reductions(program: Any, pa
     assert [item.index for item in plan.passes] == list(range(passes))
     assert all(item.writes == () for item in plan.passes[:-1])
     assert all(item.reductions for item in plan.passes[:-1])
-    assert verify(plan) is plan
+    assert [loop.index for loop in lowered(plan).loops] == list(range(passes))
 
 
 def test_two_level_reductions_end_in_the_pass_before_their_use() -> None:
     plan = schedule(variance.graph)
     assert [[node.op for node in item.reductions] for item in plan.passes] == [["mean"], ["mean"], []]
     assert [sorted(item.reads) for item in plan.passes] == [["g"], ["g"], ["g", "theta"]]
-    assert plan.bytes_per_parameter == 4 * (1 + 1 + 3)
+    assert lowered(plan).bytes_per_parameter == 4 * (1 + 1 + 3)
 
 
 def test_reductions_of_one_level_share_a_pass() -> None:
@@ -154,7 +156,7 @@ def test_small_slots_are_no_part_of_a_pass() -> None:
     plan = schedule(counting.graph)
     assert [name for name, _ in plan.tensor_writes] == ["k"]
     assert [name for name, _ in plan.host_writes] == ["n"]
-    assert plan.state_bytes_per_parameter == 0
+    assert lowered(plan).state_bytes_per_parameter == 0
     assert [name for item in plan.passes for name, _ in item.writes] == ["theta"]
 
 
@@ -171,7 +173,7 @@ def test_what_does_not_change_is_not_written_and_what_is_not_used_is_not_read() 
     def frozen(theta, g, *, lr=0.1):
         return theta
 
-    assert schedule(frozen.graph).passes[0].streams == 0
+    assert lowered(schedule(frozen.graph)).bytes_per_parameter == 0
 
 
 def test_scalars_are_computed_outside_the_loop() -> None:
@@ -189,10 +191,10 @@ def test_a_plan_out_of_order_is_refused() -> None:
     plan = schedule(chain(sr.clip_global_norm, board.sgd).graph)
     swapped = dataclasses.replace(plan, passes=plan.passes[::-1])
     with pytest.raises(GraphError, match="before it has ended"):
-        verify(swapped)
-    early = dataclasses.replace(plan.passes[0], writes=plan.passes[1].writes)
-    with pytest.raises(GraphError, match="only the last pass may"):
-        verify(dataclasses.replace(plan, passes=(early, plan.passes[1])))
+        lowered(swapped)
+    early = dataclasses.replace(plan.passes[0], writes=(("theta", read("g")),))
+    with pytest.raises(GraphError, match="only the last loop may"):
+        lowered(dataclasses.replace(plan, passes=(early, plan.passes[1])))
 
 
 # Explain -----------------------------------------------------------------------------------------------

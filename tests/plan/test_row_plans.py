@@ -16,7 +16,7 @@ from steprule.errors import BackendError, GraphError
 from steprule.graph.graph import Graph, Hyper, Slot
 from steprule.graph.node import Node, Rank, hyper, make, read
 from steprule.plan.program import Combine, lowered
-from steprule.plan.schedule import schedule, verify
+from steprule.plan.schedule import schedule
 
 pytestmark = pytest.mark.null
 
@@ -52,8 +52,8 @@ def test_a_reduction_of_rows_ends_a_pass_and_what_is_made_of_rows_needs_none() -
     assert {node.rank for node in last.scalars} >= {Rank.ROW, Rank.COLUMN}
     assert [name for name, _ in last.writes] == ["theta"]
     assert [name for name, _ in plan.tensor_writes] == ["r", "c"]
-    assert plan.bytes_per_parameter == 4 * 4
-    assert plan.state_bytes_per_parameter == 0
+    assert lowered(plan).bytes_per_parameter == 4 * 4
+    assert lowered(plan).state_bytes_per_parameter == 0
     assert [part.node.rank for part in lowered(plan).loops[0].accumulated] == [Rank.ROW, Rank.COLUMN]
     after = lowered(plan).loops[0].after
     assert [part.node for part in after if isinstance(part, Combine)] == list(first.reductions)
@@ -82,13 +82,13 @@ def test_a_guard_stands_beside_rows() -> None:
 def test_a_plan_in_which_rows_are_reduced_before_they_are_known_is_refused() -> None:
     plan = factored()
     first = replace(plan.passes[0], reductions=plan.passes[0].reductions[::-1])
-    with pytest.raises(GraphError, match=r"a reduction of pass 0 uses .* before it has ended"):
-        verify(replace(plan, passes=(first, *plan.passes[1:])))
-    with pytest.raises(GraphError, match=r"pass 1 uses .* before it has ended"):
-        verify(replace(plan, passes=plan.passes[::-1]))
+    with pytest.raises(GraphError, match=r"a reduction after loop 0 uses .* before it has ended"):
+        lowered(replace(plan, passes=(first, *plan.passes[1:])))
+    with pytest.raises(GraphError, match=r"loop 1 uses .* before it has ended"):
+        lowered(replace(plan, passes=plan.passes[::-1]))
     few = a_plan(make("sub", THETA, G), r=BY_ROW)
     with pytest.raises(GraphError, match=r"a slot uses .* before it has ended"):
-        verify(replace(few, passes=(replace(few.passes[0], reductions=()),)))
+        lowered(replace(few, passes=(replace(few.passes[0], reductions=()),)))
 
 
 @pytest.mark.parametrize("kernel", [EagerKernel, CpuKernel, TritonKernel])

@@ -209,8 +209,8 @@ class EagerBatch(Batch):
                     total = self.total[self.plan.reductions.index(node)] if shared else self._reduced[tensor][node]
                     with np.errstate(all="ignore"):
                         values[node] = float(node.reducer.finished(np.float64(total), self._sizes[tensor]))
-                elif node.op == "read" and isinstance(node.attr, tuple):
-                    values[node] = float(self.arrays[node.attr[0]][tensor])
+                elif node.array:
+                    values[node] = float(self.arrays[node.array][tensor])
                 else:
                     inputs = [np.float64(visit(child)) for child in node.inputs]
                     with np.errstate(all="ignore"):

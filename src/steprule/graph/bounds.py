@@ -1,4 +1,4 @@
-"""Between which numbers a scalar lies, as far as its formula tells; that it may be NaN as well is understood."""
+"""Bounds of a scalar, as far as its formula tells them; any scalar may also be NaN."""
 
 from __future__ import annotations
 

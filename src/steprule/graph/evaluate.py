@@ -20,12 +20,10 @@ _AXIS = {Rank.ROW: 1, Rank.COLUMN: 0}
 def _leaf(node: Node, arrays: Mapping[str, Any], numbers: Mapping[str, float]) -> Array:
     if node.op == "const":
         value: Any = node.attr
-    elif node.op == "step":
-        value = numbers["t"]
-    elif node.op == "hyper":
-        value = numbers[str(node.attr)]
+    elif node.array:
+        value = arrays[node.array]
     else:
-        value = arrays[node.attr[0]] if isinstance(node.attr, tuple) else None
+        value = numbers["t" if node.op == "step" else str(node.attr)]
     return np.asarray(value, dtype=np.float64)
 
 
@@ -52,8 +50,9 @@ def evaluate(
             else:
                 axis = [_AXIS[node.attr]] if isinstance(node.attr, Rank) else []
                 values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs), *axis)) for i in everything]
-    ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
-    return [{name: _kept(values[node][i], ranks[name], shapes[i]) for name, node in graph.outputs} for i in everything]
+    return [
+        {name: _kept(values[node][i], graph.ranks[name], shapes[i]) for name, node in graph.outputs} for i in everything
+    ]
 
 
 def _beside(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:

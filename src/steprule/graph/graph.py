@@ -81,14 +81,6 @@ class Hyper:
         )
 
 
-def _no_names() -> dict[Node, str]:
-    return {}
-
-
-def _no_origins() -> dict[Node, Origin]:
-    return {}
-
-
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A rule: what it reads, what it declares, and the node of every new value.
@@ -105,10 +97,10 @@ class Graph:
     hypers: tuple[Hyper, ...]
     new_parameter: Node
     new_slots: tuple[Node, ...]
-    gradients: Mapping[Node, str] = field(default_factory=_no_names)
+    gradients: Mapping[Node, str] = field(default_factory=dict[Node, str])
     evaluate_at: Node | None = None
     counts_steps: bool = False
-    origins: Mapping[Node, Origin] = field(default_factory=_no_origins)
+    origins: Mapping[Node, Origin] = field(default_factory=dict[Node, Origin])
 
     @property
     def implicit(self) -> bool:
@@ -120,6 +112,17 @@ class Graph:
         """The (name, new value) of the parameter and of every slot, in order."""
         names = (self.parameter, *(slot.name for slot in self.slots))
         return tuple(zip(names, (self.new_parameter, *self.new_slots), strict=True))
+
+    @once
+    def ranks(self) -> dict[str, Rank]:
+        """Where each array varies, by name: the parameter, the gradient and every slot."""
+        whole = dict.fromkeys((self.parameter, self.gradient), Rank.ELEMENT)
+        return whole | {slot.name: slot.rank for slot in self.slots}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all arguments."""
+        return [self.parameter, self.gradient, *(item.name for item in (*self.slots, *self.hypers))]
 
     @once
     def nodes(self) -> tuple[Node, ...]:

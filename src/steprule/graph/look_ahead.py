@@ -59,11 +59,7 @@ def look_ahead(graph: Graph) -> LookAhead | None:
     shift = _shift(graph)
     used = [node for node in topological([shift]) if node.op == "hyper"]
     slots = {AHEAD: Slot(AHEAD, Rank.HOST), **{f"last_{n.attr}": Slot(f"last_{n.attr}", Rank.HOST) for n in used}}
-    taken = (
-        {slot.name for slot in graph.slots} | {item.name for item in graph.hypers} | {graph.parameter, graph.gradient}
-    )
-    if taken & set(slots):
-        name = sorted(taken & set(slots))[0]
+    for name in sorted(slots.keys() & graph.names):
         raise RuleError(
             f"`{name}` of `{graph.name}` is reserved in a rule with a look-ahead, which keeps a number of that name",
             fix="give the argument another name",

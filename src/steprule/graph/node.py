@@ -79,6 +79,11 @@ class Node:
         return OPS[self.op].kind
 
     @property
+    def array(self) -> str:
+        """The name of the array that it reads; nothing if it reads none."""
+        return self.attr[0] if isinstance(self.attr, tuple) else ""
+
+    @property
     def reduces(self) -> bool:
         """Whether it makes one number of many."""
         return OPS[self.op].reducer is not None
@@ -151,7 +156,7 @@ def read(name: str, rank: Rank = Rank.ELEMENT) -> Node:
 def topological(roots: Iterable[Node], leaves: Container[Node] = ()) -> list[Node]:
     """List every node the roots need, inputs before users, in an order equal in every process.
 
-    What is below `leaves` is left out.
+    Nodes below `leaves` are left out.
     """
     done: dict[Node, None] = {}
     stack = [(root, False) for root in reversed(list(roots))]

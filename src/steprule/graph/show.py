@@ -73,8 +73,9 @@ class _Printer:
             return "t"
         if node.op == "hyper":
             return symbol(str(node.attr), latex=self.latex)
-        name = node.attr[0] if isinstance(node.attr, tuple) else ""
-        return symbol(name, latex=self.latex) if name == self.graph.gradient else self.dated(name, before=True)
+        if node.array == self.graph.gradient:
+            return symbol(node.array, latex=self.latex)
+        return self.dated(node.array, before=True)
 
     def inner(self, node: Node, least: int) -> str:
         """Print a node, in brackets if it binds less tightly than its place needs."""
@@ -144,35 +145,33 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
     names: dict[Node, str] = {}
     lines: list[tuple[str, str]] = []
     numbers = count(1)
-
-    def printer() -> _Printer:
-        return _Printer(graph, names, latex, cases)
+    printer = _Printer(graph, names, latex, cases)
 
     def name_parts(node: Node) -> None:
         for part in _parts(node, names):
             left = symbol(f"x{next(numbers)}", latex=latex)
-            lines.append((left, printer().show(part)))
+            lines.append((left, printer.show(part)))
             names[part] = left
 
     if graph.evaluate_at is not None:
         loss = r"\nabla L\left({}\right)" if latex else "∇L({})"
         if not graph.implicit:
             name_parts(graph.evaluate_at)
-        point = printer().dated(graph.parameter, before=False) if graph.implicit else printer().show(graph.evaluate_at)
+        point = printer.dated(graph.parameter, before=False) if graph.implicit else printer.show(graph.evaluate_at)
         lines.append((symbol(graph.gradient, latex=latex), loss.format(point)))
     for index, node in enumerate(graph.gradients, start=1):
         name_parts(node)
         base = symbol(graph.gradient, latex=latex)
         left = base + ("^{" + "*" * index + "}" if latex else "*" * index)
-        lines.append((left, printer().show(node)))
+        lines.append((left, printer.show(node)))
         names[node] = left
     for name, node in (*graph.outputs[1:], graph.outputs[0]):
         if name == graph.parameter and graph.gradients.get(node) == graph.name:
             continue  # a transform by itself, which gives a gradient and no parameter
         name_parts(node)
-        left = printer().dated(name, before=False)
-        lines.append((left, printer().inner(node, 0)))
-        if node.op not in {"read", "const", "hyper", "step"}:
+        left = printer.dated(name, before=False)
+        lines.append((left, printer.inner(node, 0)))
+        if node.kind != "leaf":
             names[node] = left
     return lines
 

@@ -1,10 +1,10 @@
 """Simplification: named rewrite rows, applied bottom-up until none applies.
 
-Each row takes a node whose inputs are already simple and returns a better one, or None. A row keeps
-the value for every finite input up to the last bits of rounding, and keeps NaN and infinity: what
-is not true of them (x·0 = 0, x − x = 0) is not a row. Nor is what may overflow where the formula does
-not: elements are multiplied and divided in the order in which they are written, since (a·g)·g may be finite
-where a·g² is not. Of what is reduced, the sign of a zero is not kept.
+Each row takes a node whose inputs are already simple and returns a better one, or None. A row keeps the value for every
+finite input up to the last bits of rounding, and keeps NaN and infinity: an identity that fails for them (x·0 = 0,
+x − x = 0) is no row. Nor is one that may overflow where the formula does not: elements are multiplied and divided in
+the order in which they are written, since (a·g)·g may be finite where a·g² is not. The sign of a zero may change in a
+reduction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _value(node: Node) -> float | None:
 
 
 def fold_constants(node: Node) -> Node | None:
-    """Compute what is made of numbers alone."""
+    """Compute a node whose inputs are all numbers."""
     if node.kind != "pointwise" or any(_value(child) is None for child in node.inputs):
         return None
     with np.errstate(all="ignore"):
@@ -82,7 +82,7 @@ def small_powers(node: Node) -> Node | None:
 def divide_scalars_once(node: Node) -> Node | None:
     """X / s is x·(1/s) where s is no element: the division is done once, not once an element.
 
-    A norm, or what a slot holds, may be so small that 1/s is infinite where x / s is not; hyperparameters are not.
+    A norm or the value of a slot may be so small that 1/s is infinite where x / s is finite; a hyperparameter may not.
     """
     if node.op != "div" or node.rank is not Rank.ELEMENT or node.inputs[1].rank is Rank.ELEMENT:
         return None
@@ -94,8 +94,8 @@ def divide_scalars_once(node: Node) -> Node | None:
 def scalars_out(node: Node) -> Node | None:
     """sum(a·x) is a·sum(x), and ‖a·x‖ is |a|·‖x‖, where a waits for a reduction itself: then x need not wait.
 
-    Only where a cannot be infinite, since 0·∞ is NaN and a sum need not be 0; a clipping's factor cannot. Of a sum over
-    all tensors only what is the same for all of them comes out. (x of no element: 0 becomes NaN if a is.)
+    The factor must be finite, as that of a clipping is: 0·∞ is NaN, and a sum need not be 0. It must be the same for
+    all numbers that are summed, hence for all tensors if the sum is over all. (A sum of nothing becomes NaN if a is.)
     """
     if not node.reduces or not (node.reducer.linear or node.reducer.length):
         return None
@@ -133,7 +133,7 @@ def _shared(scalar: Node) -> bool:
 
 
 def squares_last(node: Node) -> Node | None:
-    """s·x² is (s·x)·x for a scalar: where x² alone would overflow, what is wanted need not, and the other way never."""
+    """s·x² is (s·x)·x for a scalar s: x² alone may overflow where the whole does not, and never the other way round."""
     if node.op != "mul" or node.inputs[1].rank is not Rank.ELEMENT:
         return None
     scalar, rest = node.inputs

@@ -12,8 +12,7 @@ from .ops import OPS
 
 
 def _declarations(graph: Graph) -> Iterator[tuple[Node, str]]:
-    names = [graph.parameter, graph.gradient, *(item.name for item in (*graph.slots, *graph.hypers))]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in sorted({name for name in graph.names if graph.names.count(name) > 1}):
         yield graph.new_parameter, f"`{name}` is declared twice"
     if len(graph.new_slots) != len(graph.slots):
         yield graph.new_parameter, f"{len(graph.slots)} slots are declared, but {len(graph.new_slots)} have new values"
@@ -50,11 +49,9 @@ def _comparisons(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 
 def _leaves(graph: Graph) -> Iterator[tuple[Node, str]]:
-    arrays = {graph.parameter: Rank.ELEMENT, graph.gradient: Rank.ELEMENT}
-    arrays |= {slot.name: slot.rank for slot in graph.slots}
     hypers = {item.name for item in graph.hypers}
     for node in graph.nodes:
-        if node.op == "read" and (not isinstance(node.attr, tuple) or arrays.get(node.attr[0]) is not node.attr[1]):
+        if node.op == "read" and (not node.array or graph.ranks.get(node.array) is not node.rank):
             yield node, "an array is read that the rule does not declare"
         if node.op == "hyper" and node.attr not in hypers:
             yield node, f"hyperparameter `{node.attr}` is not declared"

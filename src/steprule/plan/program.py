@@ -7,13 +7,13 @@ run a program: a renderer writes it down in some language, and `eager` executes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import GraphError
-from ..graph.node import Node, Rank, read, step, topological
+from ..graph.node import Node, Rank, read, step
 from ..locks import once
-from .schedule import Pass, Plan, walks
+from .schedule import Pass, Plan, nearest, walks
 from .storage import REMAINDER, Format, Layout, format_of, layout
 
 
@@ -181,8 +181,7 @@ def lower(plan: Plan, layout: Layout) -> Program:
     graph = plan.graph
     parameter, gradient = layout.parameter, format_of(layout.parameter.dtype)
     arrays = {graph.parameter: Array(graph.parameter, parameter), graph.gradient: Array(graph.gradient, gradient)}
-    ranks = {slot.name: slot.rank for slot in graph.slots}
-    arrays |= {name: Array(name, form, ranks[name]) for name, form in layout.slots}
+    arrays |= {name: Array(name, form, graph.ranks[name]) for name, form in layout.slots}
     loops = tuple(_loop(item, plan, arrays, random=layout.random) for item in plan.passes)
     finish = tuple(Store(arrays[name], node) for name, node in plan.tensor_writes)
     t = (step(),) if layout.random and step() not in plan.host else ()
@@ -202,6 +201,11 @@ def _known(loop: Loop) -> Iterator[str]:
             known.add(part.node)
 
 
+def _early(user: str, roots: Sequence[Node], ended: set[Node]) -> Iterator[str]:
+    """Say which reductions something uses before they have ended."""
+    yield from (f"{user} uses {node!r} before it has ended" for node in nearest(roots) if node not in ended)
+
+
 def _flaws(program: Program) -> Iterator[str]:
     """Say what is wrong with a program."""
     ended = set[Node]()
@@ -209,9 +213,7 @@ def _flaws(program: Program) -> Iterator[str]:
         yield "its stores draw anew at every step, and nobody counts steps"
     for loop in program.loops:
         yield from _known(loop)
-        for node in topological(loop.scalars):
-            if node.reduces and node not in ended:
-                yield f"loop {loop.index} uses {node!r} before it has ended"
+        yield from _early(f"loop {loop.index}", loop.scalars, ended)
         if loop.stores and loop is not program.loops[-1]:
             yield f"loop {loop.index} stores, but only the last loop may"
         if len({store.array for store in loop.stores}) < len(loop.stores):
@@ -222,7 +224,12 @@ def _flaws(program: Program) -> Iterator[str]:
         totals = [part.place for part in loop.accumulated if part.node.kind == "global"]
         if made != combined or shared != totals:
             yield f"loop {loop.index} accumulates {made}, combines {combined} and exchanges {shared}"
-        ended |= {part.node for part in loop.after}
+        for part in loop.after:
+            yield from _early(
+                f"a reduction after loop {loop.index}", () if walks(part.node) else part.node.inputs, ended
+            )
+            ended.add(part.node)
+    yield from _early("a slot", [store.node for store in program.finish], ended)
 
 
 def verify(program: Program) -> Program:

@@ -1,19 +1,17 @@
 """Cut a graph at its reductions: everything between two cuts is one pass over memory.
 
-A reduction of elements that themselves need no earlier reduction may end in pass 0; one that needs it
-in pass 1, and so on. The last pass writes every output, so nothing is written before all that a
-reduction does to an element is known. That is the fewest passes possible: a value that depends on a
-reduction of all elements cannot be applied to the first of them before the last has been read. What
-feeds no element, only slots smaller than the parameter, costs no pass: it may end in the last. Nor does a reduction of
-numbers that are one a row or column: it ends with those.
+A reduction of elements that need no earlier reduction may end in pass 0, one of elements that need that in pass 1, and
+so on. The last pass writes every output, so nothing is written before all that a reduction does to an element is known.
+That is the fewest passes possible: a value that depends on a reduction of all elements cannot be applied to the first
+before the last has been read. A reduction that feeds no element, only slots smaller than the parameter, costs no
+pass: it may end in the last. Nor does a reduction of numbers that are one a row or column: it ends with those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import GraphError
 from ..graph.graph import Graph
 from ..graph.node import Node, Rank, const, make, read, topological
 from ..graph.ops import OPS
@@ -39,18 +37,9 @@ class Pass:
     elements: tuple[Node, ...]
 
     @property
-    def streams(self) -> int:
-        """Array elements moved a parameter: one for a read, one for a write."""
-        return len(self.reads) + len(self.writes)
-
-    @property
     def flops(self) -> int:
         """Arithmetic operations an element, counting a reduction's own."""
         return sum(OPS[node.op].flops for node in (*self.elements, *filter(walks, self.reductions)))
-
-    def bytes_per_parameter(self, itemsize: int = 4) -> int:
-        """Bytes moved a parameter: every array once a read and once a write."""
-        return self.streams * itemsize
 
 
 def summary(item: Pass, graph: Graph) -> str:
@@ -87,16 +76,6 @@ class Plan:
         """ROW and COLUMN, as far as the plan has numbers of them."""
         return frozenset({node.rank for node in self.graph.nodes} & {Rank.ROW, Rank.COLUMN})
 
-    @property
-    def bytes_per_parameter(self) -> int:
-        """Bytes moved a parameter and step in float32."""
-        return sum(item.bytes_per_parameter() for item in self.passes)
-
-    @property
-    def state_bytes_per_parameter(self) -> int:
-        """Bytes of state kept a parameter in float32; slots smaller than the parameter count nothing."""
-        return 4 * len(self.graph.element_slots)
-
 
 def walks(reduction: Node) -> bool:
     """Whether a reduction is of elements, which must be walked over."""
@@ -132,12 +111,12 @@ def _cone(roots: list[Node]) -> tuple[list[Node], list[Node]]:
 def _make_pass(index: int, reductions: list[Node], writes: list[tuple[str, Node]]) -> Pass:
     roots = [node.inputs[0] for node in reductions if walks(node)] + [node for _, node in writes]
     elements, scalars = _cone(roots)
-    reads = tuple(node.attr[0] for node in elements if node.op == "read" and isinstance(node.attr, tuple))
-    computed = tuple(node for node in elements if node.op != "read")
+    reads = tuple(node.array for node in elements if node.array)
+    computed = tuple(node for node in elements if not node.array)
     return Pass(index, reads, tuple(writes), tuple(reductions), tuple(scalars), computed)
 
 
-def _nearest(roots: list[Node]) -> list[Node]:
+def nearest(roots: Sequence[Node]) -> list[Node]:
     """List the reductions that roots use themselves, not through another."""
     found = {node for node in topological(roots) if node.reduces}
     return [node for node in topological(roots, found) if node in found]
@@ -146,20 +125,20 @@ def _nearest(roots: list[Node]) -> list[Node]:
 def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> list[list[Node]]:
     """List the reductions that end in each pass, as few passes as new elements and new numbers of tensors need.
 
-    Where a reduction may end in several, it ends where it makes the fewest arrays be read. What is global ends as early
-    as it can: in the same pass of every plan that shares it.
+    A reduction that may end in several ends where it makes the fewest arrays be read. A global one ends as early as it
+    can: in the same pass of every plan that shares it.
     """
     roots = [*elements, *tensors, *([guard] if guard is not None else [])]
     level = _levels(roots)
     last = max([int(guard is not None), *(level[n] for n in elements), *(level[n] - 1 for n in tensors)])
     reductions = [node for node in topological(roots) if node.reduces]
-    before = {node: _nearest([node.inputs[0]]) for node in reductions}
-    reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.op == "read"} for node in reductions}
+    before = {node: nearest([node.inputs[0]]) for node in reductions}
+    reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.array} for node in reductions}
     read: list[set[Node]] = [set() for _ in range(last + 1)]
-    read[last] = {leaf for leaf in _cone(elements)[0] if leaf.op == "read"}
+    read[last] = {leaf for leaf in _cone(elements)[0] if leaf.array}
 
     def placed(choose: Callable[[Node, range], int]) -> dict[Node, int]:
-        due = dict.fromkeys(_nearest(tensors), last) | dict.fromkeys(_nearest(elements), last - 1)
+        due = dict.fromkeys(nearest(tensors), last) | dict.fromkeys(nearest(elements), last - 1)
         chosen: dict[Node, int] = {}
         for node in reversed(reductions):  # users first
             early = level[node] - 1
@@ -173,10 +152,6 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> lis
             read[index] |= reads[node]
     chosen = placed(lambda node, allowed: min(allowed, key=lambda index: len(reads[node] - read[index])))
     return [[node for node in reductions if chosen[node] == index] for index in range(last + 1)]
-
-
-def _unchanged(name: str, node: Node) -> bool:
-    return node.op == "read" and isinstance(node.attr, tuple) and node.attr[0] == name
 
 
 def _host_values(
@@ -196,42 +171,18 @@ def _host_values(
 
 
 def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
-    """Return the plan of a graph: simplified, cut into the fewest passes, and checked.
+    """Return the plan of a graph, simplified and cut into the fewest passes.
 
     A guarded plan also finds out, in its first pass, whether every gradient is finite.
     """
     graph = simplify(graph)
     guard = make("global_sum", make("mul", const(0), read(graph.gradient))) if guarded else None
-    ranks = {slot.name: slot.rank for slot in graph.slots} | {graph.parameter: Rank.ELEMENT}
-    changed = [(name, node) for name, node in graph.outputs if not _unchanged(name, node)]
-    writes = [(name, node) for name, node in changed if ranks[name] is Rank.ELEMENT]
-    tensor_writes = [(name, node) for name, node in changed if Rank.HOST < ranks[name] < Rank.ELEMENT]
-    host_writes = [(name, node) for name, node in changed if ranks[name] is Rank.HOST]
+    changed = [(name, node) for name, node in graph.outputs if node.array != name]
+    writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.ELEMENT]
+    tensor_writes = [(name, node) for name, node in changed if Rank.HOST < graph.ranks[name] < Rank.ELEMENT]
+    host_writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.HOST]
     ending = _place([node for _, node in writes], [node for _, node in tensor_writes], guard)
     last = len(ending) - 1
     passes = [_make_pass(index, nodes, writes if index == last else []) for index, nodes in enumerate(ending)]
     host = _host_values(tuple(passes), tensor_writes, host_writes)
-    return verify(Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard))
-
-
-def verify(plan: Plan) -> Plan:
-    """Return the plan if each reduction ends before its first use and only the last pass writes.
-
-    Slots smaller than the parameter are written after the last pass, so they may use what ends in it.
-    """
-    ended: set[Node] = set()
-
-    def check(user: str, roots: Iterable[Node]) -> None:
-        for node in _nearest(list(roots)):
-            if node not in ended:
-                raise GraphError(f"{plan.graph.name}: {user} uses {node!r} before it has ended")
-
-    for item in plan.passes:
-        check(f"pass {item.index}", item.scalars)
-        if item.writes and item is not plan.passes[-1]:
-            raise GraphError(f"{plan.graph.name}: pass {item.index} writes, but only the last pass may")
-        for node in item.reductions:
-            check(f"a reduction of pass {item.index}", () if walks(node) else node.inputs)
-            ended.add(node)
-    check("a slot", (node for _, node in plan.tensor_writes))
-    return plan
+    return Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard)
