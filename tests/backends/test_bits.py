@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,3 +60,42 @@ def test_an_element_becomes_the_same_bits_wherever_a_tensor_is_cut(make: Any, dt
     whole = bits(make, start, CUTS[0])
     for cut in CUTS[1:]:
         assert all(map(torch.equal, bits(make, start, cut), whole))
+
+
+RANGES = [1.0, 1e-25, 1e25, 1e-30, 3e18, 0.0]
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_a_norm_of_16_bits_is_exact_also_where_its_squares_leave_float32(nonfinite: str) -> None:
+    """Runs of 512 are added in float32; 1e25 and 1e-25 have no square there, and one run may hold both and zeros."""
+    for scale in (*RANGES, None):
+        parameter = torch.nn.Parameter(torch.zeros(33_000, dtype=torch.bfloat16))
+        dice = torch.Generator().manual_seed(1)
+        gradient = torch.randn(33_000, generator=dice)
+        if scale is None:
+            gradient[:] = 0
+            gradient[::700] = torch.tensor(RANGES)[torch.arange(48) % len(RANGES)] * torch.randn(48, generator=dice)
+        else:
+            gradient *= scale
+        parameter.grad = gradient.bfloat16()
+        norm = float(parameter.grad.double().norm())
+        literal = sr.chain(
+            sr.board.clip_norm(max_norm=1.0), sr.board.sgd
+        )  # the gradient gets this length, whatever it had
+        optimizer = literal.optimizer([parameter], lr=1.0, nonfinite=nonfinite)
+        optimizer.step()
+        assert sr.explain(optimizer).backend == "numba_cpu"
+        assert np.isfinite(norm)
+        expected = -parameter.grad.double() / (norm or 1.0)
+        np.testing.assert_allclose(parameter.detach().double(), expected, rtol=2**-7, atol=1e-40)
+
+
+@pytest.mark.parametrize("flaw", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [0, 600, 32_999])
+def test_a_norm_of_16_bits_meets_the_one_element_that_is_not_finite(flaw: float, place: int) -> None:
+    parameter = torch.nn.Parameter(torch.ones(33_000, dtype=torch.float16))
+    parameter.grad = torch.ones_like(parameter)
+    parameter.grad[place] = flaw
+    optimizer = sr.board.sgd.optimizer([parameter], lr=1.0, clip=1.0, nonfinite="skip")
+    optimizer.step()
+    assert (parameter == 1).all()

@@ -131,7 +131,7 @@ class Dialect(ABC):
         self.source = Source(self.graph.origins)
         self.names: dict[Node, str] = {}
         self.fresh = Names(self.reserved)
-        self.keys, self.drawn = list[str](), ""
+        self.keys, self.drawn, self.sum = list[str](), "", WIDE
 
     @classmethod
     def lacks(cls, program: Program) -> str:
@@ -337,10 +337,14 @@ class Dialect(ABC):
         self.source.line(*(f"{name} = {self._running(part.node)}" for part, name in totals.items()))
         self._draw_keys(loop)
         if loop.body:
-            with self._elements():
-                self._body(loop, at, totals)
+            self._over(loop, at, totals)
         for part, name in totals.items():
             self._leave(part.place, part.node.reducer, name)
+
+    def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
+        """Do what a loop does to each element of a chunk."""
+        with self._elements():
+            self._body(loop, at, totals)
 
     def _running(self, node: Node) -> str:
         return self.running.format(self._literal(node.reducer.init))
@@ -378,7 +382,7 @@ class Dialect(ABC):
             element = self._apply(own.each, *[wide] * OPS[own.each].arity) if own.each else wide
             joining = self.joining.format(x=element, init=self._literal(own.init))
             faster = self.joins.get((own.combine, ""), self._apply(own.combine, total, joining))
-        self.source.line(f"{total} = {faster.format(total=total, x=element)}")
+        self.source.line(f"{total} = {faster.format(total=total, x=element, sum=self.sum)}")
 
     def _store(self, part: Store, at: Mapping[str, str]) -> None:
         pair, odd = divmod(part.draw, 2)
