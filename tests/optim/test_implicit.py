@@ -151,6 +151,26 @@ def test_narrow_parameters_may_be_compensated(dtype: Any) -> None:
     assert all(run.optimizer.state[p]["remainder"].any() for p in run.parameters)
 
 
+def test_a_point_is_found_from_what_a_parameter_and_its_remainder_are_together() -> None:
+    """1 and a remainder of nearly half of the last bit, less a step that alone would be rounded away."""
+    parameter = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    optimizer = IMPLICIT.optimizer([parameter], lr=1.25e-3, beta=0.8, compensated=True)
+    seen = []
+
+    def closure() -> torch.Tensor:
+        parameter.grad = torch.ones_like(parameter)
+        seen.append(float(parameter.detach()[0]))
+        return parameter.detach().sum()
+
+    optimizer.step(closure)
+    optimizer.state[parameter]["remainder"].fill_(-32000)
+    optimizer.state[parameter]["m"].fill_(1.0)
+    parameter.data.fill_(1.0)
+    seen.clear()
+    optimizer.step(closure)
+    assert seen[0] == 1 - 2.0**-8
+
+
 def failed(run: Quadratic, closure: Callable[[], Any], kind: type[BaseException], match: str | None) -> None:
     """Assert that a step raises, and that parameters, state and gradients are what they were."""
     for p in run.parameters:

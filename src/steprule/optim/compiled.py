@@ -13,11 +13,11 @@ from ..backends import BACKENDS
 from ..backends.base import Backend, Kernel, Place, Where
 from ..errors import RuleError
 from ..graph.graph import Graph
-from ..graph.node import Rank
 from ..plan.program import Program, lower
 from ..plan.rounding import parameter_seed
 from ..plan.schedule import Plan
 from ..plan.storage import REMAINDER, beside, layout
+from ..plan.tables import array_rows
 from ..rule import Formula
 from .options import Options
 from .shards import in_order, lies_in, local
@@ -27,6 +27,8 @@ NOBODY = "none"
 """The backend of what is not run."""
 Reader = Callable[[dict[str, Any]], Any]
 """Reads one hyperparameter of a param group."""
+Kinds = tuple[torch.dtype, ...]
+"""The types of a parameter and of its slots in memory, in order."""
 _SCATTERED = "stochastic rounding counts elements row by row in the whole tensor, and memory has another order"
 
 
@@ -65,8 +67,9 @@ class Kernels:
     host_dtype: torch.dtype = torch.float64
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
-    _kernels: dict[tuple[Any, ...], Kernel] = field(default_factory=dict[tuple[Any, ...], Kernel])
-    _programs: dict[tuple[Any, ...], Program] = field(default_factory=dict[tuple[Any, ...], Program])
+    _programs: dict[Kinds, Program] = field(default_factory=dict[Kinds, Program])
+    _lacking: dict[tuple[str, Kinds], str] = field(default_factory=dict[tuple[str, Kinds], str])
+    _kernels: dict[tuple[str, Kinds], Kernel] = field(default_factory=dict[tuple[str, Kinds], Kernel])
     _compiled: dict[tuple[Any, ...], Compiled] = field(default_factory=dict[tuple[Any, ...], Compiled])
 
     def keeps(self, dtype: torch.dtype) -> bool:
@@ -75,21 +78,21 @@ class Kernels:
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
         """Return what updates a parameter whose slots are laid out as it is."""
-        graph, dtype = self.plan.graph, entry.parameter.dtype
-        found = {slot.name: name_of(state[slot.name].dtype) for slot in graph.slots if slot.rank is not Rank.HOST}
-        program = self._lowered(name_of(dtype), tuple(found.items()))
+        kinds = (entry.parameter.dtype, *[state[name].dtype for name in array_rows(self.plan)[2:]])
+        program = self._lowered(kinds)
 
         def lacks(backend: Backend) -> str:
+            if (backend.name, kinds) not in self._lacking:
+                self._lacking[backend.name, kinds] = backend.lacks(program)
             scattered = program.layout.random and not in_order(entry.owner, local(entry.parameter))
-            return backend.lacks(program) or (_SCATTERED if scattered else "")
+            return self._lacking[backend.name, kinds] or (_SCATTERED if scattered else "")
 
         held = [state[name] for name in program.tensors[2:]]
-        return self._runs(entry.parameter, program, *route(entry, held, forced, lacks))
+        return self._runs(kinds, entry.parameter.device, *route(entry, held, forced, lacks))
 
     def refused(self, parameter: torch.Tensor, why: str) -> Compiled:
         """Return what stands for a parameter that a step refuses."""
-        program = self._lowered(name_of(parameter.dtype))
-        return self._runs(parameter, program, NOBODY, f"a parameter {why}: a step refuses it")
+        return self._runs((parameter.dtype,), parameter.device, NOBODY, f"a parameter {why}: a step refuses it")
 
     def where(self, compiled: Compiled, entries: Sequence[Entry]) -> Where | None:
         """Return where the draws of these parameters come from, if they draw."""
@@ -99,26 +102,28 @@ class Kernels:
         streams = parameter_seed(np.array([self.options.seed], np.uint64), positions).view(np.int64).tolist()
         return [Place(stream, *lies_in(entry.owner)) for stream, entry in zip(streams, entries, strict=True)]
 
-    def _lowered(self, dtype: str, found: tuple[tuple[str, str], ...] = ()) -> Program:
-        """Return the program for parameters and slots of these types."""
-        key = (dtype, found)
-        if key not in self._programs:
-            own = layout(self.plan.graph, dtype, self.options.rounding, found=dict(found))
-            self._programs[key] = lower(self.plan, own)
-        return self._programs[key]
+    def _lowered(self, kinds: Kinds) -> Program:
+        """Return the program for a parameter and slots of these types."""
+        if kinds not in self._programs:
+            dtype, *slots = map(name_of, kinds)
+            found = dict(zip(array_rows(self.plan)[2:], slots, strict=False))
+            own = layout(self.plan.graph, dtype, self.options.rounding, found=found)
+            self._programs[kinds] = lower(self.plan, own)
+        return self._programs[kinds]
 
-    def _runs(self, parameter: torch.Tensor, program: Program, backend: str, reason: str) -> Compiled:
-        key = (program.layout, parameter.device, backend, reason)
+    def _runs(self, kinds: Kinds, device: torch.device, backend: str, reason: str) -> Compiled:
+        key = (kinds, device, backend, reason)
         if key not in self._compiled:
-            kernel = self._kernel(backend, program)
-            self._compiled[key] = Compiled(self.formula, self.plan, parameter.dtype, *key[1:], program, kernel)
+            program, kernel = self._lowered(kinds), self._kernel(backend, kinds)
+            self._compiled[key] = Compiled(self.formula, self.plan, kinds[0], *key[1:], program, kernel)
         return self._compiled[key]
 
-    def _kernel(self, backend: str, program: Program) -> Kernel | None:
-        """Return the kernel of a program, the same for all devices."""
-        key = (backend, program.layout)
+    def _kernel(self, backend: str, kinds: Kinds) -> Kernel | None:
+        """Return the kernel for a parameter and slots of these types, the same for all devices."""
+        key = (backend, kinds)
         if key not in self._kernels and backend in BACKENDS:
-            self._kernels[key] = BACKENDS[backend].kernel(program, capturable=self.options.capturable)
+            own = self._lowered(kinds)
+            self._kernels[key] = BACKENDS[backend].kernel(own, capturable=self.options.capturable)
         return self._kernels.get(key)
 
 
