@@ -3,6 +3,7 @@
 import json
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from tiny_scale import TINY
 
 from steprule.__main__ import main
 from steprule.bench import run
-from steprule.bench.cases import SUITES
+from steprule.bench.cases import SUITES, half
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,7 @@ def bench_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "QUICK", TINY)
+        patch.setitem(SUITES, "half", lambda scale: islice(half(scale), 5))  # bfloat16: each kernel takes a second
         patch.setattr("steprule.bench.machine.last_level_cache", lambda: 2**16)
         command = f"bench --quick --suite {','.join(SUITES)} --threads 1 --rounds 2 --out {out}"
         said, noise = StringIO(), StringIO()
