@@ -65,7 +65,8 @@ class TritonDialect(Dialect):
                   "read({beside} + here, inside, tail, tl.int16))",
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("whole", "narrow"), "write({at} + here, {x}, inside, tail)"),
+        "whole": "write({at} + here, {x}, inside, tail)",
+        "narrow": "write({at} + here, nearest_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)",
         "random": "write({at} + here, stochastic_{form}({x}, {bits}).to(tl.{form}, bitcast=True), inside, tail)",
         "beside": "write({at} + here, compensated_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
                   "write({beside} + here, remainder_{form}({x}), inside, tail)",

@@ -199,14 +199,19 @@ def _widen(half):
 
 
 @jit
-def _nearest(x):
+def _nearest_float16(x):
     return tl.where(x == x, x.to(tl.float16).to(tl.uint16, bitcast=True), 0x7E00).to(tl.uint16)
+
+
+@jit
+def _nearest_bfloat16(x):
+    return tl.where(x == x, x.to(tl.bfloat16).to(tl.uint16, bitcast=True), 0x7FC0).to(tl.uint16)
 
 
 _WORDS: dict[str, Any] = {
     "bits": _bits, "number": _number, "word": _word, "wide": _wide, "unsigned": _word, "signed": _signed,
     "narrow": _narrow, "narrow_signed": _narrow_signed, "real": _real, "where": _where, "widen_float16": _widen,
-} | ({} if interpreted else {"nearest_float16": _nearest})  # fmt: skip
+} | ({} if interpreted else {"nearest_float16": _nearest_float16, "nearest_bfloat16": _nearest_bfloat16})  # fmt: skip
 globals().update(
     spelled(_WORDS | {"tl": tl}, function=jit, constant=(lambda one: one) if interpreted else tl.constexpr)
 )
