@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import steprule as sr
+from steprule.backends.half_torch import joined
 from steprule.graph.evaluate import evaluate
 from steprule.graph.node import Rank
 
@@ -23,6 +24,12 @@ SETTINGS = {"foreach", "fused", "capturable", "differentiable"}
 
 def _wide(value: torch.Tensor) -> torch.Tensor:
     return value.detach().resolve_neg().to(torch.float64).clone(memory_format=torch.contiguous_format)
+
+
+def _whole(optimizer: sr.Optimizer, parameter: torch.Tensor) -> torch.Tensor:
+    """Return a parameter, with its remainder if there is one."""
+    left = optimizer.state.get(parameter, {}).get("remainder")
+    return _wide(parameter if left is None else joined(parameter.detach(), left))
 
 
 def gradients(optimizer: sr.Optimizer, nudge: float = 0.0) -> dict[torch.Tensor, torch.Tensor]:
@@ -67,7 +74,7 @@ def _peer(
     for group in optimizer.param_groups:
         copies = []
         for parameter in group["params"]:
-            copy = torch.nn.Parameter(_wide(parameter))
+            copy = torch.nn.Parameter(_whole(optimizer, parameter))
             copy.grad = given.get(parameter)
             copies.append(copy)
             pairs.append((parameter, copy))
@@ -97,7 +104,7 @@ def by_interpreter(optimizer: sr.Optimizer, given: Gradients) -> Expected:
             if parameter not in given:
                 continue
             state = optimizer.state.get(parameter, {})
-            own = {graph.parameter: _wide(parameter).numpy(), graph.gradient: given[parameter].numpy()}
+            own = {graph.parameter: _whole(optimizer, parameter).numpy(), graph.gradient: given[parameter].numpy()}
             for slot in graph.slots:
                 shape = parameter.shape if slot.rank is Rank.ELEMENT else ()
                 init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init

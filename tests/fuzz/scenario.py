@@ -79,6 +79,8 @@ class Scenario:
 
     def _draw_maker(self) -> None:
         extra = {"nonfinite": self.nonfinite, "backend": self.dice.choice([None] * 9 + ["eager"])}
+        extra["rounding"] = self.dice.choice(["nearest", "stochastic", "compensated"])
+        extra |= {"state": self.dice.choice([None, "float32"]), "seed": self.dice.randrange(2**64)}
         if self.kind == "rule":
             chosen = [make() for make in self.dice.sample(TRANSFORMS, self.dice.choice([0, 1, 1, 2]))]
             rule = self.dice.choice(RULES)
@@ -333,6 +335,11 @@ class Scenario:
             return by_torch(self.optimizer, given, self.clip)
         return by_interpreter(self.optimizer, given)
 
+    def _counts(self, parameter: torch.Tensor) -> bool:
+        """Whether the rule itself counts steps."""
+        group = next(own for own in self.optimizer.param_groups if any(p is parameter for p in own["params"]))
+        return self.optimizer._choose(group).formula.graph.uses_step
+
     def _compare(
         self, expected: Expected, nudged: list[Expected], before: dict[torch.Tensor, dict[str, Any]], *, finite: bool
     ) -> None:
@@ -340,11 +347,14 @@ class Scenario:
             state = self.optimizer.state.get(parameter, {})
             if parameter.grad is None:
                 continue
-            dtypes = [parameter.dtype, *(v.dtype for v in state.values() if v.shape == parameter.shape and v.dim())]
+            slots = [own for own in state.values() if own.shape == parameter.shape and own.dim()]
+            dtypes = [parameter.dtype, *(own.dtype for own in slots if own.is_floating_point())]
             if self.kind == "rule":  # the norm of what one dtype has rounded reaches all others
                 dtypes += [other.dtype for other in self.parameters if other.grad is not None]
             dtype = max(dtypes, key=_eps)
             for key, want in keys.items():
+                if key == "remainder" or (key == "step" and not self._counts(parameter)):
+                    continue  # of the parameter, with which it is compared; of the draws
                 if not key and not finite and self.name in SIGNED:
                     continue  # a NaN gradient is no sign for torch's Rprop; ours lets it through, and says so
                 have = parameter if not key else state.get(key)
