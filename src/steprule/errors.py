@@ -65,11 +65,11 @@ class ParameterError(StepruleError, ValueError):
 
 
 class NonFiniteError(StepruleError, ArithmeticError):
-    """A gradient holds NaN or infinity, and the optimiser was told to raise; nothing was written."""
+    """A gradient holds NaN or infinity, and the optimiser has nonfinite="raise"; nothing was written."""
 
 
 class ConvergenceError(StepruleError, ArithmeticError):
-    """The point that an implicit step asks for was not found; parameters, state and gradients are as they were."""
+    """An implicit step did not find its point; parameters, state and gradients are as they were."""
 
 
 class StateError(StepruleError, ValueError):
@@ -81,8 +81,8 @@ class DataError(StepruleError, ValueError):
 
 
 class TaskError(StepruleError, TypeError):
-    """What a task was asked of is none that can be learnt."""
+    """A task is unknown, or has a part that cannot be learnt from."""
 
 
 class BackendError(StepruleError, RuntimeError):
-    """A backend was asked for something it cannot run."""
+    """A backend cannot run what an option or a call wants of it."""

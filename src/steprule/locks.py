@@ -54,7 +54,7 @@ def _finish_imports() -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _IMPORTED_LATE and getattr(module.__spec__, "_initializing", False):
             with contextlib.suppress(Exception):  # it is the other thread's to say so
-                importlib.import_module(name)  # which waits for whoever is at it
+                importlib.import_module(name)  # it waits for another thread's import
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""What every backend is: which tensors it takes, and the batches on which a plan's passes can be run."""
+"""The contract of a backend: the tensors that it takes, and batches that run a plan's passes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..plan.schedule import Pass, Plan
 Table = NDArray[np.float64]
 Gradients = Sequence[torch.Tensor | None]
 ABSENT, EMPTY = 0, 16
-"""What stands for the address of a gradient that is absent, and of one without elements, which has none either."""
+"""Stands for the address of an absent gradient, and of one without elements, which has no address either."""
 
 
 def addresses_of(gradients: Gradients) -> list[int]:
-    """Return where gradients begin, as kernels are told."""
+    """Return the addresses of gradients for kernels."""
     return [ABSENT if gradient is None else gradient.data_ptr() or EMPTY for gradient in gradients]
 
 
@@ -56,11 +56,11 @@ absent, i.e. None."""
 
 
 class Backend(ABC):
-    """What runs plans on tensors of some kinds; those who call ask what it can, never which it is."""
+    """Runs plans on tensors of some kinds. Callers ask for its capabilities, never for its name."""
 
     name: str
     pointed: bool = True
-    """Whether its batches are given addresses, so that tensors must stay where they are."""
+    """Whether its batches hold addresses, so that tensors must stay where they are."""
     decides: bool = False
     """Whether its kernels find out by themselves, on their device, that a step is left out; they count steps there."""
 
@@ -70,30 +70,30 @@ class Backend(ABC):
 
     @abstractmethod
     def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Return why parameters of a dtype on a device cannot be updated; nothing if they can."""
+        """Return why it cannot update parameters of a dtype on a device, or ""."""
 
     @abstractmethod
     def reason(self, device: torch.device) -> str:
         """Word why parameters on a device are updated by this backend."""
 
     def lacks(self, program: Program) -> str:  # noqa: ARG002
-        """Return why it has no kernel for a program; nothing if it has."""
+        """Return why it has no kernel for a program, or ""."""
         return ""
 
     def remedy(self) -> str:
-        """Return what helps where this backend was asked for and cannot update a parameter."""
+        """Return the advice for a user who chose this backend for a parameter that it cannot update."""
         return "leave backend=None"
 
     @abstractmethod
     def kernel(self, program: Program, *, capturable: bool = False) -> Kernel:
-        """Return what runs a program; nothing is compiled before a batch is made."""
+        """Return the kernels of a program. Compilation waits for the first batch."""
 
 
 class Kernel(ABC):
     """A program as one backend runs it."""
 
     source: str = ""
-    """The text that is compiled; nothing where nothing is."""
+    """The source of the kernel, or "" without one."""
 
     def __init__(self, program: Program) -> None:
         if program.plan.axes:
@@ -135,17 +135,17 @@ class Batch(ABC):
     shares: Sequence[Share] = ()
     """Hyperparameters that are on the device already, where kernels decide by themselves."""
     host: Table | None = None
-    """After `begin`, what the plan's `host` values are, a row a setting; none if they are computed where used."""
+    """After `begin`, the plan's `host` values, a row a setting, unless they are computed where used."""
 
     @abstractmethod
     def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients; their shape, dtype, strides and device have been checked.
 
-        A tensor whose gradient is absent is left alone, with its slots, and is in no reduction.
+        A pass skips a tensor whose gradient is absent, with its slots, and no reduction includes it.
         """
 
     def gradient_cells(self) -> list[int] | None:
-        """List where in main memory the address of each tensor's gradient is wanted; None if it is wanted elsewhere."""
+        """List the places in main memory for the addresses of gradients, or return None if they belong elsewhere."""
         return None
 
     def shared(self) -> bool:
@@ -157,7 +157,7 @@ class Batch(ABC):
         return False
 
     def leave_out_if(self, found: torch.Tensor | None) -> None:  # noqa: B027
-        """Leave the next step out if this number is above 0; asked where kernels decide by themselves."""
+        """Leave the next step out if this number is above 0, on backends whose kernels decide by themselves."""
 
     def leave_out(self, present: NDArray[np.bool_]) -> None:  # noqa: B027
         """Prepare for steps in which only some of the tensors have gradients."""
@@ -175,7 +175,7 @@ class Batch(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """Write the slots of one number a tensor, after the last pass; nothing if this step has written them."""
+        """Write the slots of one number a tensor, after the last pass, unless this step has written them."""
 
     @abstractmethod
     def begun(self) -> bool:
@@ -183,7 +183,7 @@ class Batch(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Write what an interrupted last pass has not written, and reduce it whole; a second call does no harm."""
+        """Write the rest of an interrupted last pass, and reduce it whole; a second call does no harm."""
 
     @abstractmethod
     def clear(self) -> None:
@@ -200,7 +200,7 @@ class Batch(ABC):
         return True
 
     def refuses(self, index: int) -> bool:
-        """Whether the plan's guard, which ends in pass `index`, found what is not finite."""
+        """Whether the plan's guard, which ends in pass `index`, found NaN or infinity."""
         guard = self.plan.guard
         if guard is None or guard not in self.plan.passes[index].reductions:
             return False
@@ -208,7 +208,7 @@ class Batch(ABC):
 
 
 def run(work: Sequence[tuple[Batch, Table]]) -> bool:
-    """Run one step of every batch's plan, sharing what is global; return whether anything was written."""
+    """Run one step of every batch's plan, sharing global reductions; return whether it wrote anything."""
     if len(work) == 1:
         batch, hyper = work[0]
         return batch.step(hyper)
@@ -249,7 +249,7 @@ def _wind_up(batches: Sequence[Batch]) -> None:
 def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
     """Replace each batch's share of a global reduction by the whole; equal formulas are one node in all plans.
 
-    What is on a device is added there, and waited for only if a batch in main memory needs it.
+    Totals on a device are added there, and waited for only if a batch in main memory needs them.
     """
     shared = [(batch, node) for batch, item in ended for node in item.reductions if node.kind == "global"]
     whole: dict[Node, Any] = {}

@@ -5,7 +5,7 @@ the source, for people, and the object code. It is built beside its place and re
 sees all of it or nothing, and two processes that build it at once both succeed. Nothing in it is Python that
 is run or data that is unpickled: object code is linked only if the directory is private to this user, its
 digest is the one written beside it, and the source equals the one just generated. Any doubt means that
-the kernel is compiled again. What nobody has linked for long is removed when something new is written.
+the kernel is compiled again. Writing an entry removes those that no process has linked for long.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int
 _SOURCE, _OBJECT, _MANIFEST = "kernel.py", "kernel.o", "MANIFEST.json"
 _WORKSHOP = ".build-"
 ABANDONED = 3600.0
-"""Seconds after which an unfinished entry has nobody who will finish it: writing one takes milliseconds."""
+"""Seconds after which an unfinished entry is abandoned: writing one takes milliseconds."""
 KEPT_SECONDS, KEPT_BYTES = 90 * 86_400.0, 256 << 20
 """How long an entry is kept after it was last linked, and how much all entries may take together."""
 _ENTRY = re.compile("[0-9a-f]{32}")
@@ -75,14 +75,14 @@ counts = Counts()
 
 
 def directory() -> Path | None:
-    """Return the private directory of kernels, made if need be; None if there is none to trust."""
+    """Return the private directory of kernels, made if need be, or None if none can be trusted."""
     chosen = os.environ.get(VARIABLE)
     shared = os.environ.get("XDG_CACHE_HOME")
     place: Path | None = None
     try:
         base = Path(chosen) if chosen else (Path(shared) if shared else Path.home() / ".cache") / "steprule"
         place = base.expanduser() / "kernels"
-        for path in reversed((place, *place.parents)):  # each made for its owner alone, whatever the umask
+        for path in reversed((place, *place.parents)):  # each made for its owner alone, under any umask
             if path == place or not path.exists():
                 path.mkdir(mode=0o700, exist_ok=True)
         private = _private(place)
@@ -99,7 +99,7 @@ def _reason(error: Exception) -> str:
 
 
 def _report(trouble: str) -> None:
-    """Have it told once, after the kernel is there, that the cache is of no use."""
+    """Keep a warning that the cache cannot be used, for the first kernel that is ready."""
     if trouble not in _told:
         _told.add(trouble)
         help_ = f"make it yours alone (chmod 700), with room to write, or set {VARIABLE} to a directory that is"
@@ -136,7 +136,7 @@ def digest(source: str) -> str:
 
 
 def _seal(symbol: str, code: bytes) -> str:
-    """Return the digest of what is linked: the object code, and which of its functions is called."""
+    """Return the digest of an entry: of its object code, and of the function to call."""
     return hashlib.sha256(symbol.encode() + b"\0" + code).hexdigest()
 
 
@@ -155,7 +155,7 @@ def _read(entry: Path, source: str) -> tuple[str, bytes] | None:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what processes that were killed have left behind, and entries that are old or too much."""
+    """Remove the remains of killed processes, and entries that are old or too many."""
     now = time.time()
     entries: list[tuple[float, int, Path]] = []
     for path in place.iterdir():
@@ -178,7 +178,7 @@ def _mark_used(entry: Path) -> None:
 
 
 def _fill(path: Path, data: bytes | str) -> None:
-    """Write a new file that only its owner may read, whatever the umask."""
+    """Write a new file that only its owner may read, under any umask."""
     path.touch(mode=0o600, exist_ok=False)
     if isinstance(data, str):
         path.write_text(data, encoding="utf-8")
@@ -187,7 +187,7 @@ def _fill(path: Path, data: bytes | str) -> None:
 
 
 def _set_aside(entry: Path) -> None:
-    """Remove an entry whole: at no moment does its place hold a part of one, whoever fills it meanwhile."""
+    """Remove an entry whole. Its place never holds a part of one, even if another process fills it meanwhile."""
     aside = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=entry.parent))
     with contextlib.suppress(OSError):  # another process was quicker
         entry.rename(aside / entry.name)
@@ -195,7 +195,7 @@ def _set_aside(entry: Path) -> None:
 
 
 def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> None:
-    """Put an entry beside its place, then rename it there whole; whoever is second leaves the first's."""
+    """Put an entry beside its place, then rename it there whole. A second process keeps the first one's."""
     _sweep(place)
     workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=place))
     try:
@@ -204,7 +204,7 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
         _fill(workshop / _MANIFEST, json.dumps({"symbol": symbol, "sha256": _seal(symbol, code)}))
         entry = place / name
         if entry.is_symlink() or entry.is_file():
-            entry.unlink()  # what a link leads to is not ours
+            entry.unlink()  # the target of a link is not ours
         elif entry.exists() and _read(entry, source) is None:
             _set_aside(entry)
         try:
@@ -220,7 +220,7 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
 
 
 def execute(source: str, name: str) -> dict[str, Any]:
-    """Run generated text, made by this process a moment ago; nothing read from a file is executed."""
+    """Run text that this process has just generated, never text from a file."""
     path = f"<steprule kernel {name}>"
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     namespace: dict[str, Any] = {"__name__": f"steprule_kernel_{name}"}
@@ -253,7 +253,7 @@ def _helpers() -> dict[str, int]:
 
 
 def _link(name: str, symbol: str, code: bytes) -> Kernel | None:
-    """Link object code into this process; None if it needs something this process does not have."""
+    """Link object code into this process, or return None if it needs a symbol that this process lacks."""
     try:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -270,7 +270,7 @@ def _link(name: str, symbol: str, code: bytes) -> Kernel | None:
 
 
 def address(kernel: Kernel) -> int | None:
-    """Return where the machine code of a kernel begins; None for one that is plain Python."""
+    """Return the address of a kernel's machine code, or None for a kernel in Python."""
     code: Any = kernel
     return ctypes.cast(code, ctypes.c_void_p).value if isinstance(code, _PROTOTYPE) else None
 

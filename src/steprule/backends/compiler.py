@@ -1,12 +1,12 @@
-"""Numba as it is set up in this process: what of it decides machine code, and whether it may be asked for any.
+"""Numba's set-up in this process: the settings that decide machine code, and whether it may compile.
 
 `settings` are those in effect, wherever they come from: variables of the environment, a `.numba_config.yaml`, or
 attributes of `numba.config` that a program has set since. Numba makes its generator of machine code once, from what is
 set when it compiles first; both what it was made from and what is set now count.
 
 A child that was forked while another thread compiled has half a compiler: Numba's locks are held by a thread that is
-not there, and so may be those inside LLVM, which nothing can open. Such a child does not touch it. Kernels that were
-compiled before go on; what needs a new one runs as torch operations.
+not there, and so may be those inside LLVM, which cannot be opened. Such a child does not touch it. Earlier
+kernels go on; formulas that need a new one run as torch operations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import BackendError
 from ..locks import held_elsewhere, reopen
 
 _IDLE = ("CACHE_", "CHROME_", "COLOR_", "CUDA_", "DISABLE_CUDA", "FUNCTION_CACHE_", "GDB_", "NUMBA_", "THREADING_")
-"""How settings begin that no CPU kernel depends on: those of caches, tools, colours, GPUs and threads."""
+"""The beginnings of settings without effect on CPU kernels: those of caches, tools, colours, GPUs and threads."""
 
 _set: Any = config
 _made_from: list[tuple[str, ...]] = []
@@ -34,7 +34,7 @@ _lost = False
 
 
 def _generator() -> tuple[str, ...]:
-    """Return what Numba's generator of machine code was made from, or would be if it were made now."""
+    """Return the settings from which Numba's generator of machine code was made, or would be made now."""
     name = llvm.get_host_cpu_name() if _set.CPU_NAME is None else str(_set.CPU_NAME)
     features = codegen.get_host_cpu_features() if _set.CPU_FEATURES is None else str(_set.CPU_FEATURES)
     now = (name, features, repr(_set.OPT))
@@ -47,7 +47,7 @@ def _generator() -> tuple[str, ...]:
 
 
 def settings() -> tuple[str, ...]:
-    """Return all that decides machine code besides its source and the versions of who makes it."""
+    """Return everything that decides machine code, except its source and the versions of its makers."""
     _set.reload_config()  # as Numba does before it compiles: the environment and the file may have changed
     now = ((name, value) for name, value in vars(config).items() if name.isupper() and not name.startswith(_IDLE))
     return (
@@ -71,7 +71,7 @@ def _locks() -> Iterator[Any]:
 
 
 def _after_fork() -> None:
-    """Find out whether another thread was compiling; leave no lock for ever taken, for those who clean up."""
+    """Find out whether another thread was compiling. Leave no lock taken that a clean-up would wait for."""
     global _lost  # noqa: PLW0603
     for own in _locks():
         _lost = _lost or held_elsewhere(own)
@@ -83,17 +83,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def obstacle() -> str:
-    """Return why nothing can be compiled in this process; nothing if it can."""
+    """Return why this process cannot compile, or ""."""
     return "this process was forked while another thread compiled, which leaves half a compiler" if _lost else ""
 
 
 def switched_off() -> bool:
-    """Whether Numba was told to compile nothing: kernels then run as the Python that they are written in."""
+    """Whether NUMBA_DISABLE_JIT is set: kernels then run as Python."""
     return bool(_set.DISABLE_JIT)
 
 
 def ask() -> None:
-    """Raise `BackendError` if nothing can be compiled in this process."""
+    """Raise `BackendError` if this process cannot compile."""
     if _lost:
         raise BackendError(
             f"no kernel can be compiled: {obstacle()}",

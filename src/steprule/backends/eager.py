@@ -46,7 +46,7 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Eager(Backend):
-    """Torch operations, for whatever nobody else takes."""
+    """Torch operations, for tensors that no other backend takes."""
 
     name = "eager"
     pointed = False
@@ -56,7 +56,7 @@ class Eager(Backend):
         return False
 
     def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:  # noqa: ARG002
-        """Return nothing: all can be updated."""
+        """Return "": it can update all tensors."""
         return ""
 
     def reason(self, device: torch.device) -> str:  # noqa: ARG002
@@ -150,7 +150,7 @@ class EagerBatch(Batch):
     @alone
     @torch.no_grad()
     def finish(self) -> None:
-        """Write again what was being written, then what follows."""
+        """Write the interrupted tensor again, then the following ones."""
         reached, pairs = self._writing or (-1, [])
         self._copy(reached, pairs)
         self._sweep(self.program.loops[-1], range(reached + 1, len(self.rows)))

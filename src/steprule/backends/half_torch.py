@@ -40,7 +40,7 @@ def rounded(x: torch.Tensor, dtype: torch.dtype, verb: str, *random: torch.Tenso
 
 
 def remainder(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what compensated rounding leaves, as int16."""
+    """Return the remainder of compensated rounding, as int16."""
     return _formula("remainder", dtype)(x)
 
 

@@ -40,7 +40,7 @@ def _pointer_to(element: Any) -> Any:
 
 
 def _call_of(result: Any, arguments: int) -> Any:
-    """Return an intrinsic that calls a C function, given its address, with so many 64-bit arguments."""
+    """Return an intrinsic that calls a C function, given its address, with a number of 64-bit arguments."""
     signature = result(types.int64, types.UniTuple(types.int64, arguments))
 
     @intrinsic
@@ -64,7 +64,7 @@ failure_of = _call_of(types.int32, 2)
 
 @intrinsic
 def fetch(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
-    """Ask for a cache line that will be read soon; an address where nothing is does no harm."""
+    """Fetch a cache line that will be read soon. An invalid address does no harm."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
         byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -97,7 +97,7 @@ def add_square(total: float, term: float) -> float:
 
 
 class _PlainPointer:
-    """A pointer as Python sees it; what it points at are NumPy scalars, so that arithmetic is IEEE's."""
+    """A pointer in Python, to NumPy scalars, whose arithmetic is IEEE's."""
 
     def __init__(self, address: int, ctype: Any, scalar: Any) -> None:
         self._cells = ctypes.cast(int(address), ctypes.POINTER(ctype))
@@ -123,4 +123,4 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "add": lambda total, term: total + term,
     "add_square": lambda total, term: total + term * term,
 }
-"""What the helpers mean without a compiler, for running a kernel's source as ordinary Python."""
+"""The helpers in Python, for running a kernel's source without a compiler."""

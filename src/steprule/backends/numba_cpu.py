@@ -45,7 +45,7 @@ class NumbaCpu(Backend):
         return device.type == "cpu"
 
     def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Return why there are no kernels for such parameters; nothing if there are."""
+        """Return why there are no kernels for such parameters, or ""."""
         if device.type != "cpu":
             return f"parameters are on {device.type}, and its kernels run in main memory"
         if dtype not in DTYPES:
@@ -126,7 +126,7 @@ class CpuBatch(Batch):
         self._gradients[:] = addresses_of(gradients)
 
     def leave_out(self, present: NDArray[np.bool_]) -> None:
-        """Share out the chunks of those tensors alone that have gradients."""
+        """Share out the chunks of the tensors that have gradients."""
         self._lengths = self._chunks[:, 2] * present[self._chunks[:, 0]]
         self._elements = int(self._lengths.sum())
         self._cuts = {1: self._cuts[1]}
@@ -148,7 +148,7 @@ class CpuBatch(Batch):
         self._once(0)
 
     def _take(self, hyper: Table) -> None:
-        """List where every table is; nothing to do while they stay where they are."""
+        """List the addresses of all tables, unless they are as before."""
         self.host = host = np.zeros((len(hyper), len(self.program.host)))
         tables = (self._addresses, self._gradients, self._tensors, self._chunks, hyper, host, self._partial,
                   self._reduced, self.total, self._done, self._parts)  # fmt: skip
@@ -157,12 +157,12 @@ class CpuBatch(Batch):
         self._hyper = hyper  # last: an interrupt before it must find the tables listed again
 
     def _once(self, stage: int) -> None:
-        """Run a stage that is no walk over chunks."""
+        """Run a stage other than a walk over chunks."""
         self._directory[-1] = stage
         self._function(0, 0, self._where)
 
     def _cut_into(self, parts: Parts) -> None:
-        """Tell the kernel which chunks belong to which part."""
+        """Give the kernel the chunks of each part."""
         if parts is not self._parts:
             self._directory[_PARTS], self._directory[_PART_COUNT] = parts.ctypes.data, len(parts) - 1
             self._parts = parts  # last: an interrupt before it must find them told again

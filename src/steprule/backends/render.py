@@ -135,7 +135,7 @@ class Dialect(ABC):
 
     @classmethod
     def lacks(cls, program: Program) -> str:
-        """Return what of a program this language cannot say; nothing if it can say all."""
+        """Return the part of a program that this language cannot say, or ""."""
         for array in program.arrays:
             if array.format.real != program.layout.real or array.format.name not in FORMATS:
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"

@@ -44,7 +44,7 @@ _lock = lock()
 
 @cache
 def missing() -> str:
-    """Return why there is no Triton in this process; nothing if there is."""
+    """Return why this process has no Triton, or ""."""
     try:
         from . import triton_helpers  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
@@ -62,7 +62,7 @@ def interpreted() -> bool:
 
 
 def obstacle(device: torch.device, dtype: torch.dtype) -> str:
-    """Return why these kernels cannot update tensors of a dtype on a device; nothing if they can."""
+    """Return why these kernels cannot update tensors of a dtype on a device, or ""."""
     if device.type not in {"cuda", "cpu"}:
         return f"parameters are on {device.type}, for which there are no kernels"
     if dtype not in DTYPES:
@@ -99,7 +99,7 @@ class TritonGpu(Backend):
         return device.type != "cpu"
 
     def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Return why there are no kernels for such parameters; nothing if there are."""
+        """Return why there are no kernels for such parameters, or ""."""
         return obstacle(device, dtype)
 
     def lacks(self, program: Program) -> str:
@@ -208,7 +208,7 @@ class Upload:
 
 @contextmanager
 def uninterrupted() -> Generator[None]:
-    """Hold Ctrl-C back for a few launches: afterwards nobody could tell which of them had happened."""
+    """Hold Ctrl-C back for a few launches: after an interrupt it would be unknown which had happened."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield  # other threads are not interrupted, and a handler that is not Python's is left alone
@@ -286,7 +286,7 @@ class TritonBatch(Batch):
     # The step ------------------------------------------------------------------------------------
 
     def begin(self, hyper: Table) -> None:
-        """Send what has changed, and compute the host scalars if they are needed at once."""
+        """Send the changed tables, and compute the host scalars if they are needed at once."""
         self._prepare()
         self._begun = self._ended = False
         self._gradient_table.send(self._addresses)
@@ -304,7 +304,7 @@ class TritonBatch(Batch):
         self._may_leave_out = found is not None or bool(self._kernel.captured)
 
     def _prepare(self) -> None:
-        """Keep the tables alive for whoever will use them: another stream, or a graph."""
+        """Keep the tables alive for another stream, or a graph, that uses them."""
         if capturing(self._device):
             if not self._kernel.capturable:
                 raise BackendError("this step is being captured in a CUDA graph", fix="pass capturable=True")
@@ -327,7 +327,7 @@ class TritonBatch(Batch):
     def sweep(self, index: int) -> None:
         """Walk over memory once, and combine what the walk reduced.
 
-        Of the last pass nobody can tell later how far it has come: so it is not interrupted.
+        The last pass is not interrupted, because its progress could not be found out afterwards.
         """
         if index < len(self.plan.passes) - 1:
             self._walk(index)
@@ -362,7 +362,7 @@ class TritonBatch(Batch):
         return self._begun
 
     def finish(self) -> None:
-        """Write, unless that has been done; what was reduced is combined again, since totals may have been shared."""
+        """Write, unless that is done. Combine reductions again, since totals may have been shared."""
         last = len(self.plan.passes) - 1
         if not self._begun:
             self.sweep(last)

@@ -1,4 +1,4 @@
-"""What generated GPU kernels call: arithmetic as IEEE has it, memory in blocks, reductions in float64.
+"""The functions of generated GPU kernels: arithmetic as IEEE has it, memory in blocks, reductions in float64.
 
 Imported by generated source alone, so that nothing else needs Triton. Triton reads annotations as code: there is one
 only where it means something to a kernel.

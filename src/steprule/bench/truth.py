@@ -1,6 +1,6 @@
 """The truth that every arm must agree with before it is timed: the same steps in float64, by torch's plain loop.
 
-Only Lion is spelled out here, since torch has none. Agreement is told by displacements, that is by how far each
+Only Lion is spelled out here, since torch has none. Agreement is measured on displacements, that is how far each
 parameter has moved since the start: a wrong update cannot hide behind a large parameter.
 """
 

@@ -28,7 +28,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Hyper:
-    """A hyperparameter: its value (None: must be given) and its legal range."""
+    """A hyperparameter: its value (None: an author must give it) and its legal range."""
 
     name: str
     value: float | None = None
@@ -137,7 +137,7 @@ class Graph:
 
     @once
     def uses_step(self) -> bool:
-        """Whether steps are counted: t appears, or the rule asked for it."""
+        """Whether the optimiser counts steps: t appears, or the rule has it as an argument."""
         return self.counts_steps or any(node.op == "step" for node in self.nodes)
 
     @property

@@ -6,7 +6,7 @@ y = θ − f: each step recovers θ = y + f, runs the rule, and stores the next 
 keep this true while hyperparameters change: `ahead` (1 if the stored parameters are the point) and the
 values of f's hyperparameters when the point was made.
 
-An implicit rule, whose point is where its step ends, has none of this: its parameters are always the iterate.
+An implicit rule, whose point is where its step ends, needs no such graph: its parameters are always the iterate.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def look_ahead(graph: Graph) -> LookAhead | None:
 
 
 def to_end(graph: Graph) -> Graph:
-    """Return what moves a parameter to where the step ends that a gradient makes, and changes no slot."""
+    """Return a graph that moves a parameter to the end of the step that a gradient makes, and changes no slot."""
     unchanged = tuple(read(slot.name, slot.rank) for slot in graph.slots)
     return verify(replace(graph, new_slots=unchanged, evaluate_at=None))
 

@@ -80,7 +80,7 @@ class Node:
 
     @property
     def array(self) -> str:
-        """The name of the array that it reads; nothing if it reads none."""
+        """The name of the array that it reads, or ""."""
         return self.attr[0] if isinstance(self.attr, tuple) else ""
 
     @property

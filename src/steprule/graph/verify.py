@@ -1,4 +1,4 @@
-"""What a legal graph is; called at every door a graph passes through."""
+"""The laws of a graph, checked at every door that it passes through."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Written:
 def set_apart(entries: Sequence[Entry], slots: Sequence[dict[str, torch.Tensor]]) -> list[Entry]:
     """Return the entries, with copies of gradients that lie where something is written; refuse what shares memory.
 
-    Who has no gradient is neither read nor written.
+    A parameter without a gradient is neither read nor written.
     """
     claims: list[_Claim] = []
     for index, (entry, own) in enumerate(zip(entries, slots, strict=True)):
@@ -97,7 +97,7 @@ def set_apart(entries: Sequence[Entry], slots: Sequence[dict[str, torch.Tensor]]
 
 
 def _shared(entries: Sequence[Entry], crowd: list[_Claim], end: int) -> set[int]:
-    """Mark the memory of all that is written in a crowd; return whose gradients lie there, or refuse."""
+    """Mark the written memory of a crowd. Return the entries whose gradients lie there, or refuse."""
     if len(crowd) < 2 or not any(claim.written for claim in crowd):
         return set()
     first = crowd[0].start
@@ -120,7 +120,7 @@ def _shared(entries: Sequence[Entry], crowd: list[_Claim], end: int) -> set[int]
 
 
 def _refusal(entries: Sequence[Entry], a: _Claim, b: _Claim) -> ParameterError:
-    """Word what two tensors have done that are both written."""
+    """Word the fault of two written tensors that share memory."""
     a, b = sorted((a, b), key=lambda claim: (claim.slot != "", claim.entry))
     names = [f"state {claim.slot!r} of {entries[claim.entry].label}" if claim.slot else entries[claim.entry].label
              for claim in (a, b)]  # fmt: skip

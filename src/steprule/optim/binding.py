@@ -93,7 +93,7 @@ class Binding:
         return entries
 
     def _bind(self, entries: list[Entry], backend: str | None) -> None:
-        """Sort tensors into buckets, and note what must stay true of them."""
+        """Sort tensors into buckets, and note the facts that must stay true of them."""
         kinds: dict[int, dict[Compiled, list[int]]] = {}
         slots: list[dict[str, torch.Tensor]] = []
         for index, entry in enumerate(entries):
@@ -113,13 +113,13 @@ class Binding:
         self._make_check(entries, gradients)
 
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
-        """Lay a parameter's slots out as it is, and return what updates it."""
+        """Lay a parameter's slots out as it is, and return the plan that updates it."""
         kernels, state = self._chosen[entry.group], self._state[entry.owner]
         lay_out(kernels, entry.owner, state, entry.label)
         return kernels.for_entry(entry, state, backend)
 
     def _make_check(self, entries: list[Entry], gradients: list[torch.Tensor]) -> None:
-        """Choose how to ask whether all is as it was: fast, if that is possible."""
+        """Choose the check of later steps: the fast one if possible."""
         # A gradient that had to be copied must be copied again next time.
         given = not any(e.copied or g is not e.gradient for e, g in zip(entries, gradients, strict=True))
         cells = {i: cell for own in self.buckets for i, cell in zip(own.members, own.batch.gradient_cells() or ())}  # noqa: B905
@@ -136,7 +136,7 @@ class Binding:
         self._far = self._fast if self._fast is not None and self._fast.is_far else None
 
     def _why_slow(self, *, given: bool, kernels: bool) -> str:
-        """Return why these tensors and dicts cannot be asked in one call; nothing if they can."""
+        """Return why one call cannot check these tensors and dicts, or ""."""
         if not kernels:
             return NO_KERNELS
         if not given:
@@ -194,7 +194,7 @@ class Binding:
         return True
 
     def _leave_out(self, present: list[bool]) -> None:
-        """Step those parameters alone that have gradients."""
+        """Step only the parameters that have gradients."""
         if present == self._present:
             return
         there = np.array(present)
@@ -288,7 +288,7 @@ class Binding:
 
 
 def _never(gradients: Gradients, states: list[Any]) -> int:  # noqa: ARG001
-    """Answer that nothing is as it was."""
+    """Answer that something has changed."""
     return CHANGED
 
 

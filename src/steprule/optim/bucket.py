@@ -2,7 +2,7 @@
 
 Step counts and host slots of the state are numbers of one table, where the kernels look for them: in main memory, where
 they are counted here, or on a device whose kernels decide by themselves whether a step is taken, and count it there.
-What is edited in place is followed; what is replaced is found out.
+Counts that are edited in place are followed; replaced ones are found out.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Bucket:
         return new
 
     def _evaluated(self) -> Table:
-        """Return what host slots become, a row a setting: no kernel has computed it with its other scalars."""
+        """Return the new host slots, a row a setting. No kernel has computed them with its other scalars."""
         columns, nodes = hyper_columns(self.plan), [node for _, node in self.plan.host_writes]
         numbers = [dict(zip(columns, row, strict=True)) for row in self.hyper.tolist()]
         return np.array([evaluate_host(nodes, own) for own in numbers], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Has anything changed that a raw pointer relies on? What is asked before every launch, and the slow way to ask it.
+"""Has anything changed that a raw pointer relies on? The questions before every launch, and the slow way to ask them.
 
 `Facts` list what must stay true. `SlowCheck` asks in Python and defines what is asked; `FastCheck`, next door, asks the
 same in one compiled call. Why that is enough for memory safety: a tensor's bytes are reachable from its address, sizes
@@ -55,7 +55,7 @@ class Form(NamedTuple):
 
 
 class Facts:
-    """What must stay true from step to step.
+    """The facts that must stay true from step to step.
 
     The state holds the very tensors it held: another view of their memory is another slot. Storages are those of
     parameters and slots that kernels point at. A gradient that has moved must not lie where something is written.
@@ -81,7 +81,7 @@ class Facts:
 
 
 def forms(entries: Sequence[Entry], buckets: Sequence[Bucket]) -> list[Form]:
-    """Note what gradients must be like; nobody keeps this, since it holds them, and zero_grad is to free them."""
+    """Note the gradients' facts, for a short time: the note holds them, and zero_grad must free them."""
     pointed = {place for bucket in buckets if bucket.pointed for place in bucket.members}
     addresses = addresses_of([entry.gradient if entry.present else None for entry in entries])
     found: list[Form] = []
@@ -134,7 +134,7 @@ class SlowCheck:
         return OTHERS if same else CHANGED
 
     def _same_form(self, gradients: Gradients) -> bool:
-        """Whether gradients look as they did; where one is absent, what looks like it is asked instead."""
+        """Whether gradients look as they did; a stand-in answers for an absent one."""
         if all(gradient is not None for gradient in gradients):
             return self._same_gradients(*gradients)
         if not self._stand_ins:
@@ -153,7 +153,7 @@ class SlowCheck:
         )
 
     def _apart(self, addresses: list[int]) -> bool:
-        """Whether gradients that have moved lie where nothing is written."""
+        """Whether gradients that have moved lie outside written memory."""
         if addresses != self._addresses:
             rows = zip(addresses, self._addresses, self._lengths, strict=True)
             if any(now != before and now and self._facts.written.touches(now, length) for now, before, length in rows):
@@ -181,7 +181,7 @@ def comparison(tensors: Sequence[torch.Tensor]) -> Comparison:
 
 
 def by() -> tuple[str, str]:
-    """Return who compares tensors, `"torch"` or `"python"`, and why not torch; `explain` quotes it."""
+    """Return the comparer of tensors, `"torch"` or `"python"`, and why not torch; `explain` quotes it."""
     if TensorGuards is not None:
         return "torch", ""
     return "python", f"torch {torch.__version__} has no guards for lists of tensors (TensorGuards)"

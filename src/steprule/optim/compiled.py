@@ -1,4 +1,4 @@
-"""What runs: one object a program, device and backend. Batches are made of it, and `explain` quotes it."""
+"""The code that runs: one object a program, device and backend. It makes batches, and `explain` quotes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .shards import in_order, lies_in, local
 from .tensors import Entry, name_of, route
 
 NOBODY = "none"
-"""The backend of what is not run."""
+"""The backend of a plan that does not run."""
 Reader = Callable[[dict[str, Any]], Any]
 """Reads one hyperparameter of a param group."""
 Kinds = tuple[torch.dtype, ...]
@@ -34,7 +34,7 @@ _SCATTERED = "stochastic rounding counts elements row by row in the whole tensor
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A plan as it runs on tensors of one kind: who runs it, why, and the code; nobody has none."""
+    """A plan as it runs on tensors of one kind: its backend, the reason for it, and the code."""
 
     formula: Formula
     plan: Plan
@@ -47,12 +47,12 @@ class Compiled:
 
     @property
     def source(self) -> str:
-        """The text of the kernel; nothing where torch operations run."""
+        """The text of the kernel, or "" for torch operations."""
         return "" if self.kernel is None else self.kernel.source
 
     @property
     def slots(self) -> list[str]:
-        """The tensors of a state that a batch is given: slots in memory, and what lies beside the parameter."""
+        """The tensors of a state for a batch: slots in memory, and the remainder beside the parameter."""
         return list(self.program.tensors[2:])
 
 
@@ -77,7 +77,7 @@ class Kernels:
         return self.options.rounding == "compensated" and beside(name_of(dtype)) != name_of(dtype)
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
-        """Return what updates a parameter whose slots are laid out as it is."""
+        """Return the compiled plan for a parameter whose slots are laid out as it is."""
         kinds = (entry.parameter.dtype, *[state[name].dtype for name in array_rows(self.plan)[2:]])
         program = self._lowered(kinds)
 
@@ -91,7 +91,7 @@ class Kernels:
         return self._runs(kinds, entry.parameter.device, *route(entry, held, forced, lacks))
 
     def refused(self, parameter: torch.Tensor, why: str) -> Compiled:
-        """Return what stands for a parameter that a step refuses."""
+        """Return a stand-in for a parameter that a step refuses."""
         return self._runs((parameter.dtype,), parameter.device, NOBODY, f"a parameter {why}: a step refuses it")
 
     def where(self, compiled: Compiled, entries: Sequence[Entry]) -> Where | None:

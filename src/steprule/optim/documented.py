@@ -1,4 +1,4 @@
-"""What an optimiser's class says of itself: each argument is described once, and an error names the class.
+"""The documentation of an optimiser's class: each argument is described once, and an error names the class.
 
 `documented` writes the arguments under a class's docstring, from its signature and the sentences here, gives
 `inspect.signature` every argument by its name, and answers a call that does not fit before anything is made.
@@ -21,7 +21,7 @@ C = TypeVar("C", bound=type)
 _BY_NAME, _OPEN = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
 
 DECAY = "parameters shrink by lr · weight_decay a step, apart from the gradient; at least 0"
-"""What decoupled weight decay does."""
+"""The effect of decoupled weight decay."""
 
 MEANINGS = {
     "params": "tensors, groups (dicts) or named parameters, as any torch optimiser takes them",
@@ -33,7 +33,7 @@ MEANINGS = {
     "weight_decay": "this times the parameter is added to its gradient, an L2 penalty; at least 0",
     "decoupled_weight_decay": "True takes weight decay out of the gradient: parameters shrink by lr · weight_decay",
     "amsgrad": "True divides by the greatest second moment so far (Reddi et al., 2018)",
-    "momentum": "how much of the last step's direction is kept; 0 is none; at least 0",
+    "momentum": "the share of the last step's direction that is kept; at least 0",
     "maximize": "True goes up the gradient",
     "foreach": "accepted and without effect: one kernel updates all tensors, whatever it is",
     "fused": "True lets GradScaler hand over its scale: the kernel unscales gradients and leaves out a step that "
@@ -42,7 +42,7 @@ MEANINGS = {
                   "tensors there are read at every replay, and their range is not checked",
     "differentiable": "True is refused: no gradient flows through a compiled step",
 }  # fmt: skip
-"""What arguments mean that several classes take; a class has sentences of its own in `_meanings`."""
+"""The meanings of arguments that several classes take; a class has sentences of its own in `_meanings`."""
 
 OPTIONS = {
     "clip": "a number, the greatest global norm of the gradients; or a transform, as steprule.clip_value(limit=0.5); "
@@ -60,7 +60,7 @@ OPTIONS = {
     "seed": 'for rounding="stochastic", a whole number from 0. A draw is a function of it, of the step, of the '
             "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards",
 }  # fmt: skip
-"""What our classes take besides torch's arguments."""
+"""Our classes' options, beside torch's arguments."""
 
 _READ = (
     "Hyperparameters may differ between groups, may be tensors of one element, are read at every step, and never "
@@ -98,7 +98,7 @@ def _listed(title: str, names: Iterable[str], signature: inspect.Signature, told
 
 
 def _docstring(cls: Any, signature: inspect.Signature) -> str:
-    """Return a class's own words, then its arguments, our options, and what it raises."""
+    """Return a class's own words, then its arguments, our options, and its errors."""
     own = vars(cls)
     decay = {"weight_decay": DECAY} if own.get("_decoupled") else {}
     meanings = {**MEANINGS, **decay, **own.get("_meanings", {})}

@@ -1,4 +1,4 @@
-"""Explain: everything that is known about a rule or a running optimiser, for a person and for a program."""
+"""Explain: all facts about a rule or a running optimiser, for a person and for a program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP_KEYS = ("group", "tensors", "parameters", "dtype", "storage", "device", *K
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a rule is and how it runs; sizes are of float32 unless `dtype` says otherwise.
+    """A rule's formula, passes and code; sizes are of float32 unless `dtype` says otherwise.
 
     That of an optimiser has `groups`: an explanation for the parameters of each group, dtype, device and backend, with
     their number. It is itself the first of them, or the first that has no kernel, or that a step refuses.
@@ -51,10 +51,10 @@ class Explanation:
     parameters: int = 0
     groups: tuple[Explanation, ...] = ()
     means: Means | None = field(default=None, compare=False)
-    """By what means an optimiser's steps are taken: whether anything makes them slower than they could be, and why."""
+    """The means of an optimiser's steps: whether anything makes them slower than they could be, and why."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as plain data, under fixed keys; of an optimiser also those of `means` and of `groups`."""
+        """Return the facts as JSON data, under fixed keys; of an optimiser also those of `means` and of `groups`."""
         steps = {} if self.means is None else self.means.as_json()
         groups = {"groups": [_pick(one, GROUP_KEYS) for one in self.groups]} if self.groups else {}
         return _pick(self, KEYS) | steps | groups

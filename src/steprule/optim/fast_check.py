@@ -5,7 +5,7 @@ asked by a compiled loop, of CPython through `PyList_GetItem` and `PyDict_GetIte
 stable C interface. Why the answers are those that Python would get:
 
 - The loop holds the interpreter lock, so that nothing moves while it looks.
-- Lists, dicts and keys that it is told of are alive: each is held by the binding, or was made for this call.
+- Lists, dicts and keys in its tables are alive: the binding holds each, or has made it for this call.
 - Six places in memory are no promise of torch's: a Python tensor keeps its C++ handle right behind its object header,
   and what the handle points at holds its dtype, storage, offset in that, shape, and the set of dispatch keys, which
   tell a plain tensor in main memory from one that is lazily negated, sparse, fake, wrapped or elsewhere. All are
@@ -103,7 +103,7 @@ def _shape_at(place: int, limit: int = WITHIN) -> list[int]:
 
 
 def _kinds() -> tuple[list[Any], list[Any]]:
-    """Make tensors of several kinds: those that have memory of their own, and others."""
+    """Make tensors of several kinds: with memory of their own, and without."""
     plain, negated = torch.empty(17, device="cpu"), getattr(torch, "_neg_view")  # noqa: B009
     dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
     held: list[Any] = [
@@ -166,7 +166,7 @@ def _parts() -> tuple[tuple[int, ...], Places] | str:
 
 
 def obstacle() -> str:
-    """Return why this process can have no fast check; nothing if it can. Nothing is compiled. `explain` quotes it."""
+    """Return why this process has no fast check, or "". This compiles nothing; `explain` quotes it."""
     parts = _parts()
     return parts if isinstance(parts, str) else ""
 
@@ -184,7 +184,7 @@ def loop() -> AskingLoop | None:
 
 
 class Described:
-    """Rows that begin with what must stay true of a tensor, and the shapes they refer to."""
+    """Rows that begin with the facts of a tensor, and the shapes they refer to."""
 
     def __init__(self) -> None:
         self.shapes: list[int] = []
@@ -246,7 +246,7 @@ class FastCheck:
             "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in facts.numbers],
             "far": _far([tensor for tensor, _ in shaped], facts.states) if len(facts.states) >= _FAR_FROM else [],
         }
-        # What is known by its address must stay alive.
+        # Objects that the loop knows by address must stay alive.
         self._held = facts
         self._tables = {name: np.array(rows[name], dtype=np.int64).reshape(-1, width) for name, width in TABLES.items()}
         self._shapes = np.array([*described.shapes, 0], dtype=np.int64)
@@ -261,7 +261,7 @@ class FastCheck:
         """Whether it pays to `fetch`: a few tensors are near."""
 
     def fetch(self) -> None:
-        """Fetch what will be asked from far memory."""
+        """Fetch the next objects from far memory."""
         self._ask(0, 0, self._where)
 
     def __call__(self, gradients: Gradients, states: list[Any]) -> int:

@@ -1,4 +1,4 @@
-"""What may stand in a param group: what the constructor takes, and what trainers note there for themselves.
+"""The keys of a param group: the constructor's arguments, and notes of trainers.
 
 torch keeps any key and reads those it knows, so that a misspelt one changes nothing and says nothing. Here a key that
 looks like a hyperparameter, or asks for what no group can have, is refused when its group is added. What a checkpoint
@@ -21,7 +21,7 @@ TORCH = frozenset({
 """Hyperparameters as torch.optim spells them, but for weight decay, which trainers put into every group."""
 _OTHER_WORDS = {"learning_rate": "lr", "wd": "weight_decay", "l2": "weight_decay", "epsilon": "eps"}
 _TRAINERS = frozenset({"layer_decay", "params", "param_names", "foreach", "fused", "capturable", "differentiable"})
-"""Keys that mean nothing here, and are near to a hyperparameter by chance if at all."""
+"""Keys without a meaning here, which resemble a hyperparameter at most by chance."""
 _NEAR = 0.8  # of the letters: `beat1` for `beta1`
 
 
@@ -30,7 +30,7 @@ def _bare(name: str) -> str:
 
 
 def meant(key: str, reads: Collection[str]) -> str | None:
-    """Return the hyperparameter whose name a key seems to be.
+    """Return the hyperparameter that a key resembles.
 
     A name with a word more or less (`initial_lr`, `lr_scale`, `weight_decay_mult`) is another one.
     """
@@ -55,7 +55,7 @@ def check_keys(
     *,
     capturable: bool,
 ) -> None:
-    """Raise `HyperparameterError` for a key that asks for something and would not be read.
+    """Raise `HyperparameterError` for a key that means something and would not be read.
 
     `other_names` are spellings of hyperparameters that look like none, with the name that is read.
     """

@@ -26,11 +26,11 @@ TOLERANCE, MOST = "tolerance", "max_eval"
 PATIENCE = 5
 """Evaluations in a row that may come no nearer than the best before them."""
 _ROUNDINGS, _STEP_ROUNDINGS = 4, 32
-"""What rounding may move a point by: units of its own dtype beside the point, and beside the step."""
+"""The movement that rounding may cause: units of the dtype beside the point, and beside the step."""
 
 
 class _Moved(NamedTuple):
-    """How far the last evaluation moved the point, and what would be near enough, over all tensors."""
+    """The last movement of the point, and the allowed one, over all tensors."""
 
     by: float
     allowed: float
@@ -62,7 +62,7 @@ class Implicit:
         )
 
     def to_iterate(self, owner: Owner) -> Callable[[], None]:  # noqa: ARG002
-        """Move nothing: what is stored is the iterate."""
+        """Move nothing: the stored parameters are the iterate."""
         return lambda: None
 
     def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[], None]) -> Any:
@@ -103,7 +103,7 @@ class Implicit:
 
     @torch.no_grad()
     def _ready(self, owner: Owner, pairs: list[Pair], fresh: list[torch.Tensor]) -> None:
-        """Give every trainable parameter its slots, and list those that had none."""
+        """Give every trainable parameter its slots, and list the parameters that had no state."""
         for group, parameter in pairs:
             if not owner.state.get(parameter):
                 fresh.append(parameter)
@@ -130,7 +130,7 @@ class Implicit:
             self._move(owner, pairs, iterates, [parameter.grad for _, parameter in pairs])
             moved, seen = _measure(points, iterates, tolerances), seen + 1
             if moved.by <= moved.allowed < math.inf or (seen == 1 and not _finite(pairs)):
-                return loss  # a first gradient that is not finite is the update's to judge, as in every step
+                return loss  # the update judges a first gradient that is not finite, as in every step
             since = 0 if moved.by < best else since + 1
             if since >= PATIENCE or seen >= most or not math.isfinite(moved.by):
                 raise self._unfound(seen, moved, best, most)
@@ -186,7 +186,7 @@ def _finite(pairs: list[Pair]) -> bool:
 
 
 def _square(a: torch.Tensor, b: torch.Tensor | None = None) -> float:
-    """Return the sum of squares of a difference, ∞ − ∞ being 0; or of what is finite in a tensor."""
+    """Return the sum of squares of a difference, ∞ − ∞ being 0; or of a tensor's finite elements."""
     wide = a.double()
     wide = wide.where(wide.isfinite(), 0) if b is None else (wide - b.double()).where(a != b, 0)
     total: Any = wide.square().sum()
@@ -194,7 +194,7 @@ def _square(a: torch.Tensor, b: torch.Tensor | None = None) -> float:
 
 
 class _Gradient:
-    """The gradient that a parameter has, and what it holds."""
+    """The gradient of a parameter, and its values."""
 
     def __init__(self, parameter: torch.Tensor) -> None:
         self._parameter = parameter

@@ -1,4 +1,4 @@
-"""By what means steps are taken: fast paths that need one torch, one Python or one process more than another."""
+"""The means of steps: fast paths that depend on the version of torch, on Python or on the process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Means:
         return asdict(self)
 
     def slower(self) -> list[str]:
-        """Say, a line each, what makes steps slower than they could be."""
+        """List the reasons that make steps slower than they could be."""
         names = {"checks": "checking tensors", "threads": "threads", "comparisons": "comparing tensors"}
         usual = {"threads"} if self.threads == "serial" else set[str]()
         usual |= {"checks"} if self.reasons.get("checks") == NO_KERNELS else set()

@@ -29,12 +29,12 @@ from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompil
 from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
 
 Running = tuple[torch.Tensor, Mapping[str, Any], Compiled]
-"""A parameter, its state as the next step will find it, and what updates it."""
+"""A parameter, its state as the next step will find it, and the compiled plan that updates it."""
 _BLOCK = "at_iterate()"
 
 
 def _compose(rule: Formula, options: Options) -> Formula:
-    """Put the clipping before the rule, and make sure that what is left is a rule."""
+    """Put the clipping before the rule, and make sure that the result is a rule."""
     if not isinstance(rule, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RuleError(
             f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
@@ -89,7 +89,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, self._defaults(given))
 
     def _defaults(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return what every group has: the rule's hyperparameters, as given or as they are declared."""
+        """Return the defaults of every group: the rule's hyperparameters, as given or as declared."""
         known = self.program.hypers
         unknown = [name for name in given if name not in known]
         if unknown:
@@ -107,11 +107,11 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def program(self) -> Formula:
-        """The formula that runs: the rule, with what stands before it."""
+        """The formula that runs: the rule, with the transforms before it."""
         return self._program
 
     def _start(self, options: Options) -> None:
-        """Make what an optimiser has from the beginning and is not derived from anything."""
+        """Make the attributes that are not derived from others."""
         self._options = options
         self._binding: Binding | None = None
         self._busy = lock()
@@ -119,7 +119,7 @@ class Optimizer(torch.optim.Optimizer):
         self._put_back: Callable[[], None] | None = None
 
     def _install(self, options: Options) -> None:
-        """Make what is derived from the rule and the options, and is neither copied nor saved."""
+        """Make the attributes that follow from the rule and the options; they are neither copied nor saved."""
         program = _compose(self._rule, options)
         paths = look_ahead(program.graph)
         kernels = self._compile(program, paths.closure_free if paths else program.graph, options)
@@ -129,7 +129,7 @@ class Optimizer(torch.optim.Optimizer):
         self._options, self._program, self._kernels = options, program, kernels
 
     def _configure(self, options: Options) -> None:
-        """Take other options from the next step on; if that cannot be, nothing changes."""
+        """Take other options from the next step on, or change nothing if they are refused."""
         with self._busy:
             before, old = dict(vars(self)), self._of_clip()
             try:
@@ -165,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._kernels
 
     def _mood(self) -> object:
-        """Return what, besides the groups, decides how they are updated; nothing here."""
+        """Return the facts besides the groups that decide their updates: none here."""
         return None
 
     def __repr__(self) -> str:
@@ -177,11 +177,11 @@ class Optimizer(torch.optim.Optimizer):
         """Name the formulas that run, as far as the groups let one tell."""
         try:
             return ", ".join(dict.fromkeys(self._choose(group).formula.name for group in self.param_groups))
-        except Exception:  # noqa: BLE001 - whatever was put into a group, it can be looked at
+        except Exception:  # noqa: BLE001 - repr works with anything in a group
             return "unknown"
 
     _kept: ClassVar[tuple[str, ...]] = ("_rule",)
-    """What copies and pickles keep besides torch's own and the options."""
+    """The attributes that copies and pickles keep besides torch's own and the options."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: vars(self)[name] for name in self._kept}, **self._options.kept()}
@@ -196,7 +196,7 @@ class Optimizer(torch.optim.Optimizer):
             self._install(self._options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; it is asked for what the constructor is, before it is added.
+        """Add a group, after the constructor's checks.
 
         Raises `HyperparameterError` for a value out of its range, and for a key that looks like a hyperparameter and is
         none (`beat1`, or `betas` where there are `beta1` and `beta2`). Keys of your own are kept.
@@ -220,7 +220,7 @@ class Optimizer(torch.optim.Optimizer):
             self._binding = None
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
-        """Refuse in a new group what the constructor would refuse."""
+        """Check a new group as the constructor does."""
         known = self.program.hypers
         betas = ", ".join(name for name in known if name.startswith("beta"))
         asked = {
@@ -300,7 +300,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _running(self) -> Iterator[tuple[Kernels, list[Running]]]:
-        """Give, group by group, what the next step would run on each parameter: the very objects that it uses."""
+        """Give, group by group, the very objects that the next step would run on each parameter."""
         choose = self._choose if self._binding is None else self._binding.choose
         for index, group in enumerate(self.param_groups):
             kernels, found = choose(group), list[Running]()
@@ -371,7 +371,7 @@ class Optimizer(torch.optim.Optimizer):
     # Checkpoints ---------------------------------------------------------------------------------
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
-        """Add to one parameter's saved state what its writer does not keep; nothing here."""
+        """Complete one parameter's saved state with slots that its writer does not keep: none here."""
         return state
 
     @uncompiled

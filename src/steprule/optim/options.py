@@ -1,6 +1,6 @@
-"""What an optimiser takes besides hyperparameters: one list, from which everything about options comes.
+"""The options of an optimiser: one list, from which everything about options comes.
 
-The fields of `Options` are what copies and pickles keep and what can be read and set on an optimiser. The names that
+Copies and pickles keep the fields of `Options`, and an optimiser has each as an attribute. The names that
 rules may not use stand in `rule/signature.py`, which knows nothing of this room; a test holds the two lists equal.
 """
 
@@ -59,12 +59,12 @@ class Options:
         return self.nonfinite != "propagate"
 
     def kept(self) -> dict[str, Any]:
-        """Return what copies and pickles keep."""
+        """Return the values that copies and pickles keep."""
         return {_KEYS.get(name, name): getattr(self, name) for name in NAMES}
 
     @staticmethod
     def taken(state: dict[str, Any]) -> Options:
-        """Take the options out of what a copy or pickle kept; one that is older has fewer."""
+        """Take the options out of the values that a copy or pickle kept. An older one has fewer."""
         return Options(**{name: state.pop(key) for name in NAMES if (key := _KEYS.get(name, name)) in state})
 
 
@@ -77,7 +77,7 @@ NAMES = tuple(field.name for field in fields(Options))
 _KEYS: Mapping[str, str] = {"state": "state_dtype"}
 """The attributes whose names differ from their options', because torch's optimisers have others of that name."""
 _FIXED = ("compensated", "rounding", "state", "seed", "capturable")
-"""Options that decide what the state is, where it lies and what becomes of it."""
+"""Options that decide the kind, the place or the rounding of the state."""
 
 
 class Option:

@@ -112,7 +112,7 @@ class AdEMAMix(TorchOptimizer):
     >>> import torch, steprule as sr
     >>> opt = sr.optim.AdEMAMix(torch.nn.Linear(2, 1).parameters(), alpha=5.0, alpha_warmup=1000, beta3_warmup=1000)
 
-    The warm-ups, which the paper calls T, are numbers of steps; `None` leaves one out.
+    The warm-ups, which the paper calls T, are numbers of steps; `None` skips one.
     """
 
     _formula = papers.ademamix

@@ -28,11 +28,11 @@ Owner = torch.optim.Optimizer
 Pair = tuple[dict[str, Any], torch.Tensor]
 """A parameter with its group."""
 _NEW = -1.0
-"""What `ahead` is in state that was made for a step which has not happened yet."""
+"""The value of `ahead` in state for a step that has not happened yet."""
 
 
 class Points:
-    """The points of one rule with a look-ahead; each call is given the optimiser whose parameters it moves."""
+    """The points of one rule with a look-ahead. Each call moves the parameters of the optimiser in its arguments."""
 
     def __init__(self, paths: LookAhead, kernels: Kernels, exact: Kernels) -> None:
         self._paths = paths
@@ -70,7 +70,7 @@ class Points:
         return loss
 
     def to_iterate(self, owner: Owner) -> Callable[[], None]:
-        """Move parameters to the iterate; return what puts the points back, bit for bit.
+        """Move parameters to the iterate. Return a function that puts the points back, bit for bit.
 
         What was written in between is kept: that parameter, or one whose slots were written, is not put back, and
         `ahead` goes on saying that it is the iterate which is stored.
@@ -145,7 +145,7 @@ def move(
 
 
 class Copy:
-    """A parameter, and what it held."""
+    """A parameter, and its former values."""
 
     def __init__(self, parameter: torch.Tensor) -> None:
         self.parameter = parameter
@@ -153,7 +153,7 @@ class Copy:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Write into the parameter what it held."""
+        """Write the former values into the parameter."""
         self.parameter.copy_(self.value)
 
     @torch.no_grad()
@@ -210,7 +210,7 @@ def _put_back(owner: Owner, points: list[Copy]) -> None:
 
 
 def _undo(owner: Owner, points: list[Copy], iterates: list[Copy]) -> None:
-    """Put back what was moved and not updated, and forget the state of what has not been stepped."""
+    """Put back the parameters that were moved and not updated, and drop the state of those without a step."""
     for iterate in iterates:
         iterate.put_back()
     _put_back(owner, [point for point in points if _mark_of(owner, point.parameter) > 0])
@@ -219,7 +219,7 @@ def _undo(owner: Owner, points: list[Copy], iterates: list[Copy]) -> None:
 
 
 def insist(action: Callable[[], None]) -> None:
-    """Do what may be done twice to its end, however many interrupts come."""
+    """Run a repeatable function to its end, through any number of interrupts."""
     interrupt: KeyboardInterrupt | None = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What stood in a param group, so that a step knows at little cost whether it must be read again.
+"""The former values of a param group, so that a step knows at little cost whether it must read it again.
 
 Only what cannot change while it stays the same object is compared by identity. A list, an array, a tensor, an object
 of somebody's own, or a tuple with one of these in it, is read at every step. So that this costs nothing where nobody
@@ -26,7 +26,7 @@ def _fixed(value: object) -> bool:
 
 
 class Reading(dict[str, Any]):
-    """A param group as it is now, which remembers the keys that it is asked for."""
+    """A param group that remembers the keys that are read from it."""
 
     def __init__(self, group: dict[str, Any]) -> None:
         super().__init__(group)
@@ -37,7 +37,7 @@ class Reading(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return what stands under a key, like any dict."""
+        """Return the value of a key, like any dict."""
         self.asked.add(key)
         return super().get(key, default)
 

@@ -1,4 +1,4 @@
-"""DTensors: of a tensor that several processes share, the part that is here.
+"""DTensors: this process's part of a tensor that several processes share.
 
 A plan without reductions makes an element from that element's own numbers, so each process updates its part as if it
 were a tensor of its own, and nothing is sent. The state stays DTensors, distributed as their parameters, for whoever
@@ -45,7 +45,7 @@ def whole(tensor: Any) -> bool:
 
 
 def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape of the whole tensor, and where in it what is here begins."""
+    """Return the shape of the whole tensor, and the place in it at which the local part begins."""
     if not distributed(tensor):
         return tuple(tensor.shape), (0,) * tensor.ndim
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # there, since a DTensor is
@@ -55,7 +55,7 @@ def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def in_order(owner: Any, part: torch.Tensor) -> bool:
-    """Whether what is here lies in memory as neighbouring rows of the whole tensor, one element after another."""
+    """Whether the local part lies in memory as neighbouring rows of the whole tensor, one element after another."""
     return part.is_contiguous() and part.shape[1:] == owner.shape[1:]
 
 
@@ -65,7 +65,7 @@ def pending(tensor: Any) -> bool:
 
 
 def placed(tensor: Any) -> str:
-    """Say how a DTensor is distributed; nothing of another tensor."""
+    """Say how a DTensor is distributed, or "" for another tensor."""
     if not distributed(tensor):
         return ""
     return f", {', '.join(map(repr, tensor.placements))} on a mesh of {tuple(tensor.device_mesh.shape)}"
@@ -73,7 +73,7 @@ def placed(tensor: Any) -> str:
 
 @torch.no_grad()
 def placed_as(owner: Any, tensor: Any) -> Any:
-    """Return a DTensor distributed as its owner, sending what is elsewhere; None if that cannot be done."""
+    """Return a DTensor distributed as its owner, sending remote parts, or None if that cannot be done."""
     if tensor.device_mesh != owner.device_mesh or tensor.shape != owner.shape:
         return None
     if tensor.placements == owner.placements:
@@ -85,7 +85,7 @@ def placed_as(owner: Any, tensor: Any) -> Any:
 
 
 class Shards:
-    """The DTensors of a step, and the parts of them that batches were given."""
+    """The DTensors of a step, and their parts in batches."""
 
     def __init__(self, owners: Sequence[Any], slots: Iterable[Any]) -> None:
         self._places = [place for place, owner in enumerate(owners) if distributed(owner)]

@@ -22,7 +22,7 @@ from .tensors import in_order_of_slot, label, like, oddity, present, single
 
 STEP = "step"
 KEPT = Slot(REMAINDER)
-"""What lies beside a 16-bit parameter that is compensated: int16, laid out as the parameter is."""
+"""The remainder beside a compensated 16-bit parameter: int16, laid out as the parameter."""
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FREED = "points at memory that was freed"
 
@@ -41,7 +41,7 @@ def _fresh(kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Ten
 
 
 def held(states: Mapping[Any, Any], group: Mapping[str, Any], group_index: int, index: int) -> dict[str, Any] | None:
-    """Return the state of one parameter, if it has any; refuse what somebody else has put in its place."""
+    """Return the state of one parameter, if it has any. Refuse another object in its place."""
     parameter = group["params"][index]
     own = states.get(parameter)
     if isinstance(own, dict) or (own is None and parameter not in states):
@@ -53,7 +53,7 @@ def held(states: Mapping[Any, Any], group: Mapping[str, Any], group_index: int, 
 
 
 def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, state: MutableMapping[str, Any]) -> None:
-    """Give a parameter the slots it lacks; what exists is kept."""
+    """Give a parameter the slots that it lacks, and keep the others."""
     for slot in expected(kernels, parameter.dtype):
         if state.get(slot.name) is None:
             init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init
@@ -61,7 +61,7 @@ def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, sta
 
 
 def expected(kernels: Kernels, dtype: torch.dtype) -> Iterator[Slot]:
-    """List the keys of the state of a parameter of a type: the count of steps, slots, what lies beside it."""
+    """List the keys of the state of a parameter of a type: the count of steps, slots, the remainder."""
     if kernels.plan.graph.uses_step:
         yield Slot(STEP, Rank.HOST)
     yield from kernels.plan.graph.slots
@@ -70,7 +70,7 @@ def expected(kernels: Kernels, dtype: torch.dtype) -> Iterator[Slot]:
 
 
 def _flaw(value: Any, *, kept: bool = False) -> str:
-    """Say why a saved value cannot be taken for floating-point numbers, or what is `kept`; nothing if it can."""
+    """Say why a saved value cannot be taken for floating-point numbers, or for the `kept` ones, or return ""."""
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return "is no floating-point tensor"
     if not (value.is_floating_point() or (kept and value.dtype is torch.int16)):
@@ -81,7 +81,7 @@ def _flaw(value: Any, *, kept: bool = False) -> str:
 
 
 def slot_flaw(slot: Slot, value: Any) -> str:
-    """Say why what a state holds cannot be a slot; nothing if it can, or if it is yet to be made."""
+    """Say why a value of a state cannot be a slot, or return "" if it can or is yet to be made."""
     if value is None or (slot.rank is Rank.HOST and isinstance(value, int | float)):
         return ""
     if not isinstance(value, torch.Tensor):
@@ -128,7 +128,7 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
 
 
 def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str, who: str) -> torch.Tensor:
-    """Return a slot that is distributed as its parameter, if it is a DTensor."""
+    """Return a slot distributed as its parameter, if that is a DTensor."""
     if not (distributed(parameter) or distributed(value)):
         return value.resolve_neg()
     alike = distributed(value) is distributed(parameter)
@@ -144,9 +144,9 @@ def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str, who: str) -
 
 
 def _copied(key: str, value: Any) -> Any:
-    """Return a copy of what a rule does not know, a key of another variant for instance.
+    """Return a copy of a value that the rule does not know, a key of another variant for instance.
 
-    What cannot be copied, such as a lock or a tensor with a history, is shared, as torch shares what it does not know.
+    Objects that cannot be copied (a lock, a tensor with a history) are shared, as torch shares unknown values.
     """
     flaw = _flaw(value)
     if flaw == _FREED:
@@ -170,7 +170,7 @@ def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Te
 
 
 def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: Any) -> torch.Tensor:
-    """Return a copy of one saved value of a parameter, or raise an error that does not yet say whose it is."""
+    """Return a copy of one saved value of a parameter, or raise an error that does not yet name the parameter."""
     key, rank = own.name, own.rank
     shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
     if isinstance(value, int | float) and not isinstance(value, bool) and rank is Rank.HOST:
@@ -201,7 +201,7 @@ def _counts(kernels: Kernels) -> bool:
 
 
 def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
-    """Return a copy of one parameter's saved state, laid out as the parameter, or say what is wrong."""
+    """Return a copy of one parameter's saved state, laid out as the parameter, or raise its fault."""
     known = {slot.name: slot for slot in expected(kernels, parameter.dtype)}
     copy: dict[str, Any] = {}
     needed = [key for key in known if not (known[key] is KEPT or (key == STEP and not _counts(kernels)))]
@@ -241,7 +241,7 @@ def _opened(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tu
 
 
 def _by_key(groups: Sequence[Mapping[str, Any]], saved_groups: Sequence[Mapping[str, Any]]) -> dict[Any, torch.Tensor]:
-    """Return whose state each key of a saved state is."""
+    """Return the parameter of each key of a saved state."""
     owners: dict[Any, torch.Tensor] = {}
     for group, saved in zip(groups, saved_groups, strict=True):
         for parameter, key in zip(group["params"], saved["params"], strict=True):
@@ -292,7 +292,7 @@ def check_saved(
 
 
 def packed(optimizer: torch.optim.Optimizer, hidden: AbstractSet[str]) -> dict[str, Any]:
-    """Return what torch's `state_dict` returns, hooks included, without slots that torch does not know.
+    """Return torch's own `state_dict`, hooks included, without slots that torch does not know.
 
     torch keeps no state where such a slot is all there is.
     """

@@ -1,4 +1,4 @@
-"""What torch puts around a step: its profiler, hooks, and the compiler that is to keep out."""
+"""Torch's surroundings of a step: its profiler, hooks, and the compiler, which must keep out."""
 
 from __future__ import annotations
 

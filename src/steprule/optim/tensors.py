@@ -1,4 +1,4 @@
-"""What a tensor must be to be updated, and which backend may do it.
+"""The kinds of tensors that can be updated, and the backends that may do it.
 
 One thing no tensor tells: that its memory may only be read, as that of a file which was mapped so. Writing to it ends
 the process, as it does in torch's own operations.
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def owner(self) -> torch.Tensor:
-        """The parameter as the optimiser was given it."""
+        """The parameter as the caller passed it."""
         return self.parameter if self.shared is None else self.shared
 
 
@@ -58,7 +58,7 @@ def label(group: Mapping[str, Any], group_index: int, index: int) -> str:
 
 
 def dense(tensor: torch.Tensor) -> bool:
-    """Whether the elements fill one stretch of memory, in whatever order."""
+    """Whether the elements fill one stretch of memory, in any order."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
@@ -135,7 +135,7 @@ def _described(tensor: torch.Tensor) -> str:
 
 
 def here(entry: Entry) -> Entry:
-    """Return an entry of what this process holds, with the gradient distributed as the parameter is."""
+    """Return an entry of this process's part, with the gradient distributed as the parameter is."""
     parameter, gradient = entry.parameter, entry.gradient
     if not (distributed(parameter) or distributed(gradient)):
         return entry
@@ -186,7 +186,7 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
 
 
 def _reduces(plan: Plan) -> tuple[str, str]:
-    """Say what a plan needs of whole tensors, and how to do without."""
+    """Name the parts of a plan that need whole tensors, and a way without them."""
     clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
     own = [node for node in plan.reductions if node is not plan.guard]
     if not own:
@@ -226,7 +226,7 @@ def single(dtype: torch.dtype) -> torch.dtype:
 
 
 def at_home(device: torch.device) -> Backend:
-    """Return the backend for parameters on a device, if nothing is in the way."""
+    """Return the backend for ordinary parameters on a device."""
     return next(backend for backend in BACKENDS.values() if backend.home(device))
 
 
@@ -249,7 +249,7 @@ def route(
 
 
 def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:
-    """Return why no kernel could walk over a parameter and its slots; nothing if one can."""
+    """Return why no kernel could walk over a parameter and its slots, or ""."""
     if parameter.is_neg():
         return "a parameter is negated lazily"
     if not dense(parameter):
@@ -294,7 +294,7 @@ def _same_walk(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @alone
 def in_order_of_slot(parameter: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
-    """Return a slot that is walked in the parameter's order, copying it only if it is not."""
+    """Return a slot in the parameter's order, copying it only if it is in another."""
     strides = local(slot).stride()
     if strides == local(parameter).stride():
         return slot

@@ -35,7 +35,7 @@ Number = float | torch.Tensor
 
 
 class Own(TypedDict, total=False):
-    """What our classes take besides torch's arguments; `steprule.Optimizer` says what each means."""
+    """Our classes' options, beside torch's arguments; `steprule.Optimizer` explains each."""
 
     clip: Formula | float | None
     nonfinite: str
@@ -56,12 +56,12 @@ class TorchOptimizer(Optimizer):
     _inits: ClassVar[Mapping[str, str]] = {}
     """Slots that start from a hyperparameter of the group."""
     _hidden: ClassVar[Mapping[str, float]] = {}
-    """Slots that torch does not keep; what they are for a parameter that has been stepped."""
+    """Slots that torch does not keep, with their values for a parameter that has been stepped."""
     _decoupled: ClassVar[bool] = False
     _fixed: ClassVar[Mapping[str, Any]] = {}
-    """What groups hold besides the arguments."""
+    """Keys of groups besides the arguments."""
     _meanings: ClassVar[Mapping[str, str]] = {}
-    """What arguments mean to this class, where it is not what they mean to others."""
+    """Meanings of arguments that differ from those in other classes."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class TorchOptimizer(Optimizer):
         return self._choose(self.param_groups[0]).formula
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
-        """Return the rule that a group's flags ask for."""
+        """Return the rule that a group's flags choose."""
         return self._formula
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
@@ -103,7 +103,7 @@ class TorchOptimizer(Optimizer):
 
     def _check_group(self, group: dict[str, Any], which: str) -> None:
         clip = self._options.clip
-        self._chain(self._flags(group))  # what is no clipping at all is told first
+        self._chain(self._flags(group))  # raises first for a value that is no clipping
         own = clip.hypers.values() if isinstance(clip, Formula) else ()
         for name in (hyper.name for hyper in own if not hyper.shared):
             if name in self.defaults or self._parts_of.get(name, ("",))[0] in self.defaults:
@@ -126,7 +126,7 @@ class TorchOptimizer(Optimizer):
         return {}
 
     def _flags(self, group: Mapping[str, Any]) -> Flags:
-        """Return what decides a group's formula: its rule, and which transforms stand before it."""
+        """Return the facts that decide a group's formula: its rule, and the transforms before it."""
         scaled = getattr(self, "grad_scale", None) is not None
         rule = self._rule_of(group)
         # Like torch, no decay is no operation: 0·θ would spread what is not finite. A rule may have a decay of its own.
@@ -137,7 +137,7 @@ class TorchOptimizer(Optimizer):
         return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
 
     def _mood(self) -> object:
-        """Return what decides about all groups: a pending loss scale is another one at every step."""
+        """Return the facts that decide about all groups: a pending loss scale is another one at every step."""
         return torch.get_default_dtype() if getattr(self, "grad_scale", None) is None else object()
 
     def _choose(self, group: dict[str, Any]) -> Kernels:
@@ -201,7 +201,7 @@ class TorchOptimizer(Optimizer):
         return packed(self, self._hidden.keys()) if self._hidden else super().state_dict()
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add to one parameter's saved state what torch does not keep; some tools write {} where they find nothing."""
+        """Complete one parameter's saved state with slots that torch does not keep; some tools save {} for no state."""
         known = {slot.name for slot in kernels.plan.graph.slots if slot.rank is Rank.HOST}
         missing = [name for name in self._hidden if name in known and not _number(state.get(name))]
         return {**state, **{name: torch.tensor(self._hidden[name], dtype=kernels.host_dtype, device="cpu")
@@ -225,7 +225,7 @@ def _number(value: Any) -> bool:
 
 
 def _part(group: Mapping[str, Any], key: str, place: int) -> Any:
-    """Return one number of a tuple in a group; for what is none, text, so that it is refused by name."""
+    """Return one number of a tuple in a group, or text for anything else, so that an error names it."""
     try:
         return group[key][place]
     except (KeyError, IndexError, TypeError):

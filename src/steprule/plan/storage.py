@@ -1,6 +1,6 @@
 """One row a format in which an array may lie in memory, and the layout of a parameter with its slots.
 
-A format says nothing about how it is loaded and stored: a dialect spells that, and one that cannot says so at its door.
+A format does not describe its loads and stores: a dialect spells them, and refuses formats that it lacks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Format:
 
     @property
     def kind(self) -> str:
-        """What a kernel must do: read and write numbers as they are, round them, or split them."""
+        """The work of a kernel: read and write numbers as they are, round them, or split them."""
         return "beside" if self.beside else "narrow" if self.narrow else "whole"
 
 

@@ -26,7 +26,7 @@ CHUNK = ("tensor", "start", "count")
 
 
 def host_columns(plan: Plan) -> list[str]:
-    """List the columns of what is counted: `t`, if steps are counted, then host slots."""
+    """List the columns of the counts: `t`, if steps are counted, then host slots."""
     graph = plan.graph
     return (["t"] if graph.uses_step else []) + [slot.name for slot in graph.slots if slot.rank is Rank.HOST]
 
