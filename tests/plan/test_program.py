@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 import steprule as sr
 from steprule import board, chain
@@ -92,10 +93,10 @@ def test_slots_of_one_number_a_tensor_are_never_narrower_than_float32() -> None:
 
 
 def test_every_format_has_the_bytes_of_the_tensors_that_hold_it() -> None:
-    size = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "": 0}
     for row in FORMATS.values():
-        assert row.bytes == size[row.dtype] + size[row.beside]
-        assert row.narrow is (row.name in {"bfloat16", "float16"})
+        held = [getattr(torch, dtype).itemsize for dtype in (row.dtype, row.beside) if dtype]
+        assert row.bytes == sum(held)
+        assert row.narrow is (held == [2])
 
 
 @pytest.mark.parametrize(

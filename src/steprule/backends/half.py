@@ -16,6 +16,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from ..plan import rounding
+from ..plan.storage import NARROW
 
 _REAL, _HALF = ir.FloatType(), ir.HalfType()
 _INT16, _INT32, _INT64 = (ir.IntType(size) for size in (16, 32, 64))
@@ -126,7 +127,7 @@ _SIGNATURES = {
     "high_bits": (_WORD, _WORD),
 } | {
     f"{verb}_{form}": signature
-    for form in rounding.FORMATS
+    for form in NARROW
     for verb, signature in {
         "widen": (_NUMBER, _STORED),
         "nearest": (_STORED, _NUMBER),
@@ -135,6 +136,7 @@ _SIGNATURES = {
         "remainder": (_REST, _NUMBER),
         "joined": (_NUMBER, _STORED, _REST),
     }.items()
+    if f"{verb}_{form}" in rounding.FORMULAS
 }
 globals().update({name: _function(name, *signature) for name, signature in _SIGNATURES.items()})
 
