@@ -186,7 +186,7 @@ def test_what_is_told_is_what_runs(name: str) -> None:
 
 def test_the_objects_that_run_are_asked() -> None:
     optimizer = OPTIMISERS["groups of several formulas"]()
-    told = [compiled for _, running in optimizer._running() for _, _, compiled in running]
+    told = [compiled for _, running in optimizer._running() for _, compiled in running]
     step(trainable(optimizer), optimizer)
     ran = [own.compiled for own in optimizer._binding.buckets]
     assert {id(compiled) for compiled in told} == {id(compiled) for compiled in ran}

@@ -1,12 +1,9 @@
 """The binding: the tensors of a step, checked once in full, then compared every step at little cost.
 
-`Binding` is built by looking at everything. `still_holds` then asks, before every launch, whether anything
-that a raw pointer depends on has changed since: the address, size and layout of each parameter, gradient
-and slot, a lazily negated gradient, the groups themselves. Whatever differs makes the optimiser build a new
-binding, and with it check everything again, before anything is written.
-
-Gradients may be absent: such parameters stay where they are in all tables, marked, and are left alone with
-their state. Only a gradient of a parameter that the binding does not hold makes another one, which holds both.
+Whatever differs from what was checked makes the optimiser build a new binding, and with it check everything again,
+before anything is written; `checks` says what is compared. Gradients may be absent: such parameters stay where they are
+in all tables, marked, and are left alone with their state. Only a gradient of a parameter that the binding lacks makes
+another one, which holds both.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.au
 
 
 class Binding:
-    """All tensors of a step, sorted into one bucket a plan."""
+    """All tensors of a step, sorted into buckets."""
 
     def __init__(
         self,

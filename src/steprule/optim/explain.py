@@ -143,7 +143,7 @@ def _storage(own: Layout) -> str:
 def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[Explanation]:
     """Explain a group: once for all parameters that the same object updates."""
     alike: dict[Compiled, list[torch.Tensor]] = {}
-    for parameter, _, compiled in running:
+    for parameter, compiled in running:
         alike.setdefault(compiled, []).append(parameter)
     for compiled, parameters in alike.items():
         yield _of(

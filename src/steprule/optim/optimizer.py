@@ -28,8 +28,8 @@ from .state import check_saved, ensure, held, lay_out
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
 from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
 
-Running = tuple[torch.Tensor, Mapping[str, Any], Compiled]
-"""A parameter, its state as the next step will find it, and the compiled plan that updates it."""
+Running = tuple[torch.Tensor, Compiled]
+"""A parameter, and the compiled plan that updates it."""
 _BLOCK = "at_iterate()"
 
 
@@ -306,7 +306,7 @@ class Optimizer(torch.optim.Optimizer):
             kernels, found = choose(group), list[Running]()
             for place, parameter in enumerate(group["params"]):
                 if (odd := oddity(parameter)) is not None:
-                    found.append((parameter, {}, kernels.refused(parameter, odd[0])))
+                    found.append((parameter, kernels.refused(parameter, odd[0])))
                 elif parameter.requires_grad or parameter.grad is not None:
                     known = held(self.state, group, index, place)
                     state = dict(self._complete(kernels, known)) if known else {}
@@ -315,7 +315,7 @@ class Optimizer(torch.optim.Optimizer):
                         lay_out(kernels, parameter, state, who)
                     ensure(kernels, group, stand_in(parameter), state)
                     entry = Entry(who, index, parameter, parameter)
-                    found.append((parameter, state, kernels.for_entry(entry, state, self.backend)))
+                    found.append((parameter, kernels.for_entry(entry, state, self.backend)))
             yield kernels, found
 
     # Rules with a look-ahead ---------------------------------------------------------------------
