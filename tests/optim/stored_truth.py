@@ -59,8 +59,11 @@ class StoredTruth(Truth):
                 self.stored[parameter] = self._store(parameter, position)
 
     def _dtypes(self, parameter: torch.Tensor) -> dict[str, torch.dtype]:
+        """Return the types of the arrays: those that are there, or that a first step makes."""
         wide = torch.float32 if self.optimizer.state_dtype else parameter.dtype
-        slots = {slot.name: torch.float32 if slot.rank is Rank.TENSOR else wide for slot in self.graph.slots}
+        made = {slot.name: torch.float32 if slot.rank is Rank.TENSOR else wide for slot in self.graph.slots}
+        there = self.optimizer.state.get(parameter, {})
+        slots = {name: there[name].dtype if name in there else dtype for name, dtype in made.items()}
         return {self.graph.parameter: parameter.dtype, **slots}
 
     def _store(self, parameter: torch.Tensor, position: int) -> dict[str, np.ndarray]:

@@ -111,6 +111,29 @@ def test_what_is_stored_is_what_the_definitions_say(
         truth.agrees()
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("backend", [None, "eager"])
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float16), (torch.float16, torch.float32)],
+    ids=str,
+)
+def test_a_slot_may_be_of_another_type_than_its_parameter(dtype: Any, kind: Any, backend: Any, rounding: str) -> None:
+    """What was loaded stays as it is, and is rounded as the parameter is."""
+    torch.manual_seed(5)
+    parameter = torch.nn.Parameter(torch.randn(70).bfloat16().to(dtype))
+    optimizer = exact.optimizer([parameter], rounding=rounding, seed=8, backend=backend)
+    saved = {"m": torch.zeros(70, dtype=kind), "k": torch.zeros(()), "step": torch.zeros(())}
+    optimizer.load_state_dict({"state": {0: saved}, "param_groups": optimizer.state_dict()["param_groups"]})
+    truth = StoredTruth(optimizer)
+    for _ in range(4):
+        parameter.grad = (torch.randint(-8, 9, (70,)) / 8).to(dtype)
+        truth.step()
+        optimizer.step()
+        truth.agrees()
+    assert optimizer.state[parameter]["m"].dtype is kind
+
+
 COMPARED: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"momentum": 0.9, "nesterov": True, "clip": 1.0}),
     ("AdamW", {"weight_decay": 0.1, "maximize": True}),
@@ -344,16 +367,19 @@ def test_parameters_may_come_late_and_gradients_may_be_absent() -> None:
     assert torch.equal(ends[0][1], ends[1][1])
 
 
-def test_stochastic_rounding_has_no_bias_with_a_look_ahead() -> None:
-    """The stored look-ahead point is rounded on average to itself, and θ follows from it."""
-    parameter = ones(torch.bfloat16, 4000)
-    optimizer = board.nesterov.optimizer([parameter], lr=1e-4, rounding="stochastic", state="float32")
-    twin = ones(torch.float64, 1)
-    truth = board.nesterov.optimizer([twin], lr=1e-4)
-    for own in (optimizer, truth):
-        run(own, 40, lambda _, p: torch.ones_like(p))
+@pytest.mark.parametrize("closures", [0, 1, 2])
+def test_stochastic_rounding_has_no_bias_with_a_look_ahead(closures: int) -> None:
+    """Without a closure, with one in turns, and at every step: also what moves to the iterate and back is drawn."""
+    (narrow, optimizer), (wide, truth) = [
+        (own := ones(dtype, count), board.nesterov.optimizer([own], lr=1e-4, rounding="stochastic", state="float32"))
+        for dtype, count in ((torch.bfloat16, 4000), (torch.float64, 1))
+    ]
+    for step in range(42):
+        for parameter, own in ((narrow, optimizer), (wide, truth)):
+            parameter.grad = torch.ones_like(parameter)
+            own.step((lambda: None) if step % 3 < closures * 1.5 else None)
     with optimizer.at_iterate(), truth.at_iterate():
-        assert float(parameter.detach().double().mean()) == pytest.approx(float(twin.detach()[0]), abs=3e-4)
+        assert float(narrow.detach().double().mean()) == pytest.approx(float(wide.detach()[0]), abs=4e-4)
 
 
 # What is asked for ------------------------------------------------------------------------------------

@@ -94,10 +94,8 @@ class Kernels:
         """Return a stand-in for a parameter that a step refuses."""
         return self._runs((parameter.dtype,), parameter.device, NOBODY, f"a parameter {why}: a step refuses it")
 
-    def where(self, compiled: Compiled, entries: Sequence[Entry]) -> Where | None:
-        """Return where the draws of these parameters come from, if they draw."""
-        if not compiled.program.layout.random:
-            return None
+    def where(self, entries: Sequence[Entry]) -> Where:
+        """Return where the draws of these parameters come from."""
         positions = np.array([entry.position for entry in entries])
         streams = parameter_seed(np.array([self.options.seed], np.uint64), positions).view(np.int64).tolist()
         return [Place(stream, *lies_in(entry.owner)) for stream, entry in zip(streams, entries, strict=True)]

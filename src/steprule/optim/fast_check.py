@@ -105,7 +105,7 @@ def _shape_at(place: int, limit: int = WITHIN) -> list[int]:
 def _kinds() -> tuple[list[Any], list[Any]]:
     """Make tensors of several kinds: with memory of their own, and without."""
     plain, negated = torch.empty(17, device="cpu"), getattr(torch, "_neg_view")  # noqa: B009
-    dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+    dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.bool)
     held: list[Any] = [
         plain,
         torch.nn.Parameter(torch.empty(2, 3, dtype=torch.float64, device="cpu")),

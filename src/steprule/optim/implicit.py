@@ -145,7 +145,7 @@ class Implicit:
             iterate.put_back()
         given = [(pair, g) for pair, g in zip(pairs, gradients, strict=True) if g is not None]
         own = [pair for pair, _ in given]
-        move(owner, self._plan, own, [g for _, g in given], steps=1, keeps=self._kernels.keeps)
+        move(owner, self._kernels, self._plan, own, [g for _, g in given], steps=1)
 
     def _unfound(self, seen: int, moved: _Moved, best: float, most: int) -> ConvergenceError:
         told = f"after {seen} evaluations the last moved it by {moved.by:.3g}, and {moved.allowed:.3g} is near enough"

@@ -12,11 +12,11 @@ from typing import Any
 
 from ..backends import BACKENDS
 from ..errors import BackendError, HyperparameterError
+from ..plan.storage import ROUNDINGS
 from ..rule import Formula
 from ..zoo.transforms import clip_global_norm
 
 NONFINITE = ("propagate", "skip", "raise")
-ROUNDINGS = ("nearest", "stochastic", "compensated")
 
 
 @dataclass(frozen=True)

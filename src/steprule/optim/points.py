@@ -12,21 +12,23 @@ import numpy as np
 import torch
 
 from ..backends.eager import EagerBatch
-from ..backends.half_torch import joined, rounded
+from ..backends.half_torch import drawn, joined, rounded
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, LookAhead
 from ..plan.program import lowered
 from ..plan.schedule import Plan, schedule
-from ..plan.storage import REMAINDER
+from ..plan.storage import NARROW, REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
 from .shards import local
 from .state import STEP, ensure
-from .tensors import Entry, here, oddity, overlapping
+from .tensors import Entry, here, name_of, oddity, overlapping
 
 Owner = torch.optim.Optimizer
 Pair = tuple[dict[str, Any], torch.Tensor]
 """A parameter with its group."""
+_MOVES = 2**32
+"""Positions from which moves draw, so that they do not draw what a step does."""
 _NEW = -1.0
 """The value of `ahead` in state for a step that has not happened yet."""
 
@@ -108,21 +110,16 @@ class Points:
         """Move parameters between the iterate and the look-ahead point."""
         if graph not in self._moves:
             self._moves[graph] = schedule(graph)
-        move(owner, self._moves[graph], pairs, [parameter for _, parameter in pairs])
+        move(owner, self._kernels, self._moves[graph], pairs, [parameter for _, parameter in pairs])
 
 
 @torch.no_grad()
 def move(
-    owner: Owner,
-    plan: Plan,
-    pairs: list[Pair],
-    gradients: Iterable[torch.Tensor],
-    steps: int = 0,
-    keeps: Callable[[torch.dtype], bool] = lambda _: False,
+    owner: Owner, kernels: Kernels, plan: Plan, pairs: list[Pair], gradients: Iterable[torch.Tensor], steps: int = 0
 ) -> None:
     """Run a plan that only moves parameters, in torch operations; `t` is the count of steps, and `steps` more.
 
-    A parameter with a remainder, which `keeps` tells by its type, moves from what both are together; the latter stays.
+    A parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
     """
     if not pairs:
         return
@@ -131,17 +128,29 @@ def move(
     def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
         return float(state[STEP]) + steps if name == "t" else float(group[name] if name in hypers else state[name])
 
-    entries = [here(Entry("", 0, p, gradient)) for (_, p), gradient in zip(pairs, gradients, strict=True)]
-    whole = {place: joined(entry.parameter.detach(), local(owner.state[p][REMAINDER]))
-             for place, (entry, (_, p)) in enumerate(zip(entries, pairs, strict=True)) if keeps(p.dtype)}  # fmt: skip
-    moved = [whole.get(place, entry.parameter) for place, entry in enumerate(entries)]
-    arrays = {names[0]: moved, names[1]: [entry.gradient for entry in entries]}
-    arrays |= {name: [local(owner.state[p][name]) for _, p in pairs] for name in names[2:]}
-    numbers = [[number(name, group, owner.state[p]) for name in columns] for group, p in pairs]
+    order = {p: place for place, p in enumerate(p for group in owner.param_groups for p in group["params"])}
+    entries = [here(Entry("", 0, p, gradient, position=_MOVES + order[p]))
+               for (_, p), gradient in zip(pairs, gradients, strict=True)]  # fmt: skip
+    states = [owner.state[p] for _, p in pairs]
+    arrays = {names[0]: [_loaded(kernels, entry.parameter, own) for entry, own in zip(entries, states, strict=True)]}
+    arrays |= {names[1]: [entry.gradient for entry in entries]}
+    arrays |= {name: [local(own[name]) for own in states] for name in names[2:]}
+    numbers = [[number(name, group, own) for name in columns] for (group, _), own in zip(pairs, states, strict=True)]
     EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
-    for place, value in whole.items():
-        own = entries[place].parameter.detach()
-        own.copy_(rounded(value, own.dtype, "compensated"))
+    for entry, place, value, own in zip(entries, kernels.where(entries), arrays[names[0]], states, strict=True):
+        parameter = entry.parameter.detach()
+        if kernels.keeps(parameter.dtype):
+            parameter.copy_(rounded(value, parameter.dtype, "compensated"))
+        elif value is not entry.parameter:
+            parameter.copy_(drawn(value, parameter.dtype, place, int(own[STEP]), 0))
+
+
+def _loaded(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+    """Return a parameter, or as float32 what a step would read, if it is not just rounded to the nearest."""
+    if kernels.keeps(parameter.dtype):
+        return joined(parameter.detach(), local(state[REMAINDER]))
+    random = kernels.options.rounding == "stochastic" and name_of(parameter.dtype) in NARROW
+    return parameter.detach().float() if random else parameter
 
 
 class Copy:
