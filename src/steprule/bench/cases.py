@@ -86,7 +86,7 @@ def _flat(size: int) -> Workload:
     return Workload(f"flat {millions(size)}", ((size,),), memory_bound=True)
 
 
-LIST = Workload("list 67M", ((2048, 2048),) * 16, memory_bound=True)
+LIST = Workload("list 71M", ((2048, 2048),) * 17, memory_bound=True)
 LORA = Workload("LoRA 64 x 8 x 512", ((8, 512),) * 64)
 
 FULL = Scale(
@@ -103,7 +103,7 @@ FULL = Scale(
 QUICK = Scale(
     language_model=_gpt2(2, 768, 5_000),
     flat=_flat(10_000_000),
-    list=Workload("list 6.7M", ((648, 648),) * 16, memory_bound=True),
+    list=Workload("list 7.1M", ((648, 648),) * 17, memory_bound=True),
     network=Workload("ResNet-18", resnet18(10), memory_bound=True),
     many=(6, 60, 1000),
     most=4096,
