@@ -101,7 +101,7 @@ def test_every_bar_is_about_a_case_that_is_run_and_arms_that_take_part():
         assert len(set(own)) == len(own)
         never = {(bar.own, bar.peer) for bar in own if bar.least == 1}
         assert never == {(name, peer) for name in (OURS, *STORAGE) for peer in (LOOP, FOREACH)}
-    assert sum(bar.least > 1 for case in cases(("half",), FULL) for bar in bars.bars(case)) == 5 + 2 + 12
+    assert sum(bar.least > 1 for case in cases(("half",), FULL) for bar in bars.bars(case)) == 5 + 2 + 10
     assert not any(bars.bars(case) for case in cases(NAMES, FULL) if case.suite != "half")
 
 

@@ -39,8 +39,12 @@ _CLIPPED = {
     ("float16", LIST.name, ONE): (LeastRatio(WIDE, FUSED_WIDE, 1.5),),
     **{
         ("bfloat16", workload, threads): (LeastRatio(OURS, FUSED, least), LeastRatio(STOCHASTIC_WIDE, FUSED, least))
-        for workload, least in (("6 x 64", 5.0), ("60 x 4,096", 3.0), (LORA.name, 4.0))
-        for threads in (ONE, ALL)
+        for workload, least, counts in (
+            ("6 x 64", 5.0, (ONE, ALL)),
+            ("60 x 4,096", 3.0, (ONE, ALL)),
+            (LORA.name, 4.0, (ALL,)),
+        )
+        for threads in counts
     },
 }
 """Behind a clipping by the global norm; with all threads, which are two where these were set."""
