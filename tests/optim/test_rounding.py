@@ -32,6 +32,11 @@ def exact(theta, g, m, k=slot(rank="tensor"), *, lr=0.125, beta=0.5):
     return theta - lr * m, m, k + 1
 
 
+def of_few_bits(shape: Any) -> torch.Tensor:
+    """Return random numbers that every type holds, and whose sums and halves float32 holds, but 16 bits do not."""
+    return torch.randint(-128, 129, shape) / 2.0 ** torch.randint(5, 9, shape)
+
+
 def ones(dtype: torch.dtype, *shape: int) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.ones(shape, dtype=dtype))
 
@@ -100,12 +105,12 @@ def test_what_is_stored_is_what_the_definitions_say(
     if backend == "triton_gpu" and not interpreted():
         pytest.skip("needs Triton to interpret kernels")
     torch.manual_seed(3)
-    parameters = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in ((40,), (), (0,), (5, 7), (3,))]
+    parameters = [torch.nn.Parameter(of_few_bits(shape).to(dtype)) for shape in ((40,), (), (0,), (5, 7), (3,))]
     optimizer = exact.optimizer(parameters, rounding=rounding, state=state, seed=2**63 + 5, backend=backend)
     truth = StoredTruth(optimizer)
     for step in range(6):
         for place, parameter in enumerate(parameters):
-            parameter.grad = (torch.randint(-8, 9, parameter.shape) / 8).to(dtype) if (step + place) % 4 else None
+            parameter.grad = of_few_bits(parameter.shape).to(dtype) if (step + place) % 4 else None
         truth.step()
         optimizer.step()
         truth.agrees()
@@ -121,13 +126,13 @@ def test_what_is_stored_is_what_the_definitions_say(
 def test_a_slot_may_be_of_another_type_than_its_parameter(dtype: Any, kind: Any, backend: Any, rounding: str) -> None:
     """What was loaded stays as it is, and is rounded as the parameter is."""
     torch.manual_seed(5)
-    parameter = torch.nn.Parameter(torch.randn(70).bfloat16().to(dtype))
+    parameter = torch.nn.Parameter(of_few_bits((70,)).to(dtype))
     optimizer = exact.optimizer([parameter], rounding=rounding, seed=8, backend=backend)
     saved = {"m": torch.zeros(70, dtype=kind), "k": torch.zeros(()), "step": torch.zeros(())}
     optimizer.load_state_dict({"state": {0: saved}, "param_groups": optimizer.state_dict()["param_groups"]})
     truth = StoredTruth(optimizer)
     for _ in range(4):
-        parameter.grad = (torch.randint(-8, 9, (70,)) / 8).to(dtype)
+        parameter.grad = of_few_bits((70,)).to(dtype)
         truth.step()
         optimizer.step()
         truth.agrees()
