@@ -46,8 +46,8 @@ class NumbaDialect(Dialect):
         "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "pow": "{} ** {}", "neg": "-{}",
         "sqrt": "np.sqrt({})", "exp": "np.exp({})", "log": "np.log({})", "abs": "abs({})",
         "sign": "{0} if {0} != {0} else np.{real}({0} > 0) - np.{real}({0} < 0)",
-        "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
-        "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",
+        "minimum": "{1} if {1} < {0} or {1} != {1} else {0}",
+        "maximum": "{1} if {1} > {0} or {1} != {1} else {0}",
         "where": "{1} if {0} else {2}",
         "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
     }  # fmt: skip
@@ -83,7 +83,7 @@ class NumbaDialect(Dialect):
         return repr(value) if real == WIDE else self._cast(repr(value), real)
 
     def _leaf(self, node: Node) -> str | None:
-        name = "t" if node.op == "step" else str(node.attr[0] if isinstance(node.attr, tuple) else node.attr)
+        name = "t" if node.op == "step" else node.array or str(node.attr)
         return self._cell("hyper", "row", len(self.columns), self.columns.index(name)) if name in self.columns else None
 
     def _point(self, name: str, dtype: str, first: str) -> str:

@@ -274,8 +274,8 @@ class Dialect(ABC):
         """Spell a scalar, whose inputs have names, in float64."""
         if known is not None:
             return known
-        if node.op == "read" and isinstance(node.attr, tuple):
-            array = next(array for array in self.program.arrays if array.name == node.attr[0])
+        if node.array:
+            array = next(array for array in self.program.arrays if array.name == node.array)
             at = self._point(array.name, array.format.dtype, "0")
             return self._cast(self.number[0].format(at=at), WIDE)
         if not node.reduces:

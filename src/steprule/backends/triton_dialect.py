@@ -96,7 +96,7 @@ class TritonDialect(Dialect):
         if node.op == "hyper":
             place = self._place("row", len(self.hypers), self.hypers.index(str(node.attr)))
             return f"tl.load(hyper + {place}, mask=inside, other=1.0)"
-        name = "t" if node.op == "step" else node.attr[0] if isinstance(node.attr, tuple) else ""
+        name = "t" if node.op == "step" else node.array
         held = f"tl.load({self._count(name)}, mask=inside, other=1.0).to(tl.float64)" if name else None
         return f"{held} + 1.0" if node.op == "step" else held
 
