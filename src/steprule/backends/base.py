@@ -16,9 +16,13 @@ from ..graph.node import Node
 from ..graph.ops import OPS
 from ..plan.program import Program
 from ..plan.schedule import Pass, Plan
+from ..version import __version__
+from .render import Dialect
 
 Table = NDArray[np.float64]
 Gradients = Sequence[torch.Tensor | None]
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""The dtypes of parameters that have kernels."""
 ABSENT, EMPTY = 0, 16
 """Stands for the address of an absent gradient, and of one without elements, which has no address either."""
 
@@ -55,10 +59,43 @@ Arrays = Mapping[str, Sequence[Any]]
 absent, i.e. None."""
 
 
+class Kernel(ABC):
+    """A program as one backend runs it. Compilation waits for the first batch; its `source` can be read before."""
+
+    dialect: type[Dialect] | None = None
+    """The language of its source, or None without a source."""
+
+    def __init__(self, program: Program, *, capturable: bool = False) -> None:
+        if program.plan.axes:
+            axes = " or ".join(sorted(axis.word for axis in program.plan.axes))
+            raise BackendError(
+                f"`{program.plan.graph.name}` has numbers that are one a {axes}, which no backend computes",
+                fix="keep one number a tensor, or one an element",
+            )
+        self.program, self.capturable = program, capturable
+        self.source = "" if self.dialect is None else self.dialect(program).module(__version__)
+
+    def table_of(self, counts: NDArray[Any], device: torch.device) -> torch.Tensor:  # noqa: ARG002
+        """Return where the state keeps step counts and host slots: in this table, or in its like where kernels count.
+
+        It has a row a tensor, and columns as `host_columns` says.
+        """
+        return torch.from_numpy(counts)
+
+    @abstractmethod
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor, where: Where | None = None) -> Batch:
+        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` is what `table_of` gave.
+
+        Where tensors lie must be known if the program draws.
+        """
+
+
 class Backend(ABC):
     """Runs plans on tensors of some kinds. Callers ask for its capabilities, never for its name."""
 
     name: str
+    kernel: type[Kernel]
+    """The class that runs a program."""
     pointed: bool = True
     """Whether its batches hold addresses, so that tensors must stay where they are."""
     decides: bool = False
@@ -76,47 +113,13 @@ class Backend(ABC):
     def reason(self, device: torch.device) -> str:
         """Word why parameters on a device are updated by this backend."""
 
-    def lacks(self, program: Program) -> str:  # noqa: ARG002
+    def lacks(self, program: Program) -> str:
         """Return why it has no kernel for a program, or ""."""
-        return ""
+        return "" if self.kernel.dialect is None else self.kernel.dialect.lacks(program)
 
     def remedy(self) -> str:
         """Return the advice for a user who chose this backend for a parameter that it cannot update."""
         return "leave backend=None"
-
-    @abstractmethod
-    def kernel(self, program: Program, *, capturable: bool = False) -> Kernel:
-        """Return the kernels of a program. Compilation waits for the first batch."""
-
-
-class Kernel(ABC):
-    """A program as one backend runs it."""
-
-    source: str = ""
-    """The source of the kernel, or "" without one."""
-
-    def __init__(self, program: Program) -> None:
-        if program.plan.axes:
-            axes = " or ".join(sorted(axis.word for axis in program.plan.axes))
-            raise BackendError(
-                f"`{program.plan.graph.name}` has numbers that are one a {axes}, which no backend computes",
-                fix="keep one number a tensor, or one an element",
-            )
-        self.program = program
-
-    def table_of(self, counts: NDArray[Any], device: torch.device) -> torch.Tensor:  # noqa: ARG002
-        """Return where the state keeps step counts and host slots: in this table, or in its like where kernels count.
-
-        It has a row a tensor, and columns as `host_columns` says.
-        """
-        return torch.from_numpy(counts)
-
-    @abstractmethod
-    def batch(self, arrays: Arrays, rows: Sequence[int], counts: torch.Tensor, where: Where | None = None) -> Batch:
-        """Bind tensors; `rows` are theirs in the table of hyperparameters, `counts` is what `table_of` gave.
-
-        Where tensors lie must be known if the program draws.
-        """
 
 
 class Batch(ABC):

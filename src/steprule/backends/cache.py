@@ -172,18 +172,10 @@ def _sweep(place: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _mark_used(entry: Path) -> None:
-    with contextlib.suppress(OSError):  # a disk that can only be read
-        os.utime(entry)
-
-
-def _fill(path: Path, data: bytes | str) -> None:
+def _fill(path: Path, data: bytes) -> None:
     """Write a new file that only its owner may read, under any umask."""
     path.touch(mode=0o600, exist_ok=False)
-    if isinstance(data, str):
-        path.write_text(data, encoding="utf-8")
-    else:
-        path.write_bytes(data)
+    path.write_bytes(data)
 
 
 def _set_aside(entry: Path) -> None:
@@ -199,9 +191,9 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
     _sweep(place)
     workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=place))
     try:
-        _fill(workshop / _SOURCE, source)
+        _fill(workshop / _SOURCE, source.encode())
         _fill(workshop / _OBJECT, code)
-        _fill(workshop / _MANIFEST, json.dumps({"symbol": symbol, "sha256": _seal(symbol, code)}))
+        _fill(workshop / _MANIFEST, json.dumps({"symbol": symbol, "sha256": _seal(symbol, code)}).encode())
         entry = place / name
         if entry.is_symlink() or entry.is_file():
             entry.unlink()  # the target of a link is not ours
@@ -294,7 +286,8 @@ def _find(source: str, name: str) -> Kernel:
     stored = _read(place / name, source) if place is not None else None
     linked = _link(name, *stored) if stored is not None else None
     if linked is not None and place is not None:
-        _mark_used(place / name)
+        with contextlib.suppress(OSError):  # a disk that can only be read
+            os.utime(place / name)
         counts.loaded += 1
         return linked
     kernel, symbol, code = _compile(source, name)
@@ -309,13 +302,10 @@ def _find(source: str, name: str) -> Kernel:
 
 def plain(source: str) -> Kernel:
     """Return a kernel as ordinary Python, without a compiler: slow, with readable errors."""
-    module = execute(source, "plain")
-    namespace = dict(module)
-    helpers = {id(vars(own)[name]): meaning for own in (memory, half) for name, meaning in own.PLAIN.items()}
-    for name, value in module.items():
+    namespace = execute(source, "plain")
+    for name, value in namespace.items():
         function = getattr(value, "py_func", value)
-        if id(value) in helpers:
-            namespace[name] = helpers[id(value)]
-        elif isinstance(function, FunctionType):
+        if isinstance(function, FunctionType):
             namespace[name] = FunctionType(function.__code__, namespace, name)
+    namespace |= {name: meaning for name, meaning in (memory.PLAIN | half.PLAIN).items() if name in namespace}
     return np.errstate(all="ignore")(namespace["kernel"])  # machine code does not warn either

@@ -45,10 +45,18 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
+class EagerKernel(Kernel):
+    """A program, without any source."""
+
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: Any, where: Where | None = None) -> EagerBatch:  # noqa: ARG002
+        """Bind tensors; counts are in the table of hyperparameters."""
+        return EagerBatch(self.program, arrays, rows, where)
+
+
 class Eager(Backend):
     """Torch operations, for tensors that no other backend takes."""
 
-    name = "eager"
+    name, kernel = "eager", EagerKernel
     pointed = False
 
     def home(self, device: torch.device) -> bool:  # noqa: ARG002
@@ -62,24 +70,6 @@ class Eager(Backend):
     def reason(self, device: torch.device) -> str:  # noqa: ARG002
         """Word why it was chosen where another could be."""
         return "asked for"
-
-    def kernel(self, program: Program, *, capturable: bool = False) -> EagerKernel:  # noqa: ARG002
-        """Return the program, which is executed as it is."""
-        return EagerKernel(program)
-
-
-class EagerKernel(Kernel):
-    """A program, without any source."""
-
-    def batch(
-        self,
-        arrays: Arrays,
-        rows: Sequence[int],
-        counts: torch.Tensor,  # noqa: ARG002
-        where: Where | None = None,
-    ) -> EagerBatch:
-        """Bind tensors; counts are in the table of hyperparameters."""
-        return EagerBatch(self.program, arrays, rows, where)
 
 
 class EagerBatch(Batch):

@@ -6,17 +6,16 @@ such an instruction: where it has none, LLVM would call a function that this pro
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
 
 from ..plan import rounding
 from ..plan.storage import NARROW
+from .memory import instructions
 
 _REAL, _HALF = ir.FloatType(), ir.HalfType()
 _INT16, _INT32, _INT64 = (ir.IntType(size) for size in (16, 32, 64))
@@ -100,17 +99,12 @@ def converts(target: tuple[str, str, str]) -> bool:
 
 
 def _function(name: str, result: Any, *given: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
+    @instructions(result, *given)
+    def write(context: Any, builder: Any, *values: Any) -> Any:
         formula = _FORMULAS[converts(context.codegen().magic_tuple())][name]
         return formula(*(_Value(builder, value) for value in values)).value
 
-    def typed(typing_context: Any, *arguments: Any) -> Any:  # noqa: ARG001
-        return result(*given), generate
-
-    names = ["typing_context", *inspect.signature(rounding.FORMULAS[name]).parameters]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    vars(typed)["__signature__"] = inspect.Signature([inspect.Parameter(one, kind) for one in names])
-    return intrinsic(typed)
+    return write
 
 
 def _plain(formula: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
+from inspect import Parameter, Signature
 from typing import Any
 
 import numpy as np
@@ -27,61 +29,60 @@ def inner(function: Callable[..., Any]) -> Any:
     return njit(**EXACT, **INNER)(function)
 
 
+def instructions(result: Any, *given: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function of kernels of one that writes its instructions, given a context, a builder and its values."""
+
+    def made(write: Callable[..., Any]) -> Any:
+        def typed(typing_context: Any, *arguments: Any) -> Any:  # noqa: ARG001
+            return result(*given), lambda context, builder, _, values: write(context, builder, *values)
+
+        names = ("typing_context", *(f"value_{place}" for place in range(len(given))))
+        kind = Parameter.POSITIONAL_OR_KEYWORD
+        vars(typed)["__signature__"] = Signature([Parameter(name, kind) for name in names])
+        return intrinsic(typed)
+
+    return made
+
+
 def _pointer_to(element: Any) -> Any:
-    @intrinsic
-    def pointer(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
-        # Only the address's value varies, never a constant pointer, so machine code can be kept.
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(element)(types.int64), generate
-
-    return pointer
+    # Only the address's value varies, never a constant pointer, so machine code can be kept.
+    kind = types.CPointer(element)
+    return instructions(kind, types.int64)(
+        lambda context, builder, at: builder.inttoptr(at, context.get_value_type(kind))
+    )
 
 
-def _call_of(result: Any, arguments: int) -> Any:
-    """Return an intrinsic that calls a C function, given its address, with a number of 64-bit arguments."""
-    signature = result(types.int64, types.UniTuple(types.int64, arguments))
+def _call_of(result: Any) -> Any:
+    """Return a function of kernels that calls a C function, given its address, with two 64-bit arguments."""
 
-    @intrinsic
-    def call(typing_context: Any, function: Any, given: Any) -> Any:  # noqa: ARG001
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            word = context.get_value_type(types.int64)
-            form = ir.FunctionType(context.get_value_type(signature.return_type), [word] * arguments)
-            pointer = builder.inttoptr(values[0], form.as_pointer())
-            return builder.call(pointer, [builder.extract_value(values[1], place) for place in range(arguments)])
-
-        return signature, generate
+    @instructions(result, types.int64, types.UniTuple(types.int64, 2))
+    def call(context: Any, builder: Any, function: Any, given: Any) -> Any:
+        form = ir.FunctionType(context.get_value_type(result), [ir.IntType(64)] * 2)
+        pointer = builder.inttoptr(function, form.as_pointer())
+        return builder.call(pointer, [builder.extract_value(given, place) for place in range(2)])
 
     return call
 
 
-object_of = _call_of(types.int64, 2)
+object_of = _call_of(types.int64)
 """Call `PyObject *f(PyObject *, PyObject * or Py_ssize_t)`."""
-failure_of = _call_of(types.int32, 2)
+failure_of = _call_of(types.int32)
 """Call `int f(handle, where the answer goes)`, of torch's stable C interface; 0 is success."""
 
 
-@intrinsic
-def fetch(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+@instructions(types.void, types.int64)
+def fetch(context: Any, builder: Any, address: Any) -> Any:
     """Fetch a cache line that will be read soon. An invalid address does no harm."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (byte,), form)
-        builder.call(prefetch, [builder.inttoptr(values[0], byte), flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", (byte,), form)
+    builder.call(prefetch, [builder.inttoptr(address, byte), flag(0), flag(3), flag(1)])
+    return context.get_dummy_value()
 
 
-float32_at = _pointer_to(types.float32)
-float64_at = _pointer_to(types.float64)
-int32_at = _pointer_to(types.int32)
-int64_at = _pointer_to(types.int64)
-int16_at = _pointer_to(types.int16)
-uint16_at = _pointer_to(types.uint16)
+float32_at, float64_at, int16_at, int32_at, int64_at, uint16_at = (
+    _pointer_to(kind) for kind in (types.float32, types.float64, types.int16, types.int32, types.int64, types.uint16)
+)
 
 
 @njit(**_SUM, **INNER)
@@ -99,7 +100,7 @@ def add_square(total: float, term: float) -> float:
 class _PlainPointer:
     """A pointer in Python, to NumPy scalars, whose arithmetic is IEEE's."""
 
-    def __init__(self, address: int, ctype: Any, scalar: Any) -> None:
+    def __init__(self, ctype: Any, scalar: Any, address: int) -> None:
         self._cells = ctypes.cast(int(address), ctypes.POINTER(ctype))
         self._scalar = scalar
 
@@ -110,17 +111,11 @@ class _PlainPointer:
         self._cells[int(index)] = value.item() if isinstance(value, np.generic) else value
 
 
-def _plain(ctype: Any, scalar: Any) -> Callable[[int], _PlainPointer]:
-    return lambda address: _PlainPointer(address, ctype, scalar)
-
-
 PLAIN: dict[str, Callable[..., Any]] = {
-    "float32_at": _plain(ctypes.c_float, np.float32),
-    "float64_at": _plain(ctypes.c_double, np.float64),
-    "int16_at": _plain(ctypes.c_int16, np.int16),
-    "int64_at": _plain(ctypes.c_int64, int),
-    "uint16_at": _plain(ctypes.c_uint16, np.uint16),
-    "add": lambda total, term: total + term,
-    "add_square": lambda total, term: total + term * term,
+    "float32_at": partial(_PlainPointer, ctypes.c_float, np.float32),
+    "float64_at": partial(_PlainPointer, ctypes.c_double, np.float64),
+    "int16_at": partial(_PlainPointer, ctypes.c_int16, np.int16),
+    "int64_at": partial(_PlainPointer, ctypes.c_int64, int),
+    "uint16_at": partial(_PlainPointer, ctypes.c_uint16, np.uint16),
 }
-"""The helpers in Python, for running a kernel's source without a compiler."""
+"""Pointers in Python, for running a kernel's source without a compiler."""

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..plan.program import Program
-from ..version import __version__
 from . import cache, compiler
-from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
+from .base import DTYPES, Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
 from .numba_dialect import COUNTS, TABLES, NumbaDialect
 from .threads import cheap, walk
 
@@ -27,18 +25,29 @@ CHUNK = 32_768
 PARALLEL_FROM = {True: 262_144, False: 524_288}
 """Elements a step from which a second thread saves more than calling it costs, if it is likely to be awake or not."""
 
-DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
+
+class CpuKernel(Kernel):
+    """The compiled step of a program."""
+
+    dialect = NumbaDialect
+    _function: cache.Kernel | None = None
+
+    @property
+    def function(self) -> cache.Kernel:
+        """The kernel, compiled or loaded at first use."""
+        if self._function is None:
+            self._function = cache.load(self.source)
+        return self._function
+
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: Any, where: Where | None = None) -> CpuBatch:  # noqa: ARG002
+        """Bind tensors; counts are in the table of hyperparameters."""
+        return CpuBatch(self, arrays, rows, where)
 
 
 class NumbaCpu(Backend):
     """Kernels in main memory, compiled by Numba."""
 
-    name = "numba_cpu"
+    name, kernel = "numba_cpu", CpuKernel
 
     def home(self, device: torch.device) -> bool:
         """Whether a device is main memory."""
@@ -52,43 +61,9 @@ class NumbaCpu(Backend):
             return f"parameters are {dtype}; CPU kernels are {', '.join(DTYPES.values())}"
         return compiler.obstacle()
 
-    def lacks(self, program: Program) -> str:
-        """Return what of a program no kernel can say."""
-        return NumbaDialect.lacks(program)
-
     def reason(self, device: torch.device) -> str:  # noqa: ARG002
         """Word what is run."""
         return "parameters in main memory run one compiled kernel"
-
-    def kernel(self, program: Program, *, capturable: bool = False) -> CpuKernel:  # noqa: ARG002
-        """Return the kernel of a program."""
-        return CpuKernel(program)
-
-
-class CpuKernel(Kernel):
-    """The compiled step of a program; its `source` can be read before anything compiles."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__(program)
-        self.source = NumbaDialect(program).module(__version__)
-        self._function: cache.Kernel | None = None
-
-    @property
-    def function(self) -> cache.Kernel:
-        """The kernel, compiled or loaded at first use."""
-        if self._function is None:
-            self._function = cache.load(self.source)
-        return self._function
-
-    def batch(
-        self,
-        arrays: Arrays,
-        rows: Sequence[int],
-        counts: torch.Tensor,  # noqa: ARG002
-        where: Where | None = None,
-    ) -> CpuBatch:
-        """Bind tensors; counts are in the table of hyperparameters."""
-        return CpuBatch(self, arrays, rows, where)
 
 
 class CpuBatch(Batch):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -24,17 +24,10 @@ from numpy.typing import NDArray
 from ..errors import BackendError
 from ..locks import lock
 from ..plan.program import Program
-from ..version import __version__
-from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
+from .base import DTYPES, Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
 from .cache import execute
 from .triton_dialect import CHUNK, ROWS, TritonDialect, derived
 
-DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
 _modules: dict[str, dict[str, Any]] = {}
 _lock = lock()
 
@@ -61,25 +54,6 @@ def interpreted() -> bool:
     return interpreted
 
 
-def obstacle(device: torch.device, dtype: torch.dtype) -> str:
-    """Return why these kernels cannot update tensors of a dtype on a device, or ""."""
-    if device.type not in {"cuda", "cpu"}:
-        return f"parameters are on {device.type}, for which there are no kernels"
-    if dtype not in DTYPES:
-        return f"parameters are {dtype}; GPU kernels are {', '.join(DTYPES.values())}"
-    if missing():
-        return missing()
-    if device.type == "cpu":
-        return "" if interpreted() else "Triton kernels run on a GPU, and parameters are in main memory"
-    if interpreted():
-        return "TRITON_INTERPRET=1 runs Triton kernels in main memory, and parameters are on a GPU"
-    if torch.version.hip:
-        return "Triton kernels have not been tried on AMD's GPUs"
-    oldest = (8, 0) if dtype is torch.bfloat16 else (7, 0)
-    found = torch.cuda.get_device_capability(device)
-    return f"the GPU is of compute capability {found}, and {oldest} is needed" if found < oldest else ""
-
-
 def capturing(device: torch.device) -> bool:
     """Whether what is launched now becomes part of a CUDA graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -88,46 +62,13 @@ def capturing(device: torch.device) -> bool:
 # Kernels ----------------------------------------------------------------------------------------------
 
 
-class TritonGpu(Backend):
-    """Kernels on a GPU, compiled by Triton; they count steps and leave them out by themselves."""
-
-    name = "triton_gpu"
-    decides = True
-
-    def home(self, device: torch.device) -> bool:
-        """Whether a device is not main memory."""
-        return device.type != "cpu"
-
-    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Return why there are no kernels for such parameters, or ""."""
-        return obstacle(device, dtype)
-
-    def lacks(self, program: Program) -> str:
-        """Return what of a program no kernel can say."""
-        return TritonDialect.lacks(program)
-
-    def reason(self, device: torch.device) -> str:
-        """Word what is run."""
-        if device.type == "cpu":
-            return "asked for; Triton's interpreter runs GPU kernels in main memory, slowly"
-        return "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
-
-    def remedy(self) -> str:
-        """Return what brings Triton, if it is not there."""
-        return "pip install 'steprule[gpu]', or leave backend=None" if missing() else super().remedy()
-
-    def kernel(self, program: Program, *, capturable: bool = False) -> TritonKernel:
-        """Return the kernels of a program."""
-        return TritonKernel(program, capturable=capturable)
-
-
 class TritonKernel(Kernel):
-    """The kernels of a program; their `source` can be read before anything compiles."""
+    """The kernels of a program."""
+
+    dialect = TritonDialect
 
     def __init__(self, program: Program, *, capturable: bool = False) -> None:
-        super().__init__(program)
-        self.capturable = capturable
-        self.source = TritonDialect(program).module(__version__)
+        super().__init__(program, capturable=capturable)
         self.captured: list[TritonBatch] = []
         """Batches that CUDA graphs point at: they live as long as the optimiser."""
 
@@ -147,15 +88,48 @@ class TritonKernel(Kernel):
                                fix="take a few steps before the capture, with the same parameters")  # fmt: skip
         return torch.zeros(counts.shape, dtype=torch.from_numpy(counts).dtype, device=device)
 
-    def batch(
-        self,
-        arrays: Arrays,
-        rows: Sequence[int],  # noqa: ARG002
-        counts: torch.Tensor,
-        where: Where | None = None,
-    ) -> TritonBatch:
+    def batch(self, arrays: Arrays, rows: Any, counts: torch.Tensor, where: Where | None = None) -> TritonBatch:  # noqa: ARG002
         """Bind tensors, each with a row of its own; the device keeps the counts."""
         return TritonBatch(self, arrays, counts, where)
+
+
+class TritonGpu(Backend):
+    """Kernels on a GPU, compiled by Triton; they count steps and leave them out by themselves."""
+
+    name, kernel = "triton_gpu", TritonKernel
+    decides = True
+
+    def home(self, device: torch.device) -> bool:
+        """Whether a device is not main memory."""
+        return device.type != "cpu"
+
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Return why there are no kernels for such parameters, or ""."""
+        if device.type not in {"cuda", "cpu"}:
+            return f"parameters are on {device.type}, for which there are no kernels"
+        if dtype not in DTYPES:
+            return f"parameters are {dtype}; GPU kernels are {', '.join(DTYPES.values())}"
+        if missing():
+            return missing()
+        if device.type == "cpu":
+            return "" if interpreted() else "Triton kernels run on a GPU, and parameters are in main memory"
+        if interpreted():
+            return "TRITON_INTERPRET=1 runs Triton kernels in main memory, and parameters are on a GPU"
+        if torch.version.hip:
+            return "Triton kernels have not been tried on AMD's GPUs"
+        oldest = (8, 0) if dtype is torch.bfloat16 else (7, 0)
+        found = torch.cuda.get_device_capability(device)
+        return f"the GPU is of compute capability {found}, and {oldest} is needed" if found < oldest else ""
+
+    def reason(self, device: torch.device) -> str:
+        """Word what is run."""
+        if device.type == "cpu":
+            return "asked for; Triton's interpreter runs GPU kernels in main memory, slowly"
+        return "parameters on a GPU run Triton kernels, one launch a pass for all tensors of a dtype"
+
+    def remedy(self) -> str:
+        """Return what brings Triton, if it is not there."""
+        return "pip install 'steprule[gpu]', or leave backend=None" if missing() else super().remedy()
 
 
 class Upload:

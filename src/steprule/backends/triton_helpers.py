@@ -16,6 +16,7 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from ..plan.rounding import spelled
+from .cache import execute
 
 jit: Any = triton.jit
 
@@ -146,72 +147,24 @@ def finite(x):
 
 
 # 16 bits ----------------------------------------------------------------------------------------------
-
-
-@jit
-def _bits(x):
-    return x.to(tl.uint32, bitcast=True)
-
-
-@jit
-def _number(u):
-    return u.to(tl.float32, bitcast=True)
-
-
-@jit
-def _word(n):
-    return tl.cast(n, tl.uint32)
-
-
-@jit
-def _wide(n):
-    return tl.cast(n, tl.uint64)
-
-
-@jit
-def _signed(half):
-    return half.to(tl.int32).to(tl.uint32, bitcast=True)
-
-
-@jit
-def _narrow(u):
-    return u.to(tl.uint16)
-
-
-@jit
-def _narrow_signed(u):
-    return u.to(tl.uint16).to(tl.int16, bitcast=True)
-
-
-@jit
-def _real(u):
-    return u.to(tl.int32, bitcast=True).to(tl.float32)
-
-
-@jit
-def _where(condition, one, other):
-    return tl.where(condition, one, other)
-
-
-@jit
-def _widen(half):
-    return half.to(tl.float16, bitcast=True).to(tl.float32)
-
-
-@jit
-def _nearest_float16(x):
-    return tl.where(x == x, x.to(tl.float16).to(tl.uint16, bitcast=True), 0x7E00).to(tl.uint16)
-
-
-@jit
-def _nearest_bfloat16(x):
-    return tl.where(x == x, x.to(tl.bfloat16).to(tl.uint16, bitcast=True), 0x7FC0).to(tl.uint16)
-
-
-_WORDS: dict[str, Any] = {
-    "bits": _bits, "number": _number, "word": _word, "wide": _wide, "unsigned": _word, "signed": _signed,
-    "narrow": _narrow, "narrow_signed": _narrow_signed, "real": _real, "where": _where, "widen_float16": _widen,
-} | ({} if interpreted else {"nearest_float16": _nearest_float16, "nearest_bfloat16": _nearest_bfloat16})  # fmt: skip
-globals().update(
-    spelled(_WORDS | {"tl": tl}, function=jit, constant=(lambda one: one) if interpreted else tl.constexpr)
-)
+_WORDS = {
+    "bits(x)": "x.to(tl.uint32, bitcast=True)",
+    "number(u)": "u.to(tl.float32, bitcast=True)",
+    "word(n)": "tl.cast(n, tl.uint32)",
+    "wide(n)": "tl.cast(n, tl.uint64)",
+    "unsigned(half)": "tl.cast(half, tl.uint32)",
+    "signed(half)": "half.to(tl.int32).to(tl.uint32, bitcast=True)",
+    "narrow(u)": "u.to(tl.uint16)",
+    "narrow_signed(u)": "u.to(tl.uint16).to(tl.int16, bitcast=True)",
+    "real(u)": "u.to(tl.int32, bitcast=True).to(tl.float32)",
+    "where(condition, one, other)": "tl.where(condition, one, other)",
+    "widen_float16(half)": "half.to(tl.float16, bitcast=True).to(tl.float32)",
+}
+if not interpreted:
+    for _dtype, _nan in (("float16", "0x7E00"), ("bfloat16", "0x7FC0")):
+        _rounded = f"x.to(tl.{_dtype}).to(tl.uint16, bitcast=True)"
+        _WORDS[f"nearest_{_dtype}(x)"] = f"tl.where(x == x, {_rounded}, {_nan}).to(tl.uint16)"
+_lines = (f"def {head}:\n    return {value}" for head, value in _WORDS.items())
+_written = execute("\n".join(("import triton.language as tl", *_lines)), "words")
+_language = {"tl": tl} | {name: jit(_written[name]) for name in (head.partition("(")[0] for head in _WORDS)}
+globals().update(spelled(_language, function=jit, constant=(lambda one: one) if interpreted else tl.constexpr))
