@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 from rich.table import Column, Table
 
 from steprule.lab.methods import Method
-from steprule.lab.optimizers import NAMES, OPTIONS, class_of, worded
+from steprule.lab.optimizers import CHOICES, NAMES, OPTIONS, class_of, worded
 from steprule.lab.results import task_facts
 from steprule.lab.screen import Screen, say
 from steprule.lab.tasks import TASKS, Metric, TaskSpec, takes
@@ -37,12 +37,19 @@ def optimizers(*, as_json: bool) -> None:
         known = ", ".join((lr, *(f"{key}={worded(value)}" for key, value in row["defaults"].items())))
         other = f"\nthe board's own; torch's is {row['torch']}" if row["torch"] else ""
         table.add_row(row["name"], f"{row['title']}\n{row['formula']}{other}", known, *cost)
-    options = ", ".join(key if value is None else f"{key}={worded(value)}" for key, value in OPTIONS.items())
+    options = ", ".join(map(_offer, OPTIONS))
     table.caption = (
         "bytes: read and written by a step, a parameter; state: kept between steps, a parameter. "
         f"--set gives each of them options too: {options}"
     )
     _print(listed, table, as_json=as_json)
+
+
+def _offer(option: str) -> str:
+    """Word an option with its values, or with its default."""
+    words = [worded(value) for value in CHOICES.get(option, ()) if value is not None]
+    default = OPTIONS[option]
+    return f"{option}={'|'.join(words) or worded(default)}" if words or default is not None else option
 
 
 def _method(name: str) -> dict[str, Any]:

@@ -45,9 +45,11 @@ _RESERVED = frozenset({"params", "parameters", "lr", "t", "maximize", "capturabl
 """Arguments that the lab sets itself, or that would change what is compared."""
 
 _OPTIONS = fields(sr.optim.Options)
-_KEPT_OUT = {"clip", "capturable"}  # --clip has its own flags
-OPTIONS = {field.name: field.default for field in _OPTIONS if field.name not in _KEPT_OUT}
-"""The options of every optimiser of the library, with the defaults."""
+OPTIONS = {field.name: field.default for field in _OPTIONS if field.metadata.get("lab", True)}
+"""The options of every optimiser of the library, with the defaults; their fields may say `lab=False`."""
+
+CHOICES = {field.name: field.metadata["choices"] for field in _OPTIONS if "choices" in field.metadata}
+"""The values that an option may have, if they are words."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ rules may not use stand in `rule/signature.py`, which knows nothing of this room
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..backends import BACKENDS
@@ -17,20 +17,22 @@ from ..rule import Formula
 from ..zoo.transforms import clip_global_norm
 
 NONFINITE = ("propagate", "skip", "raise")
+_NOT_OFFERED = {"lab": False}
+"""The metadata of fields that the lab leaves out of `--set`. `choices` in that of others lists their values."""
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of one optimiser, checked; `steprule.Optimizer` says what each means."""
 
-    clip: Formula | float | None = None
-    nonfinite: str = "propagate"
+    clip: Formula | float | None = field(default=None, metadata=_NOT_OFFERED)
+    nonfinite: str = field(default="propagate", metadata={"choices": NONFINITE})
     backend: str | None = None
     compensated: bool = False
-    rounding: str = "nearest"
-    state: str | None = None
+    rounding: str = field(default="nearest", metadata={"choices": ROUNDINGS})
+    state: str | None = field(default=None, metadata={"choices": (None, "float32")})
     seed: int = 0
-    capturable: bool = False
+    capturable: bool = field(default=False, metadata=_NOT_OFFERED)
 
     def __post_init__(self) -> None:
         if self.clip is not None and not isinstance(self.clip, Formula):
@@ -39,9 +41,9 @@ class Options:
             raise BackendError(
                 f"there is no backend {self.backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None"
             )
-        _one_of("nonfinite", self.nonfinite, NONFINITE)
-        _one_of("rounding", self.rounding, ROUNDINGS)
-        _one_of("state", self.state, (None, "float32"))
+        for option in fields(self):
+            if "choices" in option.metadata:
+                _one_of(option.name, getattr(self, option.name), option.metadata["choices"])
         if type(self.seed) is not int or not 0 <= self.seed < 2**64:
             raise HyperparameterError(f"seed is {self.seed!r}", fix="give a whole number from 0, below 2**64")
         if self.compensated and self.rounding == "stochastic":
