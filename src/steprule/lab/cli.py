@@ -24,7 +24,7 @@ COMMANDS = {
     "compare": ("cli_compare", "Compare optimisers fairly: tuned on validation data, scored once on test data."),
     "completion": ("cli_lists", "Print the script by which a shell completes commands and options."),
     "explain": ("cli_explain", "Show an optimiser: its formula, its passes over memory, its generated kernel."),
-    "optimizers": ("cli_lists", "List the optimisers that have a name, with their formulas and what a step costs."),
+    "optimizers": ("cli_lists", "List the optimisers that have a name, with their formulas and the cost of a step."),
     "report": ("cli_report", "Make report.html, runs.csv and curves.csv from a results.json, and print its table."),
     "tasks": ("cli_lists", "List the tasks that --task can name, with their data and networks."),
     "train": ("cli_train", "Do one run, and print the same facts as compare."),
