@@ -58,7 +58,8 @@ OPTIONS = {
     "state": '"float32" makes new slots beside narrower parameters float32; None makes them as torch does, in the '
              "parameter's type",
     "seed": 'for rounding="stochastic", a whole number from 0. A draw is a function of it, of the step, of the '
-            "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards",
+            "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards; "
+            "give optimisers that work side by side different ones",
 }  # fmt: skip
 """Our classes' options, beside torch's arguments."""
 
