@@ -46,8 +46,8 @@ class NumbaDialect(Dialect):
         "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "pow": "{} ** {}", "neg": "-{}",
         "sqrt": "np.sqrt({})", "exp": "np.exp({})", "log": "np.log({})", "abs": "abs({})",
         "sign": "{0} if {0} != {0} else np.{real}({0} > 0) - np.{real}({0} < 0)",
-        "minimum": "{1} if {1} < {0} or {1} != {1} else {0}",
-        "maximum": "{1} if {1} > {0} or {1} != {1} else {0}",
+        "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
+        "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",
         "where": "{1} if {0} else {2}",
         "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
     }  # fmt: skip
@@ -67,6 +67,8 @@ class NumbaDialect(Dialect):
     joins: ClassVar[Mapping[tuple[str, str], str]] = {
         ("add", ""): "add({total}, np.{sum}({x}))",
         ("add", "mul"): "add_square({total}, np.{sum}({x}))",
+        ("maximum", ""): "{x} if {x} > {total} or {x} != {x} else {total}",
+        ("minimum", ""): "{x} if {x} < {total} or {x} != {x} else {total}",
     }
     number, cell, host = ("{at}[0]", "{at}[0] = {x}"), "{table}[{place}]", "host[{place}] = {x}"
     cast, running, index, row, jit, inlines = "np.{real}({})", "{}", "i", "row", "@inner", True

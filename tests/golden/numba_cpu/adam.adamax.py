@@ -78,7 +78,7 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             x_7 = beta2 * exp_inf
             x_8 = abs(g)
             x_9 = eps + x_8
-            new_exp_inf = x_9 if x_9 > x_7 or x_9 != x_9 else x_7
+            new_exp_inf = x_7 if x_7 >= x_9 or x_7 != x_7 else x_9
             # return theta - lr / (1 - beta1**t) * m / u, m, u
             x_10 = x_6 / new_exp_inf
             new_theta = theta - x_10

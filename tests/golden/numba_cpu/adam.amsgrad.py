@@ -97,7 +97,7 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             x_9 = beta2_2 * exp_avg_sq
             new_exp_avg_sq = x_8 + x_9
             # most = maximum(max_exp_avg_sq, v)
-            new_max_exp_avg_sq = new_exp_avg_sq if new_exp_avg_sq > max_exp_avg_sq or new_exp_avg_sq != new_exp_avg_sq else max_exp_avg_sq
+            new_max_exp_avg_sq = max_exp_avg_sq if max_exp_avg_sq >= new_exp_avg_sq or max_exp_avg_sq != max_exp_avg_sq else new_exp_avg_sq
             # return theta - lr / (1 - beta1**t) * m / (sqrt(most) / sqrt(1 - beta2**t) + eps), m, v, most
             x_10 = np.sqrt(new_max_exp_avg_sq)
             x_11 = scalar_4 * x_10

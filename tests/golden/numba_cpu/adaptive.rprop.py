@@ -75,8 +75,8 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             x_6 = eta_plus if x_3 else x_5
             # step_size = clamp(where(t == 1, lr, step_size) * factor, smallest, largest)
             x_7 = x * x_6
-            x_8 = smallest if smallest > x_7 or smallest != smallest else x_7
-            new_step_size = largest if largest < x_8 or largest != largest else x_8
+            x_8 = x_7 if x_7 >= smallest or x_7 != x_7 else smallest
+            new_step_size = x_8 if x_8 <= largest or x_8 != x_8 else largest
             # g = where(agreement < 0, 0, g)
             new_prev = constant if x_4 else g
             # direction = where(g > 0, 1, where(g < 0, -1, 0)) # NaN has none, as in torch: such an element stays where it is

@@ -94,7 +94,7 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             scalar_4 = np.sqrt(total[0])
             scalar_5 = 1e-06 + scalar_4
             scalar_6 = max_norm / scalar_5
-            scalar_7 = np.float32(scalar_6 if scalar_6 < 1.0 or scalar_6 != scalar_6 else 1.0)
+            scalar_7 = np.float32(1.0 if 1.0 <= scalar_6 or 1.0 != 1.0 else scalar_6)
             eps = np.float32(host[row * 8 + 4])
             # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
             scalar_8 = np.float32(host[row * 8 + 6])

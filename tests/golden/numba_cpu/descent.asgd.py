@@ -36,7 +36,7 @@ def host_scalars(row_count, hyper, host):
         scalar_11 = lr / scalar_10
         t0 = hyper[row * 7 + 3]
         scalar_12 = step - t0
-        scalar_13 = scalar_12 if scalar_12 > 1.0 or scalar_12 != scalar_12 else 1.0
+        scalar_13 = 1.0 if 1.0 >= scalar_12 or 1.0 != 1.0 else scalar_12
         scalar_14 = 1.0 / scalar_13
         host[row * 6] = step
         host[row * 6 + 1] = scalar_3

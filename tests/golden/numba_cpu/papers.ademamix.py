@@ -46,7 +46,7 @@ def host_scalars(row_count, hyper, host):
         scalar_16 = scalar_12 + scalar_15
         scalar_17 = 1.0 / scalar_16
         scalar_18 = np.exp(scalar_17)
-        scalar_19 = beta3 if beta3 < scalar_18 or beta3 != beta3 else scalar_18
+        scalar_19 = scalar_18 if scalar_18 <= beta3 or scalar_18 != scalar_18 else beta3
         # slow = where(t < beta3_warmup, _slower(beta1, beta3, t / beta3_warmup), beta3)
         scalar_20 = scalar_19 if scalar_9 else beta3
         # m2 = slow * exp_avg_slow + (1 - slow) * g

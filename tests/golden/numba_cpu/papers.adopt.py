@@ -89,11 +89,11 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             x_3 = x_2 + g
             # normed = g / maximum(sqrt(exp_avg_sq), eps)
             x_4 = np.sqrt(exp_avg_sq)
-            x_5 = eps if eps > x_4 or eps != eps else x_4
+            x_5 = x_4 if x_4 >= eps or x_4 != x_4 else eps
             x_6 = x_3 / x_5
             # normed = clamp(normed, -bound, bound)
-            x_7 = scalar_3 if scalar_3 > x_6 or scalar_3 != scalar_3 else x_6
-            x_8 = scalar_6 if scalar_6 < x_7 or scalar_6 != scalar_6 else x_7
+            x_7 = x_6 if x_6 >= scalar_3 or x_6 != x_6 else scalar_3
+            x_8 = x_7 if x_7 <= scalar_6 or x_7 != x_7 else scalar_6
             # m = where(t == 1, exp_avg, beta1 * exp_avg + (1 - beta1) * normed)
             x_9 = scalar_2 * x_8
             x_10 = x + x_9
