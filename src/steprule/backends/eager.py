@@ -230,9 +230,10 @@ class EagerBatch(Batch):
 def _joined(reducer: Reducer, value: torch.Tensor) -> torch.Tensor:
     """Join the elements of a tensor: sums as torch adds them, the rest by halves."""
     each, join = OPS.get(reducer.each), spelling(reducer.combine)
-    terms = (value if each is None else spelling(reducer.each)(*[value] * each.arity)).reshape(-1)
+    terms = value if each is None else spelling(reducer.each)(*[value] * each.arity)
     if reducer.combine == "add":
         return terms.sum()
+    terms = terms.reshape(-1)
     while len(terms) > 1:
         half = len(terms) // 2
         terms = torch.cat([join(terms[:half], terms[half : 2 * half]), terms[2 * half :]])
