@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -69,9 +70,13 @@ class Counting(Eager):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for backend in (Picky(), Counting()):
-        monkeypatch.setitem(BACKENDS, backend.name, backend)
+def registered() -> Iterator[None]:
+    """Add two rows; put all back in their order, in which the first that is at home is chosen."""
+    before = dict(BACKENDS)
+    BACKENDS.update({backend.name: backend for backend in (Picky(), Counting())})
+    yield
+    BACKENDS.clear()
+    BACKENDS.update(before)
 
 
 def trained(backend: str | None, steps: int = 3) -> tuple[list[torch.nn.Parameter], sr.Optimizer]:
@@ -106,10 +111,8 @@ def test_what_it_does_not_take_is_refused_in_its_words() -> None:
 
 def test_the_first_that_is_at_home_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Backend] = [Picky(), *BACKENDS.values()]
-    for name in list(BACKENDS):
-        monkeypatch.delitem(BACKENDS, name)
-    for row in rows:
-        monkeypatch.setitem(BACKENDS, row.name, row)
+    BACKENDS.clear()
+    BACKENDS.update({row.name: row for row in rows})
     monkeypatch.setattr("steprule.backends.numba_cpu.NumbaCpu.home", lambda self, _: type(self) is Picky)
     assert sr.explain(trained(None)[1]).backend == "picky"
     assert sr.explain(board_of(torch.float64)).backend == "eager"

@@ -172,10 +172,13 @@ def _sweep(place: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _fill(path: Path, data: bytes) -> None:
+def _fill(path: Path, data: bytes | str) -> None:
     """Write a new file that only its owner may read, under any umask."""
     path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(data)
+    if isinstance(data, str):
+        path.write_text(data, encoding="utf-8")
+    else:
+        path.write_bytes(data)
 
 
 def _set_aside(entry: Path) -> None:
@@ -191,9 +194,9 @@ def _write(place: Path, name: str, source: str, symbol: str, code: bytes) -> Non
     _sweep(place)
     workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=place))
     try:
-        _fill(workshop / _SOURCE, source.encode())
+        _fill(workshop / _SOURCE, source)
         _fill(workshop / _OBJECT, code)
-        _fill(workshop / _MANIFEST, json.dumps({"symbol": symbol, "sha256": _seal(symbol, code)}).encode())
+        _fill(workshop / _MANIFEST, json.dumps({"symbol": symbol, "sha256": _seal(symbol, code)}))
         entry = place / name
         if entry.is_symlink() or entry.is_file():
             entry.unlink()  # the target of a link is not ours

@@ -15,8 +15,8 @@ class Precision:
     """One type of parameters and gradients.
 
     `start` shrinks the first parameters: their rounding must not hide an error in the update. An arm is refused when
-    an element is off by more than `tolerance` of the farthest move within its tensor, or all of them by more than a
-    fifth of that in the mean, so that a narrow type hides no wrong rate.
+    an element is off by more than `tolerance` of the farthest move within its tensor; in 16 bits also when all of them
+    are by more than a fifth of that in the mean, so that a narrow type hides no wrong rate.
     """
 
     name: str

@@ -98,7 +98,7 @@ class Trial:
     def __init__(self, rule: TimedRule, clip: str, workload: Workload, precision: Precision = FLOAT32) -> None:
         given = Tensors(workload, rule.start, sets=0, precision=precision)
         start, bound = given.parameters, given.bound
-        self.tolerance = precision.tolerance
+        self.tolerance, self._narrow = precision.tolerance, precision.bytes == 2
         self._steps = [[each.to(precision.dtype) for each in step] for step in gradients(workload, clip, bound)]
         self._truth = reference(rule, start, [clipped(clip, step, bound) for step in self._steps])
         self._start: Values = [tensor.detach().double().numpy() for tensor in start]
@@ -109,4 +109,4 @@ class Trial:
             unit.place(unit.prepare([gradient.to(unit.device, copy=True) for gradient in given]))
             unit.step()
         seen = unit.values(), self._truth, self._start
-        return max(deviation(*seen), 5 * drift(*seen))
+        return max(deviation(*seen), 5 * drift(*seen) if self._narrow else 0.0)
