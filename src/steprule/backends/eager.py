@@ -12,7 +12,7 @@ import torch
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank
 from ..graph.ops import OPS, Reducer
-from ..plan.program import Accumulate, Array, Compute, Exchange, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Array, Call, Compute, Exchange, Load, Loop, Program, Store
 from ..plan.storage import REMAINDER
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
@@ -84,6 +84,9 @@ class EagerBatch(Batch):
         self.arrays = {name: list(tensors) for name, tensors in arrays.items()}
         self.rows = list(rows)
         self._where = where
+        calls = [part for loop in program.loops for part in loop.after if isinstance(part, Call)]
+        self._scratch = [array.name for part in calls for array in (part.source, part.target)]
+        self.arrays |= {name: [None] * len(self.rows) for name in self._scratch}
         self._sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
         self.total = np.zeros(len(plan.reductions))
         self._columns = hyper_columns(plan)
@@ -122,6 +125,11 @@ class EagerBatch(Batch):
             values = self._elements(tensor, loop, self._scalars(tensor, loop.scalars))
             self._copy(tensor, [pair for store in loop.stores for pair in self._stored(tensor, store, values)])
         for part in loop.after:
+            if isinstance(part, Call):
+                for tensor in self._present(tensors):
+                    whole = self.arrays[part.source.name][tensor]
+                    result = spelling(part.node.op)(whole.reshape(Rank.ELEMENT.view(tuple(whole.shape))))
+                    self.arrays[part.target.name][tensor] = result.reshape(whole.shape)
             if isinstance(part, Exchange):
                 shares = [float(reduced[part.node]) for reduced in self._reduced if part.node in reduced]
                 with np.errstate(all="ignore"):
@@ -148,7 +156,7 @@ class EagerBatch(Batch):
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._writing = None
-        self.arrays[self.plan.graph.gradient] = []
+        self.arrays |= {self.plan.graph.gradient: [], **{name: [None] * len(self.rows) for name in self._scratch}}
 
     def _elements(self, tensor: int, loop: Loop, values: dict[Node, Any]) -> dict[Node, Any]:
         """Do what a loop does to elements, but the stores; return all values."""
@@ -175,7 +183,11 @@ class EagerBatch(Batch):
 
     def _stored(self, tensor: int, store: Store, values: dict[Node, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return where a value goes, and what is held there."""
-        value, target = values[store.node], self.arrays[store.array.name][tensor].detach()
+        value = values[store.node]
+        if store.array.scratch:
+            self.arrays[store.array.name][tensor] = value
+            return []
+        target = self.arrays[store.array.name][tensor].detach()
         if store.array.format.beside:
             beside = self.arrays[REMAINDER][tensor].detach()
             return [(target, rounded(value, target.dtype, "compensated")), (beside, remainder(value, target.dtype))]

@@ -233,7 +233,7 @@ class NumbaDialect(Dialect):
 
     def _guard(self, loop: Loop) -> list[str]:
         """Stop before anything is written when a guarded plan has met what is not finite."""
-        if self.program.guard not in [part.place for part in loop.after]:
+        if self.program.guard not in [part.place for part in loop.accumulated]:
             return []
         value = self._cell("total", str(self.program.guard), 1, 0)
         return [f"if stage == -1 and {value} != {value}:", "    return"]

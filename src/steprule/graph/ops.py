@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["leaf", "pointwise", "compare", "tensor", "global"]
+Kind = Literal["leaf", "pointwise", "compare", "matrix", "tensor", "global"]
+"""A `matrix` function takes a tensor as a matrix, its leading index by all others, and gives one of that shape."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)

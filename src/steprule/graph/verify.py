@@ -31,6 +31,8 @@ def _reductions(graph: Graph) -> Iterator[tuple[Node, str]]:
         inner = node.inputs[0].rank if node.inputs else Rank.HOST
         if isinstance(node.attr, Rank) and (node.kind != "tensor" or node.attr not in {Rank.ROW, Rank.COLUMN}):
             yield node, f"`{node.op}` cannot give one number a {node.attr.word}"
+        elif node.kind == "matrix" and inner is not Rank.ELEMENT:
+            yield node, f"`{node.op}` is taken of a value that is no matrix"
         elif node.reduces and inner <= Rank.TENSOR:
             yield node, f"`{node.op}` is taken of a value that does not vary over elements"
         elif node.reduces and not node.rank < inner:

@@ -1,8 +1,9 @@
 """The lowered program: everything that a kernel does, and nothing of how it is spelled.
 
 A plan's pass becomes a loop over chunks. In it stand `Load`, `Compute`, `Accumulate` and `Store`, in the order in which
-they are done; after it `Combine` (chunks to tensors and totals) and `Exchange` (totals shared among batches). Backends
-run a program: a renderer writes it down in some language, and `eager` executes it with torch operations.
+they are done; after it `Combine` (chunks to tensors and totals), `Exchange` (totals shared among batches) and `Call` (a
+function of matrices, on whole tensors that the loop has stored for it, and a later one loads). Backends run a program:
+a renderer writes it down in some language, and `eager` executes it with torch operations.
 """
 
 from __future__ import annotations
@@ -19,23 +20,20 @@ from .storage import REMAINDER, Format, Layout, format_of, layout
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array in memory: its name, its format, and where it varies."""
+    """An array in memory: its name, its format, and where it varies; of `scratch` nothing is kept after the step."""
 
     name: str
     format: Format
     rank: Rank = Rank.ELEMENT
+    scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read one element of an array, widened to the type that is computed in."""
+    """Read one element of an array, widened to the type that is computed in: the value of a node."""
 
     array: Array
-
-    @property
-    def node(self) -> Node:
-        """The node that becomes known."""
-        return read(self.array.name)
+    node: Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +83,22 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """Apply a function of matrices to a whole tensor, between two loops."""
+
+    node: Node
+    source: Array
+    target: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """One walk over memory: scalars that its elements use, what it does to an element, and what follows."""
 
     index: int
     scalars: tuple[Node, ...]
     body: tuple[Load | Compute | Accumulate | Store, ...]
-    after: tuple[Combine | Exchange, ...]
+    after: tuple[Combine | Exchange | Call, ...]
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -160,18 +167,27 @@ class Program:
         return beside + sum(array.format.bytes for array in self.arrays[2:] if array.rank is Rank.ELEMENT)
 
 
+def _scratch(node: Node, real: str, of: str = "") -> Array:
+    """Return the array of a function's result, or of what it is taken `of`; no slot has such a name."""
+    return Array(f"{node.op} {node.key}{of}", format_of(real), scratch=True)
+
+
 def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], *, random: bool) -> Loop:
     places = {node: place for place, node in enumerate(plan.reductions)}
+    real = arrays[plan.graph.parameter].format.real
     narrow = [name for name, _ in item.writes if random and arrays[name].format.narrow]
     body = [
-        *(Load(arrays[name]) for name in item.reads),
+        *(Load(arrays[name], read(name)) for name in item.reads),
+        *(Load(_scratch(node, real), node) for node in item.results),
         *(Compute(node) for node in item.elements),
         *(Accumulate(node, places[node]) for node in item.reductions if walks(node)),
+        *(Store(_scratch(node, real, " of"), node.inputs[0]) for node in item.calls),
         *(Store(arrays[name], node, narrow.index(name) if name in narrow else -1) for name, node in item.writes),
     ]
     after = [
         *(Combine(node, places[node]) for node in item.reductions),
         *(Exchange(node, places[node]) for node in item.reductions if node.kind == "global"),
+        *(Call(node, _scratch(node, real, " of"), _scratch(node, real)) for node in item.calls),
     ]
     return Loop(item.index, item.scalars, tuple(body), tuple(after))
 
@@ -188,7 +204,7 @@ def lower(plan: Plan, layout: Layout) -> Program:
     return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish))
 
 
-def _known(loop: Loop) -> Iterator[str]:
+def _known(loop: Loop, ended: set[Node]) -> Iterator[str]:
     """Say what a loop uses before it knows it."""
     known = set(loop.scalars)
     for part in loop.body:
@@ -199,6 +215,8 @@ def _known(loop: Loop) -> Iterator[str]:
                 yield f"loop {loop.index} uses {node!r} before it is known"
         if isinstance(part, Load | Compute):
             known.add(part.node)
+        if isinstance(part, Load) and part.array.scratch and part.node not in ended:
+            yield f"loop {loop.index} loads {part.node!r} before it has ended"
 
 
 def _early(user: str, roots: Sequence[Node], ended: set[Node]) -> Iterator[str]:
@@ -212,9 +230,9 @@ def _flaws(program: Program) -> Iterator[str]:
     if program.layout.random and not program.plan.graph.uses_step:
         yield "its stores draw anew at every step, and nobody counts steps"
     for loop in program.loops:
-        yield from _known(loop)
+        yield from _known(loop, ended)
         yield from _early(f"loop {loop.index}", loop.scalars, ended)
-        if loop.stores and loop is not program.loops[-1]:
+        if loop is not program.loops[-1] and not all(store.array.scratch for store in loop.stores):
             yield f"loop {loop.index} stores, but only the last loop may"
         if len({store.array for store in loop.stores}) < len(loop.stores):
             yield f"loop {loop.index} stores an array twice"
@@ -225,9 +243,11 @@ def _flaws(program: Program) -> Iterator[str]:
         if made != combined or shared != totals:
             yield f"loop {loop.index} accumulates {made}, combines {combined} and exchanges {shared}"
         for part in loop.after:
-            yield from _early(
-                f"a reduction after loop {loop.index}", () if walks(part.node) else part.node.inputs, ended
-            )
+            if not walks(part.node):
+                yield from _early(f"a reduction after loop {loop.index}", part.node.inputs, ended)
+            stored = {store.array: store.node for store in loop.stores}
+            if isinstance(part, Call) and stored.get(part.source) is not part.node.inputs[0]:
+                yield f"`{part.node.op}` is called after loop {loop.index}, which has not stored its argument"
             ended.add(part.node)
     yield from _early("a slot", [store.node for store in program.finish], ended)
 

@@ -26,7 +26,8 @@ class Pass:
 
     `scalars` are the values below element rank that its elements use; `elements` the element nodes it computes, inputs
     first; `reductions` those that end with it, inputs first, of elements or of what others give a row or column;
-    `writes` the (array, new value) pairs, empty in all but the last pass.
+    `writes` the (array, new value) pairs, empty in all but the last pass. Of matrix functions `calls` are those that
+    follow it, and `results` those whose values it reads.
     """
 
     index: int
@@ -35,6 +36,8 @@ class Pass:
     reductions: tuple[Node, ...]
     scalars: tuple[Node, ...]
     elements: tuple[Node, ...]
+    calls: tuple[Node, ...] = ()
+    results: tuple[Node, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -47,6 +50,7 @@ def summary(item: Pass, graph: Graph) -> str:
     done = [f"reads {', '.join(item.reads)}"] if item.reads else []
     done += [f"writes {', '.join(name for name, _ in item.writes)}"] if item.writes else []
     done += [f"ends in {', '.join(one_line(node, graph) for node in item.reductions)}"] if item.reductions else []
+    done += [f"then {', '.join(one_line(node, graph) for node in item.calls)}"] if item.calls else []
     return "; ".join(done) or "moves nothing"
 
 
@@ -77,9 +81,14 @@ class Plan:
         return frozenset({node.rank for node in self.graph.nodes} & {Rank.ROW, Rank.COLUMN})
 
 
-def walks(reduction: Node) -> bool:
-    """Whether a reduction is of elements, which must be walked over."""
-    return reduction.inputs[0].rank is Rank.ELEMENT
+def ends(node: Node) -> bool:
+    """Whether elements that use a node wait for the end of a pass: it is a reduction, or a function of matrices."""
+    return node.reduces or node.kind == "matrix"
+
+
+def walks(node: Node) -> bool:
+    """Whether a node that `ends` a pass is of elements, which must be walked over."""
+    return node.inputs[0].rank is Rank.ELEMENT
 
 
 def _levels(roots: list[Node]) -> dict[Node, int]:
@@ -87,12 +96,15 @@ def _levels(roots: list[Node]) -> dict[Node, int]:
     level: dict[Node, int] = {}
     for node in topological(roots):
         base = max((level[child] for child in node.inputs), default=0)
-        level[node] = max(base + walks(node), 1) if node.reduces else base
+        level[node] = max(base + walks(node), 1) if ends(node) else base
     return level
 
 
 def _cone(roots: list[Node]) -> tuple[list[Node], list[Node]]:
-    """Split what roots need in one pass into element nodes to compute and scalars to be given."""
+    """Split what roots need in one pass into element nodes to compute and scalars to be given.
+
+    A function of matrices is an element node that has been computed between passes.
+    """
     elements: dict[Node, None] = {}
     scalars: dict[Node, None] = {}
     stack = [(root, False) for root in reversed(roots)]
@@ -104,26 +116,29 @@ def _cone(roots: list[Node]) -> tuple[list[Node], list[Node]]:
             elements[node] = None
         elif node not in elements:
             stack.append((node, True))
-            stack.extend((child, False) for child in reversed(node.inputs))
+            stack.extend((child, False) for child in (() if ends(node) else reversed(node.inputs)))
     return list(elements), list(scalars)
 
 
-def _make_pass(index: int, reductions: list[Node], writes: list[tuple[str, Node]]) -> Pass:
-    roots = [node.inputs[0] for node in reductions if walks(node)] + [node for _, node in writes]
+def _make_pass(index: int, ending: list[Node], writes: list[tuple[str, Node]]) -> Pass:
+    roots = [node.inputs[0] for node in ending if walks(node)] + [node for _, node in writes]
     elements, scalars = _cone(roots)
     reads = tuple(node.array for node in elements if node.array)
-    computed = tuple(node for node in elements if not node.array)
-    return Pass(index, reads, tuple(writes), tuple(reductions), tuple(scalars), computed)
+    computed = tuple(node for node in elements if not (node.array or ends(node)))
+    reductions = tuple(node for node in ending if node.reduces)
+    calls = tuple(node for node in ending if not node.reduces)
+    results = tuple(node for node in elements if ends(node))
+    return Pass(index, reads, tuple(writes), reductions, tuple(scalars), computed, calls, results)
 
 
 def nearest(roots: Sequence[Node]) -> list[Node]:
-    """List the reductions that roots use themselves, not through another."""
-    found = {node for node in topological(roots) if node.reduces}
+    """List what `ends` a pass and roots use themselves, not through another."""
+    found = {node for node in topological(roots) if ends(node)}
     return [node for node in topological(roots, found) if node in found]
 
 
 def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> list[list[Node]]:
-    """List the reductions that end in each pass, as few passes as new elements and new numbers of tensors need.
+    """List what `ends` in each pass, as few passes as new elements and new numbers of tensors need.
 
     A reduction that may end in several ends where it makes the fewest arrays be read. A global one ends as early as it
     can: in the same pass of every plan that shares it.
@@ -131,7 +146,7 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> lis
     roots = [*elements, *tensors, *([guard] if guard is not None else [])]
     level = _levels(roots)
     last = max([int(guard is not None), *(level[n] for n in elements), *(level[n] - 1 for n in tensors)])
-    reductions = [node for node in topological(roots) if node.reduces]
+    reductions = [node for node in topological(roots) if ends(node)]
     before = {node: nearest([node.inputs[0]]) for node in reductions}
     reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.array} for node in reductions}
     read: list[set[Node]] = [set() for _ in range(last + 1)]
