@@ -130,7 +130,7 @@ class EagerBatch(Batch):
                     whole = self.arrays[part.source.name][tensor]
                     result = spelling(part.node.op)(whole.reshape(Rank.ELEMENT.view(tuple(whole.shape))))
                     self.arrays[part.target.name][tensor] = result.reshape(whole.shape)
-            if isinstance(part, Exchange):
+            elif isinstance(part, Exchange):
                 shares = [float(reduced[part.node]) for reduced in self._reduced if part.node in reduced]
                 with np.errstate(all="ignore"):
                     combine = OPS[part.node.reducer.combine].meaning

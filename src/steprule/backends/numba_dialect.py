@@ -115,7 +115,7 @@ class NumbaDialect(Dialect):
                 self._run(loop, at, totals, WIDE)
 
     def _adds_in_runs(self, loop: Loop) -> bool:
-        """Whether short runs may be added in float32, twice as fast: squares of 16 bits, and the guard's zeros."""
+        """Whether short runs may be added in float32, in wider vectors: squares of 16 bits, and the guard's zeros."""
         squares = [part.node for part in loop.accumulated if part.node is not self.plan.guard]
         loaded = {part.node for part in loop.loads}
         return (

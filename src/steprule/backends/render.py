@@ -249,7 +249,7 @@ class Dialect(ABC):
 
     def _apply(self, op: str, *inputs: str, real: str = WIDE) -> str:
         """Spell an operation."""
-        return self.spelling[op].format(*inputs, real=real, element=self.program.layout.parameter.dtype)
+        return self.spelling[op].format(*inputs, real=real)
 
     def _spell(self, node: Node, real: str) -> str:
         """Spell a node, whose inputs have names."""

@@ -56,7 +56,7 @@ class TritonDialect(Dialect):
     reserved = frozenset({
         *TABLES, *COUNTS, *HELPERS, "tl", "triton", "ALIGNED", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
         "count", "rows", "row", "inside", "whole", "tail", "first", "lanes", "here", "float", "int", "abs", "range",
-        "min", "max", "sum", "len", "print", "host_scalars", "begin", "finish", "element", "go", "t", "begins",
+        "min", "max", "sum", "len", "print", "host_scalars", "begin", "finish", "go", "t", "begins",
         *(f"join_{op}" for op in spelling),
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {

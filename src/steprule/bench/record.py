@@ -34,6 +34,7 @@ from steprule.bench.cases import GRADIENTS
 from steprule.bench.conduct import Outcome, Result
 from steprule.bench.load import busy
 from steprule.bench.measure import Spread
+from steprule.bench.precision import BFLOAT16, FLOAT16
 from steprule.bench.training import NOTHING
 from steprule.bench.truth import STEPS, TOLERANCE
 from steprule.bench.verdict import NOISE, noise
@@ -48,9 +49,10 @@ METHOD = (
 )
 
 OF_HALF = (
-    "16-bit parameters may be off by 5 % (bfloat16) or 1 % (float16) of the farthest move, and by a fifth of that in "
-    "the root of the mean of squares. Their gradients are clipped to half the norm that normal ones have, so that "
-    "float16 holds their squares; the arm `torch fused float32` has the same numbers in float32."
+    f"16-bit parameters may be off by {100 * BFLOAT16.tolerance:g} % (bfloat16) or {100 * FLOAT16.tolerance:g} % "
+    "(float16) of the farthest move, and by a fifth of that in the root of the mean of squares. Their gradients are "
+    "clipped to half the norm that normal ones have, so that float16 holds their squares; the arm `torch fused "
+    "float32` has the same numbers in float32."
 )
 
 BY_EVENTS = (

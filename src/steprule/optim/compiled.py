@@ -67,6 +67,7 @@ class Kernels:
     host_dtype: torch.dtype = torch.float64
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
+    _types: dict[torch.dtype, dict[str, torch.dtype]] = field(default_factory=dict[torch.dtype, dict[str, torch.dtype]])
     _programs: dict[Kinds, Program] = field(default_factory=dict[Kinds, Program])
     _lacking: dict[tuple[str, Kinds], str] = field(default_factory=dict[tuple[str, Kinds], str])
     _kernels: dict[tuple[str, Kinds], Kernel] = field(default_factory=dict[tuple[str, Kinds], Kernel])
@@ -75,6 +76,13 @@ class Kernels:
     def keeps(self, dtype: torch.dtype) -> bool:
         """Whether a remainder is kept beside parameters of a type."""
         return self.options.rounding == "compensated" and beside(name_of(dtype)) != name_of(dtype)
+
+    def types(self, dtype: torch.dtype) -> Mapping[str, torch.dtype]:
+        """Return the types of new slots in memory beside a parameter of a type, by name."""
+        if dtype not in self._types:
+            own = layout(self.plan.graph, name_of(dtype), state=self.options.state)
+            self._types[dtype] = {name: getattr(torch, form.dtype) for name, form in own.slots}
+        return self._types[dtype]
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
         """Return the compiled plan for a parameter whose slots are laid out as it is."""

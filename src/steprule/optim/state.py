@@ -32,7 +32,7 @@ def _fresh(kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Ten
         return like(parameter.detach(), 0, torch.int16)
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
-    dtype = single(parameter.dtype) if slot.single or kernels.options.state else parameter.dtype
+    dtype = kernels.types(parameter.dtype)[slot.name]
     if isinstance(init, str):
         return like(parameter.detach(), parameter.detach(), dtype)
     if slot.rank is Rank.TENSOR:

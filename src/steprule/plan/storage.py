@@ -78,10 +78,6 @@ class Layout:
         """The type in which elements are computed."""
         return self.parameter.real
 
-    def slot(self, name: str) -> Format:
-        """Return the format of a slot."""
-        return dict(self.slots)[name]
-
     @property
     def random(self) -> bool:
         """Whether stores draw: they round stochastically, and one of them loses bits."""
@@ -90,12 +86,16 @@ class Layout:
 
 
 def layout(
-    graph: Graph, dtype: str, rounding: str = "nearest", state: str = "", found: Mapping[str, str] | None = None
+    graph: Graph,
+    dtype: str,
+    rounding: str = "nearest",
+    state: str | None = None,
+    found: Mapping[str, str] | None = None,
 ) -> Layout:
     """Return the layout of a rule beside parameters of a dtype.
 
-    A slot has the dtype that is `found`; else `state`, if that is given, or the parameter's; float32 at least if it is
-    one number a tensor, or `single`.
+    A slot has the dtype that is `found`; else the parameter's, or float32 if that is narrower and the slot is `single`
+    or the `state` is to be float32.
     """
     parameter = format_of(beside(dtype) if rounding == "compensated" else dtype)
     known = found or {}
