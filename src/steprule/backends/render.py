@@ -7,14 +7,12 @@ rule's lines as comments) stands here.
 
 from __future__ import annotations
 
-import keyword
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
-from ..errors import Origin
 from ..graph.node import Node, Rank, step, topological
 from ..graph.ops import OPS, Reducer
 from ..graph.show import formula
@@ -22,67 +20,11 @@ from ..plan.program import Accumulate, Compute, Load, Loop, Program, Store
 from ..plan.schedule import summary
 from ..plan.storage import FORMATS, REMAINDER
 from ..plan.tables import CHUNK, TENSOR
+from .text import Names, Source
 
-LONGEST_NAME = 40
 _RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
 WIDE = "float64"
 """The type of scalars and of reductions."""
-
-
-class Names:
-    """Gives every value of a kernel a readable name that collides with nothing."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
-        self._last: dict[str, int] = {}
-
-    def fresh(self, wanted: str) -> str:
-        """Return the wanted name, or the nearest one that is free and plain ASCII."""
-        base = wanted[:LONGEST_NAME] if wanted.isascii() and wanted.isidentifier() else "value"
-        count = self._last.get(base, 0)
-        name = ""
-        while not name or name in self._taken or keyword.iskeyword(name):
-            count += 1
-            name = base if count == 1 else f"{base}_{count}"
-        self._last[base] = count
-        self._taken.add(name)
-        return name
-
-
-class Source:
-    """Lines of a program, with the indentation kept apart from the text."""
-
-    def __init__(self, origins: Mapping[Node, Origin]) -> None:
-        self._lines: list[str] = []
-        self._depth = 0
-        self._origins = origins
-        self._last_comment = ""
-
-    def line(self, *texts: str) -> None:
-        """Add lines at the current depth."""
-        self._lines.extend("    " * self._depth + text if text else "" for text in texts)
-
-    @contextmanager
-    def block(self, head: str) -> Generator[None]:
-        """Add a line that opens a block, and indent what follows."""
-        self.line(head)
-        self._depth += 1
-        self._last_comment = ""
-        yield
-        self._depth -= 1
-        self._last_comment = ""
-
-    def comment(self, node: Node) -> None:
-        """Quote the rule's line that wrote this node, once for a run of nodes from it."""
-        origin = self._origins.get(node)
-        text = " ".join(origin.text.split()) if origin is not None else ""
-        if text and text.isprintable() and text != self._last_comment:
-            self.line(f"# {text}")
-            self._last_comment = text
-
-    def text(self) -> str:
-        """Return the program."""
-        return "\n".join(self._lines) + "\n"
 
 
 class Dialect(ABC):
