@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -23,6 +24,13 @@ def pytest_configure() -> None:
     """Answer ctrl-C as Python does, in children too: a shell that runs tests in the background has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import for `-m gpu` only the files that have such tests: a GPU is there for minutes, and all files take one."""
+    if config.getoption("markexpr") != "gpu" or not collection_path.match("test_*.py"):
+        return None
+    return "mark.gpu" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture(scope="session", autouse=True)

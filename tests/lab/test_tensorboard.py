@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from steprule.__main__ import main
 from steprule.lab import tensorboard
@@ -15,6 +14,7 @@ from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import train
 
 pytestmark = pytest.mark.cpu
+EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
 
 METHOD = Method("torch.optim:AdamW", (("betas", (0.9, 0.99)),), (Clip("clip_global_norm", 0.5),), "cosine")
 SPEC = RunSpec(TaskSpec(hidden=(8,)), METHOD, 0.01, 3, Budget(None, 20))
