@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from ..errors import HyperparameterError, ParameterError, RuleError
+from ..errors import HyperparameterError, RuleError
 from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
-from ..locks import lock
 from ..plan.schedule import schedule
 from ..rule import Formula, Transform, chain
+from .away import Away
 from .binding import Binding, bind
 from .compiled import Compiled, Kernels, Reader, counted, storable
 from .documented import documented
@@ -30,7 +29,6 @@ from .tensors import Entry, check_capturable, check_shards, label, oddity, stand
 
 Running = tuple[torch.Tensor, Compiled]
 """A parameter, and the compiled plan that updates it."""
-_BLOCK = "at_iterate()"
 
 
 def _compose(rule: Formula, options: Options) -> Formula:
@@ -48,7 +46,7 @@ def _compose(rule: Formula, options: Options) -> Formula:
 
 
 @documented
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Away):
     """Run a rule on a model's parameters; a real `torch.optim.Optimizer`.
 
     >>> import torch, steprule as sr
@@ -114,9 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         """Make the attributes that are not derived from others."""
         self._options = options
         self._binding: Binding | None = None
-        self._busy = lock()
-        self._inside: list[str] = []
-        self._put_back: Callable[[], None] | None = None
+        self._at_home()
 
     def _install(self, options: Options) -> None:
         """Make the attributes that follow from the rule and the options; they are neither copied nor saved."""
@@ -317,56 +313,6 @@ class Optimizer(torch.optim.Optimizer):
                     entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, kernels.for_entry(entry, state, self.backend)))
             yield kernels, found
-
-    # Rules with a look-ahead ---------------------------------------------------------------------
-
-    @contextmanager
-    def at_iterate(self) -> Generator[None]:
-        """Hold θ itself in the parameters inside a `with` block, e.g. for evaluation.
-
-        >>> import torch, steprule as sr
-        >>> model = torch.nn.Linear(2, 1)
-        >>> opt = sr.board.nesterov.optimizer(model.parameters(), lr=0.1)
-        >>> with opt.at_iterate():
-        ...     prediction = model(torch.ones(1, 2))
-
-        Only rules with a look-ahead, stepped without a closure, store another point; for all others
-        nothing moves. Each parameter's state says which point is stored: `ahead` is 1 for the
-        look-ahead point. At the end of the outermost block parameters are put back, bit for bit; one that was written
-        inside, or whose slots were, keeps what was written, and `ahead` stays 0. Inside, `step`, `load_state_dict` and
-        `add_param_group` raise `ParameterError`.
-        """
-        with self._busy:
-            if any(place != _BLOCK for place in self._inside):
-                raise self._misplaced("at_iterate()")
-            if self._points is not None and not self._inside:
-                self._put_back = self._points.to_iterate(self)
-            self._inside.append(_BLOCK)
-        try:
-            yield
-        finally:
-            with self._busy:
-                self._inside.remove(_BLOCK)
-                put_back = self._put_back
-                if not self._inside and put_back is not None:
-                    self._put_back = None
-                    put_back()
-
-    @contextmanager
-    def _away(self, place: str) -> Generator[None]:
-        """Note that parameters are not where steps leave them."""
-        self._inside.append(place)
-        try:
-            yield
-        finally:
-            self._inside.remove(place)
-
-    def _misplaced(self, action: str) -> ParameterError:
-        return ParameterError(
-            f"{action} inside {self._inside[-1]}",
-            where="  parameters are not where steps leave them, and go back when it ends",
-            fix="leave the `with` block first" if self._inside[-1] == _BLOCK else f"call {action} after step(closure)",
-        )
 
     # Checkpoints ---------------------------------------------------------------------------------
 
