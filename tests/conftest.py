@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -55,18 +56,14 @@ def fixed_seeds():
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let chunks, blocks and rows be so short that a few elements and tensors fill several; return a chunk's length."""
-    from steprule.backends import numba_cpu, triton_dialect, triton_gpu
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Let chunks, blocks and rows be so short that a few elements and tensors fill several; yield a chunk's length."""
+    from steprule.backends import numba_cpu
+    from steprule.backends.triton_dialect import Build, building
 
-    for module, name, length in (
-        (numba_cpu, "CHUNK", 8),
-        *((module, "CHUNK", 8) for module in (triton_gpu, triton_dialect)),
-        *((module, "ROWS", 2) for module in (triton_gpu, triton_dialect)),
-        (triton_dialect, "BLOCK", 4),
-    ):
-        monkeypatch.setattr(module, name, length)
-    return 8
+    monkeypatch.setattr(numba_cpu, "CHUNK", 8)
+    with building(Build(chunk=8, block=4, rows=2)):
+        yield 8
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

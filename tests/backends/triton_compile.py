@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from steprule import board, chain, clip_global_norm, rule
-from steprule.backends.triton_dialect import COUNTS, TABLES
+from steprule.backends.triton_dialect import COUNTS, TABLES, Build
 from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.ops import OPS, Reducer, reduction
 from steprule.plan.program import lowered
@@ -50,8 +50,8 @@ def ptx(name: str, dtype: str, *, aligned: bool) -> dict[str, str]:
             divisible = {(place,): [["tt.divisibility", 16]] for place in range(len(TABLES))}
             signature = SIGNATURE | {"ALIGNED": "constexpr"}
             source = ASTSource(function, signature, constexprs={"ALIGNED": aligned}, attrs=divisible)
-            options = {"enable_fp_fusion": True}
-            found[own] = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+            target = GPUTarget("cuda", 90, 32)
+            found[own] = triton.compile(source, target=target, options=kernel.build.options).asm["ptx"]
     return found
 
 
@@ -60,8 +60,7 @@ def half(dtype: str) -> dict[str, str]:
     kinds = ["*fp32", "*u32", "*u16", "*i16", "*fp32", "*u16", "*u16", "*u16", "*i16", "*fp32", "*u32", *["i32"] * 5]
     signature = dict(zip(every.arg_names, [*kinds, "constexpr", "constexpr"], strict=True))
     source = ASTSource(every, signature, constexprs={"HALF": dtype == "float16", "BLOCK": 1024})
-    options = {"enable_fp_fusion": True}
-    return {"every": triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]}
+    return {"every": triton.compile(source, target=GPUTarget("cuda", 90, 32), options=Build().options).asm["ptx"]}
 
 
 if __name__ == "__main__":

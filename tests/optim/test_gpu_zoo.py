@@ -16,7 +16,7 @@ from truth import fill_gradients, make
 
 import steprule as sr
 from steprule import board, chain
-from steprule.backends.triton_dialect import BLOCK, CHUNK
+from steprule.backends.triton_dialect import Build
 from steprule.backends.triton_gpu import interpreted
 
 HERE = torch.cuda.is_available()
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not (HERE or interpreted()), reason="needs a GPU, or Triton to interpret kernels"),
 ]
 GPU, TRUTH = "triton_gpu", "eager"
-SHAPES = [(), (0,), (7,), (3, 5), (CHUNK + BLOCK + 3,)]
+SHAPES = [(), (0,), (7,), (3, 5), (Build().chunk + Build().block + 3,)]
 STEPS = 3
 CLOSE = {torch.float64: (1e-11, 1e-12), torch.float32: (2e-5, 2e-6), torch.float16: (5e-3, 5e-3)}
 

@@ -73,7 +73,12 @@ class Kernel(ABC):
                 fix="keep one number a tensor, or one an element",
             )
         self.program, self.capturable = program, capturable
-        self.source = "" if self.dialect is None else self.dialect(program).module(__version__)
+        own = self._writer()
+        self.source = "" if own is None else own.module(__version__)
+
+    def _writer(self) -> Dialect | None:
+        """Return what writes the source, if there is one."""
+        return None if self.dialect is None else self.dialect(self.program)
 
     def table_of(self, counts: NDArray[Any], device: torch.device) -> torch.Tensor:  # noqa: ARG002
         """Return where the state keeps step counts and host slots: in this table, or in its like where kernels count.

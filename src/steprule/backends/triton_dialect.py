@@ -17,8 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
+from ..errors import BackendError
 from ..graph.node import Node, topological
 from ..graph.ops import Reducer
 from ..plan.program import Accumulate, Loop, Program
@@ -30,8 +33,59 @@ from .render import Dialect
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
           "found")  # fmt: skip
 COUNTS = ("tensor_count", "chunk_count")
-CHUNK, BLOCK, ROWS = 4096, 1024, 128
-"""Elements a program walks over, elements at a time, and rows of scalars at a time."""
+WARPS = 32
+"""As many as one program may have, of 32 threads each."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """The sizes of a GPU kernel, all powers of two, on which no result but the last bits of sums depends.
+
+    >>> Build(chunk=8192, warps=8)
+    Build(chunk=8192, block=1024, warps=8, rows=128)
+    """
+
+    chunk: int = 4096
+    """Elements that a program walks over."""
+    block: int = 1024
+    """Elements at a time."""
+    warps: int = 4
+    """Groups of 32 threads that run a program."""
+    rows: int = 128
+    """Rows of scalars at a time."""
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            if size < 1 or size & (size - 1):
+                raise BackendError(f"a build's `{name}` is {size}", fix="give a power of two")
+        if self.block > self.chunk:
+            raise BackendError(f"a build's blocks of {self.block} are longer than chunks", fix="make chunks longer")
+        if self.warps > WARPS:
+            raise BackendError(f"a build has {self.warps} warps", fix=f"give {WARPS} or fewer")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton compiles with: every operation is rounded alone, and what is subnormal is not taken for 0."""
+        return {"num_warps": self.warps, "enable_fp_fusion": False, "enable_reflect_ftz": False}
+
+
+_build: ContextVar[Build] = ContextVar("_build", default=Build())  # noqa: B039 (it is frozen)
+
+
+@contextmanager
+def building(build: Build) -> Generator[None]:
+    """Give other sizes to the kernels that are made in this block: an optimiser makes them in its first step."""
+    before = _build.set(build)
+    try:
+        yield
+    finally:
+        _build.reset(before)
+
+
+def current_build() -> Build:
+    """Return the sizes of kernels that are made now."""
+    return _build.get()
+
 
 _SPELLING = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "divide({}, {})", "pow": "power({}, {})",
@@ -80,8 +134,9 @@ class TritonDialect(Dialect):
     running, index, row, jit, inlines = "tl.full((BLOCK,), {}, tl.float64)", "here", "tensor", "@triton.jit", False
     joining, where = "padded({x}, inside, {init})", " on a GPU"
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, build: Build | None = None) -> None:
         super().__init__(program)
+        self.build = build or current_build()
         self.hosted = derived(program)
         self.hypers = [hyper.name for hyper in self.graph.hypers]
         self.hosts = host_columns(self.plan)
@@ -124,7 +179,7 @@ class TritonDialect(Dialect):
         """Spell the lanes of a block, joined."""
         if own.combine == "add":
             return f"tl.sum({lanes}, 0)"
-        return f"fold({lanes}, join_{own.combine}, {BLOCK.bit_length() - 1})"
+        return f"fold({lanes}, join_{own.combine}, {self.build.block.bit_length() - 1})"
 
     def _leave(self, place: int, own: Reducer, total: str) -> None:
         where = self._place("chunk", len(self.plan.reductions), place)
@@ -263,5 +318,5 @@ class TritonDialect(Dialect):
         self.source.line("import triton", "import triton.language as tl", "")
         if used := sorted(called & HELPERS):
             self.source.line(f"from steprule.backends.triton_helpers import {', '.join(used)}", "")
-        sizes = {"CHUNK": CHUNK, "BLOCK": BLOCK, "ROWS": ROWS}
+        sizes = {"CHUNK": self.build.chunk, "BLOCK": self.build.block, "ROWS": self.build.rows}
         self.source.line(*(f"{name}: tl.constexpr = tl.constexpr({sizes[name]})" for name in sizes if name in called))

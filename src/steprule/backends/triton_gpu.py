@@ -26,7 +26,7 @@ from ..locks import lock
 from ..plan.program import Program
 from .base import DTYPES, Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
 from .cache import execute
-from .triton_dialect import CHUNK, ROWS, TritonDialect, derived
+from .triton_dialect import Build, TritonDialect, current_build, derived
 
 _modules: dict[str, dict[str, Any]] = {}
 _lock = lock()
@@ -67,10 +67,14 @@ class TritonKernel(Kernel):
 
     dialect = TritonDialect
 
-    def __init__(self, program: Program, *, capturable: bool = False) -> None:
+    def __init__(self, program: Program, *, capturable: bool = False, build: Build | None = None) -> None:
+        self.build = build or current_build()
         super().__init__(program, capturable=capturable)
         self.captured: list[TritonBatch] = []
         """Batches that CUDA graphs point at: they live as long as the optimiser."""
+
+    def _writer(self) -> TritonDialect:
+        return TritonDialect(self.program, self.build)
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -207,7 +211,7 @@ class TritonBatch(Batch):
         self.program = kernel.program
         self.plan = plan = kernel.program.plan
         self._kernel = kernel
-        self._functions = kernel.functions
+        self._functions, build = kernel.functions, kernel.build
         names = [name for name in self.program.tensors if name != plan.graph.gradient]
         parameters = arrays[plan.graph.parameter]
         self._device = device = parameters[0].device
@@ -216,7 +220,7 @@ class TritonBatch(Batch):
         self._dense = not bool((pointers % 16).any())
         self._gradients: Gradients = ()
         sizes = [tensor.numel() for tensor in parameters]
-        pieces = chunks(sizes, CHUNK) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
+        pieces = chunks(sizes, build.chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
         self._counts = (len(sizes), len(pieces))
         self._gradient_table = Upload((len(sizes),), torch.int64, device)
         self._hyper = Upload((len(sizes), len(plan.graph.hypers)), torch.float64, device)
@@ -226,7 +230,7 @@ class TritonBatch(Batch):
         self._tables = (
             self._table(pointers),
             self._gradient_table.table,
-            self._table(tensor_table(sizes, range(len(sizes)), CHUNK, where)),
+            self._table(tensor_table(sizes, range(len(sizes)), build.chunk, where)),
             self._table(pieces),
             self._hyper.table,
             counts,
@@ -267,7 +271,7 @@ class TritonBatch(Batch):
         self._hyper.send(hyper[:, : self._hyper.table.shape[1]])  # the device counts by itself
         for rows, column, number in self.shares:
             self._hyper.table[rows, column].copy_(number.reshape(()))
-        self._launch("begin", -(-self._counts[0] // ROWS))
+        self._launch("begin", -(-self._counts[0] // self._kernel.build.rows))
 
     def leave_out_if(self, found: torch.Tensor | None) -> None:
         """Leave the next step out if this number, which may be on a device, is above 0."""
@@ -296,7 +300,7 @@ class TritonBatch(Batch):
             return
         # The interpreter's arithmetic is NumPy's, which would warn where machine code does not.
         with torch.cuda.device(self._device) if self._device.type == "cuda" else np.errstate(all="ignore"):
-            function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, enable_fp_fusion=True)
+            function[programs,](*self._tables, *self._counts, ALIGNED=self._aligned, **self._kernel.build.options)
 
     def sweep(self, index: int) -> None:
         """Walk over memory once, and combine what the walk reduced.
