@@ -27,8 +27,8 @@ def needed(extra: str) -> list[str]:
 
 EXTRA = needed("lab")
 
-LIGHT = {"explain", "optimizers", "completion", "-h", "--help", "--version"}
-"""Commands that need only `SPEAKING`: neither charts nor data."""
+LIGHT = {"explain", "optimizers", "completion", "bench", "-h", "--help", "--version"}
+"""Commands that need only `SPEAKING`: no data, and charts only where they can be drawn."""
 
 SPEAKING = {"click", "rich"}
 

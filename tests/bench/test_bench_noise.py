@@ -10,14 +10,13 @@ import pytest
 from rich.console import Console
 from test_bench_measure import Clock
 
-from steprule.bench import load
+from steprule.bench import load, terminal
 from steprule.bench.conduct import _waited
 from steprule.bench.load import busy, warning, watch
 from steprule.bench.measure import Effort, interleave
 from steprule.bench.picture import picture
 from steprule.bench.record import best_peer, losses, start_lines, summary, undecided
 from steprule.bench.verdict import noise, number, ratio, share, vague
-from steprule.lab import bench_table
 
 pytestmark = pytest.mark.null
 
@@ -70,7 +69,7 @@ NOISE = [name for name, (_, told) in CASES.items() if told == "?"]
 
 def printed(told):
     console = Console(file=io.StringIO(), width=250)
-    bench_table.show(console, told)
+    terminal.show(console, told)
     return console.file.getvalue()
 
 

@@ -16,11 +16,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from child import at_line, die, ended, fork
+from steprule.console.files import prepare
 from steprule.lab import training
 from steprule.lab.budget import Budget
 from steprule.lab.checkpoint import Checkpoint
 from steprule.lab.clips import Clip
-from steprule.lab.files import prepare
 from steprule.lab.methods import Method
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec

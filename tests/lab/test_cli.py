@@ -12,8 +12,8 @@ import steprule
 from child import interpreter
 from steprule import __main__ as front
 from steprule.__main__ import main
+from steprule.console.progress import Lines, about
 from steprule.lab.cli import COMMANDS, cli
-from steprule.lab.progress import Lines, about
 
 WRONG = [
     ("compare --optimizers adamm", "gd, sgd, momentum, nesterov, adagrad, rmsprop, adam, "),
@@ -313,7 +313,7 @@ def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
         def print(self, text, **_):
             said.append(text)
 
-    monkeypatch.setattr("steprule.lab.progress.EVERY", 0.0)
+    monkeypatch.setattr("steprule.console.progress.EVERY", 0.0)
     lines = Lines(Listener(), "runs")
     lines.phase("learning rates", 3)
     for _ in range(3):

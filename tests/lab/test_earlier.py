@@ -7,13 +7,15 @@ import synthetic
 
 import steprule as sr
 from steprule.__main__ import main
+from steprule.bench import command
 from steprule.bench.record import Record
-from steprule.lab import cli_bench, cli_tune
+from steprule.console.kept import keep, numbered
+from steprule.console.progress import Silence
+from steprule.lab import cli_tune
 from steprule.lab.budget import Budget
-from steprule.lab.earlier import REPORT, keep, make_room, numbered
+from steprule.lab.earlier import REPORT, make_room
 from steprule.lab.home import at_home
 from steprule.lab.methods import Method
-from steprule.lab.progress import Silence
 from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.results import Provenance
 from steprule.lab.runs import RunResult, RunSpec
@@ -171,7 +173,7 @@ def test_a_benchmark_keeps_the_record_before_with_its_picture(tmp_path, capsys):
     record = Record("steprule bench", {})
     for seconds in (1.0, 2.0):  # on the way, and at the end
         record.seconds = seconds
-        cli_bench._save(record, targets)
+        command._save(record, targets)
     for target in targets:
         assert json.loads(target.read_text())["seconds"] == 2.0
         assert numbered(target, 1).read_text() == numbered(target.with_suffix(".svg"), 1).read_text() == "old"

@@ -15,12 +15,12 @@ import pytest
 
 from child import at_line, die, ended, fork, survives
 from steprule.__main__ import main
-from steprule.lab import files
+from steprule.console import files
+from steprule.console.files import prepare, write_atomically
+from steprule.console.progress import Silence
 from steprule.lab import session as sessions
 from steprule.lab.budget import Budget
-from steprule.lab.files import prepare, write_atomically
 from steprule.lab.methods import Method
-from steprule.lab.progress import Silence
 from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.results import Provenance
 from steprule.lab.runs import RunResult, RunSpec

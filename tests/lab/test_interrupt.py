@@ -13,12 +13,12 @@ import pytest
 import steprule
 from child import at_line, ended, fork
 from steprule.__main__ import main
+from steprule.console.progress import Silence
 from steprule.lab import training
 from steprule.lab.budget import Budget
 from steprule.lab.checkpoint import Checkpoint
 from steprule.lab.interrupt import waiting
 from steprule.lab.methods import Method
-from steprule.lab.progress import Silence
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import made_by, train

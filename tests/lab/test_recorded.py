@@ -8,10 +8,10 @@ from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.__main__ import main
+from steprule.console.progress import Silence
 from steprule.lab.budget import Budget
 from steprule.lab.dispatch import Dispatcher, cut_key, key_of
 from steprule.lab.methods import Method
-from steprule.lab.progress import Silence
 from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.report.shape import RUN, Misshapen, check
 from steprule.lab.runs import Point, RunResult, RunSpec, StepTimes, from_record

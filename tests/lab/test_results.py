@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steprule.lab.files import prepare, write_atomically
+from steprule.console.files import prepare, write_atomically
 from steprule.lab.results import as_text
 
 pytestmark = pytest.mark.null

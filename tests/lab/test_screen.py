@@ -15,15 +15,15 @@ from rich.console import Console
 
 import steprule.lab
 from steprule.__main__ import main
+from steprule.console.progress import Bar, Lines
+from steprule.console.screen import Lasting, Screen
+from steprule.console.text import clean, encodable, escaped, near, one_line, shown
 from steprule.lab.cli import COMMANDS
-from steprule.lab.progress import Bar, Lines
 from steprule.lab.report import terminal
 from steprule.lab.report.export import runs_csv
 from steprule.lab.report.page import page
 from steprule.lab.report.shape import check
 from steprule.lab.results import as_text
-from steprule.lab.screen import Lasting, Screen
-from steprule.lab.text import clean, encodable, escaped, near, one_line, shown
 
 pytestmark = pytest.mark.null
 
@@ -231,7 +231,7 @@ STREAMS = {
 @pytest.mark.hostile("L3", "S8")
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 def test_progress_that_cannot_be_written_is_dropped_and_work_goes_on(stream, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("steprule.lab.progress.EVERY", 0.0)
+    monkeypatch.setattr("steprule.console.progress.EVERY", 0.0)
     monkeypatch.setattr("steprule.lab.report.page.page", lambda _: "a page")
     noise = stream()
     monkeypatch.setattr(sys, "stderr", noise)

@@ -17,12 +17,12 @@ from optuna.trial import TrialState
 
 import steprule as sr
 from steprule.__main__ import main
+from steprule.console.progress import Silence
 from steprule.lab.budget import Budget
 from steprule.lab.dispatch import Dispatcher
 from steprule.lab.earlier import REPORT
 from steprule.lab.home import at_home
 from steprule.lab.methods import Method
-from steprule.lab.progress import Silence
 from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.store import journal
 from steprule.lab.store import trials as module

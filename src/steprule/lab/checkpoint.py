@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import steprule as sr
-from steprule.lab.files import write_atomically
+from steprule.console.files import write_atomically
 from steprule.lab.report.shape import ANY, Each, Misshapen, check
 
 if TYPE_CHECKING:

@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from steprule.console.options import FOLDER, OUTPUT, Number
+from steprule.console.progress import about, meter
+from steprule.console.screen import Screen
+from steprule.console.text import one_line
 from steprule.lab import options
 from steprule.lab.cli_finish import check, command, finish, sharing
 from steprule.lab.config import Configured
@@ -14,14 +18,11 @@ from steprule.lab.earlier import REPORT
 from steprule.lab.home import at_home
 from steprule.lab.methods import crossed
 from steprule.lab.optimizers import TITLES
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, TENSORBOARD, TRAINING, Number, OptimizerNames
-from steprule.lab.progress import about, meter
+from steprule.lab.options import CLIPPING, HYPER, TENSORBOARD, TRAINING, OptimizerNames
 from steprule.lab.protocol import REPORT_OFFSET, Comparison, Study, StudyPlan, geometric
 from steprule.lab.results import Provenance
-from steprule.lab.screen import Screen
 from steprule.lab.session import Session, now
 from steprule.lab.store.trials import PLAN, TrialStore
-from steprule.lab.text import one_line
 from steprule.lab.time_budget import estimate, fit_as_record, fit_from_record, fitted, measured, seconds_of, sentence
 
 if TYPE_CHECKING:

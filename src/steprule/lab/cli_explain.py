@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from steprule.console.screen import say
 from steprule.lab import options
 from steprule.lab.optimizers import NAMES
 from steprule.lab.options import CLIPPING, HYPER, OptimizerName
-from steprule.lab.screen import say
 
 
 @click.command()

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from steprule.console.ending import INTERRUPTED
+from steprule.console.files import prepare
+from steprule.console.options import Decorator, together
+from steprule.console.screen import Screen, complain, say
 from steprule.lab import options, tensorboard
 from steprule.lab.config import arguments
-from steprule.lab.files import prepare
 from steprule.lab.network import check_precision
 from steprule.lab.report import terminal
 from steprule.lab.results import as_text
-from steprule.lab.screen import Screen, complain, say
 from steprule.lab.store.journal import display
 
 if TYPE_CHECKING:
     from steprule.lab.protocol import StudyPlan
     from steprule.lab.session import Session
 
-INTERRUPTED = 130
 
-
-def sharing(journal: str, within: str) -> options.Decorator:
+def sharing(journal: str, within: str) -> Decorator:
     """Return the options of work that has a time, is recorded, and can be shared."""
-    return options.together(
+    return together(
         click.option("--budget", type=options.Duration(), metavar="TIME", help=f"{within} Such as 90s, 5m or 1h."),
         click.option(
             "--storage",

@@ -11,10 +11,10 @@ import click
 from click.shell_completion import get_completion_class
 from rich.table import Column, Table
 
+from steprule.console.screen import Screen, say
 from steprule.lab.methods import Method
 from steprule.lab.optimizers import CHOICES, NAMES, OPTIONS, class_of, worded
 from steprule.lab.results import task_facts
-from steprule.lab.screen import Screen, say
 from steprule.lab.tasks import TASKS, Metric, TaskSpec, takes
 
 SHELLS = ("bash", "zsh", "fish")

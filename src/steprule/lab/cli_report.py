@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 import steprule as sr
-from steprule.lab.earlier import keep, tell
-from steprule.lab.files import prepare
-from steprule.lab.options import FOLDER
+from steprule.console.files import prepare
+from steprule.console.kept import keep, tell
+from steprule.console.options import FOLDER
+from steprule.console.screen import Screen, say
 from steprule.lab.report import terminal
 from steprule.lab.report.reading import read
 from steprule.lab.report.writing import differing, texts, write
 from steprule.lab.results import as_text
-from steprule.lab.screen import Screen, say
 
 
 @click.command()

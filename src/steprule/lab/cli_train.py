@@ -7,14 +7,16 @@ from typing import Any
 
 import click
 
+from steprule.console.ending import INTERRUPTED
+from steprule.console.options import FOLDER, OUTPUT, Number
+from steprule.console.progress import meter
+from steprule.console.screen import say
 from steprule.lab import options
-from steprule.lab.cli_finish import INTERRUPTED, check, command, finish
+from steprule.lab.cli_finish import check, command, finish
 from steprule.lab.config import Configured
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Number, OptimizerName
-from steprule.lab.progress import meter
+from steprule.lab.options import CLIPPING, HYPER, SCHEDULE, TENSORBOARD, TRAINING, OptimizerName
 from steprule.lab.protocol import Comparison, Study, StudyPlan
 from steprule.lab.results import Provenance
-from steprule.lab.screen import say
 from steprule.lab.session import Session, now
 from steprule.lab.store.folder_lock import locked
 

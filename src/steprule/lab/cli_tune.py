@@ -14,19 +14,21 @@ from click.core import ParameterSource
 from rich.table import Table
 
 import steprule as sr
+from steprule.console.ending import INTERRUPTED
+from steprule.console.files import write_atomically
+from steprule.console.options import FOLDER, OUTPUT, Number
+from steprule.console.progress import about, meter
+from steprule.console.screen import Screen, complain, say
+from steprule.console.text import near, one_line
 from steprule.lab import options, tensorboard
-from steprule.lab.cli_finish import INTERRUPTED, check, command, sharing
+from steprule.lab.cli_finish import check, command, sharing
 from steprule.lab.config import Configured
 from steprule.lab.earlier import make_room
-from steprule.lab.files import write_atomically
 from steprule.lab.home import at_home
 from steprule.lab.optimizers import find, worded
-from steprule.lab.options import CLIPPING, FOLDER, HYPER, OUTPUT, SCHEDULE, TENSORBOARD, TRAINING, Number, OptimizerName
-from steprule.lab.progress import about, meter
+from steprule.lab.options import CLIPPING, HYPER, SCHEDULE, TENSORBOARD, TRAINING, OptimizerName
 from steprule.lab.protocol import REPORT_OFFSET, StudyPlan, geometric
-from steprule.lab.screen import Screen, complain, say
 from steprule.lab.session import now
-from steprule.lab.text import near, one_line
 from steprule.lab.time_budget import estimate, measured, seconds_of
 from steprule.lab.tuning import STUDY, Range, Search, Trials, Wish, best_after, importance, told
 from steprule.lab.workers import WorkerPool

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from steprule.console.text import near
 from steprule.lab.options import Bounds, OptimizerNames, Schedules, Sizes, TaskNames
-from steprule.lab.text import near
 
 LARGEST = 1 << 20
 """Bytes of a file that are read at most: no settings are that long, and a device never ends."""

@@ -17,7 +17,7 @@ from steprule.lab.workers import Died
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steprule.lab.progress import Meter
+    from steprule.console.progress import Meter
     from steprule.lab.protocol import Comparison, Study, StudyPlan
     from steprule.lab.store.trials import TrialStore
     from steprule.lab.workers import WorkerPool

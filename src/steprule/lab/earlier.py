@@ -1,17 +1,15 @@
-"""Keep the files of earlier work in a folder under numbered names, and say so. Overwrite nothing silently."""
+"""The files of an earlier study in a folder: whose they are, and making room for the next one's."""
 
 from __future__ import annotations
 
 import json
-import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
-from steprule.lab.screen import say
+from steprule.console.kept import keep, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 REPORT = ("results.json", "report.html", "runs.csv", "curves.csv")
@@ -19,35 +17,6 @@ REPORT = ("results.json", "report.html", "runs.csv", "curves.csv")
 
 LARGEST = 256 * 2**20
 """Bytes beyond which a file is no record of ours."""
-
-
-def numbered(path: Path, number: int | str) -> Path:
-    """Return the name under which a file is kept: `results.1.json`, `study.journal.1`."""
-    if path.suffix == ".journal":
-        return path.with_name(f"{path.name}.{number}")
-    return path.with_name(f"{path.stem}.{number}{path.suffix}")
-
-
-def keep(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Give the files of these names the next number, one for all; return their names from now on."""
-    paths = [folder / name for name in names]
-    patterns = [re.escape(numbered(path, "@").name).replace("@", r"(\d+)") for path in paths]
-    there = [path.name for path in folder.iterdir()] if any(path.exists() for path in paths) else []
-    taken = [int(found[1]) for name in there for pattern in patterns if (found := re.fullmatch(pattern, name))]
-    kept: list[Path] = []
-    for path in paths:
-        if path.is_file():
-            new = numbered(path, max(taken, default=0) + 1)
-            with suppress(FileNotFoundError):  # another process that shares the folder was quicker
-                path.rename(new)
-                kept.append(new)
-    return kept
-
-
-def tell(kept: Sequence[Path]) -> None:
-    """Name the kept files, if there are any."""
-    if kept:
-        say(f"What was in {kept[0].parent} before is kept: {', '.join(path.name for path in kept)}.", err=True)
 
 
 def make_room(folder: Path, names: Sequence[str], study: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
-from steprule.lab.earlier import keep, tell, unmoved
-from steprule.lab.screen import say
+from steprule.console.kept import keep, tell
+from steprule.console.screen import say
+from steprule.lab.earlier import unmoved
 from steprule.lab.store.folder_lock import locked
 from steprule.lab.store.journal import any_done, is_url
 

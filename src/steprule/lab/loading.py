@@ -12,7 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import steprule as sr
-from steprule.lab.text import near
+from steprule.console.text import near
 
 
 def is_reference(text: str) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 import steprule as sr
+from steprule.console.text import near
 from steprule.lab import clips
 from steprule.lab.clips import Clip
 from steprule.lab.loading import is_reference, load
-from steprule.lab.text import near
 
 TITLES = {
     "gd": "Gradient descent",

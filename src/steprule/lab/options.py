@@ -1,8 +1,7 @@
-"""The command line's vocabulary: types of values, and the groups of options that commands share."""
+"""The command line's vocabulary: its types of values, and the groups of options that its commands share."""
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 import steprule as sr
+from steprule.console.options import Decorator, Number, together
+from steprule.console.text import near
 from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
 from steprule.lab.loading import digest
@@ -20,43 +21,16 @@ from steprule.lab.network import PRECISIONS
 from steprule.lab.optimizers import NAMES, find
 from steprule.lab.schedules import SCHEDULES
 from steprule.lab.tasks import TASKS, TaskSpec, named, several, takes
-from steprule.lab.text import near
 from steprule.lab.time_budget import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    Decorator = Callable[[Any], Any]
 
 QUICK = {"lrs": 5, "tuning_seeds": 1, "seeds": 3}
 """The defaults under `--quick`. An explicit option still counts."""
 
 QUICK_SHARE = 4
 """`--quick` divides a task's own budget by this."""
-
-
-class Number(click.ParamType):
-    """A finite number in a range."""
-
-    name = "number"
-
-    def __init__(self, low: float = 0.0, high: float = math.inf, *, low_allowed: bool = False) -> None:
-        self._low, self._high, self._low_allowed = low, high, low_allowed
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or describe the allowed ones."""
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        above = number >= self._low if self._low_allowed else number > self._low
-        if not (above and number <= self._high and math.isfinite(number)):
-            self.fail(f"{value!r} is not {self._allowed()}.", param, ctx)
-        return number
-
-    def _allowed(self) -> str:
-        least = f"{'at least' if self._low_allowed else 'greater than'} {self._low:g}"
-        return f"a number {least}" + (f" and at most {self._high:g}" if math.isfinite(self._high) else "")
 
 
 class Offered(click.ParamType):
@@ -177,17 +151,6 @@ class Sizes(click.ParamType):
         return tuple(map(int, parts))
 
 
-def together(*decorators: Decorator) -> Decorator:
-    """Return one decorator that applies all of them, the first uppermost in the help."""
-
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
 def _collect_clip(ctx: click.Context, param: click.Parameter, value: float | None) -> None:
     """Keep the clippings in the order of the command line: they act in that order."""
     if value is not None:
@@ -271,14 +234,7 @@ TENSORBOARD = click.option(
     help="Folder in which TensorBoard finds every run; needs the extra `tensorboard`.",
 )
 
-OUTPUT = together(
-    click.option("--json", "as_json", is_flag=True, help="Print the record instead of the table."),
-    click.option("--no-progress", is_flag=True, help="Show no progress."),
-)
-
 NAMED = "By name (`steprule optimizers` lists them), or module:Class or file.py:Class; commas between them."
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def cores() -> int:

@@ -18,11 +18,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
+from steprule.console.text import escaped
 from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, cut_words
 from steprule.lab.report.shape import MOST, SCHEMA
 from steprule.lab.runs import DIVERGENCE, StepTimes
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
-from steprule.lab.text import escaped
 
 if TYPE_CHECKING:
     from steprule.lab.methods import Method

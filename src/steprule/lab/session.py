@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from steprule.console.files import write_atomically
+from steprule.console.kept import keep, tell
 from steprule.lab import tensorboard
 from steprule.lab.checkpoint import FILES, Checkpoint
 from steprule.lab.dispatch import Dispatcher
-from steprule.lab.earlier import REPORT, keep, make_room, tell
-from steprule.lab.files import write_atomically
+from steprule.lab.earlier import REPORT, make_room
 from steprule.lab.protocol import report_specs
 from steprule.lab.report.writing import texts, write
 from steprule.lab.results import Provenance, as_text, document
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from steprule.lab.progress import Meter
+    from steprule.console.progress import Meter
     from steprule.lab.protocol import Comparison
     from steprule.lab.runs import Point, RunSpec
     from steprule.lab.store.trials import TrialStore

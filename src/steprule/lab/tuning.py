@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from steprule.console.progress import Meter
     from steprule.lab.methods import Method
-    from steprule.lab.progress import Meter
     from steprule.lab.protocol import StudyPlan
     from steprule.lab.workers import WorkerPool
 

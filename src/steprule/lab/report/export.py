@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from steprule.console.text import shown
 from steprule.lab.report.shape import COLUMNS, RUN
-from steprule.lab.text import shown
 
 _RUN = [key for key in RUN if key not in {"curve", "exhibits", "step_spread"}]
 _WHICH = ["task", "optimizer", "phase", "lr", "seed"]

@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from steprule.console.text import clean
 from steprule.lab.report import charts, svg, tables, words
 from steprule.lab.report.derive import Chapter, Quantity, ReportArm, arms, axes, band, chapters, quantities, sensitivity
 from steprule.lab.report.style import COLOURS
 from steprule.lab.report.tables import Table
-from steprule.lab.text import clean
 
 TEMPLATES = ("page.html.j2", "task.html.j2", "macros.html.j2", "page.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "page.js")

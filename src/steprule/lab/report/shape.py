@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from steprule.lab.text import one_line
+from steprule.console.text import one_line
 
 SCHEMA = 2
 """The number of the layout; it grows when a key changes its meaning or goes."""

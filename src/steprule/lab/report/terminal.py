@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steprule.console.text import clean, one_line
 from steprule.lab.report import words
 from steprule.lab.report.derive import Cell, Chapter, chapters
-from steprule.lab.text import clean, one_line
 
 LEAST, FOLDED = 10, 16
 """How narrow names and scores are made where they have to be folded."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steprule.lab.earlier import REPORT, numbered
-from steprule.lab.files import write_atomically
+from steprule.console.files import write_atomically
+from steprule.console.kept import numbered
+from steprule.lab.earlier import REPORT
 from steprule.lab.report.export import curves_csv, runs_csv
 
 

@@ -18,10 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import steprule as sr
+from steprule.console.text import one_line
 from steprule.lab.report.shape import Misshapen
 from steprule.lab.store.lines import check_line
 from steprule.lab.store.owner import Owner
-from steprule.lab.text import one_line
 
 try:
     import fcntl

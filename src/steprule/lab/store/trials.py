@@ -23,11 +23,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 import steprule as sr
-from steprule.lab.files import Unrecorded
+from steprule.console.files import Unrecorded
+from steprule.console.text import one_line
 from steprule.lab.report.shape import ANY, Each, Misshapen, Sometimes, check
 from steprule.lab.store.journal import Journal, closed, display, opened, reason, unopened
 from steprule.lab.store.owner import Owner
-from steprule.lab.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import steprule as sr
+from steprule.console.text import near
 from steprule.lab.loading import is_reference
 from steprule.lab.tasks.autoencoder import digits_autoencoder
 from steprule.lab.tasks.base import Exhibit, Metric, Task, Theory, drawing
@@ -22,7 +23,6 @@ from steprule.lab.tasks.own import own
 from steprule.lab.tasks.photograph import image_coords
 from steprule.lab.tasks.pydocs import pydocs_gpt
 from steprule.lab.tasks.quadratic import quadratic
-from steprule.lab.text import near
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The command `bench`: time a step beside torch and others."""
+"""The command `steprule bench`, which is also `python -m steprule.bench`: time a step beside torch and others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from steprule.bench.conduct import BenchOptions
 from steprule.bench.load import warning
 from steprule.bench.record import Record, wrong
 from steprule.bench.run import estimate, works
-from steprule.lab.earlier import keep, tell
-from steprule.lab.files import prepare, write_atomically
-from steprule.lab.options import FOLDER, OUTPUT, cores
-from steprule.lab.progress import about, meter
-from steprule.lab.screen import Screen, say
-from steprule.lab.text import near
+from steprule.bench.terminal import show
+from steprule.console.ending import INTERRUPTED
+from steprule.console.files import prepare, write_atomically
+from steprule.console.kept import keep, tell
+from steprule.console.options import FOLDER, OUTPUT
+from steprule.console.progress import about, meter
+from steprule.console.screen import Screen, say
+from steprule.console.text import near
 
-INTERRUPTED = 130
+ALONE = "python -m steprule.bench"
 SAVE_EVERY = 10.0
 """Seconds between two writings of the record while cases come in."""
 
@@ -54,7 +56,7 @@ class Suites(click.ParamType):
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
-    default=cores,
+    default=machine.cores,
     show_default="one a core",
     help="How many threads 'all threads' are.",
 )
@@ -79,7 +81,9 @@ def bench(ctx: click.Context, **values: Any) -> int:
     options = BenchOptions(values["threads"], values["rounds"], values["quick"], values["device"])
     suites = _suites(values["suite"], options.device)
     targets = _targets(values["out"], values["record"])
-    command = shlex.join(["steprule", *ctx.find_root().obj])
+    root = ctx.find_root()
+    called = ["steprule"] if root is not ctx else ALONE.split()
+    command = shlex.join([*called, *root.obj])
     record = Record(command, machine.machine(options.threads, options.device))
     talk, loud = Screen(stderr=True), not values["no_progress"]
     if told := warning():
@@ -148,16 +152,12 @@ def _save(record: Record, targets: list[Path]) -> None:
 
 def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: bool) -> int:
     """Write the record and the picture, print the table, and say where the files are."""
-    # Imported here: matplotlib is slow to load, and would sit in memory while things are timed.
-    from steprule.bench.picture import picture
-    from steprule.lab.bench_table import show
-
     if not record.results and record.start is None:
         say("Interrupted before the first case was done: no file was written.", err=True)
         return INTERRUPTED
     document = record.document()
     _save(record, targets)
-    drawn = picture(document)
+    drawn = _picture(document)
     for target in targets if drawn else ():
         write_atomically(target.with_suffix(".svg"), drawn or "")
     if as_json:
@@ -169,3 +169,14 @@ def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: 
     for told in wrong(record.results):
         say(f"Wrong: {told}", err=True)
     return INTERRUPTED if interrupted else int(bool(wrong(record.results)))
+
+
+def _picture(document: dict[str, Any]) -> str | None:
+    """Return the picture, or say why there is none."""
+    try:
+        # Imported here: matplotlib is slow to load, and would sit in memory while things are timed.
+        from steprule.bench.picture import picture
+    except ModuleNotFoundError as error:
+        say(f"No picture: {error.name} is not installed.", err=True)
+        return None
+    return picture(document)

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_NAMES = r"(?:results|tuning)\.json|report\.html|(?:runs|curves)\.csv|steprule|checkpoint(?:\.previous)?\.pt"
+_NAMES = (
+    r"(?:results|tuning|bench)\.json|(?:report|bench)\.(?:html|svg)|(?:runs|curves)\.csv|steprule|"
+    r"checkpoint(?:\.previous)?\.pt"
+)
 _TEMPORARY = rf"\.(?:{_NAMES})\.(\d+)\.tmp"
 """The names under which files of a run are written, with the process that writes them."""
 

@@ -12,8 +12,7 @@ from steprule.bench.arms import OURS
 from steprule.bench.bars import missed
 from steprule.bench.load import busy
 from steprule.bench.record import best_peer, columns, losses, microseconds, slower, start_lines, summary
-from steprule.bench.verdict import LOSS, NOISE, ratio, share
-from steprule.lab.report.words import NONE
+from steprule.bench.verdict import LOSS, NOISE, NOTHING, ratio, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 def time_of(microseconds: float | None) -> str:
     """Word a time with three digits and its unit."""
     if microseconds is None:
-        return NONE
+        return NOTHING
     if microseconds >= 1000:
         return f"{microseconds / 1000:#.3g}".rstrip(".") + " ms"
     return f"{microseconds:#.3g}".rstrip(".") + " µs"
@@ -45,7 +44,7 @@ def _row(case: Case, peers: Sequence[str], beside: Sequence[str]) -> list[str]:
         return [name, f"[red]{escape(case['skipped'])}[/]"]
     own, best = case["arms"][OURS]["microseconds"], best_peer(case)
     between = f"{time_of(own['p25'])} – {time_of(own['p75'])}"
-    quickest = NOISE if disturbed else f"{time_of(microseconds(case, best))} {best}" if best else NONE
+    quickest = NOISE if disturbed else f"{time_of(microseconds(case, best))} {best}" if best else NOTHING
     shares = [share(case, arm) for arm in beside]
     return [name, time_of(own["median"]), between, quickest, *(_marked(ratio(case, peer)) for peer in peers), *shares]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from steprule.lab.text import encodable, one_line, shown
+from steprule.console.text import encodable, one_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator

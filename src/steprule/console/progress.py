@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from steprule.lab.screen import Screen
-from steprule.lab.text import one_line
+from steprule.console.screen import Screen
+from steprule.console.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
