@@ -2,56 +2,120 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from steprule.backends import base, triton_gpu
+from fake_device import FakeDevice
+from steprule.backends import base
+from steprule.backends.triton_device import SPARE, Upload
+from steprule.errors import BackendError
 
 pytestmark = pytest.mark.null
 
 
-class FakeEvent:
-    """An event that has happened when the test says so."""
-
-    def __init__(self) -> None:
-        self.happened = False
-
-    def query(self) -> bool:
-        return self.happened
+def words(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
 
 
-def upload(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    monkeypatch.setattr(triton_gpu.Upload, "_pinned", lambda self: torch.empty(self.table.shape))
-    return triton_gpu.Upload((2,), torch.float32, torch.device("cpu"))
+def test_the_device_reads_what_was_sent_however_far_it_is_behind() -> None:
+    """The host overtakes it by several steps, and writes over nothing that is still to be read."""
+    fake = FakeDevice(eager=False)
+    own, seen = Upload(fake, 2, capturable=False), []
+    for number in range(6):
+        assert own.send(words(number, -number), capturing=False)
+        fake._do("reader", lambda: seen.append(own.table.tolist()))
+        if number % 3 == 2:
+            fake.work(until=4)
+    fake.work()
+    assert seen == [[number, -number] for number in range(6)]
 
 
-def test_a_piece_is_used_again_when_the_device_has_read_it_and_the_oldest_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    own = upload(monkeypatch)
-    first, second = own._piece(), own._piece()
-    assert first[0] is not second[0], "one is written while the other is read"
-    second[1].happened = True
-    third = own._piece()
-    assert third[0] is not first[0], "the device has not read the oldest: the host does not wait, and writes elsewhere"
-    assert third[0] is not second[0]
-    first[1].happened = True
-    assert own._piece() is first
-    assert own._piece() is second
+def test_pieces_are_used_again_when_they_have_been_read() -> None:
+    fake = FakeDevice()
+    own = Upload(fake, 2, capturable=False)
+    for number in range(20):
+        own.send(words(number, 1), capturing=False)
+    assert fake.counted["pinned"] == fake.counted["event"] == 2
 
 
-def test_what_is_as_it_was_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = upload(monkeypatch)
-    values = np.array([1.0, 2.0], dtype=np.float32)
-    assert own.send(values)
-    assert own.table.tolist() == [1.0, 2.0]
-    assert not own.send(values.copy())
-    assert own.send(values * 2)
-    assert own.table.tolist() == [2.0, 4.0]
+def test_what_is_as_it_was_is_not_sent() -> None:
+    fake = FakeDevice()
+    own = Upload(fake, 2, capturable=False)
+    assert own.send(words(0, 0), capturing=False), "the first time, whatever is there"
+    assert own.send(words(1, 2), capturing=False)
+    assert not own.send(words(1, 2), capturing=False)
+    assert own.send(words(2, 2), capturing=False)
+    assert own.table.tolist() == [2, 2]
+
+
+def test_an_interrupted_sending_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far it came: the table may hold the new words, and the old ones are sent again."""
+
+    def interrupted(*told: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("copy", "record"):
+        fake = FakeDevice()
+        own = Upload(fake, 1, capturable=False)
+        own.send(words(1), capturing=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(fake, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                own.send(words(2), capturing=False)
+        assert own.send(words(1), capturing=False)
+        assert own.table.tolist() == [1]
+
+
+def test_a_piece_without_its_event_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event that it had would say that the device has read it."""
+    fake = FakeDevice(eager=False)
+    own, seen = Upload(fake, 1, capturable=False), []
+    for number in range(8):
+        with monkeypatch.context() as patch:
+            if number == 2:
+                patch.setattr(fake, "record", lambda event: (_ for _ in ()).throw(KeyboardInterrupt))
+            try:
+                own.send(words(number), capturing=False)
+            except KeyboardInterrupt:
+                assert number == 2
+        fake._do("reader", lambda: seen.append(int(own.table)))
+        if number < 2:
+            fake.work()
+    fake.work()
+    assert seen == list(range(8))
+
+
+def test_a_graph_sends_what_it_sent_when_it_was_captured_and_makes_nothing() -> None:
+    fake = FakeDevice()
+    own = Upload(fake, 1, capturable=True)
+    own.send(words(1), capturing=False)
+    with fake.capture() as graph:
+        own.send(words(1), capturing=True)
+        own.send(words(2), capturing=True)
+        own.send(words(1), capturing=True)
+    for number in range(5):
+        own.send(words(9 + number), capturing=False)
+    seen = []
+    for name, action in graph:
+        fake.replay([(name, action)])
+        seen.append(int(own.table))
+    assert seen == [1, 2, 1]
+    assert own.send(words(1), capturing=False), "a graph may have written since"
+
+
+def test_more_contents_than_there_are_pieces_for_a_graph_are_refused_with_advice() -> None:
+    fake = FakeDevice()
+    own = Upload(fake, 1, capturable=True)
+    with fake.capture():
+        for number in range(SPARE):
+            own.send(words(number), capturing=True)
+        with pytest.raises(BackendError, match="more than 8 steps") as caught:
+            own.send(words(-1), capturing=True)
+    assert "outside of a capture" in caught.value.fix
+    own.send(words(1), capturing=False)
+    with fake.capture():
+        own.send(words(-1), capturing=True)
 
 
 def test_sums_of_what_is_on_a_device_are_made_there_and_nobody_waits() -> None:

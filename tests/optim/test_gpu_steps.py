@@ -11,7 +11,9 @@ from test_layouts import LAYOUTS, PROGRAMS
 from truth import WITH_CLIPPING, Truth, bits, corrected_adam, fill_gradients, make, raw, step_both
 
 import steprule as sr
+from fake_device import FakeDevice
 from steprule import board, chain
+from steprule.backends import triton_device
 from steprule.backends.triton_gpu import interpreted
 
 pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]
@@ -26,6 +28,13 @@ def by_length(theta, g, m, k=sr.slot(rank="tensor"), h=sr.slot(rank="host"), *, 
     k = 0.5 * k + sr.mean(abs(g)) + sr.where(sr.max(g) > 0, 1, 0)
     h = 0.5 * h + lr
     return theta - lr * h * m / (1 + k + sr.global_norm(m)), m, k, h
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    own = FakeDevice()
+    monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: own)
+    return own
 
 
 PROGRAMS_HERE = [*WITH_CLIPPING, corrected_adam, by_length]
@@ -70,19 +79,15 @@ def test_every_layout_follows_the_interpreter(name: str) -> None:
         step_both(optimizer, truth)
 
 
-def test_more_tensors_than_a_block_of_rows_are_one_launch_a_pass() -> None:
+def test_more_tensors_than_a_block_of_rows_are_one_launch_a_pass(fake: FakeDevice) -> None:
     parameters = make(*[(3,)] * 130)
     optimizer = sr.Optimizer(parameters, chain(sr.clip_global_norm(max_norm=0.5), corrected_adam), backend=GPU)
     truth = Truth(optimizer)
     fill_gradients(parameters)
     step_both(optimizer, truth)
-    batch = optimizer._binding.buckets[0].batch
-    launched: list[str] = []
-    original = batch._launch
-    batch._launch = lambda name, programs: (launched.append(name) if name in batch._functions else None,
-                                            original(name, programs))  # fmt: skip
+    fake.launched.clear()
     step_both(optimizer, truth)
-    assert launched == ["pass_0", "end_0", "pass_1"]
+    assert fake.launched == ["pass_0", "end_0", "pass_1"]
 
 
 def test_several_chunks_and_views_at_odd_places_leave_their_neighbours_alone() -> None:
@@ -196,8 +201,7 @@ def test_a_scaler_leaves_overflowing_steps_out_and_its_scale_is_undone(fused: bo
         assert mine == pytest.approx(other, rel=1e-5)
 
 
-def test_capturable_leaves_numbers_on_the_device_where_each_launch_reads_them() -> None:
-    """As a CUDA graph does: the operations of a step are recorded, and done again after a rate was changed in place."""
+def test_a_graph_reads_numbers_on_the_device_when_it_is_replayed(fake: FakeDevice) -> None:
     parameters = make((5,), (70,))
     rate = torch.tensor(0.1)
     optimizer = sr.optim.AdamW(parameters, lr=rate, capturable=True, backend=GPU)
@@ -208,43 +212,30 @@ def test_capturable_leaves_numbers_on_the_device_where_each_launch_reads_them() 
         other.grad = parameter.grad
     optimizer.step()
     twin.step()
-    batch = optimizer._binding.buckets[0].batch
-    launches: list[tuple[str, int]] = []
-    shares, launch = list(batch.shares), batch._launch
-    batch._launch = lambda *told: launches.append(told)
-    optimizer.step()  # recorded, not done
+    with fake.capture() as graph:
+        optimizer.step()  # captured, not done
     for new in (0.5, 0.01):
         rate.fill_(new)
         twin.param_groups[0]["lr"] = new
-        for rows, column, number in shares:
-            batch._hyper.table[rows, column].copy_(number)
-        for told in launches:
-            launch(*told)
+        fake.replay(graph)
         twin.step()
         for parameter, other in zip(parameters, truth, strict=True):
             torch.testing.assert_close(parameter, other)
     assert {float(optimizer.state[p]["step"]) for p in parameters} == {3.0}
 
 
-def test_an_interrupt_between_launches_waits_until_the_step_is_whole() -> None:
+def test_an_interrupt_between_launches_waits_until_the_step_is_whole(fake: FakeDevice) -> None:
     parameters = make((5,), (3, 2))
     optimizer = sr.Optimizer(parameters, corrected_adam, backend=GPU)
     truth = Truth(optimizer)
     fill_gradients(parameters)
     step_both(optimizer, truth)
-    batch = optimizer._binding.buckets[0].batch
-    launch = batch._launch
-
-    def interrupted(name: str, programs: int) -> None:
-        if name == "pass_0":
-            signal.raise_signal(signal.SIGINT)
-        launch(name, programs)
-
-    batch._launch = interrupted
+    fake.before_launch = lambda name: signal.raise_signal(signal.SIGINT) if name == "pass_0" else None
     truth.step()
     with pytest.raises(KeyboardInterrupt):
         optimizer.step()
     truth.agrees()
+    fake.before_launch = lambda name: None
     step_both(optimizer, truth)
 
 

@@ -1,0 +1,208 @@
+"""A batch of tensors on a GPU: tables that stay on the device, so that no step waits for it.
+
+Step counts, host slots and hyperparameters are there too: a kernel finds out by itself whether a step must be left
+out (a gradient that is not finite, GradScaler's `found_inf`), and counts it if not. The host sends what has changed,
+gradients' addresses and hyperparameters in one piece, and never asks.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import BackendError
+from ..plan.program import Program
+from .base import Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, tensor_table
+from .triton_device import Device, Launch, Upload
+from .triton_dialect import Build, derived
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Hold Ctrl-C back for a few launches: after an interrupt it would be unknown which had happened."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield  # other threads are not interrupted, and a handler that is not Python's is left alone
+        return
+    pending: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *told: pending.append(told))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pending:
+            signal.raise_signal(signal.SIGINT)
+
+
+class TritonBatch(Batch):
+    """Dense tensors on one GPU, laid out as one program says; a row of hyperparameters and counts a tensor.
+
+    `counts` is a table of the state's own step counts and host slots, as `host_columns` lists them. `kept` are the
+    batches that CUDA graphs point at, or None if steps may not be captured.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        functions: Mapping[str, Any],
+        build: Build,
+        device: Device,
+        arrays: Arrays,
+        counts: torch.Tensor,
+        where: Where | None,
+        kept: list[TritonBatch] | None,
+    ) -> None:
+        self.program, self.plan = program, program.plan
+        self._functions, self._build, self._device, self._kept = functions, build, device, kept
+        plan = program.plan
+        names = [name for name in program.tensors if name != plan.graph.gradient]
+        self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
+        pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
+        self._dense = not bool((pointers % 16).any())
+        sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
+        pieces = chunks(sizes, build.chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
+        self._counts = (len(sizes), len(pieces))
+        self._changing(len(sizes), len(plan.graph.hypers))
+        self.total = device.zeros(len(plan.reductions))
+        self.found = device.zeros(1, dtype=torch.float32)
+        """Above 0, this step is left out."""
+        gradients, hyper = self._there
+        self._tables = (
+            device.table(np.ascontiguousarray(pointers)),
+            gradients,
+            device.table(tensor_table(sizes, range(len(sizes)), build.chunk, where)),
+            device.table(pieces),
+            hyper,
+            counts,
+            device.empty(len(sizes), len(derived(program))),
+            device.empty(len(pieces), len(plan.reductions)),
+            device.empty(len(sizes), len(plan.reductions)),
+            self.total,
+            self.found,
+        )
+        self._launches: dict[tuple[str, bool], Launch] = {}
+        self._now = device.now()
+        self._streams = {self._now.stream}
+        self._found_now: torch.Tensor | None = None
+        self._begun = self._ended = self._may_leave_out = False
+        self.set_gradients(arrays[plan.graph.gradient])
+
+    def _changing(self, tensors: int, hypers: int) -> None:
+        """Make what is sent: gradients' addresses, then hyperparameters, which begin at a multiple of 16 bytes."""
+        first = tensors + tensors % 2
+        self._words = np.zeros(first + tensors * hypers, dtype=np.int64)
+        self._cells = self._words[:tensors]
+        self._hyper = self._words[first:].view(np.float64).reshape(tensors, hypers)
+        self._upload = Upload(self._device, len(self._words), capturable=self._kept is not None)
+        table = self._upload.table
+        self._there = table[:tensors], table[first:].view(torch.float64).view(tensors, hypers)
+
+    def set_gradients(self, gradients: Gradients) -> None:
+        """Point at this step's gradients."""
+        self._gradients = gradients
+        self._cells[:] = addresses_of(gradients)
+
+    # The step ------------------------------------------------------------------------------------
+
+    def begin(self, hyper: Table) -> None:
+        """Send what has changed, and compute the host scalars if they are needed at once."""
+        self._now = self._device.now()
+        self._keep_tables()
+        self._begun = self._ended = False
+        self._aligned = self._dense and not bool((self._cells % 16).any())
+        self._hyper[...] = hyper[:, : self._hyper.shape[1]]  # the device counts by itself
+        self._upload.send(self._words, capturing=self._now.capturing)
+        for rows, column, number in self.shares:
+            self._device.copy(self._there[1][rows, column], number.reshape(()))
+        self._leave_out()
+        self._launch("begin", -(-self._counts[0] // self._build.rows))
+
+    def leave_out_if(self, found: torch.Tensor | None) -> None:
+        """Leave the next step out if this number, which may be on a device, is above 0."""
+        self._found_now = found
+
+    def _leave_out(self) -> None:
+        """Tell the kernels what `leave_out_if` was told."""
+        found, self._found_now = self._found_now, None
+        if found is not None:
+            self._device.copy(self.found, found.reshape(1))
+        elif self._may_leave_out or self._now.capturing:
+            self._device.zero(self.found)
+        self._may_leave_out = found is not None or bool(self._kept)
+
+    def _keep_tables(self) -> None:
+        """Keep the tables alive for another stream, or a graph, that uses them."""
+        if self._now.capturing:
+            if self._kept is None:
+                raise BackendError("this step is being captured in a CUDA graph", fix="pass capturable=True")
+            if self not in self._kept:
+                self._kept.append(self)
+        elif self._now.stream not in self._streams:
+            self._streams.add(self._now.stream)
+            self._device.keep(self._tables)
+
+    def _launch(self, name: str, programs: int) -> None:
+        """Launch a kernel, if this plan has it, on the current stream of the tensors' device."""
+        if name not in self._functions:
+            return
+        key = (name, self._aligned)
+        if key not in self._launches:
+            arguments = (*self._tables, *self._counts, self._aligned)
+            self._launches[key] = self._device.prepare(self._functions[name], programs, arguments, self._build.options)
+        self._launches[key](self._now)
+
+    def sweep(self, index: int) -> None:
+        """Walk over memory once, and combine what the walk reduced.
+
+        The last pass is not interrupted, because its progress could not be found out afterwards.
+        """
+        if index < len(self.plan.passes) - 1:
+            self._walk(index)
+            return
+        with uninterrupted():
+            self._begun = True
+            self._walk(index)
+
+    def _walk(self, index: int) -> None:
+        self._launch(f"pass_{index}", self._counts[1])
+        self._launch(f"end_{index}", self._counts[0])
+
+    def end(self) -> None:
+        """Write the slots of one number a tensor, after the last pass."""
+        if self.plan.tensor_writes and not self._ended:
+            with uninterrupted():
+                self._ended = True
+                self._launch("finish", self._counts[0])
+
+    def refuses(self, index: int) -> bool:  # noqa: ARG002
+        """Return False: kernels look at the guard themselves, and asking them would mean waiting."""
+        return False
+
+    def stopped(self) -> bool:
+        """Whether the guard stopped the last step, and not `found`; this waits for the device."""
+        guard = self.plan.guard
+        total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
+        return not np.isfinite(total) and float(self.found[0]) == 0.0
+
+    def begun(self) -> bool:
+        """Whether this step has begun to write."""
+        return self._begun
+
+    def finish(self) -> None:
+        """Write, unless that is done. Combine reductions again, since totals may have been shared."""
+        last = len(self.plan.passes) - 1
+        if not self._begun:
+            self.sweep(last)
+        else:
+            self._launch(f"end_{last}", self._counts[0])
+
+    def clear(self) -> None:
+        """Forget that this step has written, and its gradients, so that zero_grad frees them."""
+        self._begun = self._ended = False
+        self._gradients = ()

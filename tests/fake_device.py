@@ -1,0 +1,140 @@
+"""A device for tests: main memory that counts what is asked of it, and where what is launched waits until it is let go.
+
+    fake = FakeDevice()
+    monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: fake)
+
+Parameters are in main memory and `backend="triton_gpu"`. As on a GPU, launches and copies happen later, in order, when
+`work` is called or at once with `eager=True`; a piece of pinned memory is read then, and not before. `capture` gives a
+graph, to which launches and copies go instead, and during which making memory is an error. `replay` does them again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from steprule.backends.triton_device import Launch, MainMemory, Now, Options
+
+Action = tuple[str, Callable[[], None]]
+"""What it is called, and what it does."""
+
+
+class FakeDevice(MainMemory):
+    """Main memory as if it were a GPU. `counted` says how often each thing was asked."""
+
+    def __init__(self, *, eager: bool = True) -> None:
+        super().__init__(torch.device("cpu"))
+        self.counted: Counter[str] = Counter()
+        self.eager = eager
+        self.stream = 1
+        self.waiting: list[Action] = []
+        """Launched, and not yet done."""
+        self.launched: list[str] = []
+        """Names of kernels, in order; those that a graph takes too."""
+        self.graph: list[Action] | None = None
+        """What is being captured, if anything is."""
+        self.kept: list[tuple[int, int]] = []
+        """Streams and tables that the allocator was told of."""
+        self.before_launch: Callable[[str], None] = lambda name: None
+        """Called with a kernel's name before it is launched, e.g. to interrupt or to fail."""
+
+    def now(self) -> Now:
+        self.counted["now"] += 1
+        return Now(self.stream, self.graph is not None)
+
+    def _make(self, what: str) -> None:
+        assert self.graph is None, f"a capture makes {what}"
+        self.counted[what] += 1
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        self._make("empty")
+        return torch.full(shape, torch.nan if dtype.is_floating_point else -1, dtype=dtype)
+
+    def zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        return self.empty(*shape, dtype=dtype).zero_()
+
+    def pinned(self, words: int) -> torch.Tensor:
+        self._make("pinned")
+        return super().pinned(words)
+
+    def event(self) -> FakeEvent:
+        self._make("event")
+        return FakeEvent()
+
+    def record(self, event: FakeEvent) -> None:
+        assert self.graph is None, "an event of a capture does not happen"
+        event.happened = False
+        self._do("event", event.happen)
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        self.counted["copy"] += 1
+        self._do("copy", lambda: target.copy_(source))
+
+    def zero(self, table: torch.Tensor) -> None:
+        self.counted["zero"] += 1
+        self._do("zero", table.zero_)
+
+    def keep(self, tables: Sequence[torch.Tensor]) -> None:
+        self.kept += [(self.stream, id(table)) for table in tables]
+
+    def prepare(self, function: Any, programs: int, arguments: Sequence[Any], options: Options) -> Launch:
+        self._make("kernel")
+        run = super().prepare(function, programs, arguments, options)
+        name = function.__name__
+
+        def launch(now: Now) -> None:
+            self.before_launch(name)
+            assert now.capturing == (self.graph is not None), "a step asks once, and this is another one"
+            self.launched.append(name)
+            self._do(name, lambda: run(now))
+
+        return launch
+
+    # Time ----------------------------------------------------------------------------------------
+
+    def _do(self, name: str, action: Callable[[], Any]) -> None:
+        if self.graph is not None:
+            self.graph.append((name, action))
+        elif self.eager:
+            action()
+        else:
+            self.waiting.append((name, action))
+
+    def work(self, until: int | None = None) -> None:
+        """Do what waits, or the first so many of it."""
+        ready = self.waiting[:until]
+        del self.waiting[:until]
+        for _, action in ready:
+            action()
+
+    @contextmanager
+    def capture(self) -> Generator[list[Action]]:
+        """Let what is launched go to a graph."""
+        assert self.graph is None
+        self.graph = graph = []
+        try:
+            yield graph
+        finally:
+            self.graph = None
+
+    def replay(self, graph: list[Action]) -> None:
+        """Launch what a graph has captured."""
+        for name, action in graph:
+            self._do(name, action)
+
+
+class FakeEvent:
+    """An event that has happened when the device has come so far."""
+
+    def __init__(self) -> None:
+        self.happened = True
+
+    def query(self) -> bool:
+        return self.happened
+
+    def happen(self) -> None:
+        self.happened = True
