@@ -60,38 +60,42 @@ class TritonBatch(Batch):
     ) -> None:
         self.program, self.plan = program, program.plan
         self._functions, self._build, self._device, self._kept = functions, build, device, kept
-        plan = program.plan
-        names = [name for name in program.tensors if name != plan.graph.gradient]
+        names = [name for name in program.tensors if name != program.plan.graph.gradient]
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
-        pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
-        self._dense = not bool((pointers % 16).any())
-        sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
-        pieces = chunks(sizes, build.chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
-        self._counts = (len(sizes), len(pieces))
-        self._changing(len(sizes), len(plan.graph.hypers))
-        self.total = device.zeros(len(plan.reductions))
-        self.found = device.zeros(1, dtype=torch.float32)
-        """Above 0, this step is left out."""
-        gradients, hyper = self._there
-        self._tables = (
-            device.table(np.ascontiguousarray(pointers)),
-            gradients,
-            device.table(tensor_table(sizes, range(len(sizes)), build.chunk, where)),
-            device.table(pieces),
-            hyper,
-            counts,
-            device.empty(len(sizes), len(derived(program))),
-            device.empty(len(pieces), len(plan.reductions)),
-            device.empty(len(sizes), len(plan.reductions)),
-            self.total,
-            self.found,
-        )
+        sizes = [tensor.numel() for tensor in arrays[program.plan.graph.parameter]]
+        self._changing(len(sizes), len(program.plan.graph.hypers))
+        self._tables = self._make_tables(sizes, counts, where)
         self._launches: dict[tuple[str, bool], Launch] = {}
         self._now = device.now()
         self._streams = {self._now.stream}
         self._found_now: torch.Tensor | None = None
         self._begun = self._ended = self._may_leave_out = False
-        self.set_gradients(arrays[plan.graph.gradient])
+        self.set_gradients(arrays[program.plan.graph.gradient])
+
+    def _make_tables(self, sizes: list[int], counts: torch.Tensor, where: Where | None) -> tuple[torch.Tensor, ...]:
+        """Make what kernels are given; `_held` lies where it is pointed at."""
+        device, chunk, reductions = self._device, self._build.chunk, len(self.plan.reductions)
+        pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
+        self._dense = not bool((pointers % 16).any())
+        pieces = chunks(sizes, chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
+        self._counts = (len(sizes), len(pieces))
+        self.total = device.zeros(reductions)
+        self.found = device.zeros(1, dtype=torch.float32)
+        """Above 0, this step is left out."""
+        gradients, hyper = self._there
+        return (
+            device.table(np.ascontiguousarray(pointers)),
+            gradients,
+            device.table(tensor_table(sizes, range(len(sizes)), chunk, where)),
+            device.table(pieces),
+            hyper,
+            counts,
+            device.empty(len(sizes), len(derived(self.program))),
+            device.empty(len(pieces), reductions),
+            device.empty(len(sizes), reductions),
+            self.total,
+            self.found,
+        )
 
     def _changing(self, tensors: int, hypers: int) -> None:
         """Make what is sent: gradients' addresses, then hyperparameters, which begin at a multiple of 16 bytes."""
