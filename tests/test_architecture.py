@@ -197,7 +197,7 @@ def test_every_lock_of_the_library_is_one_that_forked_children_find_free() -> No
         for name in ([node.attr] if isinstance(node, ast.Attribute) else _names_imported(node))
         if name in locking
     ]
-    assert found == ["backends/triton_gpu.py uses Event"] * found.count("backends/triton_gpu.py uses Event")
+    assert found == ["backends/triton_device.py uses Event"]  # torch.cuda.Event, which locks nothing
 
 
 def _names_imported(node: ast.AST) -> list[str]:
