@@ -60,11 +60,17 @@ class StoredTruth(Truth):
 
     def _dtypes(self, parameter: torch.Tensor) -> dict[str, torch.dtype]:
         """Return the types of the arrays: those that are there, or that a first step makes."""
-        wide = torch.float32 if self.optimizer.state_dtype else parameter.dtype
-        made = {slot.name: torch.float32 if slot.rank is Rank.TENSOR else wide for slot in self.graph.slots}
+        made = {slot.name: torch.float32 if slot.rank is Rank.TENSOR else self._wish(slot.name) or parameter.dtype
+                for slot in self.graph.slots}  # fmt: skip
         there = self.optimizer.state.get(parameter, {})
         slots = {name: there[name].dtype if name in there else dtype for name, dtype in made.items()}
         return {self.graph.parameter: parameter.dtype, **slots}
+
+    def _wish(self, name: str) -> torch.dtype | None:
+        """Return the type that the optimiser asks for a slot."""
+        asked = self.optimizer.state_dtype
+        form = asked.get(name) if isinstance(asked, dict) else asked
+        return getattr(torch, form) if form else None
 
     def _store(self, parameter: torch.Tensor, position: int) -> dict[str, np.ndarray]:
         options, t, number = self.optimizer, self.steps[parameter], 0
@@ -81,7 +87,7 @@ class StoredTruth(Truth):
                 loaded = formula("joined", dtype)(held[name].reshape(-1), held["remainder"].reshape(-1))
             else:
                 given = (draws(options.seed, position, t, number, np.arange(x.size)),)
-                random = options.rounding == "stochastic"
+                random = options.rounding == "stochastic" or (name != self.graph.parameter and self._wish(name) in HALF)
                 number += random
                 bits = formula("stochastic" if random else "nearest", dtype)(flat, *given[:random])
                 held[name], loaded = bits.reshape(x.shape), formula("widen", dtype)(bits)

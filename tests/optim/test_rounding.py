@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,16 @@ def test_decay_alone_is_followed_though_each_step_is_a_thousandth_of_a_rounding(
 ANYWHERE = [None, "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
 
 
-@every_half
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-@pytest.mark.parametrize("state", [None, "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "rounding", "state"),
+    [
+        *product((torch.bfloat16, torch.float16), ROUNDINGS, (None, "float32")),
+        (torch.float32, "nearest", "bfloat16"),
+        (torch.bfloat16, "nearest", {"m": "bfloat16"}),
+        (torch.float16, "compensated", {"m": "bfloat16"}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("backend", ANYWHERE)
 def test_what_is_stored_is_what_the_definitions_say(
     backend: Any, rounding: str, state: Any, dtype: torch.dtype
@@ -395,7 +403,7 @@ def test_stochastic_rounding_has_no_bias_with_a_look_ahead(closures: int) -> Non
     [
         ({"rounding": "up"}, "rounding is 'up'"),
         ({"rounding": None}, "rounding is None"),
-        ({"state": "bfloat16"}, "state is 'bfloat16'"),
+        ({"state": "int8"}, "state is 'int8'"),
         ({"state": torch.float32}, "state is torch.float32"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, f"seed is {2**64}"),

@@ -11,12 +11,12 @@ import torch
 
 from ..backends import BACKENDS
 from ..backends.base import Backend, Kernel, Place, Where
-from ..errors import RuleError
+from ..errors import HyperparameterError, RuleError
 from ..graph.graph import Graph
 from ..plan.program import Program, lower
 from ..plan.rounding import parameter_seed
 from ..plan.schedule import Plan
-from ..plan.storage import REMAINDER, beside, layout
+from ..plan.storage import REMAINDER, beside, draws, layout
 from ..plan.tables import array_rows
 from ..rule import Formula
 from .options import Options
@@ -113,7 +113,7 @@ class Kernels:
         if kinds not in self._programs:
             dtype, *slots = map(name_of, kinds)
             found = dict(zip(array_rows(self.plan)[2:], slots, strict=False))
-            own = layout(self.plan.graph, dtype, self.options.rounding, found=found)
+            own = layout(self.plan.graph, dtype, self.options.rounding, self.options.state, found)
             self._programs[kinds] = lower(self.plan, own)
         return self._programs[kinds]
 
@@ -136,6 +136,7 @@ class Kernels:
 def storable(formula: Formula, options: Options) -> Formula:
     """Return a formula whose parameter can be stored as the options ask for, or raise `RuleError`."""
     graph = formula.graph
+    _check_slots(graph, options)
     if options.rounding != "compensated":
         return formula
     if graph.evaluate_at is not None and not graph.implicit:
@@ -149,6 +150,19 @@ def storable(formula: Formula, options: Options) -> Formula:
     return formula
 
 
+def _check_slots(graph: Graph, options: Options) -> None:
+    """Raise `HyperparameterError` for a format of what is no slot, or one smaller than the parameter."""
+    known = [slot.name for slot in graph.element_slots]
+    for name in options.state if isinstance(options.state, dict) else ():
+        if name not in known:
+            raise HyperparameterError(
+                f"state names {name!r}, which is no slot of `{graph.name}` as large as its parameter",
+                where=f"  state={options.state!r}",
+                fix=f"it has {', '.join(map(repr, known))}" if known else "it has none: leave state out",
+            )
+
+
 def counted(graph: Graph, options: Options) -> Graph:
     """Return a graph that counts steps if what is drawn depends on their number."""
-    return replace(graph, counts_steps=True) if options.rounding == "stochastic" else graph
+    random = options.rounding == "stochastic" or draws(graph, options.state)
+    return replace(graph, counts_steps=True) if random else graph

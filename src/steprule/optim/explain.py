@@ -136,8 +136,12 @@ def _storage(own: Layout) -> str:
     slots = {dtype: ", ".join(f"`{name}`" for name, form in own.slots if form.dtype == dtype) for dtype in others}
     told += [f"{names} in {dtype}" for dtype, names in slots.items()]
     formats = (own.parameter, *(form for _, form in own.slots))
-    lost = "stochastically" if own.random else "to the nearest" if any(form.narrow for form in formats) else ""
-    return "; ".join(told) + (f", rounded {lost}" if lost else "")
+    lost = sum(form.narrow for form in formats) - len(own.drawn)
+    told[-1] += ", rounded to the nearest" if lost else ""
+    if own.drawn:
+        names = ", ".join(f"`{name}`" for name, _ in own.slots if name in own.drawn)
+        told[-1] += f", {names} stochastically" if lost else ", rounded stochastically"
+    return "; ".join(told)
 
 
 def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[Explanation]:

@@ -19,7 +19,7 @@ from .compiled import Compiled, Kernels, Reader, counted, storable
 from .documented import documented
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
-from .options import NAMES, Option, Options
+from .options import NAMES, Option, Options, State
 from .points import Points
 from .settings import plain
 from .shards import distributed
@@ -71,7 +71,7 @@ class Optimizer(Away):
         backend: str | None = None,
         compensated: bool = False,
         rounding: str = "nearest",
-        state: str | None = None,
+        state: State = None,
         seed: int = 0,
         capturable: bool = False,
         **hyper: Any,
@@ -325,8 +325,8 @@ class Optimizer(Away):
         """Load what `state_dict` returned; all of it is checked first, and nothing is shared with it.
 
         Hooks run in torch's order: pre hooks, each of which may return another document, then the check, then post
-        hooks. State keeps the dtype it was saved with. Raises `StateError`, naming the parameter and the key,
-        and leaves the optimiser as it was.
+        hooks. State keeps the dtype it was saved with, unless `state` asks for another. Raises `StateError`, naming the
+        parameter and the key, and leaves the optimiser as it was.
         """
         if self._inside:
             raise self._misplaced("load_state_dict()")

@@ -6,13 +6,13 @@ rules may not use stand in `rule/signature.py`, which knows nothing of this room
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..backends import BACKENDS
 from ..errors import BackendError, HyperparameterError
-from ..plan.storage import ROUNDINGS
+from ..plan.storage import ROUNDINGS, STATES, State
 from ..rule import Formula
 from ..zoo.transforms import clip_global_norm
 
@@ -30,7 +30,7 @@ class Options:
     backend: str | None = None
     compensated: bool = False
     rounding: str = field(default="nearest", metadata={"choices": ROUNDINGS})
-    state: str | None = field(default=None, metadata={"choices": (None, "float32")})
+    state: State = field(default=None, metadata={"choices": (None, *STATES)})
     seed: int = 0
     capturable: bool = field(default=False, metadata=_NOT_OFFERED)
 
@@ -41,8 +41,12 @@ class Options:
             raise BackendError(
                 f"there is no backend {self.backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None"
             )
+        if isinstance(self.state, Mapping):
+            object.__setattr__(self, "state", dict(self.state))
+            for name, form in self.state.items():
+                _one_of(f"the state of {name!r}", form, STATES)
         for option in fields(self):
-            if "choices" in option.metadata:
+            if "choices" in option.metadata and not isinstance(getattr(self, option.name), dict):
                 _one_of(option.name, getattr(self, option.name), option.metadata["choices"])
         if type(self.seed) is not int or not 0 <= self.seed < 2**64:
             raise HyperparameterError(f"seed is {self.seed!r}", fix="give a whole number from 0, below 2**64")
@@ -70,7 +74,7 @@ class Options:
         return Options(**{name: state.pop(key) for name in NAMES if (key := _KEYS.get(name, name)) in state})
 
 
-def _one_of(name: str, value: object, words: tuple[str | None, ...]) -> None:
+def _one_of(name: str, value: object, words: Sequence[str | None]) -> None:
     if not isinstance(value, str | None) or value not in words:
         raise HyperparameterError(f"{name} is {value!r}", fix=f"use one of {', '.join(map(repr, words))}")
 

@@ -15,7 +15,7 @@ from ..backends.half_torch import remainder_of
 from ..errors import ParameterError, StateError
 from ..graph.graph import Slot
 from ..graph.node import Rank
-from ..plan.storage import REMAINDER
+from ..plan.storage import REMAINDER, asked
 from .compiled import Kernels
 from .shards import distributed, local, placed, placed_as
 from .tensors import in_order_of_slot, label, like, oddity, present, single
@@ -160,8 +160,10 @@ def _copied(key: str, value: Any) -> Any:
 
 
 def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a saved slot, laid out as the parameter and where its rank belongs."""
+    """Return a copy of a saved slot, laid out as the parameter and where its rank belongs, in the format asked for."""
     dtype = single(value.dtype) if slot.single else value.dtype
+    if asked(kernels.options.state, slot):
+        dtype = kernels.types(parameter.dtype)[slot.name]
     if slot.rank is Rank.ELEMENT:
         return like(parameter.detach(), value.detach().to(parameter.device), dtype)
     device = "cpu" if slot.rank is Rank.HOST else parameter.device

@@ -24,7 +24,7 @@ from .compiled import Kernels, Reader, counted, storable
 from .documented import OPTIONS, described
 from .groups import check_keys
 from .optimizer import Optimizer
-from .options import Options
+from .options import Options, State
 from .settings import OnDevice, plain
 from .state import packed
 
@@ -42,7 +42,7 @@ class Own(TypedDict, total=False):
     backend: str | None
     compensated: bool
     rounding: str
-    state: str | None
+    state: State
     seed: int
 
 
@@ -73,7 +73,7 @@ class TorchOptimizer(Optimizer):
         backend: str | None = None,
         compensated: bool = False,
         rounding: str = "nearest",
-        state: str | None = None,
+        state: State = None,
         seed: int = 0,
     ) -> None:
         capturable = bool(defaults.get("capturable"))

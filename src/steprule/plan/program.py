@@ -172,17 +172,17 @@ def _scratch(node: Node, real: str, of: str = "") -> Array:
     return Array(f"{node.op} {node.key}{of}", format_of(real), scratch=True)
 
 
-def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], *, random: bool) -> Loop:
+def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], drawn: frozenset[str]) -> Loop:
     places = {node: place for place, node in enumerate(plan.reductions)}
     real = arrays[plan.graph.parameter].format.real
-    narrow = [name for name, _ in item.writes if random and arrays[name].format.narrow]
+    random = [name for name, _ in item.writes if name in drawn]
     body = [
         *(Load(arrays[name], read(name)) for name in item.reads),
         *(Load(_scratch(node, real), node) for node in item.results),
         *(Compute(node) for node in item.elements),
         *(Accumulate(node, places[node]) for node in item.reductions if walks(node)),
         *(Store(_scratch(node, real, " of"), node.inputs[0]) for node in item.calls),
-        *(Store(arrays[name], node, narrow.index(name) if name in narrow else -1) for name, node in item.writes),
+        *(Store(arrays[name], node, random.index(name) if name in random else -1) for name, node in item.writes),
     ]
     after = [
         *(Combine(node, places[node]) for node in item.reductions),
@@ -198,7 +198,7 @@ def lower(plan: Plan, layout: Layout) -> Program:
     parameter, gradient = layout.parameter, format_of(layout.parameter.dtype)
     arrays = {graph.parameter: Array(graph.parameter, parameter), graph.gradient: Array(graph.gradient, gradient)}
     arrays |= {name: Array(name, form, graph.ranks[name]) for name, form in layout.slots}
-    loops = tuple(_loop(item, plan, arrays, random=layout.random) for item in plan.passes)
+    loops = tuple(_loop(item, plan, arrays, layout.drawn) for item in plan.passes)
     finish = tuple(Store(arrays[name], node) for name, node in plan.tensor_writes)
     t = (step(),) if layout.random and step() not in plan.host else ()
     return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish))

@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..graph.graph import Graph
+from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
 
 REMAINDER = "remainder"
 """The name in the state of the tensor that holds what a compensated parameter leaves out."""
 ROUNDINGS = ("nearest", "stochastic", "compensated")
+STATES = ("float32", "bfloat16")
+"""The formats that an optimiser may ask for its slots."""
+State = str | Mapping[str, str] | None
+"""What it asks: one format for all slots, or one for each of those that are named; None: the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,15 @@ def beside(dtype: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a parameter and its slots lie in memory, by name: what, besides the plan, decides a kernel."""
+    """How a parameter and its slots lie in memory, by name: what, besides the plan, decides a kernel.
+
+    The stores of `drawn` arrays round stochastically.
+    """
 
     parameter: Format
     slots: tuple[tuple[str, Format], ...]
     rounding: str = "nearest"
+    drawn: frozenset[str] = frozenset()
 
     @property
     def real(self) -> str:
@@ -80,29 +88,44 @@ class Layout:
 
     @property
     def random(self) -> bool:
-        """Whether stores draw: they round stochastically, and one of them loses bits."""
-        formats = (self.parameter, *(form for _, form in self.slots))
-        return self.rounding == "stochastic" and any(form.narrow for form in formats)
+        """Whether stores draw."""
+        return bool(self.drawn)
+
+
+def asked(state: State, slot: Slot) -> str | None:
+    """Return the format that an optimiser asks for a slot; what is one number a tensor stays as it is."""
+    if slot.rank is not Rank.ELEMENT:
+        return None
+    return state if isinstance(state, str) or state is None else state.get(slot.name)
+
+
+def draws(graph: Graph, state: State) -> bool:
+    """Whether a slot is asked for in a format whose stores draw, whatever the parameter's is."""
+    return any(format_of(asked(state, slot) or "float32").narrow for slot in graph.slots)
 
 
 def layout(
     graph: Graph,
     dtype: str,
     rounding: str = "nearest",
-    state: str | None = None,
+    state: State = None,
     found: Mapping[str, str] | None = None,
 ) -> Layout:
     """Return the layout of a rule beside parameters of a dtype.
 
-    A slot has the dtype that is `found`; else the parameter's, or float32 if that is narrower and the slot is `single`
-    or the `state` is to be float32.
+    A slot has the dtype that is `found`; else the one that `state` asks for; else the parameter's, or float32 if that
+    is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does.
     """
     parameter = format_of(beside(dtype) if rounding == "compensated" else dtype)
     known = found or {}
     slots: list[tuple[str, Format]] = []
+    drawn = {graph.parameter} if rounding == "stochastic" and parameter.narrow else set[str]()
     for slot in graph.slots:
         if slot.rank is not Rank.HOST:
-            wide = slot.single or bool(state)
-            usual = parameter.real if wide else parameter.dtype
-            slots.append((slot.name, format_of(known.get(slot.name, usual))))
-    return Layout(parameter, tuple(slots), rounding)
+            wish = asked(state, slot)
+            usual = parameter.real if slot.single or wish == "float32" else wish or parameter.dtype
+            form = format_of(known.get(slot.name, usual))
+            slots.append((slot.name, form))
+            if form.narrow and (rounding == "stochastic" or format_of(wish or "float32").narrow):
+                drawn.add(slot.name)
+    return Layout(parameter, tuple(slots), rounding, frozenset(drawn))
