@@ -7,6 +7,7 @@ annotations, what an error says, `__repr__`, and what only a type checker reads.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,8 +24,12 @@ _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "lis
 _CODE = ((" + ", " - "), (" - ", " + "), (" * ", " + "), (" / ", " * "), (" < ", " <= "), (" <= ", " < "),
          (" > ", " >= "), (" >= ", " > "), (" == ", " != "), (" != ", " == "), (" & ", " | "), (" // ", " * "),
          ("min(", "max("), ("max(", "min("), ("sqrt(", "abs("), ("range(", "range(1, "),
-         (" else ", " if True else "))  # fmt: skip
+         (" else ", " if True else "), ("float64", "float32"), ("int64", "int32"),
+         ("mask=inside", "mask=inside | True"), ("mask=go", "mask=go | True"))  # fmt: skip
 """What is exchanged in text that is code: the text of kernels."""
+_NUMBER = re.compile(r"(?<![\w.{])\d+(?:\.\d+)?(?![\w.])")
+_NAMED = re.compile(r"[\w.]+ = |#|$")
+"""What a line of a kernel begins with that is missed at once: a value, or nothing that is done."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,24 @@ class _Finder:
                 line = self._source.count("\n", 0, place) + 1
                 yield Site(line, place, place + len(old), new, "kernel text")
                 place = self._source.find(old, place + len(old), end)
+        for found in _NUMBER.finditer(self._source[:end], start):
+            value = ast.literal_eval(found.group())
+            new = str(value + 1) if isinstance(value, int) else repr(value * 2 if value else 1.0)
+            yield Site(self._source.count("\n", 0, found.start()) + 1, found.start(), found.end(), new, "kernel text")
+
+    def call(self, node: ast.Call) -> Iterator[Site]:
+        """Leave out a line that a kernel would have, if it does something."""
+        if self._writes_code and isinstance(node.func, ast.Attribute) and node.func.attr == "line":
+            for one in node.args:
+                text = one.values[0] if isinstance(one, ast.JoinedStr) and one.values else one
+                if isinstance(text, ast.Constant) and not _NAMED.match(str(text.value)):
+                    yield from self._put(one, '"pass"', "line of a kernel")
+
+    def opened(self, node: ast.With) -> Iterator[Site]:
+        """Do what a block does without what holds during it."""
+        for item in node.items:
+            if isinstance(item.context_expr, ast.Call) and item.optional_vars is None:
+                yield from self._put(item.context_expr, '__import__("contextlib").nullcontext()', "context")
 
     def condition(self, node: ast.If | ast.IfExp | ast.While) -> Iterator[Site]:
         yield from self._put(node.test, f"not ({ast.unparse(node.test)})", "condition")
@@ -141,6 +164,8 @@ class _Finder:
             node, ast.AugAssign | ast.Raise
         ):
             yield from self._put(node, "pass", "statement")
+        elif isinstance(node, ast.Assign) and all(isinstance(t, ast.Attribute | ast.Subscript) for t in node.targets):
+            yield from self._put(node, "pass", "assignment")
 
 
 _FINDERS: dict[type[ast.AST], Callable[[_Finder, ast.AST], Iterator[Site]]] = {
@@ -149,7 +174,7 @@ _FINDERS: dict[type[ast.AST], Callable[[_Finder, ast.AST], Iterator[Site]]] = {
     ast.While: _Finder.condition, ast.comprehension: _Finder.filtered,
     ast.Name: _Finder.name, ast.Attribute: _Finder.name,
     ast.Return: _Finder.statement, ast.Expr: _Finder.statement, ast.AugAssign: _Finder.statement,
-    ast.Raise: _Finder.statement,
+    ast.Raise: _Finder.statement, ast.Assign: _Finder.statement, ast.Call: _Finder.call, ast.With: _Finder.opened,
 }  # type: ignore[dict-item]  # fmt: skip
 
 
@@ -182,16 +207,17 @@ def sites(source: str, *, writes_code: bool = False) -> list[Site]:
     """List every defect that can be planted in a file; `writes_code` if its strings are code as well."""
     finder, found = _Finder(source, writes_code=writes_code), list[Site]()
 
-    def visit(node: ast.AST) -> None:
+    def visit(node: ast.AST, *, makes: bool = False) -> None:
         if _is_text(node) or _only_typed(node):
             return
-        if type(node) in _FINDERS:
+        if type(node) in _FINDERS and not (makes and isinstance(node, ast.Assign)):
             found.extend(_FINDERS[type(node)](finder, node))
-        for child in _children(node):
-            visit(child)
+        for child in _children(node):  # an attribute that a constructor does not make is missed at once
+            visit(child, makes=isinstance(node, ast.FunctionDef) and node.name == "__init__")
 
     visit(ast.parse(source))
-    return sorted({site for site in found if _parses(site.apply(source))}, key=lambda site: (site.start, site.text))
+    one = {(site.start, site.end, site.text): site for site in found if _parses(site.apply(source))}
+    return [one[place] for place in sorted(one)]
 
 
 def _same(text: str, node: ast.AST) -> bool:

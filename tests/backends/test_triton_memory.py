@@ -1,0 +1,66 @@
+"""GPU kernels touch what they were given and nothing else, no place twice in a launch, and use nothing from last time.
+
+A GPU goes wrong there where the interpreter goes on: so it is watched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_chunks import Device, at_once, moving
+from watched import Watch, watched
+
+from steprule.backends.triton_dialect import TABLES
+from steprule.backends.triton_gpu import interpreted
+from steprule.graph.evaluate import evaluate
+
+pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="only the interpreter tells addresses"),
+              pytest.mark.usefixtures("small_chunks")]  # fmt: skip
+SCRATCH = ("host", "partial", "reduced", "total")
+
+
+class Watched(Device):
+    """A batch whose kernels find NaN in what every step computes anew, and may touch nothing but tables and arrays."""
+
+    def step(self, gradients: list[np.ndarray] | None = None) -> Watch:  # type: ignore[override]
+        tables = dict(zip(TABLES, self.batch._tables, strict=True))
+        for name in SCRATCH:
+            tables[name].fill_(np.nan)
+        with watched([*tables.values(), *(tensor for own in self.tensors.values() for tensor in own)]) as watch:
+            super().step(gradients)
+        return watch
+
+    def kept(self, row: int) -> list[torch.Tensor]:
+        """List what a training step keeps of a tensor."""
+        return [*(tensors[row] for name, tensors in self.tensors.items() if name != "g"), self.counts[row]]
+
+    def expect_of(self, rows: list[int]) -> None:
+        """Take the step of some tensors in the interpreter."""
+        arrays, numbers = [self.arrays[row] for row in rows], [self.numbers[row] for row in rows]
+        for own, number, new in zip(arrays, numbers, evaluate(self.program.graph, arrays, numbers), strict=True):
+            own |= new
+            number |= {name: float(new[name]) for name in self.hosts if name != "t"} | {"t": number["t"] + 1}
+
+
+@pytest.mark.parametrize(("program", "misaligned"), [(moving, True), (at_once, False)], ids=["moving", "at once"])
+def test_kernels_touch_what_they_were_given_and_use_nothing_from_last_time(program: Any, misaligned: bool) -> None:
+    """Whole steps, steps in which some have no gradient, and one that is left out, in which nothing is written."""
+    device = Watched(program, guarded=True, misaligned=misaligned)
+    everyone = list(range(len(device.arrays)))
+    for absent in ([], [0, 1, 4], [2, 3]):
+        device.batch.set_gradients([None if row in absent else device.tensors["g"][row] for row in everyone])
+        watch = device.step()
+        device.expect_of([row for row in everyone if row not in absent])
+        device.compare()
+        for row in everyone:
+            wrote = [watch.wrote(tensor) for tensor in device.kept(row) if tensor.numel()]
+            assert wrote == [row not in absent] * len(wrote)
+    device.batch.set_gradients(device.tensors["g"])
+    device.batch.leave_out_if(torch.tensor(1.0))
+    watch = device.step()
+    assert watch.written, "scratch"
+    assert not any(watch.wrote(tensor) for row in everyone for tensor in device.kept(row))
+    device.compare()
