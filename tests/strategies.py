@@ -13,7 +13,7 @@ from steprule.backends import cache
 from steprule.backends.base import Batch
 from steprule.backends.eager import EagerBatch
 from steprule.backends.numba_cpu import CpuBatch, CpuKernel
-from steprule.backends.triton_gpu import TritonBatch, TritonKernel
+from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.graph import Graph, Hyper, Slot
 from steprule.graph.node import Node, Rank, const, hyper, make, read, step
 from steprule.graph.ops import ANY, OPS, Range
@@ -136,7 +136,7 @@ def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64
         batch = EagerBatch(program, arrays, rows)
     elif kind == "triton":
         before = [[data.numbers[row][name] - (name == "t") for name in host_columns(plan)] for row in rows]
-        batch = TritonBatch(TritonKernel(program), arrays, torch.tensor(before, dtype=torch.float64, device=device))
+        batch = TritonKernel(program).batch(arrays, rows, torch.tensor(before, dtype=torch.float64, device=device))
         hyper = np.ascontiguousarray(hyper[rows][:, : len(plan.graph.hypers)])
     else:
         kernel = CpuKernel(program)

@@ -14,7 +14,7 @@ import torch
 import steprule as sr
 from steprule import rule, slot
 from steprule.backends.base import Batch, chunks
-from steprule.backends.triton_gpu import TritonBatch, TritonKernel, interpreted
+from steprule.backends.triton_gpu import TritonKernel, interpreted
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph, Slot
 from steprule.graph.node import Rank, make, read
@@ -176,9 +176,8 @@ class Device:
         }
         before = [[number[name] - (name == "t") for name in self.hosts] for number in self.numbers]
         self.counts = torch.tensor(before, dtype=torch.float64, device=self.device)
-        self.batch = TritonBatch(
-            TritonKernel(lowered(self.plan, str(dtype).removeprefix("torch."))), self.tensors, self.counts
-        )
+        kernel = TritonKernel(lowered(self.plan, str(dtype).removeprefix("torch.")))
+        self.batch = kernel.batch(self.tensors, range(len(self.arrays)), self.counts)
         self.hyper = np.array([[number[hyper.name] for hyper in graph.hypers] for number in self.numbers])
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
