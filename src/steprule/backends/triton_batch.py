@@ -8,9 +8,8 @@ gradients' addresses and hyperparameters in one piece, and never asks.
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,24 @@ from .base import Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, 
 from .triton_device import Device, Launch, Upload
 from .triton_dialect import Build, derived
 
+# `signal.signal` takes eight microseconds to make enumerations of what these two return.
+_python: Any = import_module("_signal")
 
-@contextmanager
-def uninterrupted() -> Generator[None]:
-    """Hold Ctrl-C back for a few launches: after an interrupt it would be unknown which had happened."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
-        yield  # other threads are not interrupted, and a handler that is not Python's is left alone
-        return
+
+def uninterrupted(write: Callable[[], None]) -> None:
+    """Hold Ctrl-C back while something is launched: after an interrupt nobody could tell which launch has happened."""
     pending: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *told: pending.append(told))
+    before = _python.getsignal(signal.SIGINT)
     try:
-        yield
+        if before is not None:  # a handler that is not Python's raises nothing, and is left alone
+            _python.signal(signal.SIGINT, lambda *told: pending.append(told))
+    except ValueError:  # threads other than the main one are not interrupted
+        before = None
+    try:
+        write()
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:
+            _python.signal(signal.SIGINT, before)
         if pending:
             signal.raise_signal(signal.SIGINT)
 
@@ -65,12 +68,14 @@ class TritonBatch(Batch):
         sizes = [tensor.numel() for tensor in arrays[program.plan.graph.parameter]]
         self._changing(len(sizes), len(program.plan.graph.hypers))
         self._tables = self._make_tables(sizes, counts, where)
-        self._launches: dict[tuple[str, bool], Launch] = {}
+        self._variants: dict[bool, tuple[list[Launch], ...]] = {}
         self._now = device.now()
         self._streams = {self._now.stream}
+        self._rows = b""
         self._found_now: torch.Tensor | None = None
         self._begun = self._ended = self._may_leave_out = False
         self.set_gradients(arrays[program.plan.graph.gradient])
+        self._prepare()
 
     def _make_tables(self, sizes: list[int], counts: torch.Tensor, where: Where | None) -> tuple[torch.Tensor, ...]:
         """Make what kernels are given; `_held` lies where it is pointed at."""
@@ -107,25 +112,52 @@ class TritonBatch(Batch):
         table = self._upload.table
         self._there = table[:tensors], table[first:].view(torch.float64).view(tensors, hypers)
 
+    def _prepare(self) -> None:
+        """Compile the kernels for what they are given: before the first pass, the passes, after the last."""
+        aligned = self._dense and not bool((self._cells % 16).any())
+        if aligned not in self._variants:
+            arguments, (tensors, pieces) = (*self._tables, *self._counts, aligned), self._counts
+            passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
+            self._variants[aligned] = tuple(
+                [
+                    self._device.prepare(self._functions[name], programs, arguments, self._build.options)
+                    for name, programs in stage
+                    if name in self._functions
+                ]
+                for stage in ([("begin", -(-tensors // self._build.rows))], *passes, [("finish", tensors)])
+            )
+        self._first, *self._walks, self._last = self._variants[aligned]
+
     def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients."""
         self._gradients = gradients
         self._cells[:] = addresses_of(gradients)
 
+    def gradient_cells(self) -> list[int]:
+        """List where the address of each tensor's gradient is kept until it is sent."""
+        first, width = self._cells.ctypes.data, self._cells.itemsize
+        return [first + width * tensor for tensor in range(len(self._cells))]
+
     # The step ------------------------------------------------------------------------------------
 
     def begin(self, hyper: Table) -> None:
         """Send what has changed, and compute the host scalars if they are needed at once."""
-        self._now = self._device.now()
-        self._keep_tables()
+        self._now = now = self._device.now()
+        if now.capturing or now.stream not in self._streams:
+            self._keep_tables()
         self._begun = self._ended = False
-        self._aligned = self._dense and not bool((self._cells % 16).any())
-        self._hyper[...] = hyper[:, : self._hyper.shape[1]]  # the device counts by itself
-        self._upload.send(self._words, capturing=self._now.capturing)
-        for rows, column, number in self.shares:
-            self._device.copy(self._there[1][rows, column], number.reshape(()))
-        self._leave_out()
-        self._launch("begin", -(-self._counts[0] // self._build.rows))
+        rows = hyper.tobytes()
+        if rows != self._rows:
+            self._hyper[...] = hyper[:, : self._hyper.shape[1]]  # the device counts by itself
+            self._rows = rows
+        if self._upload.send(self._words, capturing=now.capturing):
+            self._prepare()
+        for rows_of, column, number in self.shares:
+            self._device.copy(self._there[1][rows_of, column], number.reshape(()))
+        if now.capturing or self._may_leave_out or self._found_now is not None:
+            self._leave_out()
+        for launch in self._first:
+            launch(now)
 
     def leave_out_if(self, found: torch.Tensor | None) -> None:
         """Leave the next step out if this number, which may be on a device, is above 0."""
@@ -134,10 +166,10 @@ class TritonBatch(Batch):
     def _leave_out(self) -> None:
         """Tell the kernels what `leave_out_if` was told."""
         found, self._found_now = self._found_now, None
-        if found is not None:
-            self._device.copy(self.found, found.reshape(1))
-        elif self._may_leave_out or self._now.capturing:
+        if found is None:
             self._device.zero(self.found)
+        else:
+            self._device.copy(self.found, found.reshape(1))
         self._may_leave_out = found is not None or bool(self._kept)
 
     def _keep_tables(self) -> None:
@@ -147,42 +179,50 @@ class TritonBatch(Batch):
                 raise BackendError("this step is being captured in a CUDA graph", fix="pass capturable=True")
             if self not in self._kept:
                 self._kept.append(self)
-        elif self._now.stream not in self._streams:
+        else:
             self._streams.add(self._now.stream)
             self._device.keep(self._tables)
 
-    def _launch(self, name: str, programs: int) -> None:
-        """Launch a kernel, if this plan has it, on the current stream of the tensors' device."""
-        if name not in self._functions:
-            return
-        key = (name, self._aligned)
-        if key not in self._launches:
-            arguments = (*self._tables, *self._counts, self._aligned)
-            self._launches[key] = self._device.prepare(self._functions[name], programs, arguments, self._build.options)
-        self._launches[key](self._now)
+    def step(self, hyper: Table) -> bool:
+        """Run every pass; return that it was launched, whatever kernels decide."""
+        self.begin(hyper)
+        for walk in self._walks[:-1]:
+            for launch in walk:
+                launch(self._now)
+        uninterrupted(self._write)
+        return True
 
     def sweep(self, index: int) -> None:
         """Walk over memory once, and combine what the walk reduced.
 
         The last pass is not interrupted, because its progress could not be found out afterwards.
         """
-        if index < len(self.plan.passes) - 1:
-            self._walk(index)
-            return
-        with uninterrupted():
-            self._begun = True
-            self._walk(index)
+        if index == len(self._walks) - 1:
+            uninterrupted(self._walk_last)
+        else:
+            for launch in self._walks[index]:
+                launch(self._now)
 
-    def _walk(self, index: int) -> None:
-        self._launch(f"pass_{index}", self._counts[1])
-        self._launch(f"end_{index}", self._counts[0])
+    def _walk_last(self) -> None:
+        walk, *rest = self._walks[-1]
+        walk(self._now)
+        self._begun = True
+        for launch in rest:
+            launch(self._now)
+
+    def _finish(self) -> None:
+        for launch in self._last:
+            launch(self._now)
+        self._ended = True
+
+    def _write(self) -> None:
+        self._walk_last()
+        self._finish()
 
     def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""
-        if self.plan.tensor_writes and not self._ended:
-            with uninterrupted():
-                self._ended = True
-                self._launch("finish", self._counts[0])
+        if self._last and not self._ended:
+            uninterrupted(self._finish)
 
     def refuses(self, index: int) -> bool:  # noqa: ARG002
         """Return False: kernels look at the guard themselves, and asking them would mean waiting."""
@@ -200,11 +240,11 @@ class TritonBatch(Batch):
 
     def finish(self) -> None:
         """Write, unless that is done. Combine reductions again, since totals may have been shared."""
-        last = len(self.plan.passes) - 1
         if not self._begun:
-            self.sweep(last)
+            self.sweep(len(self._walks) - 1)
         else:
-            self._launch(f"end_{last}", self._counts[0])
+            for launch in self._walks[-1][1:]:
+                launch(self._now)
 
     def clear(self) -> None:
         """Forget that this step has written, and its gradients, so that zero_grad frees them."""

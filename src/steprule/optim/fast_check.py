@@ -7,11 +7,12 @@ stable C interface. Why the answers are those that Python would get:
 - The loop holds the interpreter lock, so that nothing moves while it looks.
 - Lists, dicts and keys in its tables are alive: the binding holds each, or has made it for this call.
 - Six places in memory are no promise of torch's: a Python tensor keeps its C++ handle right behind its object header,
-  and what the handle points at holds its dtype, storage, offset in that, shape, and the set of dispatch keys, which
-  tell a plain tensor in main memory from one that is lazily negated, sparse, fake, wrapped or elsewhere. All are
+  and what the handle points at holds its dtype with its device behind it, its storage, offset in that, shape, and the
+  set of dispatch keys, which tell a plain tensor from one that is lazily negated, sparse, fake or wrapped. All are
   verified on tensors of several kinds before the first call; where they are not found, there is no fast check.
 - Nothing is asked of an object before its type and keys are those of the plain tensor that was there.
 - Gradients are in a list that lives until the step is over.
+- Nothing is asked of a GPU: all of this is in main memory, whatever device a tensor is on.
 
 Where there is none, `SlowCheck` asks the same in Python; it is the definition of what is asked.
 """
@@ -41,7 +42,7 @@ _FAR_FROM = 24
 
 
 class Places(NamedTuple):
-    """Where in a C++ tensor are its dispatch keys, its dtype, its storage, its offset in that, and its shape."""
+    """Where in a C++ tensor are its dispatch keys, dtype and device, storage, offset in that, and shape."""
 
     keys: int
     dtype: int
@@ -63,7 +64,7 @@ def _word(place: int) -> int:
 
 
 def _half_word(place: int) -> int:
-    return ctypes.c_uint16.from_address(place).value
+    return ctypes.c_int32.from_address(place).value
 
 
 def _keys(tensor: torch.Tensor) -> int:
@@ -73,9 +74,19 @@ def _keys(tensor: torch.Tensor) -> int:
 
 def _dtype(tensor: torch.Tensor) -> int:
     """Return the number by which torch calls a dtype."""
+    return _told("dtype", tensor)
+
+
+def _told(what: str, tensor: torch.Tensor) -> int:
     code = ctypes.c_int32()
-    torch_library().aoti_torch_get_dtype(ctypes.c_void_p(id(tensor) + _HEADER), ctypes.byref(code))
+    getattr(torch_library(), f"aoti_torch_get_{what}")(ctypes.c_void_p(id(tensor) + _HEADER), ctypes.byref(code))
     return code.value
+
+
+def _kind(tensor: torch.Tensor) -> int:
+    """Return a tensor's dtype, and its device as type and index, as the signed number that a loop reads."""
+    device = _told("device_type", tensor) | (_told("device_index", tensor) & 0xFF) << 8
+    return ctypes.c_int32(_dtype(tensor) | device << 16).value
 
 
 def _storage(tensor: Any) -> int:
@@ -126,7 +137,7 @@ def _places() -> Places | None:
     found: list[int] = []
     asked: list[tuple[Any, Any, int, list[Any]]] = [
         (_keys, _word, 8, held + others),
-        (_dtype, _half_word, 2, held),
+        (_kind, _half_word, 2, [*held, *others[:1]]),
         (_storage, _word, 8, held),
         (_offset, _word, 8, held),
         (_shape, _shape_at, 8, [tensor for tensor in held if tensor.dim() <= WITHIN]),
@@ -188,17 +199,14 @@ class Described:
 
     def __init__(self) -> None:
         self.shapes: list[int] = []
-        self._codes: dict[torch.dtype, int] = {}
 
     def row(self, tensor: torch.Tensor, *rest: int, shaped: bool = True) -> tuple[int, ...]:
         """Describe a tensor."""
-        if tensor.dtype not in self._codes:
-            self._codes[tensor.dtype] = _dtype(tensor)
         place = len(self.shapes)
         if shaped:
             self.shapes += [n for pair in zip(tensor.shape, tensor.stride(), strict=True) for n in pair]
         dimensions = tensor.dim() if shaped else -1
-        return (id(type(tensor)), _keys(tensor), self._codes[tensor.dtype], dimensions, place, *rest)
+        return (id(type(tensor)), _keys(tensor), _kind(tensor), dimensions, place, *rest)
 
 
 def _far(tensors: Sequence[torch.Tensor], states: Sequence[object]) -> list[tuple[int]]:
@@ -218,7 +226,7 @@ def _of_cells(cells: Sequence[torch.Tensor]) -> Iterator[tuple[int, ...]]:
         storage = _storage(cell)
         where = 0 if storage in known else cell.data_ptr()
         known.add(storage)
-        yield id(cell), _keys(cell), _dtype(cell), storage, _offset(cell), where
+        yield id(cell), _keys(cell), _kind(cell), storage, _offset(cell), where
 
 
 class FastCheck:

@@ -25,18 +25,18 @@ _PLACES = "\n".join(f"{name.upper()} = {place}" for place, name in enumerate(DIR
 SOURCE = f'''"""Has anything changed that raw pointers rely on? `told` in the directory becomes {CHANGED} if so,
 {OTHERS} if no more than which gradients are absent, and {SAME} if nothing."""
 
-from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of, uint16_at
+from steprule.backends.memory import failure_of, fetch, inner, int32_at, int64_at, object_of
 
 {_PLACES}
 
 
 @inner
 def changed(tensor, row, of):
-    """Whether an object differs from what was there: type, dispatch keys, dtype, dimensions, where its shape is."""
+    """Whether an object differs from what was there: type, keys, dtype and device, dimensions, shape."""
     if int64_at(tensor + of[HEADER] - 8)[0] != row[0]:
         return True
     within = int64_at(tensor + of[HEADER])[0]
-    if int64_at(within + of[KEYS])[0] != row[1] or uint16_at(within + of[DTYPE])[0] != row[2]:
+    if int64_at(within + of[KEYS])[0] != row[1] or int32_at(within + of[DTYPE])[0] != row[2]:
         return True
     if row[3] < 0:  # a slot, which is held to its address and storage
         return False
@@ -83,11 +83,13 @@ def same_containers(states, of):
 @inner
 def same_numbers(of):
     """Whether numbers of the state are where they were written, and as they were."""
-    rows = int64_at(of[CELLS_AT])  # a tensor of one number: its dispatch keys, dtype, storage, place in it, and where
-    for i in range(of[CELLS_COUNT]):  # that is, asked for one tensor of a storage alone
+    # A tensor of one number: its dispatch keys, dtype and device, storage, place in it, and where that is, asked for one
+    # tensor of a storage alone.
+    rows = int64_at(of[CELLS_AT])
+    for i in range(of[CELLS_COUNT]):
         handle = rows[6 * i] + of[HEADER]
         within = int64_at(handle)[0]
-        if int64_at(within + of[KEYS])[0] != rows[6 * i + 1] or uint16_at(within + of[DTYPE])[0] != rows[6 * i + 2]:
+        if int64_at(within + of[KEYS])[0] != rows[6 * i + 1] or int32_at(within + of[DTYPE])[0] != rows[6 * i + 2]:
             return False
         if int64_at(within + of[STORAGE])[0] != rows[6 * i + 3] or int64_at(within + of[OFFSET])[0] != rows[6 * i + 4]:
             return False
