@@ -6,6 +6,8 @@
 Parameters are in main memory and `backend="triton_gpu"`. As on a GPU, launches and copies happen later, in order, when
 `work` is called or at once with `eager=True`; a piece of pinned memory is read then, and not before. `capture` gives a
 graph, to which launches and copies go instead, and during which making memory is an error. `replay` does them again.
+
+`SilentGpu` is `Cuda` itself, all of its Python, above calls that do nothing: for what the host does, not for results.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from steprule.backends.triton_device import Launch, MainMemory, Now, Options
+from steprule.backends.triton_device import Cuda, Launch, MainMemory, Now, Options, direct
 
 Action = tuple[str, Callable[[], None]]
 """What it is called, and what it does."""
@@ -138,3 +142,52 @@ class FakeEvent:
 
     def happen(self) -> None:
         self.happened = True
+
+
+class SilentGpu(Cuda):
+    """A GPU that is asked, told and launched on by the code that does it for CUDA; what is called last does nothing."""
+
+    REPLACED = (
+        "cudaGetDevice, the current stream and whether it captures, as torch._C tells them: functions of Python",
+        "Triton's launcher (kernel.run): a function that counts",
+        "memory on the GPU, and pinned memory: main memory",
+        "cudaMemcpyAsync: torch's copy within main memory",
+        "events: objects that have happened",
+    )
+    """What the last calls are, and what is called instead."""
+
+    def __init__(self) -> None:
+        self.where, self._index = torch.device("cpu"), 0
+        chain = import_module("triton").knobs.HookChain
+        self.hooks: Any = SimpleNamespace(launch_enter_hook=chain(), launch_exit_hook=chain(reversed=True))
+        self._knobs = self.hooks
+        self._current, self._stream, self._captures = (lambda: 0), (lambda index: 7), (lambda: False)
+        self.counted: Counter[str] = Counter()
+        """Calls that make something, copy, or launch."""
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        self.counted["made"] += 1
+        return torch.zeros(shape, dtype=dtype)
+
+    def pinned(self, words: int) -> torch.Tensor:
+        self.counted["made"] += 1
+        return torch.zeros(words, dtype=torch.int64)
+
+    def event(self) -> FakeEvent:
+        self.counted["made"] += 1
+        return FakeEvent()
+
+    def record(self, event: FakeEvent) -> None:
+        pass
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        self.counted["copied"] += 1
+        super().copy(target, source)
+
+    def prepare(self, function: Any, programs: int, arguments: Sequence[Any], options: Options) -> Launch:
+        self.counted["made"] += 1
+
+        def run(*told: Any) -> None:
+            self.counted["launched"] += 1
+
+        return direct(SimpleNamespace(run=run, function=11, packed_metadata=(4, 1, 0)), programs, arguments, self.where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -284,6 +285,29 @@ def test_a_change_is_noticed(way: str, what: str) -> None:
     assert asks(optimizer)
     CHANGES[what](parameters, optimizer)
     assert not asks(optimizer)
+
+
+@pytest.mark.parametrize("what", ["parameter", "gradient", "slot"])
+def test_another_device_of_the_same_kind_is_noticed(what: str) -> None:
+    """Two GPUs have one set of dispatch keys, and a kernel on one would read what is on the other."""
+    found = fast_check.loop()
+    if found is None:
+        pytest.skip("this Python or this torch is made differently")
+    parameters, optimizer = trained()
+    tensor = {
+        "parameter": parameters[0],
+        "gradient": parameters[0].grad,
+        "slot": own(optimizer, parameters[0])["exp_avg"],
+    }
+    index = ctypes.c_int8.from_address(tensor[what]._cdata + found.places.dtype + 3)
+    assert asks(optimizer)
+    assert index.value == -1
+    index.value = 1
+    try:
+        assert not asks(optimizer)
+    finally:
+        index.value = -1
+    assert asks(optimizer)
 
 
 @pytest.mark.parametrize("which", ["parameter", "slot"])

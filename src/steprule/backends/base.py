@@ -142,6 +142,8 @@ class Batch(ABC):
     this batch's own share of each global one."""
     shares: Sequence[Share] = ()
     """Hyperparameters that are on the device already, where kernels decide by themselves."""
+    why_slow = ""
+    """Why its launches cost more than they could, or ""."""
     host: Table | None = None
     """After `begin`, the plan's `host` values, a row a setting, unless they are computed where used."""
 

@@ -126,6 +126,7 @@ class TritonBatch(Batch):
                 ]
                 for stage in ([("begin", -(-tensors // self._build.rows))], *passes, [("finish", tensors)])
             )
+            self.why_slow = self._device.why_slow
         self._first, *self._walks, self._last = self._variants[aligned]
 
     def set_gradients(self, gradients: Gradients) -> None:
@@ -204,8 +205,8 @@ class TritonBatch(Batch):
                 launch(self._now)
 
     def _walk_last(self) -> None:
-        walk, *rest = self._walks[-1]
-        walk(self._now)
+        first, *rest = self._walks[-1]
+        first(self._now)
         self._begun = True
         for launch in rest:
             launch(self._now)
@@ -217,7 +218,8 @@ class TritonBatch(Batch):
 
     def _write(self) -> None:
         self._walk_last()
-        self._finish()
+        if self._last:
+            self._finish()
 
     def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -142,11 +143,6 @@ class MainMemory(Device):
         return launch
 
 
-def _heard(hook: Any) -> bool:
-    """Whether a hook does anything: Triton's own is a list of what to call."""
-    return hook is not None and bool(getattr(hook, "calls", True))
-
-
 class _Happened:
     def query(self) -> bool:
         return True
@@ -165,7 +161,9 @@ class Cuda(Device):
     def now(self) -> Now:
         """Ask torch, and Triton whether anyone listens."""
         enter, leave = self._knobs.launch_enter_hook, self._knobs.launch_exit_hook
-        hooks = (enter, leave) if _heard(enter) or _heard(leave) else None
+        # Triton's own hooks are lists of what to call.
+        heard = getattr(enter, "calls", enter) or getattr(leave, "calls", leave)
+        hooks = (enter, leave) if heard else None
         if self._current() == self._index:
             return Now(self._stream(self._index), self._captures(), hooks=hooks)
         with torch.cuda.device(self.where):
@@ -244,7 +242,7 @@ def direct(kernel: Any, programs: int, arguments: Sequence[Any], where: torch.de
             run(programs, 1, 1, now.stream, function, about, None, None, None, *told)
             return
         enter, leave = now.hooks or (None, None)
-        with torch.cuda.device(where):
+        with torch.cuda.device(where) if now.away else nullcontext():
             known = kernel.launch_metadata((programs, 1, 1), now.stream, *arguments) if enter or leave else None
             run(programs, 1, 1, now.stream, function, about, known, enter, leave, *told)
 

@@ -9,6 +9,7 @@ another one, which holds both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import compress
 from operator import attrgetter
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from ..backends.base import Gradients, run, settle
-from ..errors import NonFiniteError, StepruleError
+from ..errors import NonFiniteError, ParameterError, StepruleError
 from .aliasing import set_apart
 from .bucket import Bucket, Groups
 from .checks import CHANGED, OTHERS, Facts, SlowCheck, forms
@@ -26,9 +27,9 @@ from .fast_check import FastCheck, loop, obstacle
 from .settings import Settings
 from .shards import Shards, distributed, local
 from .state import ensure, lay_out
-from .tensors import Entry, check, here, in_order_of, label
+from .tensors import Entry, check, here, in_order_of, label, like
 
-NO_KERNELS = "some parameters are not updated by kernels in main memory"
+NO_KERNELS = "some parameters are updated by torch operations, not by kernels"
 _gradient = attrgetter("grad")
 _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
@@ -107,7 +108,10 @@ class Binding:
         self._counting = [bucket for bucket in self.buckets if not bucket.decides]
         self._deciding = [bucket for bucket in self.buckets if bucket.decides]
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]
-        self._make_check(entries, gradients)
+        # What cannot be walked in its parameter's order is copied at every step; until then nothing holds a gradient.
+        copied = [gradient is not entry.gradient for entry, gradient in zip(entries, gradients, strict=True)]
+        self._copied = [(i, replace(entries[i], gradient=entries[i].parameter)) for i in np.flatnonzero(copied)]
+        self._make_check([replace(e, gradient=g) for e, g in zip(entries, gradients, strict=True)])
 
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
         """Lay a parameter's slots out as it is, and return the plan that updates it."""
@@ -115,29 +119,31 @@ class Binding:
         lay_out(kernels, entry.owner, state, entry.label)
         return kernels.for_entry(entry, state, backend)
 
-    def _make_check(self, entries: list[Entry], gradients: list[torch.Tensor]) -> None:
+    def _make_check(self, entries: list[Entry]) -> None:
         """Choose the check of later steps: the fast one if possible."""
-        # A gradient that had to be copied must be copied again next time.
-        given = not any(e.copied or g is not e.gradient for e, g in zip(entries, gradients, strict=True))
         cells = {i: cell for own in self.buckets for i, cell in zip(own.members, own.batch.gradient_cells() or ())}  # noqa: B905
-        self.why_slow = self._why_slow(given=given, kernels=len(cells) == len(entries))
+        self.why_slow = self._why_slow(kernels=len(cells) == len(entries))
         found = None if self.why_slow else loop()
         if found is None:
             self.why_slow = self.why_slow or obstacle() or "there is none here"
-        self._fast: FastCheck | None = None
-        self._check: Callable[[Gradients, list[Any]], int] = _never
-        if given:
-            facts, like = Facts(self._lists, self._dicts, entries, self.buckets), forms(entries, self.buckets)
-            self._fast = FastCheck(found, facts, like, [cells[i] for i in range(len(entries))]) if found else None
-            self._check = self._fast or SlowCheck(facts, like)
+        facts, found_forms = Facts(self._lists, self._dicts, entries, self.buckets), forms(entries, self.buckets)
+        self._fast = FastCheck(found, facts, found_forms, [cells[i] for i in range(len(entries))]) if found else None
+        self._check: Callable[[Gradients, list[Any]], int] = self._fast or SlowCheck(facts, found_forms)
+        if any(entry.copied for entry in entries):  # it lies where something is written: binding looks for that
+            self._check = _never
         self._far = self._fast if self._fast is not None and self._fast.is_far else None
 
-    def _why_slow(self, *, given: bool, kernels: bool) -> str:
+    def costs(self) -> dict[str, str]:
+        """Return what makes steps slower than they could be, besides slow checks, and why."""
+        copied = "a gradient is copied at every step: its dtype or layout is not the parameter's"
+        launches = next((bucket.batch.why_slow for bucket in self.buckets if bucket.batch.why_slow), "")
+        found = {"gradients": copied if self._copied else "", "launches": launches}
+        return {name: why for name, why in found.items() if why}
+
+    def _why_slow(self, *, kernels: bool) -> str:
         """Return why one call cannot check these tensors and dicts, or ""."""
         if not kernels:
             return NO_KERNELS
-        if not given:
-            return "a gradient has to be copied at every step: its dtype or layout is not the parameter's"
         usual = [*(type(own) is list for own in self._lists), *(type(own) is dict for own in self._dicts)]
         if not all(usual):
             return "a list of parameters, or the state of one, is of a class of its own"
@@ -161,12 +167,26 @@ class Binding:
             if parts is None:
                 return False
             gradients = parts
+        if self._copied and not self._copy(gradients):
+            return False
         answer = self._check(gradients, list(self._state.values()))
         if answer == CHANGED:
             return False
         self._gradients = gradients
         if answer == OTHERS:
             self._leave_out([gradient is not None for gradient in gradients])
+        return True
+
+    def _copy(self, gradients: list[Any]) -> bool:
+        """Copy those gradients that must be; return False if one is wrong, which a new binding words."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            for place, entry in self._copied:
+                if gradients[place] is not None:
+                    try:
+                        check(replace(entry, gradient=gradients[place]))
+                    except ParameterError:
+                        return False
+                    gradients[place] = like(entry.parameter.detach(), gradients[place].detach())
         return True
 
     def _same_groups(self, choose: Callable[[dict[str, Any]], Kernels], mood: object, groups: Groups) -> bool:

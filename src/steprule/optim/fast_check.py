@@ -199,6 +199,14 @@ class Described:
 
     def __init__(self) -> None:
         self.shapes: list[int] = []
+        self._kinds: dict[tuple[torch.dtype, torch.device], int] = {}
+
+    def kind(self, tensor: torch.Tensor) -> int:
+        """Return `_kind`, asked once for all tensors that have the same."""
+        own = (tensor.dtype, tensor.device)
+        if own not in self._kinds:
+            self._kinds[own] = _kind(tensor)
+        return self._kinds[own]
 
     def row(self, tensor: torch.Tensor, *rest: int, shaped: bool = True) -> tuple[int, ...]:
         """Describe a tensor."""
@@ -206,7 +214,7 @@ class Described:
         if shaped:
             self.shapes += [n for pair in zip(tensor.shape, tensor.stride(), strict=True) for n in pair]
         dimensions = tensor.dim() if shaped else -1
-        return (id(type(tensor)), _keys(tensor), _kind(tensor), dimensions, place, *rest)
+        return (id(type(tensor)), _keys(tensor), self.kind(tensor), dimensions, place, *rest)
 
 
 def _far(tensors: Sequence[torch.Tensor], states: Sequence[object]) -> list[tuple[int]]:
@@ -219,14 +227,14 @@ def _far(tensors: Sequence[torch.Tensor], states: Sequence[object]) -> list[tupl
     return [(place,) for place in places]
 
 
-def _of_cells(cells: Sequence[torch.Tensor]) -> Iterator[tuple[int, ...]]:
+def _of_cells(cells: Sequence[torch.Tensor], described: Described) -> Iterator[tuple[int, ...]]:
     """Describe tensors of one number; where a storage begins is asked of the first that is in it."""
     known: set[int] = set()
     for cell in cells:
         storage = _storage(cell)
         where = 0 if storage in known else cell.data_ptr()
         known.add(storage)
-        yield id(cell), _keys(cell), _kind(cell), storage, _offset(cell), where
+        yield id(cell), _keys(cell), described.kind(cell), storage, _offset(cell), where
 
 
 class FastCheck:
@@ -250,7 +258,7 @@ class FastCheck:
                 for form, cell in zip(forms, cells, strict=True)
             ],
             "written": [(-1,), *((bound,) for bound in facts.written.bounds), (2**63 - 1,)],
-            "cells": list(_of_cells(facts.cells)),
+            "cells": list(_of_cells(facts.cells, described)),
             "numbers": [(now.ctypes.data, then.ctypes.data, now.nbytes // 4) for now, then in facts.numbers],
             "far": _far([tensor for tensor, _ in shaped], facts.states) if len(facts.states) >= _FAR_FROM else [],
         }

@@ -83,8 +83,8 @@ def same_containers(states, of):
 @inner
 def same_numbers(of):
     """Whether numbers of the state are where they were written, and as they were."""
-    # A tensor of one number: its dispatch keys, dtype and device, storage, place in it, and where that is, asked for one
-    # tensor of a storage alone.
+    # A tensor of one number: its dispatch keys, dtype and device, storage, place in it, and where that is, which is
+    # asked for one tensor of a storage alone.
     rows = int64_at(of[CELLS_AT])
     for i in range(of[CELLS_COUNT]):
         handle = rows[6 * i] + of[HEADER]

@@ -18,7 +18,8 @@ class Means:
 
     `checks` are `"fast"`, one compiled call that asks whether all is as it was, or `"slow"`, the same in Python;
     `threads` are `"torch"`'s, `"python"`'s or, in one thread, `"serial"`; `comparisons` of tensors, made where
-    checks are slow, are `"torch"`'s or `"python"`'s. `reasons` has an entry for each that is not the best.
+    checks are slow, are `"torch"`'s or `"python"`'s. `reasons` has an entry for each that is not the best,
+    for `gradients` if some are copied at every step, and for `launches` on a GPU if they take longer than they could.
     """
 
     checks: str
@@ -32,7 +33,8 @@ class Means:
 
     def slower(self) -> list[str]:
         """List the reasons that make steps slower than they could be."""
-        names = {"checks": "checking tensors", "threads": "threads", "comparisons": "comparing tensors"}
+        names = {"checks": "checking tensors", "threads": "threads", "comparisons": "comparing tensors",
+                 "gradients": "copying", "launches": "launching"}  # fmt: skip
         usual = {"threads"} if self.threads == "serial" else set[str]()
         usual |= {"checks"} if self.reasons.get("checks") == NO_KERNELS else set()
         slow = [name for name in names if name in self.reasons and name not in usual]
@@ -52,7 +54,7 @@ def means(binding: Binding | None = None) -> Means:
         checks=asked["checks"][0],
         threads=asked["threads"][0],
         comparisons=asked["comparisons"][0],
-        reasons={name: why for name, (_, why) in asked.items() if why},
+        reasons={name: why for name, (_, why) in asked.items() if why} | ({} if binding is None else binding.costs()),
     )
 
 

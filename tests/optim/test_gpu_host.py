@@ -1,0 +1,199 @@
+"""What the host does for a step on a GPU, as numbers that no machine changes; the device is one that does nothing."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import steprule as sr
+from counted import calls
+from fake_device import SilentGpu
+from steprule.backends import triton_device
+from steprule.backends.triton_gpu import interpreted
+from steprule.optim import binding
+
+pytestmark = [
+    pytest.mark.interp,
+    pytest.mark.skipif(not interpreted(), reason="a GPU is here"),
+]
+MOST_CALLS = 60
+"""Calls of Python and C that a step makes, of clipping and AdamW, with three launches in them."""
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SilentGpu:
+    own = SilentGpu()
+    monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: own)
+    return own
+
+
+@pytest.fixture
+def bound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count how often tensors are bound: a number a binding that is made."""
+    made: list[int] = []
+    make_one = binding.Binding.__init__
+
+    def counted(self: Any, *given: Any) -> None:
+        make_one(self, *given)
+        made.append(len(self.parameters))
+
+    monkeypatch.setattr(binding.Binding, "__init__", counted)
+    return made
+
+
+def model(count: int, **options: Any) -> tuple[list[torch.nn.Parameter], sr.Optimizer, Callable[[], None]]:
+    parameters = [torch.nn.Parameter(torch.zeros(4, 3)) for _ in range(count)]
+    optimizer = sr.optim.AdamW(parameters, clip=1.0, backend="triton_gpu", **options)
+
+    def fill() -> None:
+        for parameter in parameters:
+            parameter.grad = torch.ones(4, 3)
+
+    fill()
+    for _ in range(2):
+        optimizer.step()
+    return parameters, optimizer, fill
+
+
+def test_a_step_makes_few_calls_however_many_tensors(gpu: SilentGpu) -> None:
+    made = {}
+    for count in (6, 60, 1000):
+        _, optimizer, fill = model(count)
+        if optimizer._binding.why_slow:
+            pytest.skip(optimizer._binding.why_slow)
+        made[count] = calls(optimizer.step)
+        fill()
+        before = gpu.counted["copied"], gpu.counted["launched"]
+        optimizer.param_groups[0]["lr"] *= 0.5
+        optimizer.step()
+        assert gpu.counted["copied"] == before[0] + 1, "addresses and hyperparameters are one piece"
+        assert gpu.counted["launched"] == before[1] + 3
+    assert made[6] <= MOST_CALLS, made
+    assert max(made.values()) <= made[6] + 2, made  # `fetch`
+
+
+def test_nothing_is_sent_made_or_kept_where_nothing_changes(gpu: SilentGpu) -> None:
+    _, optimizer, fill = model(60)
+    before = gpu.counted["made"], gpu.counted["copied"]
+    for _ in range(3):
+        optimizer.step()
+    assert (gpu.counted["made"], gpu.counted["copied"]) == before
+    for _ in range(5):
+        fill()
+        optimizer.param_groups[0]["lr"] *= 0.5
+        optimizer.step()
+    assert gpu.counted["made"] <= before[0] + 2, "a piece of pinned memory more, and its event"
+    tracemalloc.start()
+    try:
+        optimizer.step()
+        first = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            optimizer.step()
+        grown, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown - first < 2_000
+    assert peak < 20_000
+
+
+def test_gradients_that_are_missing_move_or_are_transposed_bind_nothing_anew(gpu: SilentGpu, bound: list[int]) -> None:
+    parameters, optimizer, fill = model(148)
+    kept = []
+    for number in range(12):
+        fill()
+        kept.append([parameter.grad for parameter in parameters])  # so that the next ones lie elsewhere
+        for place, parameter in enumerate(parameters):
+            if (place + number) % 7 < 3:
+                parameter.grad = None
+        optimizer.step()
+    assert bound == [148]
+    for number in range(6):
+        fill()
+        for parameter in parameters[:5]:
+            parameter.grad = torch.ones(3, 4).T if number < 4 else None
+        optimizer.step()
+    assert bound == [148, 148], "once for those that must be copied from now on"
+    assert optimizer._binding.why_slow == ""
+    assert "a gradient is copied at every step" in str(sr.explain(optimizer))
+
+
+def test_a_guard_and_a_scaler_cost_no_call_where_they_are_not_used(gpu: SilentGpu) -> None:
+    _, plain, _ = model(6)
+    _, guarded, _ = model(6, nonfinite="skip")
+    assert calls(guarded.step) == calls(plain.step)
+
+
+def test_triton_s_hooks_are_called_around_every_launch(gpu: SilentGpu) -> None:
+    """Profilers rely on them."""
+    _, optimizer, _ = model(6)
+    seen: list[Any] = []
+
+    class Kernel:
+        function, packed_metadata = 11, (4, 1, 0)
+
+        def run(self, *told: Any) -> None:
+            seen.append(told)
+
+        def launch_metadata(self, grid: Any, stream: int, *given: Any) -> Any:
+            return grid, stream, len(given)
+
+    tensor = torch.zeros(3)
+    launch = triton_device.direct(Kernel(), 5, (tensor, 7, True), torch.device("cpu"))
+    launch(gpu.now())
+    assert seen.pop() == (5, 1, 1, 7, 11, (4, 1, 0), None, None, None, tensor.data_ptr(), 7, True)
+    gpu.hooks.launch_exit_hook.add(print)
+    now = gpu.now()
+    launch(now)
+    told = seen.pop()
+    assert told[6:9] == (((5, 1, 1), 7, 3), *now.hooks)
+    heard: list[Any] = []
+    gpu.hooks.launch_enter_hook.add(heard.append)
+    run = optimizer._binding.buckets[0].batch.step
+    with pytest.raises(AttributeError, match="launch_metadata"):  # the silent kernel has none; a real one is asked
+        run(optimizer._binding.buckets[0].hyper)
+
+
+def test_a_launch_on_another_than_the_current_device_is_made_there(gpu: SilentGpu, monkeypatch: Any) -> None:
+    """And streams and captures are asked there."""
+    current: list[Any] = []
+
+    class There:
+        def __init__(self, where: torch.device) -> None:
+            self.where = where
+
+        def __enter__(self) -> None:
+            current.append(self.where)
+
+        def __exit__(self, *told: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", There)
+    gpu._current = lambda: 1
+    gpu._captures = lambda: bool(current)
+    now = gpu.now()
+    assert (now.away, now.capturing) == (True, True)
+    seen: list[Any] = []
+    kernel = SimpleNamespace(run=lambda *told: seen.append(list(current)), function=1, packed_metadata=())
+    triton_device.direct(kernel, 1, (), gpu.where)(now)
+    assert seen == [[gpu.where]]
+    assert not current
+
+
+def test_a_launcher_that_is_made_otherwise_is_not_called_directly() -> None:
+    driver = pytest.importorskip("triton.backends.nvidia.driver")
+
+    class Kernel:
+        function, packed_metadata, launch_metadata = 1, (), print
+
+        def __init__(self, run: Any) -> None:
+            self.run = run
+
+    known = Kernel(object.__new__(driver.CudaLauncher))
+    assert triton_device.slow_launch(known) == ""
+    for other in (None, Kernel(None), Kernel(lambda grid, stream, *args: None), Kernel(print)):
+        assert "its dispatch takes longer" in triton_device.slow_launch(other)
