@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from steprule.bench import arms, conduct, truth
+from steprule.bench import arms, conduct, stage, truth
 from steprule.bench.cases import ALL, FRESH, SAME, Case
 from steprule.bench.measure import Arm, Feed
 from steprule.bench.models import MODELS
@@ -96,6 +96,7 @@ def test_a_peer_that_fails_is_left_out_with_its_reason(monkeypatch):
     monkeypatch.setitem(arms.BUILDERS, arms.FUSED, broken)
     result = conduct.conduct(CASE, OPTIONS)
     assert result.arms[arms.FUSED].skipped == "it failed: RuntimeError: no such kernel"
+    assert result.arms[arms.FUSED].failed
     assert result.median(arms.LOOP)
     assert not result.wrong
 
@@ -173,7 +174,7 @@ def test_thinned_shapes_are_few_numbers_but_enough_for_threads(shapes):
 
 @pytest.mark.cpu
 def test_large_tensors_are_made_anew_once_an_arm_has_blown_them_up():
-    pool = conduct.TensorPool()
+    pool = stage.TensorPool()
     (first,) = pool.get(SHAPES, 1, 1)
     assert pool.get(SHAPES, 1, 1) == [first]
     first.gradients[0][0].fill_(float("nan"))

@@ -21,7 +21,7 @@ FIELDS = {"name", "suite", "rule", "clip", "dtype", "workload", "tensors", "para
           "device", "threads", "gradients", "bytes_per_parameter", "working_sets",
           "seconds", "load", "arms"}  # fmt: skip
 OFF = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
-TIMED = {"microseconds", "rounds", "steps_per_round", "deviation"}
+TIMED = {"microseconds", "host_microseconds", "rounds", "steps_per_round", "deviation"}
 MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory", "gpu", "system", "python", "torch",
            "numba", "numpy", "jax", "optax", "steprule", "steps", "git"}  # fmt: skip
 
@@ -29,9 +29,10 @@ MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory"
 def test_record_has_every_field(bench_run):
     record = bench_run.record
     assert bench_run.code == 0, bench_run.noise
-    assert set(record) == {"format", "command", "began", "seconds", "complete", "machine", "method", "gradients",
-                           "cases", "start"}  # fmt: skip
+    assert set(record) == {"format", "command", "began", "seconds", "complete", "stopped", "asked", "machine", "method",
+                           "gradients", "cases", "start"}  # fmt: skip
     assert record["complete"]
+    assert record["asked"] == {"scale": "quick", "device": "cpu", "threads": 1, "rounds": 2, "rehearse": False}
     assert set(record["machine"]["steps"]) == {"checks", "threads", "comparisons", "reasons"}
     assert record["command"].startswith("steprule bench --quick")
     assert set(record["machine"]) == MACHINE
@@ -41,6 +42,7 @@ def test_record_has_every_field(bench_run):
         for name, arm in case["arms"].items():
             if "skipped" not in arm:
                 assert set(arm) >= TIMED, (case["name"], name)
+                assert arm["host_microseconds"] == arm["microseconds"]  # on a CPU a step returns when it is done
                 assert arm["microseconds"]["p25"] <= arm["microseconds"]["median"] <= arm["microseconds"]["p75"]
                 assert ("ratio" in arm) == (name != OURS)
         assert "microseconds" in case["arms"][OURS]

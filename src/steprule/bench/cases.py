@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from steprule.bench.arms import ARMS, COPY, FOREACH, FUSED, LOOP, ON_GPU, ON_HALF, OPTAX, OURS, ROOFLINE, SCALED
+from steprule.bench.arms import (
+    ARMS,
+    COMPILERS,
+    COPY,
+    FOREACH,
+    FUSED,
+    LOOP,
+    ON_GPU,
+    ON_HALF,
+    OPTAX,
+    OURS,
+    ROOFLINE,
+    SCALED,
+)
 from steprule.bench.models import MODELS
 from steprule.bench.precision import BFLOAT16, FLOAT16, FLOAT32, Precision
 from steprule.bench.rules import GLOBAL_NORM, NO_CLIP, RULES, TENSOR_NORM, VALUE
@@ -75,6 +88,8 @@ class Scale:
     brief: bool = False
     launched: tuple[tuple[int, int], ...] = ((60, 16_667), (1000, 4096))
     """On a GPU, how many tensors of which size show what launching costs."""
+    ranked: bool = False
+    """Whether a run has a budget of time: its cases are those of `ranked`, the most important first."""
 
 
 def _gpt2(layers: int, width: int, vocabulary: int) -> Workload:
@@ -112,6 +127,29 @@ QUICK = Scale(
     repeats=2,
     brief=True,
 )
+
+RANKED = replace(
+    FULL, many=(6, 60, 1000), seconds=(0.4, 0.8), launched=((1000, 4096), (60, 4096)), brief=True, ranked=True
+)
+"""The scale `gpu`: one rented GPU for a few minutes."""
+
+
+def tiny(scale: Scale) -> Scale:
+    """Return a scale with its cases, on shapes that take milliseconds."""
+    return replace(
+        scale,
+        language_model=Workload(f"{scale.language_model.name} tiny", gpt2(1, 8, 40, 16), memory_bound=True),
+        flat=Workload(f"{scale.flat.name} tiny", ((100_000,),), memory_bound=True),
+        list=Workload(f"{scale.list.name} tiny", ((100, 250),) * 4, memory_bound=True),
+        network=Workload(f"{scale.network.name} tiny", tuple(shape[:1] for shape in resnet18(10)), memory_bound=True),
+        many=(2, 3, 5),
+        most=128,
+        launched=((4, 80), (3, 70)),
+        seconds=(0.01, 0.01),
+        child_parameters=800_000,
+        repeats=1,
+    )
+
 
 EVERY = ARMS
 OF_TORCH = (OURS, LOOP, FOREACH, FUSED, SCALED, ROOFLINE)
@@ -204,23 +242,66 @@ NAMES = (*SUITES, START)
 """The suites by name; `start` times fresh processes and has no arms: see start.py."""
 
 
-GPU_NAMES = ("large", "rules", "resnet", "clipping", "small")
+# On a GPU ---------------------------------------------------------------------------------------------
+
+GPU_NAMES = ("large", "rules", "resnet", "clipping", "small", "half")
 """The suites that can be run on a GPU."""
+RANKED_NAMES = ("large", "small", "half", "resnet", "rules")
+"""Those of the scale `gpu`."""
+
+HALF_ON_GPU = (*(name for name in ON_HALF if name not in {LOOP, ROOFLINE}), COPY)
+BRIEFLY = tuple(name for name in ON_GPU if name not in COMPILERS)
+ONCE = (OURS, FOREACH, FUSED, COPY)
+IN_CACHE = 2**21
+"""Parameters from which tensors are meant to come from memory, though each is small."""
 
 
 def cases(names: tuple[str, ...], scale: Scale, device: str = "cpu") -> list[Case]:
     """Return the cases of some suites; neighbours share their parameters where those are large."""
+    if scale.ranked:
+        return [case for case in ranked(scale) if case.suite in names]
     found = [case for name in names if name in SUITES for case in SUITES[name](scale)]
     if device == "cpu":
         return found
     launched = [
-        Case("small", "AdamW", clip, many(count, size), GPU, FRESH, (), scale.seconds[0])
-        for count, size in scale.launched
-        for clip in (GLOBAL_NORM, NO_CLIP)
+        _launched(scale, count, size, clip, ON_GPU) for count, size in scale.launched for clip in (GLOBAL_NORM, NO_CLIP)
     ]
-    found += launched if "small" in names else []
-    return list(dict.fromkeys(_on_gpu(case) for case in found))  # cases that differed in threads are the same there
+    found = [_on_gpu(case) for case in found] + (launched if "small" in names else [])
+    return list(dict.fromkeys(found))  # cases that differed in threads are the same there
 
 
 def _on_gpu(case: Case) -> Case:
-    return replace(case, threads=GPU, arms=ON_GPU if RULES[case.rule].torch else (OURS, COPY))
+    arms = HALF_ON_GPU if case.suite == "half" else ON_GPU if RULES[case.rule].torch else (OURS, COPY)
+    return replace(case, threads=GPU, arms=arms)
+
+
+def _launched(scale: Scale, count: int, size: int, clip: str, arms: tuple[str, ...]) -> Case:
+    workload, gradients = many(count, size), FRESH
+    if workload.parameters >= IN_CACHE:
+        workload, gradients = replace(workload, memory_bound=True), SWAPPED
+    return Case("small", "AdamW", clip, workload, GPU, gradients, arms, scale.seconds[0])
+
+
+def ranked(scale: Scale) -> Iterator[Case]:
+    """The cases of a run that may end at any time: the most important first, those that compile for long last."""
+
+    def big(suite: str, clip: str, workload: Workload, arms: tuple[str, ...], rule: str = "AdamW") -> Case:
+        return Case(suite, rule, clip, workload, GPU, SWAPPED, arms, scale.seconds[workload is not scale.network])
+
+    few, some, several = scale.many
+    text, image = scale.language_model, scale.network
+    yield big("large", GLOBAL_NORM, text, BRIEFLY)
+    yield big("large", NO_CLIP, text, BRIEFLY)
+    yield _launched(scale, *scale.launched[0], GLOBAL_NORM, BRIEFLY)
+    yield _launched(scale, several, 64, GLOBAL_NORM, BRIEFLY)
+    yield replace(big("half", GLOBAL_NORM, text, HALF_ON_GPU), precision=BFLOAT16)
+    yield big("large", GLOBAL_NORM, scale.flat, ON_GPU)
+    yield big("resnet", GLOBAL_NORM, image, BRIEFLY)
+    yield _launched(scale, few, 64, GLOBAL_NORM, ON_GPU)
+    for rule in RULES:
+        if rule != "AdamW":
+            yield big("rules", GLOBAL_NORM, text, ONCE if RULES[rule].torch else (OURS, COPY), rule)
+    yield _launched(scale, *scale.launched[1], GLOBAL_NORM, BRIEFLY)
+    yield big("resnet", NO_CLIP, image, BRIEFLY, "momentum")
+    yield big("large", NO_CLIP, scale.flat, BRIEFLY)
+    yield _launched(scale, some, 64, GLOBAL_NORM, ON_GPU)

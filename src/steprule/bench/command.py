@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from steprule.bench import cases, gpu, machine
 from steprule.bench.conduct import BenchOptions
+from steprule.bench.gpu import Gpu
 from steprule.bench.load import warning
-from steprule.bench.record import Record, wrong
-from steprule.bench.run import estimate, works
+from steprule.bench.record import Record, errors
+from steprule.bench.rehearsal import MEANINGLESS, Rehearsal
+from steprule.bench.resume import resume
+from steprule.bench.run import SCALES, Allowance, Work, estimate, works
 from steprule.bench.terminal import show
 from steprule.console.ending import INTERRUPTED
 from steprule.console.files import prepare, write_atomically
 from steprule.console.kept import keep, tell
-from steprule.console.options import FOLDER, OUTPUT
+from steprule.console.options import FOLDER, OUTPUT, Number
 from steprule.console.progress import about, meter
 from steprule.console.screen import Screen, say
 from steprule.console.text import near
 
 ALONE = "python -m steprule.bench"
-SAVE_EVERY = 10.0
-"""Seconds between two writings of the record while cases come in."""
+BUDGET = 300.0
+"""Seconds of the scale `gpu`."""
 
 
 class Suites(click.ParamType):
@@ -52,7 +56,22 @@ class Suites(click.ParamType):
     show_default=True,
     help=f"The suites to time; on a GPU {', '.join(cases.GPU_NAMES)}.",
 )
+@click.option(
+    "--scale",
+    type=click.Choice(SCALES),
+    default="full",
+    show_default=True,
+    help="How large the cases are. gpu: one GPU for five minutes, the most important cases first.",
+)
 @click.option("--quick", is_flag=True, help="A first look: smaller models, fewer rounds, no torch.compile.")
+@click.option(
+    "--seconds",
+    type=Number(),
+    show_default=f"{BUDGET:.0f} with --scale gpu, else no end",
+    help="End in this time; cases for which none is left are recorded as left out.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the record in --out: what it has is not done again.")
+@click.option("--rehearse", is_flag=True, help="Take the ways of --device cuda in main memory; times mean nothing.")
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -78,32 +97,78 @@ def bench(ctx: click.Context, **values: Any) -> int:
     its times, or other programs at work, leave open is printed as a question mark. Leaves bench.json, the record with
     machine and versions, and bench.svg in the folder given by --out.
     """
-    options = BenchOptions(values["threads"], values["rounds"], values["quick"], values["device"])
-    suites = _suites(values["suite"], options.device)
+    options, suites = _options(ctx, values)
     targets = _targets(values["out"], values["record"])
     root = ctx.find_root()
     called = ["steprule"] if root is not ctx else ALONE.split()
-    command = shlex.join([*called, *root.obj])
-    record = Record(command, machine.machine(options.threads, options.device))
+    facts = machine.machine(options.threads, options.gpu if options.device == gpu.DEVICE else None)
+    record = Record(shlex.join([*called, *root.obj]), facts, asked=_asked(options))
     talk, loud = Screen(stderr=True), not values["no_progress"]
-    if told := warning():
-        talk.print(told)
+    if values["resume"]:
+        _go_on(record, targets[0], talk)
+    for told in (warning(), MEANINGLESS if values["rehearse"] else None):
+        if told:
+            talk.print(told)
+    allowance = Allowance(values["seconds"], time.monotonic())
     if loud:
-        talk.print(f"{', '.join(suites)}: {about(estimate(suites, options))}")
+        guess = estimate(suites, options)
+        talk.print(f"{', '.join(suites)}: {about(min(guess, allowance.seconds or guess))}")
     gauge = meter("pieces", wanted=loud)
-    interrupted = _conduct(record, suites, options, targets, gauge)
+    interrupted = _conduct(record, list(works(record, suites, options)), allowance, targets, gauge)
+    if options.device == gpu.DEVICE:
+        facts["gpu"]["at_end"] = options.gpu.state()
     return _finish(record, targets, as_json=values["as_json"], interrupted=interrupted)
 
 
-def _suites(asked: tuple[str, ...] | None, device: str) -> tuple[str, ...]:
-    """Return the suites to run, having proved that the device is there and that they can be run on it."""
-    if device != gpu.DEVICE:
+def _options(ctx: click.Context, values: dict[str, Any]) -> tuple[BenchOptions, tuple[str, ...]]:
+    """Return the settings and the suites, having proved that the device is there and that they can be run on it."""
+    given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    size = values["scale"]
+    if values["quick"] and "scale" in given and size != "quick":
+        raise click.UsageError(f"--quick is --scale quick: leave out either it or --scale {size}.")
+    ranked = size == "gpu" and not values["quick"]
+    if (ranked or values["rehearse"]) and "device" not in given:
+        values["device"] = gpu.DEVICE
+    if values["device"] != gpu.DEVICE and (ranked or values["rehearse"]):
+        raise click.UsageError(f"{'--scale gpu' if ranked else '--rehearse'} is for --device cuda, not cpu.")
+    if ranked and values["seconds"] is None:
+        values["seconds"] = BUDGET
+    quick = values["quick"] or size == "quick"
+    where = Rehearsal() if values["rehearse"] else Gpu()
+    options = BenchOptions(
+        values["threads"], values["rounds"], quick, values["device"], "quick" if quick else size, where
+    )
+    return options, _suites(values["suite"], options)
+
+
+def _suites(asked: tuple[str, ...] | None, options: BenchOptions) -> tuple[str, ...]:
+    if options.device != gpu.DEVICE:
         return asked or cases.NAMES
-    other = [name for name in asked or () if name not in cases.GPU_NAMES]
+    kind, names = ("--scale gpu", cases.RANKED_NAMES) if options.scale == "gpu" else ("--device cuda", cases.GPU_NAMES)
+    other = [name for name in asked or () if name not in names]
     if other:
-        raise click.UsageError(f"--device cuda has no suite {', '.join(other)}: take {', '.join(cases.GPU_NAMES)}.")
-    gpu.require()
-    return asked or cases.GPU_NAMES
+        raise click.UsageError(f"{kind} has no suite {', '.join(other)}: take {', '.join(names)}.")
+    options.gpu.require()
+    return asked or names
+
+
+def _asked(options: BenchOptions) -> dict[str, Any]:
+    """Return what has to be asked for again by a run that goes on."""
+    return {
+        "scale": options.scale,
+        "device": options.device,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "rehearse": isinstance(options.gpu, Rehearsal),
+    }
+
+
+def _go_on(record: Record, path: Path, talk: Screen) -> None:
+    """Take over an earlier record, or say why it is kept and the run begins anew."""
+    if reason := resume(record, path):
+        talk.print(f"{path} cannot be gone on with: {reason}. This run begins anew.")
+    elif record.before:
+        talk.print(f"{path} has {len(record.before)} cases, which are not done again.")
 
 
 def _targets(out: Path, record: Path | None) -> list[Path]:
@@ -118,22 +183,21 @@ def _targets(out: Path, record: Path | None) -> list[Path]:
     return targets
 
 
-def _conduct(record: Record, suites: tuple[str, ...], options: BenchOptions, targets: list[Path], gauge: Any) -> bool:
-    """Do all the work; return whether ctrl-C ended it early."""
-    began = saved = time.monotonic()
-    todo = list(works(record, suites, options))
+def _conduct(record: Record, todo: list[Work], allowance: Allowance, targets: list[Path], gauge: Any) -> bool:
+    """Do all the work, each piece of which is on disk before the next begins; return whether ctrl-C ended it early."""
     gc.freeze()  # garbage is collected after each case; older objects need not be searched each time
     try:
         with gauge:
             for work in todo:
                 gauge.phase(work.name, len(todo))
-                work.do()
+                allowance.take(work)
                 gauge.advance()
-                record.seconds = time.monotonic() - began
-                if time.monotonic() - saved > SAVE_EVERY:
-                    saved = time.monotonic()
-                    _save(record, targets)
-        record.complete = True
+                record.seconds = time.monotonic() - allowance.began
+                record.stopped = next((result.lost for result in record.results if result.lost), None)
+                _save(record, targets)
+                if record.stopped:
+                    return False
+        record.complete = not any(result.left_out for result in record.results)
     except KeyboardInterrupt:
         return True
     finally:
@@ -152,7 +216,7 @@ def _save(record: Record, targets: list[Path]) -> None:
 
 def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: bool) -> int:
     """Write the record and the picture, print the table, and say where the files are."""
-    if not record.results and record.start is None:
+    if not record.results and not record.before and record.start is None:
         say("Interrupted before the first case was done: no file was written.", err=True)
         return INTERRUPTED
     document = record.document()
@@ -166,9 +230,10 @@ def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: 
         show(Screen(), document)
     written = [str(path) for target in targets for path in (target, target.with_suffix(".svg"))[: 2 if drawn else 1]]
     say(f"Written: {', '.join(written)}", err=as_json)
-    for told in wrong(record.results):
-        say(f"Wrong: {told}", err=True)
-    return INTERRUPTED if interrupted else int(bool(wrong(record.results)))
+    found = errors(document)
+    for told in (*found, *([f"Stopped: {record.stopped}"] if record.stopped else [])):
+        say(told, err=True)
+    return INTERRUPTED if interrupted else int(bool(found))
 
 
 def _picture(document: dict[str, Any]) -> str | None:

@@ -5,40 +5,45 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-
-from steprule.bench import arms, gpu, machine
+from steprule.bench import arms, machine
 from steprule.bench.arms import (
     COMPENSATED,
+    COMPILERS,
     COPY,
     FOREACH,
+    FUSED_GRAPHED,
     FUSED_WIDE,
+    GRAPHED,
     LOOP,
     OPTAX,
     OURS,
+    REDUCED,
     ROOFLINE,
     STOCHASTIC_WIDE,
     WIDE,
     Conditions,
 )
 from steprule.bench.bars import LeastRatio, measured
-from steprule.bench.cases import ALL, BACKWARD, FRESH, GPU, SAME, SWAPPED, Case
+from steprule.bench.cases import ALL, GPU, Case
+from steprule.bench.gpu import Gpu, first_line
+from steprule.bench.limits import OutOfTime, limit
 from steprule.bench.load import MachineLoad, watch
-from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Feed, Spread, interleave, paired, spread
-from steprule.bench.precision import FLOAT32, Precision
+from steprule.bench.measure import FEWEST, PAUSE, Arm, Effort, EventArm, Spread, interleave, paired, spread
+from steprule.bench.rehearsal import Rehearsal
 from steprule.bench.roofline import traffic
 from steprule.bench.rules import RULES
-from steprule.bench.training import NOTHING, training_unit
+from steprule.bench.stage import SETS, Stage, pool, threads
+from steprule.bench.training import NOTHING
 from steprule.bench.truth import Trial
-from steprule.bench.units import Tensors, Unit
-from steprule.bench.workloads import Workload
 
-SETS = {SAME: 4, FRESH: 8, SWAPPED: 2, BACKWARD: 0}
+ROTATED, ROTATED_ON_GPU = 2, 4
+"""How many times the last-level cache all working sets together are at least."""
+
+COMPILING = 60.0
+"""Seconds that an arm may compile for on a GPU, whose time is dear."""
+
 SPARE = 2**30
 """Bytes that are left free."""
 
@@ -51,11 +56,16 @@ class BenchOptions:
     rounds: int | None = None
     quick: bool = False
     device: str = "cpu"
+    scale: str = "full"
+    gpu: Gpu = field(default_factory=Gpu)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one arm: its time, or a reason why it was skipped. Times are seconds a step."""
+    """The result of one arm: its time, or a reason why it was skipped. Times are seconds a step.
+
+    `host` is how long the host took to return from a step, which on a GPU goes on behind it.
+    """
 
     times: Spread | None = None
     ratio: Spread | None = None
@@ -63,6 +73,8 @@ class Outcome:
     deviation: float | None = None
     skipped: str | None = None
     wrong: bool = False
+    failed: bool = False
+    host: Spread | None = None
 
 
 @dataclass
@@ -76,6 +88,10 @@ class Result:
     arms: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
     skipped: str | None = None
     failed: bool = False
+    left_out: bool = False
+    """Whether there was no time for it, so that a run that goes on does it."""
+    lost: str = ""
+    """Why the GPU answers no more, if so."""
     seconds: float = 0.0
     load: MachineLoad | None = None
     bars: dict[LeastRatio, Spread] = field(default_factory=dict[LeastRatio, Spread])
@@ -95,194 +111,157 @@ class Result:
 # Memory -----------------------------------------------------------------------------------------------
 
 
-def copies(case: Case, slots: int) -> int:
+def copies(case: Case, slots: int, cache: int | None) -> int:
     """Return how many working sets to rotate, so that none is in the cache when its turn comes again."""
     if not case.workload.memory_bound:
         return 1
-    cache = (gpu.cache() if case.threads == GPU else machine.last_level_cache()) or machine.ASSUMED_CACHE
     touched = case.precision.bytes * case.workload.parameters * (2 + slots)
-    return math.ceil(2 * cache / touched)
+    times = ROTATED_ON_GPU if case.threads == GPU else ROTATED
+    return math.ceil(times * (cache or machine.ASSUMED_CACHE) / touched)
 
 
 def need(case: Case, names: list[str], slots: int, count: int) -> int:
     """Return about how many bytes a case takes: shared parameters and gradients, and each arm's own."""
     width, sets, state = case.precision.bytes, SETS[case.gradients], 4 * slots
-    temporary = {FOREACH: 2, LOOP: 2, OPTAX: 3, COPY: slots + 4}
+    temporary = {FOREACH: 2, LOOP: 2, OPTAX: 3, COPY: slots + 4, GRAPHED: 1, FUSED_GRAPHED: 1, REDUCED: 2}
     wide = {WIDE: state, STOCHASTIC_WIDE: state, COMPENSATED: state + 2, FUSED_WIDE: state + 4 * (1 + sets)}
     own = sum(wide.get(name, width * (slots + temporary.get(name, 0))) for name in names)
     return case.workload.parameters * count * (width * (1 + sets) + own)
 
 
-def _refusal(case: Case, names: list[str], slots: int, count: int) -> str | None:
-    wanted = need(case, names, slots, count) + SPARE
-    free = gpu.available() if case.threads == GPU else machine.available()
-    if free is None or wanted <= free:
+def _refusal(wanted: int, free: int | None) -> str | None:
+    if free is None or wanted + SPARE <= free:
         return None
-    return f"it needs {wanted / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
-
-
-# Arms -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def threads(count: int) -> Generator[None]:
-    """Let torch, and ours with it, use a number of threads within."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class TensorPool:
-    """Keeps the large tensors of a case for the next one on the same shapes: they take seconds to make."""
-
-    def __init__(self) -> None:
-        self._key: Any = None
-        self._held: list[Tensors] = []
-
-    def clear(self, key: Any = None) -> None:
-        """Drop the held tensors, unless the next case needs them."""
-        if self._key is None or self._key != key:
-            self._key, self._held = None, []
-
-    def get(
-        self, workload: Workload, sets: int, count: int, device: str = "cpu", precision: Precision = FLOAT32
-    ) -> list[Tensors]:
-        """Return tensors for arms to share, with fresh numbers if an arm left some that no training has."""
-        key = workload, sets, count, device, precision
-        self.clear(key if all(map(_usual, self._held)) else None)
-        if not self._held:
-            self._key, self._held = key, [Tensors(workload, 1.0, sets, device, precision) for _ in range(count)]
-        return self._held
-
-
-def _usual(tensors: Tensors) -> bool:
-    """Whether no size is near overflow, or so small that products underflow: both would be timed differently."""
-    largest = [float(tensor.detach().norm(float("inf"))) for group in tensors.everything() for tensor in group]
-    return all(1e-9 < size < 1e9 for size in largest)
-
-
-pool = TensorPool()
-
-
-class Stage:
-    """The tensors and arms of one case; in a large one they share parameters and gradients, but never state."""
-
-    def __init__(self, case: Case, count: int) -> None:
-        self.case, self._count = case, count
-        self.rule = RULES[case.rule]
-        self._sets = SETS[case.gradients]
-        large = case.workload.memory_bound
-        self._shared = pool.get(case.workload, self._sets, count, case.device, case.precision) if large else []
-
-    def _fresh(self, workload: Workload, sets: int) -> Tensors:
-        return Tensors(workload, self.rule.start, sets, self.case.device, self.case.precision)
-
-    def arm(self, name: str) -> Arm:
-        """Return an arm, ready to be timed."""
-        case = self.case
-        if case.model:
-            return Arm(name, [Feed(training_unit(name, case.model, self.rule, case.clip))])
-        feeds: list[Feed] = []
-        for index in range(self._count):
-            own = self._shared[index] if self._shared else self._fresh(case.workload, self._sets)
-            unit = arms.build(name, self.rule, case.clip, own)
-            feeds.append(Feed(unit, own.gradients, case.gradients))
-        return (EventArm if case.threads == GPU else Arm)(name, feeds)
-
-    def trial(self, name: str, made: Arm, trial: Trial) -> float:
-        """Return the error of the timed arm itself if possible, else of one on thinned tensors."""
-        return trial.of(made.feeds[0].unit if self.exact else self._thin(name))
-
-    def _thin(self, name: str) -> Unit:
-        return arms.build(name, self.rule, self.case.clip, self._fresh(self.checked_on, sets=0))
-
-    @property
-    def exact(self) -> bool:
-        """Whether the very arms that are timed are checked."""
-        return not (self.case.workload.memory_bound or self.case.model)
-
-    @property
-    def checked_on(self) -> Any:
-        """The shapes on which the arms are checked."""
-        return self.case.workload if self.exact else self.case.workload.thin()
-
-
-def _failure(error: BaseException) -> str:
-    told = (str(error).splitlines() or [""])[0]
-    return f"it failed: {type(error).__name__}: {told[:200]}"
-
-
-def _join(name: str, stage: Stage, trial: Trial, conditions: Conditions) -> tuple[Arm | None, Outcome]:
-    """Build an arm and check it. A peer's failure becomes a reason to skip it, and stops no other arm."""
-    reason = arms.missing(name, conditions)
-    if reason:
-        return None, Outcome(skipped=reason)
-    if name in {ROOFLINE, COPY, NOTHING}:
-        return stage.arm(name), Outcome()
-    try:
-        arm = stage.arm(name)
-        off = stage.trial(name, arm, trial)
-    except Exception as error:  # a peer may raise anything
-        if name == OURS:
-            raise
-        return None, Outcome(skipped=_failure(error))
-    if not off <= trial.tolerance:
-        return None, Outcome(
-            deviation=off, skipped=f"refused: it computes something else, off by {off:.1e}", wrong=True
-        )
-    return arm, Outcome(deviation=off)
+    return f"it needs {(wanted + SPARE) / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
 
 
 # The case ---------------------------------------------------------------------------------------------
 
 
+class LostError(Exception):
+    """The GPU answers no more: nothing that comes after can be timed."""
+
+
+def _failure(error: BaseException) -> str:
+    return f"it failed: {first_line(error)}"
+
+
+class _Run:
+    """One case under way: its arms, the trial that each has to pass, and what came of them."""
+
+    def __init__(self, result: Result, conditions: Conditions, options: BenchOptions) -> None:
+        self.result, self.case, self._conditions, self._options = result, result.case, conditions, options
+        self._on_gpu = result.case.threads == GPU
+
+    def compare(self, wanted: list[str]) -> None:
+        """Build and check the arms, then time them in turns."""
+        result, options = self.result, self._options
+        self._stage = stage = Stage(self.case, result.copies, options.gpu)
+        self._trial = Trial(stage.rule, self.case.clip, stage.checked_on, self.case.precision)
+        ready: list[Arm] = []
+        for name in wanted:
+            arm, result.arms[name] = self._join(name)
+            ready += [arm] if arm is not None else []
+        if result.arms[OURS].wrong:
+            result.skipped = f"steprule, {result.arms[OURS].skipped}"
+            return
+        effort = Effort(self.case.seconds, options.rounds, 3 if options.quick else FEWEST)
+        end = watch(result.threads)
+        times = interleave(ready, effort, pause=PAUSE if result.threads > 1 else 0.0, fell=self._fell)
+        result.load, result.bars = end(_waited(ready)), measured(self.case, times)
+        for arm in ready:
+            if arm.name in times:
+                ratio, off = paired(times[arm.name], times[OURS]), result.arms[arm.name].deviation
+                host = spread(arm.host)
+                result.arms[arm.name] = Outcome(spread(times[arm.name]), ratio, arm.inner, off, host=host)
+
+    def _join(self, name: str) -> tuple[Arm | None, Outcome]:
+        """Build an arm and check it. A peer's failure becomes a reason to skip it, and stops no other arm."""
+        if reason := arms.missing(name, self._conditions):
+            return None, Outcome(skipped=reason)
+        over = None
+        try:
+            with limit(COMPILING if self._on_gpu and name in COMPILERS else None) as over:
+                arm, off = self._made(name)
+        except OutOfTime as error:
+            if error is not over:
+                raise
+            return None, Outcome(skipped=f"left out: it compiled for more than {COMPILING:.0f} s")
+        except Exception as error:  # noqa: BLE001 - a peer may raise anything
+            return None, self._failed(name, error)
+        if off is not None and not off <= self._trial.tolerance:
+            told = f"refused: it computes something else, off by {off:.1e}"
+            return None, Outcome(deviation=off, skipped=told, wrong=True)
+        return arm, Outcome(deviation=off)
+
+    def _made(self, name: str) -> tuple[Arm, float | None]:
+        arm = self._stage.arm(name)
+        off = None if name in {ROOFLINE, COPY, NOTHING} else self._stage.trial(name, arm, self._trial)
+        if name in COMPILERS:
+            arm.first()  # within its limit
+        return arm, off
+
+    def _fell(self, arm: Arm, error: Exception) -> None:
+        self.result.arms[arm.name] = self._failed(arm.name, error)
+        arm.feeds.clear()  # and with them its memory
+
+    def _failed(self, name: str, error: Exception) -> Outcome:
+        """Return what became of an arm that failed. Without ours there is no case, and without the GPU nothing."""
+        lost = self._options.gpu.lost() if self._on_gpu else None
+        if lost:
+            raise LostError(f"{name} failed with {first_line(error)}, and the GPU answers no more ({lost})") from error
+        if name == OURS:
+            raise error
+        return Outcome(skipped=_failure(error), failed=True)
+
+
 def conduct(case: Case, options: BenchOptions) -> Result:
-    """Do one case; a case for which there is no memory, or on which we are wrong, is refused with the reason."""
+    """Do one case; one for which there is no memory, or on which we are wrong or fail, is refused with the reason."""
     count = options.threads if case.threads == ALL else 1
-    rule = RULES[case.rule]
-    passes = arms.passes(rule, case.clip, case.precision)
-    per_parameter, slots = traffic(passes), len(passes[-1]["writes"]) - 1
-    result = Result(case, count, per_parameter, copies(case, slots))
-    conditions = Conditions(rule, case.clip, case.workload, count, machine.cores(), options.quick, case.device)
-    wanted = [name for name in case.arms if arms.applies(name, rule, case.clip)] + ([NOTHING] if case.model else [])
-    able = [name for name in wanted if arms.missing(name, conditions) is None]
-    pool.clear((case.workload, SETS[case.gradients], result.copies, case.device, case.precision))
-    result.skipped = _refusal(case, able, slots, result.copies)
+    result = Result(case, count, 0)
     began = time.monotonic()
     try:
-        if result.skipped is None:
-            with threads(count):
-                _compare(result, wanted, conditions, options)
-    except (MemoryError, RuntimeError) as error:
+        _conduct(result, options)
+    except LostError as error:
+        result.skipped, result.failed, result.lost = str(error), True, str(error)
+    except Exception as error:  # noqa: BLE001 - compilers raise plain exceptions, and one case ends no run
         result.skipped, result.failed = _failure(error), True
     result.seconds = time.monotonic() - began
-    arms.forget()
+    if not result.lost:
+        arms.forget()
     gc.collect()
+    if case.threads == GPU and not result.lost:
+        options.gpu.sweep()
     return result
 
 
-def _compare(result: Result, wanted: list[str], conditions: Conditions, options: BenchOptions) -> None:
-    case = result.case
-    stage = Stage(case, result.copies)
-    trial = Trial(stage.rule, case.clip, stage.checked_on, case.precision)
-    ready: list[Arm] = []
-    for name in wanted:
-        arm, result.arms[name] = _join(name, stage, trial, conditions)
-        ready += [arm] if arm is not None else []
-    if result.arms[OURS].wrong:
-        result.skipped = f"steprule, {result.arms[OURS].skipped}"
-        return
-    effort = Effort(case.seconds, options.rounds, 3 if options.quick else FEWEST)
-    end = watch(result.threads)
-    times = interleave(ready, effort, pause=PAUSE if result.threads > 1 else 0.0)
-    result.load, result.bars = end(_waited(ready)), measured(case, times)
-    for arm in ready:
-        ratio = paired(times[arm.name], times[OURS])
-        before = result.arms[arm.name]
-        result.arms[arm.name] = Outcome(spread(times[arm.name]), ratio, arm.inner, before.deviation)
+def _conduct(result: Result, options: BenchOptions) -> None:
+    case, on_gpu = result.case, result.case.threads == GPU
+    where = options.gpu.place if on_gpu else case.device
+    rule = RULES[case.rule]
+    passes = arms.passes(rule, case.clip, case.precision)
+    slots = len(passes[-1]["writes"]) - 1
+    result.bytes_per_parameter = traffic(passes)
+    result.copies = copies(case, slots, options.gpu.cache() if on_gpu else machine.last_level_cache())
+    conditions = Conditions(
+        rule,
+        case.clip,
+        case.workload,
+        result.threads,
+        machine.cores(),
+        options.quick,
+        case.device,
+        result.copies,
+        isinstance(options.gpu, Rehearsal),
+    )
+    wanted = [name for name in case.arms if arms.applies(name, rule, case.clip)] + ([NOTHING] if case.model else [])
+    able = [name for name in wanted if arms.missing(name, conditions) is None]
+    pool.clear((case.workload, SETS[case.gradients], result.copies, where, case.precision))
+    free = options.gpu.available() if on_gpu else machine.available()
+    result.skipped = _refusal(need(case, able, slots, result.copies), free)
+    if result.skipped is None:
+        with threads(result.threads):
+            _Run(result, conditions, options).compare(wanted)
 
 
 def _waited(ready: list[Arm]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import steprule as sr
-from steprule.bench import gpu
+from steprule.bench.gpu import Gpu
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNIT = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -103,7 +103,7 @@ def steps() -> dict[str, Any]:
     return {key: told[key] for key in ("checks", "threads", "comparisons", "reasons")}
 
 
-def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+def machine(threads: int, gpu: Gpu | None = None) -> dict[str, Any]:
     """Name the machine, the GPU if it is timed, the versions and the source; sizes are in bytes."""
     return {
         "cpu": processor(),
@@ -112,7 +112,7 @@ def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
         "threads": threads,
         "last_level_cache": last_level_cache(),
         "memory": memory(),
-        "gpu": gpu.facts() if device == gpu.DEVICE else None,
+        "gpu": gpu.facts() if gpu else None,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -11,12 +11,10 @@ import gc
 import math
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from steprule.bench.units import Gradients, Unit
 
@@ -66,6 +64,7 @@ class Feed:
     _prepared: list[Any] = field(default_factory=list[Any])
 
     def __post_init__(self) -> None:
+        self.mode = "same" if self.unit.stays and self.sets else self.mode
         self._prepared = [self.unit.prepare(gradients) for gradients in self.sets]
 
     def begin(self, turn: int) -> None:
@@ -93,6 +92,10 @@ class Arm:
     passed: float = 0.0
     """Seconds of rounds and of their preparation. The processor worked for `worked` of them."""
     worked: float = 0.0
+    host: list[float] = field(default_factory=list[float])
+    """Seconds, a number a counted round, after which a step had returned to the host."""
+    returned: float = 0.0
+    """The same, of the last round."""
 
     def round(self, count: int) -> float:
         """Take some steps, and return the seconds each took."""
@@ -105,12 +108,19 @@ class Arm:
             start = clock()
             step()
             spent += clock() - start
-        return spent / count
+        self.returned = spent / count
+        return self.returned
+
+    def first(self) -> None:
+        """Take the steps which make state, compile and are recorded."""
+        self.begin(0)
+        self.round(sum(feed.unit.warm for feed in self.feeds))
 
     def warm_up(self) -> None:
-        """Take the first steps, which make state and compile, and settle how many steps are a round."""
+        """Take the first steps, and settle how many steps are a round."""
+        if not self.taken:
+            self.first()
         self.begin(0)
-        self.round(len(self.feeds))
         self.pace = self.round(1)
         if self.pace < ROUND:
             self.pace = min(self.round(5), self.round(5))
@@ -128,6 +138,7 @@ class Arm:
         if self.pace < SHORT:
             self.round(1)
         seconds = self.round(self.inner)
+        self.host.append(self.returned)
         self.passed += time.perf_counter() - began
         self.worked += time.thread_time() - worked
         return seconds
@@ -141,23 +152,27 @@ class Arm:
 class EventArm(Arm):
     """An arm on a GPU, timed there: from an event before a step to one behind it. The host waits once a round."""
 
+    def __init__(self, name: str, feeds: list[Feed], event: Callable[[], Any]) -> None:
+        super().__init__(name, feeds)
+        self._event = event
+
     def round(self, count: int) -> float:
         """Take some steps, and return the seconds each took on the GPU, where it waited for the host included."""
-        pairs = [(event(), event()) for _ in range(count)]
+        clock, spent = time.perf_counter, 0.0
+        pairs = [(self._event(), self._event()) for _ in range(count)]
         for begin, end in pairs:
             feed = self.feeds[self.taken % len(self.feeds)]
             feed.before(self.taken)
             self.taken += 1
+            step = feed.unit.step
             begin.record()
-            feed.unit.step()
+            start = clock()
+            step()
+            spent += clock() - start
             end.record()
+        self.returned = spent / count
         pairs[-1][1].synchronize()
         return sum(begin.elapsed_time(end) for begin, end in pairs) / 1e3 / count
-
-
-def event() -> Any:
-    """Return a mark that the GPU puts a time on when it comes by."""
-    return torch.cuda.Event(enable_timing=True)
 
 
 @contextmanager
@@ -191,22 +206,41 @@ class Effort:
         return self.rounds is None and rounds >= self.fewest and seconds > 2 * self.seconds
 
 
-def interleave(arms: Sequence[Arm], effort: Effort, *, pause: float, seed: int = 0) -> dict[str, list[float]]:
-    """Return seconds a step, a value a round, for every arm."""
+Fallen = Callable[[Arm, Exception], None]
+"""What is told of an arm that failed, and may raise."""
+
+
+def _raise(_: Arm, error: Exception) -> None:
+    raise error
+
+
+def interleave(
+    arms: Sequence[Arm], effort: Effort, *, pause: float, seed: int = 0, fell: Fallen = _raise
+) -> dict[str, list[float]]:
+    """Return seconds a step, a value a round, for every arm. One that fails is left out, and `fell` is told."""
     dice = random.Random(seed)  # noqa: S311
     times: dict[str, list[float]] = {arm.name: [] for arm in arms}
     order = list(arms)
+
+    def attempt(arm: Arm, what: Callable[[], Any]) -> None:
+        try:
+            what()
+        except Exception as error:  # noqa: BLE001 - a peer may raise anything
+            order.remove(arm)
+            del times[arm.name]
+            fell(arm, error)
+
     with undisturbed():
         for arm in arms:
-            arm.warm_up()
+            attempt(arm, arm.warm_up)
         began = time.monotonic()
-        for turn in range(effort.count(sum(pause + arm.takes for arm in arms))):
+        for turn in range(effort.count(sum(pause + arm.takes for arm in order))):
             if effort.spent(turn, time.monotonic() - began):
                 break
             dice.shuffle(order)
-            for arm in order:
+            for arm in tuple(order):
                 time.sleep(pause)
-                times[arm.name].append(arm.timed(turn + 1))
+                attempt(arm, lambda arm=arm, turn=turn: times[arm.name].append(arm.timed(turn + 1)))
     return times
 
 

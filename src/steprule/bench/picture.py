@@ -11,7 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from steprule.bench.arms import COMPILED, COPY, FOREACH, FUSED, LOOP, OPTAX, OURS, ROOFLINE, SCALED
+from steprule.bench.arms import (
+    COMPILED,
+    COPY,
+    FOREACH,
+    FUSED,
+    FUSED_GRAPHED,
+    GRAPHED,
+    LOOP,
+    OPTAX,
+    OURS,
+    REDUCED,
+    ROOFLINE,
+    SCALED,
+)
 from steprule.bench.record import best_peer
 from steprule.bench.record import microseconds as _median
 from steprule.bench.verdict import vague
@@ -25,7 +38,10 @@ COLOURS = {
     FOREACH: "#b87d0a",
     FUSED: "#123f9c",
     SCALED: "#2f8fce",
+    FUSED_GRAPHED: "#6a86c9",
+    GRAPHED: "#f0986b",
     COMPILED: "#b4509e",
+    REDUCED: "#d79bcb",
     OPTAX: "#008f6b",
     ROOFLINE: "#98a2b3",
     COPY: "#98a2b3",
@@ -37,7 +53,10 @@ MARKS = {
     FOREACH: "D",
     FUSED: "^",
     SCALED: "v",
+    FUSED_GRAPHED: "<",
+    GRAPHED: ">",
     COMPILED: "P",
+    REDUCED: "p",
     OPTAX: "X",
     ROOFLINE: "|",
     COPY: "|",
@@ -88,6 +107,10 @@ def _rate(case: Case, arm: str) -> float | None:
     return case["arms"].get(arm, {}).get("gigabytes_per_second")
 
 
+def _host(case: Case, arm: str) -> float | None:
+    return case["arms"].get(arm, {}).get("host_microseconds", {}).get("median")
+
+
 def _label(case: Case) -> str:
     clip = "" if case["clip"] == "none" else f" + clip {case['clip']}"
     threads = "1 thread" if case["threads"] == 1 else f"{case['threads']} threads"
@@ -131,6 +154,14 @@ def _draw_counts(axes: Any, cases: Sequence[Case]) -> None:
             for case in cases:
                 if _median(case, arm) and arm not in {ROOFLINE, COPY} and vague(case, arm):
                     axes.plot([case["tensors"]], [_median(case, arm)], MARKS[arm], **_mark(case, arm), markersize=7)
+    for arm in (OURS, FUSED):  # on a GPU, what the host is busy for
+        points = [(case["tensors"], _host(case, arm)) for case in cases if case.get("device") == "cuda"]
+        if x := [a for a, b in points if b]:
+            y = [b for _, b in points if b]
+            axes.plot(x, y, linestyle=":", color=COLOURS[arm], linewidth=1.4)
+            axes.annotate(
+                "host", (x[-1], y[-1]), color=COLOURS[arm], fontsize=9, xytext=(4, 0), textcoords="offset points"
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = [case["tensors"] for case in cases]
@@ -150,7 +181,7 @@ def _legend(figure: Figure, cases: Sequence[Case]) -> None:
     ]
     if any(vague(case, arm) for case in cases for arm in seen if arm not in {ROOFLINE, COPY} and _median(case, arm)):
         handles.append(Line2D([], [], color=MUTED, marker="o", markerfacecolor=PAPER, linestyle="none", label="noise"))
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False, fontsize=10)
 
 
 def picture(document: Mapping[str, Any]) -> str | None:

@@ -2,17 +2,23 @@
 
     format     3; older records are other tables
     command    how to repeat it
-    began      date and time; `seconds` it took; `complete` is false while it runs and after an interruption
-    machine    processor, cores, cache, memory, the GPU if one was timed, versions, commit; `steps`: by what means ours
+    began      date and time; `seconds` it took; `complete` is false while it runs, after an interruption, and when a
+               budget of time left cases out; `stopped` says why it ended early
+    asked      scale, device, threads, rounds, rehearsed: a run that asks for the same on the same machine goes on
+    machine    processor, cores, cache, memory, the GPU if one was timed (with driver, clocks, power limit and
+               temperature as it began and, in `at_end`, as it ended), versions, commit; `steps`: by what means ours
                are taken here, and the reasons where that is not the best
     method     how it was timed, in words
     cases      a list: suite, rule, clip, workload, tensors, parameters, device, threads, gradients,
                bytes_per_parameter, working_sets, seconds, load (`cores` that may be used, `threads` that were,
                `others`: cores that other programs kept busy meanwhile, `waited`: the share of its time in which a step
                waited for a core; older records lack it), and `arms`: each with microseconds (median, p25, p75),
+               host_microseconds (after which a step had returned: on a GPU it goes on; older records lack them),
                rounds, steps_per_round, deviation from the float64 truth, gigabytes_per_second, ratio (its median
                over ours; p25 and p75 are of the ratios round by round) and, where the ratio does not tell who is
-               quicker, noise: why; or `skipped` with the reason. `dtype` is that of the parameters, and `bars` of 16
+               quicker, noise: why; or `skipped` with the reason. `failed` and `wrong` are true of an arm that raised
+               an error, or computed something else, and `failed` of a case; `left_out` of one that had no time.
+               `dtype` is that of the parameters, and `bars` of 16
                bits are own, peer, the least ratio of their times, and the ratio; older records lack both
     start      what fresh processes showed, and the greatest load meanwhile: see start.py
 
@@ -28,13 +34,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from steprule.bench.arms import COPY, FUSED_WIDE, OURS, PEERS, ROOFLINE, STORAGE
+from steprule.bench.arms import COPY, FUSED_WIDE, OURS, OWN, PEERS, ROOFLINE, STORAGE, passes
 from steprule.bench.bars import LeastRatio
 from steprule.bench.cases import GRADIENTS
 from steprule.bench.conduct import Outcome, Result
 from steprule.bench.load import busy
 from steprule.bench.measure import Spread
 from steprule.bench.precision import BFLOAT16, FLOAT16
+from steprule.bench.roofline import traffic
+from steprule.bench.rules import RULES
 from steprule.bench.training import NOTHING
 from steprule.bench.truth import STEPS, TOLERANCE
 from steprule.bench.verdict import NOISE, noise
@@ -57,7 +65,9 @@ OF_HALF = (
 
 BY_EVENTS = (
     "On the GPU, times are from an event recorded before a step to one behind it, waiting for the host included; the "
-    "copy is torch's, of one flat tensor into another, and moves the bytes that the formula must move."
+    "host's are until the step has returned. Working sets that are to come from memory are four times its last-level "
+    "cache. The copy is torch's, of one flat tensor into another, and moves the bytes that the formula must move. "
+    "Graphed steps were recorded once and are replayed, on gradients that stay the same tensors."
 )
 
 
@@ -77,6 +87,11 @@ class Record:
     complete: bool = False
     results: list[Result] = field(default_factory=list[Result])
     start: dict[str, Any] | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stopped: str | None = None
+    before: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Cases of an earlier run that goes on here, as they stand in its record; it took `earlier` seconds."""
+    earlier: float = 0.0
     written: set[Path] = field(default_factory=set[Path])
     """The files in which it stands."""
 
@@ -87,14 +102,16 @@ class Record:
             "format": FORMAT,
             "command": self.command,
             "began": self.began,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.earlier + self.seconds, 1),
             "complete": self.complete,
+            "stopped": self.stopped,
+            "asked": dict(self.asked),
             "machine": dict(self.machine),
             "method": " ".join(
                 [METHOD, *([BY_EVENTS] if self.machine.get("gpu") else []), *([OF_HALF] if half else [])]
             ),
             "gradients": GRADIENTS,
-            "cases": [case(result) for result in self.results],
+            "cases": [*self.before, *map(case, self.results)],
             "start": self.start,
         }
 
@@ -127,6 +144,7 @@ def case(result: Result) -> dict[str, Any]:
         told["load"] = result.load.facts()
     if result.skipped:
         told["skipped"] = result.skipped
+    told |= {name: True for name in ("failed", "left_out") if getattr(result, name)}
     told["arms"] = {name: _arm(name, outcome, result) for name, outcome in result.arms.items()}
     for name, arm in told["arms"].items():
         if "ratio" in arm and (reason := noise(told, name)):
@@ -145,20 +163,32 @@ def _bar(bar: LeastRatio, seen: Spread, result: Result) -> dict[str, Any]:
 def _arm(name: str, outcome: Outcome, result: Result) -> dict[str, Any]:
     if outcome.times is None:
         off = {} if outcome.deviation is None else {"deviation": _digits(outcome.deviation)}
-        return {"skipped": outcome.skipped or result.skipped, **off}
+        ended = {name: True for name in ("failed", "wrong") if getattr(outcome, name)}
+        return {"skipped": outcome.skipped or result.skipped, **off, **ended}
     told: dict[str, Any] = {
         "microseconds": _spread(outcome.times, 1e6),
+        **({"host_microseconds": _spread(outcome.host, 1e6)} if outcome.host else {}),
         "rounds": outcome.times.count,
         "steps_per_round": outcome.inner,
         "deviation": None if outcome.deviation is None else _digits(outcome.deviation),
     }
-    if not result.case.model and name not in {*STORAGE, FUSED_WIDE}:  # these move other bytes
-        moved = result.bytes_per_parameter * result.case.workload.parameters
+    if not result.case.model and name != FUSED_WIDE:  # that moves other bytes
+        moved = _bytes(name, result) * result.case.workload.parameters
         told["gigabytes_per_second"] = _digits(moved / outcome.times.median / 1e9)
     own = result.median(OURS)
     if name != OURS and own and outcome.ratio:
         told["ratio"] = {**_spread(outcome.ratio, 1.0), "median": _digits(outcome.times.median / own)}
     return told
+
+
+def _bytes(name: str, result: Result) -> int:
+    """Return the bytes a parameter that the formula must move; how 16-bit parameters are kept changes that."""
+    own = result.case
+    return (
+        traffic(passes(RULES[own.rule], own.clip, own.precision, name))
+        if name in STORAGE
+        else result.bytes_per_parameter
+    )
 
 
 def _spread(seen: Spread, unit: float) -> dict[str, float]:
@@ -187,7 +217,7 @@ def microseconds(told: Mapping[str, Any], name: str) -> float | None:
 def columns(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """Return the timed arms of these cases: the peers, then the references beside them."""
     seen = [
-        name for name in (*PEERS, *STORAGE, NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)
+        name for name in (*PEERS, *OWN[1:], NOTHING, ROOFLINE, COPY) if any(microseconds(case, name) for case in cases)
     ]
     return [name for name in seen if name in PEERS], [name for name in seen if name not in PEERS]
 
@@ -240,9 +270,16 @@ def slower(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def wrong(results: Sequence[Result]) -> list[str]:
-    """List the errors: arms that computed something else, and cases that failed."""
-    return [f"{result.case.name}: {told}" for result in results for told in result.wrong]
+def errors(document: Mapping[str, Any]) -> list[str]:
+    """List arms that computed something else, and arms and cases that failed."""
+    found: list[str] = []
+    for told in document["cases"]:
+        for name, arm in told["arms"].items():
+            if arm.get("wrong") or arm.get("failed"):
+                found.append(f"{'Wrong' if arm.get('wrong') else 'Failed'}: {told['name']}: {name}: {arm['skipped']}")
+        if told.get("failed"):
+            found.append(f"Failed: {told['name']}: {told['skipped']}")
+    return found
 
 
 def start_lines(start: Mapping[str, Any] | None) -> list[str]:

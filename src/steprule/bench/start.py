@@ -113,6 +113,12 @@ def collect(found: dict[str, Any], key: str, part: Callable[[], Any]) -> None:
         found[kind] = value
 
 
+def has(found: dict[str, Any] | None, key: str) -> bool:
+    """Whether a measurement is filed."""
+    kind, _, arm = key.partition(": ")
+    return bool(found) and (arm in found.get("extra_bytes_per_parameter", {}) if arm else kind in found)
+
+
 def facts(scale: Scale) -> dict[str, Any]:
     """Return the circumstances of this suite's numbers."""
     return {"tensors": TENSORS, "parameters": scale.child_parameters}

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from steprule.bench.arms import OURS
 from steprule.bench.bars import missed
+from steprule.bench.gpu import DEVICE
+from steprule.bench.gpu_table import LEGEND, gpu_table
 from steprule.bench.load import busy
 from steprule.bench.record import best_peer, columns, losses, microseconds, slower, start_lines, summary
 from steprule.bench.verdict import LOSS, NOISE, NOTHING, ratio, share
@@ -63,19 +65,22 @@ def table(title: str, cases: Sequence[Case]) -> Table:
 
 
 def show(console: Console, document: Mapping[str, Any]) -> None:
-    """Print every suite, what was left out and why, and where we lose."""
-    suites = dict.fromkeys(case["suite"] for case in document["cases"])
-    for suite in suites:
-        console.print(table(suite, [case for case in document["cases"] if case["suite"] == suite]))
+    """Print every suite, what was left out and why, and where we lose; of a GPU, one table of all, which comes last."""
+    there, here = (
+        [case for case in document["cases"] if (case["device"] == DEVICE) == on_gpu] for on_gpu in (True, False)
+    )
+    for suite in dict.fromkeys(case["suite"] for case in here):
+        console.print(table(suite, [case for case in here if case["suite"] == suite]))
         console.print()
     for line in (*start_lines(document["start"]), *slower(document)):
         console.print(Text(line))
     reasons: dict[str, None] = {}
     for case in document["cases"]:
         reasons |= {f"{name}: {arm['skipped']}": None for name, arm in case["arms"].items() if "skipped" in arm}
+        reasons |= {f"{case['name']}: {case['skipped']}": None} if "skipped" in case else {}
     for reason in reasons:
         console.print(Text(f"Left out: {reason}", "dim"))
-    if suites:
+    if document["cases"]:
         console.print(Text("× is how many times as long a peer's step takes as ours: ~ is rough, below 1 "
                       f"({LOSS}) the peer is quicker. {summary(document)}"))  # fmt: skip
     cases = {case["name"]: case for case in document["cases"]}
@@ -83,3 +88,6 @@ def show(console: Console, document: Mapping[str, Any]) -> None:
         console.print(Text.from_markup(f"{_marked(ratio(cases[name], peer))} {peer}: {escape(name)}"))
     for told in missed(document):
         console.print(Text(f"Missed: {told}"))
+    if there:
+        console.print(Text(LEGEND))
+        console.print(gpu_table(there))

@@ -37,6 +37,11 @@ class Tensors:
         self.gradients = [drawn(1.0) for _ in range(sets)]
 
     @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.parameters[0].device
+
+    @property
     def bound(self) -> float:
         """The greatest norm that clipping leaves."""
         return self.precision.bound(self.parameters)
@@ -54,17 +59,24 @@ class Tensors:
 
 
 class Unit:
-    """One working set of an arm: a step on some tensors, and the way in which it gets gradients."""
+    """One working set of an arm: a step on some tensors, and the way in which it gets gradients.
+
+    Its first `warm` steps are not like those that follow: they make state, compile, or are recorded.
+    """
+
+    warm = 1
+    stays = False
+    """Whether its gradients are always the same tensors, into which new values are copied."""
 
     def __init__(self, step: Callable[[], object], parameters: Sequence[torch.Tensor]) -> None:
         self.step = step
-        self._parameters = parameters
+        self.parameters = parameters
         self._standing: Gradients = []
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return self._parameters[0].device
+        return self.parameters[0].device
 
     def prepare(self, gradients: Gradients) -> Any:
         """Return gradients in the form that `place` takes at no cost."""
@@ -72,17 +84,27 @@ class Unit:
 
     def place(self, prepared: Any) -> None:
         """Make these the gradients: new tensors at other addresses, as after a backward pass."""
-        for parameter, gradient in zip(self._parameters, prepared, strict=True):
+        for parameter, gradient in zip(self.parameters, prepared, strict=True):
             parameter.grad = gradient
 
     def refill(self, prepared: Any) -> None:
         """Copy these values into gradients that stay the same tensors."""
         if not self._standing:
             self._standing = [torch.empty_like(gradient) for gradient in prepared]
-            self.place(self._standing)
+        Unit.place(self, self._standing)  # other arms may share the parameters
         for mine, gradient in zip(self._standing, prepared, strict=True):
             mine.copy_(gradient)
 
     def values(self) -> Values:
         """Return the parameters as they are now, in float64."""
-        return [parameter.detach().cpu().double().numpy() for parameter in self._parameters]
+        return [parameter.detach().cpu().double().numpy() for parameter in self.parameters]
+
+
+class StandingUnit(Unit):
+    """A unit whose step was recorded with the addresses of its gradients."""
+
+    stays = True
+
+    def place(self, prepared: Any) -> None:
+        """Copy these values into its gradients."""
+        self.refill(prepared)

@@ -73,6 +73,19 @@ def ratio(case: Case, name: str | None) -> str:
     return f"{told} {LOSS}" if value < 1 else told
 
 
+def ratio_to(case: Case, peer: str, own: str) -> str:
+    """Word how many times as long as another arm of ours a peer's takes, by their medians and quartiles alone."""
+    mine, other = (case["arms"].get(name, {}) for name in (own, peer))
+    if "microseconds" not in mine or "microseconds" not in other:
+        return NOTHING
+    (low, high), (least, most) = _span(mine["microseconds"]), _span(other["microseconds"])
+    if busy(case.get("load")) or min(mine["rounds"], other["rounds"]) < FEWEST or (least <= high and low <= most):
+        return NOISE
+    value = other["microseconds"]["median"] / mine["microseconds"]["median"]
+    told = number(value, exact=max(_wide(mine["microseconds"]), _wide(other["microseconds"])) <= EXACT)
+    return f"{told} {LOSS}" if value < 1 else told
+
+
 def share(case: Case, name: str) -> str:
     """Word an arm's time as a part of ours."""
     arm = case["arms"].get(name, {})
