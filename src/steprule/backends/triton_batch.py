@@ -236,6 +236,14 @@ class TritonBatch(Batch):
         total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
         return not np.isfinite(total) and float(self.found[0]) == 0.0
 
+    def reduced(self) -> Table:
+        """Return what each tensor's elements were reduced to in the last step; this waits for the device."""
+        return self._tables[8].cpu().numpy()
+
+    def left_out(self) -> bool:
+        """Whether kernels left the last step out; this waits for the device."""
+        return self.stopped() or float(self.found[0]) > 0
+
     def begun(self) -> bool:
         """Whether this step has begun to write."""
         return self._begun
