@@ -141,7 +141,7 @@ class Bucket:
             values = tuple([v if type(v := read(group)) is float else self._known(v) for read in self.kernels.readers])
             if values != self._values.get(index):
                 owner, own = f"`{self.plan.graph.name}`, group {index}", zip(hypers, values, strict=True)
-                checked = [0.0 if type(v) is OnDevice else hyper.check(v, owner) for hyper, v in own]
+                checked = [np.nan if type(v) is OnDevice else hyper.check(v, owner) for hyper, v in own]
                 self.hyper[rows, : len(hypers)] = checked
                 self._values[index] = values
             if self.decides:  # its rows are neighbours
