@@ -281,13 +281,13 @@ def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
 
 
 def _join(op: str, a: Any, b: Any) -> Any:
-    """Apply an operation to two numbers, of which either may be on a device."""
+    """Apply an operation to two numbers, of which either may be on a device; there the first becomes the result."""
     held = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
     if held is None:
         with np.errstate(all="ignore"):
             return float(OPS[op].meaning(float(a), float(b)))
     a, b = (x.to(held.device) if isinstance(x, torch.Tensor) else held.new_full((), float(x)) for x in (a, b))
-    return getattr(torch, OPS[op].torch)(a, b)
+    return getattr(torch, OPS[op].torch)(a, b, out=a)
 
 
 def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:
