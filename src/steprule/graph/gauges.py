@@ -36,6 +36,11 @@ COUNT = "skipped"
 """The name of the number of steps left out, which no formula gives."""
 
 
+def of_every_rule(name: str) -> bool:
+    """Whether a gauge of this name is one that every rule has, and no author may write."""
+    return name in MEANINGS or name == COUNT or name.startswith(STALLED)
+
+
 class _Clipping(NamedTuple):
     """The gradient before clipping, that after it, and the scalar between them, if it is one."""
 
