@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from steprule.backends.triton_device import Cuda, Launch, MainMemory, Now, Options, direct
 
@@ -31,10 +30,10 @@ Action = tuple[str, Callable[[], None]]
 class FakeDevice(MainMemory):
     """Main memory as if it were a GPU. `counted` says how often each thing was asked."""
 
-    def __init__(self, *, eager: bool = True, runs: bool = True) -> None:
+    def __init__(self, *, eager: bool = True) -> None:
         super().__init__(torch.device("cpu"))
         self.counted: Counter[str] = Counter()
-        self.eager, self.runs = eager, runs
+        self.eager = eager
         self.stream = 1
         self.waiting: list[Action] = []
         """Launched, and not yet done."""
@@ -95,8 +94,7 @@ class FakeDevice(MainMemory):
             self.before_launch(name)
             assert now.capturing == (self.graph is not None), "a step asks once, and this is another one"
             self.launched.append(name)
-            if self.runs:
-                self._do(name, lambda: run(now))
+            self._do(name, lambda: run(now))
 
         return launch
 
@@ -123,8 +121,7 @@ class FakeDevice(MainMemory):
         assert self.graph is None
         self.graph = graph = []
         try:
-            with _Recording(self, graph):
-                yield graph
+            yield graph
         finally:
             self.graph = None
 
@@ -132,24 +129,6 @@ class FakeDevice(MainMemory):
         """Launch what a graph has captured."""
         for name, action in graph:
             self._do(name, action)
-
-
-class _Recording(TorchDispatchMode):
-    """Takes what torch itself does during a capture to the graph, too; counts what makes a tensor, refuses to wait."""
-
-    def __init__(self, device: FakeDevice, graph: list[Action]) -> None:
-        super().__init__()
-        self.device, self.graph = device, graph
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, schema = kwargs or {}, func._schema
-        assert func is not torch.ops.aten._local_scalar_dense.default, "a capture waits for a number"
-        if not schema.is_mutable:
-            view = any(own.alias_info for own in schema.returns)
-            self.device.counted["tensor"] += not view
-            return func(*args, **kwargs)
-        self.graph.append((str(func), lambda: func(*args, **kwargs)))
-        return kwargs.get("out", args[0])
 
 
 class FakeEvent:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import triton
 from half_kernel import every
@@ -14,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from steprule import board, chain, clip_global_norm, rule
-from steprule.backends.triton_dialect import COUNTS, TABLES, Build
+from steprule.backends.triton_dialect import Build
 from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.ops import OPS, Reducer, reduction
 from steprule.plan.program import lowered
@@ -24,10 +25,10 @@ from steprule.rule import max as largest
 from steprule.rule.symbols import apply
 from steprule.zoo.adam import adam
 
-WIDE = dict.fromkeys(("hyper", "host", "partial", "reduced", "total"), "*fp64")
-SIGNATURE = dict.fromkeys(TABLES, "*i64") | WIDE | {"counts": "*fp32", "found": "*fp32"}
-SIGNATURE |= dict.fromkeys(COUNTS, "i32")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import gpu_kernels
 
+ARCH = 90
 OPS["product"] = reduction("product", "tensor", Reducer(1.0, "mul", each="abs"), "product({})", "product({})")
 
 
@@ -41,18 +42,12 @@ def everything(theta, g, m, *, lr=0.1, beta=0.9, t):
 PROGRAMS = {"adam": chain(clip_global_norm(max_norm=1.0), adam), "board": board.adam, "everything": everything}
 
 
-def ptx(name: str, dtype: str, *, aligned: bool) -> dict[str, str]:
-    """Return the PTX of each kernel of a guarded plan."""
+def ptx(name: str, dtype: str) -> dict[str, str]:
+    """Return the PTX of each kernel of a guarded plan; in other types than float32 of those that walk over elements."""
     kernel = TritonKernel(lowered(schedule(PROGRAMS[name].graph, guarded=True), dtype))
-    found = {}
-    for own, function in kernel.functions.items():
-        if isinstance(function, triton.JITFunction) and own.partition("_")[0] in {"begin", "pass", "end", "finish"}:
-            divisible = {(place,): [["tt.divisibility", 16]] for place in range(len(TABLES))}
-            signature = SIGNATURE | {"ALIGNED": "constexpr"}
-            source = ASTSource(function, signature, constexprs={"ALIGNED": aligned}, attrs=divisible)
-            target = GPUTarget("cuda", 90, 32)
-            found[own] = triton.compile(source, target=target, options=kernel.build.options).asm["ptx"]
-    return found
+    own = gpu_kernels.kernels_of(kernel.source, f"{name}_{dtype}")
+    asked = [name for name in own if dtype == "float32" or name.startswith("pass_")]
+    return {name: gpu_kernels.compiled(own[name], ARCH)["ptx"] for name in asked}
 
 
 def half(dtype: str) -> dict[str, str]:
@@ -60,10 +55,11 @@ def half(dtype: str) -> dict[str, str]:
     kinds = ["*fp32", "*u32", "*u16", "*i16", "*fp32", "*u16", "*u16", "*u16", "*i16", "*fp32", "*u32", *["i32"] * 5]
     signature = dict(zip(every.arg_names, [*kinds, "constexpr", "constexpr"], strict=True))
     source = ASTSource(every, signature, constexprs={"HALF": dtype == "float16", "BLOCK": 1024})
-    return {"every": triton.compile(source, target=GPUTarget("cuda", 90, 32), options=Build().options).asm["ptx"]}
+    return {"every": triton.compile(source, target=GPUTarget("cuda", ARCH, 32), options=Build().options).asm["ptx"]}
 
 
 if __name__ == "__main__":
-    asked = [(name, dtype, aligned) for name, dtype, aligned in json.loads(sys.argv[1])]
-    found = [half(dtype) if name == "half" else ptx(name, dtype, aligned=aligned) for name, dtype, aligned in asked]
-    print(json.dumps(found))
+    asked, golden = json.loads(sys.argv[1])
+    machine = {name: gpu_kernels.measured_all(gpu_kernels.sources()[name], name, (ARCH,)) for name in golden}
+    found = [half(dtype) if name == "half" else ptx(name, dtype) for name, dtype in asked]
+    print(json.dumps([found, triton.__version__, machine]))

@@ -18,7 +18,7 @@ import torch
 from ..errors import BackendError
 from ..plan.program import Program
 from .base import Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, tensor_table
-from .triton_device import Device, Launch, Upload
+from .triton_device import Device, Upload
 from .triton_dialect import Build, derived
 
 # `signal.signal` takes eight microseconds to make enumerations of what these two return.
@@ -68,7 +68,6 @@ class TritonBatch(Batch):
         sizes = [tensor.numel() for tensor in arrays[program.plan.graph.parameter]]
         self._changing(len(sizes), len(program.plan.graph.hypers))
         self._tables = self._make_tables(sizes, counts, where)
-        self._variants: dict[bool, tuple[list[Launch], ...]] = {}
         self._now = device.now()
         self._streams = {self._now.stream}
         self._rows = b""
@@ -81,7 +80,6 @@ class TritonBatch(Batch):
         """Make what kernels are given; `_held` lies where it is pointed at."""
         device, chunk, reductions = self._device, self._build.chunk, len(self.plan.reductions)
         pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
-        self._dense = not bool((pointers % 16).any())
         pieces = chunks(sizes, chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
         self._counts = (len(sizes), len(pieces))
         self.total = device.zeros(reductions)
@@ -114,20 +112,17 @@ class TritonBatch(Batch):
 
     def _prepare(self) -> None:
         """Compile the kernels for what they are given: before the first pass, the passes, after the last."""
-        aligned = self._dense and not bool((self._cells % 16).any())
-        if aligned not in self._variants:
-            arguments, (tensors, pieces) = (*self._tables, *self._counts, aligned), self._counts
-            passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
-            self._variants[aligned] = tuple(
-                [
-                    self._device.prepare(self._functions[name], programs, arguments, self._build.options)
-                    for name, programs in stage
-                    if name in self._functions
-                ]
-                for stage in ([("begin", -(-tensors // self._build.rows))], *passes, [("finish", tensors)])
-            )
-            self.why_slow = self._device.why_slow
-        self._first, *self._walks, self._last = self._variants[aligned]
+        arguments, (tensors, pieces) = (*self._tables, *self._counts), self._counts
+        passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
+        self._first, *self._walks, self._last = (
+            [
+                self._device.prepare(self._functions[name], programs, arguments, self._build.options)
+                for name, programs in stage
+                if name in self._functions
+            ]
+            for stage in ([("begin", -(-tensors // self._build.rows))], *passes, [("finish", tensors)])
+        )
+        self.why_slow = self._device.why_slow
 
     def set_gradients(self, gradients: Gradients) -> None:
         """Point at this step's gradients."""
@@ -151,8 +146,7 @@ class TritonBatch(Batch):
         if rows != self._rows:
             self._hyper[...] = hyper[:, : self._hyper.shape[1]]  # the device counts by itself
             self._rows = rows
-        if self._upload.send(self._words, capturing=now.capturing):
-            self._prepare()
+        self._upload.send(self._words, capturing=now.capturing)
         for rows_of, column, number in self.shares:
             self._device.copy(self._there[1][rows_of, column], number.reshape(()))
         if now.capturing or self._may_leave_out or self._found_now is not None:
@@ -233,19 +227,8 @@ class TritonBatch(Batch):
     def stopped(self) -> bool:
         """Whether the guard stopped the last step, and not `found`; this waits for the device."""
         guard = self.plan.guard
-        if guard is not None and self._now.capturing:
-            raise BackendError('nonfinite="raise" asks the GPU after every step, and a CUDA graph cannot',
-                               fix='pass nonfinite="skip", which leaves such steps out on the GPU')  # fmt: skip
         total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
         return not np.isfinite(total) and float(self.found[0]) == 0.0
-
-    def reduced(self) -> Table:
-        """Return what each tensor's elements were reduced to in the last step; this waits for the device."""
-        return self._tables[8].cpu().numpy()
-
-    def left_out(self) -> bool:
-        """Whether kernels left the last step out; this waits for the device."""
-        return self.stopped() or float(self.found[0]) > 0
 
     def begun(self) -> bool:
         """Whether this step has begun to write."""

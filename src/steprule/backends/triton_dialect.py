@@ -33,8 +33,8 @@ from .render import Dialect
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
           "found")  # fmt: skip
 COUNTS = ("tensor_count", "chunk_count")
-WARPS = 32
-"""As many as one program may have, of 32 threads each."""
+WARPS, REGISTERS = 32, 65_536
+"""As many as one program may have, of 32 threads each; and those of a multiprocessor."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,13 @@ class Build:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Triton compiles with: every operation is rounded alone, and what is subnormal is not taken for 0."""
-        return {"num_warps": self.warps, "enable_fp_fusion": False, "enable_reflect_ftz": False}
+        """What Triton compiles with: every operation is rounded alone, and what is subnormal is not taken for 0.
+
+        Left alone, the assembler aims at more programs a multiprocessor, for which a few kernels keep registers in
+        memory. Memory is busy with 384 threads.
+        """
+        registers = min(REGISTERS // 384, REGISTERS // (32 * self.warps)) // 8 * 8
+        return {"num_warps": self.warps, "maxnreg": registers, "enable_fp_fusion": False, "enable_reflect_ftz": False}
 
 
 _build: ContextVar[Build] = ContextVar("_build", default=Build())  # noqa: B039 (it is frozen)
@@ -108,22 +113,22 @@ class TritonDialect(Dialect):
 
     spelling = _SPELLING
     reserved = frozenset({
-        *TABLES, *COUNTS, *HELPERS, "tl", "triton", "ALIGNED", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
+        *TABLES, *COUNTS, *HELPERS, "tl", "triton", "aligned", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
         "count", "rows", "row", "inside", "whole", "tail", "first", "lanes", "here", "float", "int", "abs", "range",
         "min", "max", "sum", "len", "print", "host_scalars", "begin", "finish", "go", "t", "begins",
         *(f"join_{op}" for op in spelling),
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("whole", "narrow"), "read({at} + here, inside, tail, tl.{real})"),
-        "beside": "joined_{form}(read({at} + here, inside, tail, tl.{form}).to(tl.uint16, bitcast=True), "
-                  "read({beside} + here, inside, tail, tl.int16))",
+        **dict.fromkeys(("whole", "narrow"), "read({at}, here, inside, tail, tl.{real})"),
+        "beside": "joined_{form}(read({at}, here, inside, tail, tl.{form}).to(tl.uint16, bitcast=True), "
+                  "read({beside}, here, inside, tail, tl.int16))",
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
-        "whole": "write({at} + here, {x}, inside, tail)",
-        "narrow": "write({at} + here, nearest_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)",
-        "random": "write({at} + here, stochastic_{form}({x}, {bits}).to(tl.{form}, bitcast=True), inside, tail)",
-        "beside": "write({at} + here, compensated_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
-                  "write({beside} + here, remainder_{form}({x}), inside, tail)",
+        "whole": "write({at}, here, {x}, inside, tail)",
+        "narrow": "write({at}, here, nearest_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)",
+        "random": "write({at}, here, stochastic_{form}({x}, {bits}).to(tl.{form}, bitcast=True), inside, tail)",
+        "beside": "write({at}, here, compensated_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
+                  "write({beside}, here, remainder_{form}({x}), inside, tail)",
     }  # fmt: skip
     joins: ClassVar[Mapping[tuple[str, str], str]] = {
         ("add", ""): "add({total}, {x}, inside, tail)",
@@ -165,11 +170,17 @@ class TritonDialect(Dialect):
         return super()._known(node)
 
     def _point(self, name: str, dtype: str, first: str) -> str:
-        return f"at({self._address(name)}, {first}, tl.{dtype}, {'False' if first == '0' else 'ALIGNED'})"
+        return f"at({self._address(name)}, {first}, tl.{dtype})"
+
+    def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
+        """Take whole blocks the wide way, where all that this chunk has begins at a multiple of 16 bytes."""
+        begins = " | ".join(f"{place}.to(tl.int64)" for place in at.values())
+        self.source.line(f"aligned = (({begins}) & 15) == 0")
+        self.source.line("whole = tl.where(aligned, count // BLOCK * BLOCK, 0)")
+        super()._over(loop, at, totals)
 
     @contextmanager
     def _elements(self) -> Generator[None]:
-        self.source.line("whole = count // BLOCK * BLOCK")
         with self.source.block("for tail in tl.static_range(2):"):  # noqa: SIM117
             with self.source.block("for first in range(whole if tail else 0, count if tail else whole, BLOCK):"):
                 self.source.line("here = first + tl.arange(0, BLOCK)", "inside = here < count")
@@ -190,7 +201,7 @@ class TritonDialect(Dialect):
     def _kernel(self, name: str) -> AbstractContextManager[None]:
         """Write one kernel; how many tensors and chunks there are compiles nothing."""
         names = ", ".join(f'"{count}"' for count in COUNTS)
-        rest = ", ".join((*TABLES[8:], *COUNTS, "ALIGNED: tl.constexpr"))
+        rest = ", ".join((*TABLES[8:], *COUNTS))
         return self._function(name, ", ".join(TABLES[:8]), rest, options=f"(do_not_specialize=[{names}])")
 
     @property
@@ -225,7 +236,7 @@ class TritonDialect(Dialect):
         with self._kernel(f"pass_{loop.index}"):
             self._says(loop)
             self.source.line(
-                "chunk = tl.program_id(0).to(tl.int64)",
+                *self._chunk(loop),
                 f"tensor = {self._of('tensor')}",
                 f"start = tl.multiple_of({self._of('start')}, CHUNK)",
                 f"count = {self._of('count')}.to(tl.int32)",
@@ -237,12 +248,19 @@ class TritonDialect(Dialect):
             if last and self.hosts:
                 self._advance()
 
+    def _chunk(self, loop: Loop) -> list[str]:
+        """Spell which chunk is a program's own."""
+        if loop.index % 2 == 0:
+            return ["chunk = tl.program_id(0).to(tl.int64)"]
+        return ["# from the last chunk to the first: what the pass before read last is still in the cache",
+                "chunk = chunk_count - 1 - tl.program_id(0).to(tl.int64)"]  # fmt: skip
+
     def _advance(self) -> None:
-        """Write step counts and host slots, in the first program; no other reads them in this launch."""
+        """Write step counts and host slots, beside the first chunk; no other program reads them in this launch."""
         new = dict(self.plan.host_writes)
         there = f"tl.load(gradients + row, mask=row < rows, other={ABSENT}) != {ABSENT}"
         with self.source.block("if chunk == 0:"):
-            self.source.line("rows = tl.where(go, tensor_count, 0)")
+            self.source.line(f"rows = tl.where({self._goes()}, tensor_count, 0)")
             with self.source.block("for first in range(0, rows, ROWS):"):
                 self.source.line("row = first + tl.arange(0, ROWS)", f"inside = (row < rows) & ({there})")
                 for name in self.hosts:

@@ -81,29 +81,32 @@ def maximum(x, y):
 
 
 @jit
-def at(address, first, element: tl.constexpr, ALIGNED: tl.constexpr):  # noqa: N803
+def at(address, first, element: tl.constexpr):
     """Return a pointer to one element of the array that begins at an address."""
-    place = tl.cast(address, tl.pointer_type(element)) + first
-    if ALIGNED:  # the host has looked: wide loads need it
-        place = tl.multiple_of(place, 16)
-    return place
+    return tl.cast(address, tl.pointer_type(element)) + first
+
+
+# The walk over whole blocks, which is no tail, is taken where everything begins at a multiple of 16 bytes. Each block
+# says so of its own pointers: a word about those that both walks begin with would hold for the tail, too.
 
 
 @jit
-def read(place, inside, TAIL: tl.constexpr, real: tl.constexpr):  # noqa: N803
+def read(start, here, inside, TAIL: tl.constexpr, real: tl.constexpr):  # noqa: N803
     """Read a block, in the type that is computed in."""
-    block = tl.load(place, mask=inside, other=0.0) if TAIL else tl.load(place)
+    place = start + here
+    block = tl.load(place, mask=inside, other=0.0) if TAIL else tl.load(tl.multiple_of(place, 16))
     return block.to(real)
 
 
 @jit
-def write(place, block, inside, TAIL: tl.constexpr):  # noqa: N803
+def write(start, here, block, inside, TAIL: tl.constexpr):  # noqa: N803
     """Write a block, rounded to what is stored."""
-    value = block.to(place.dtype.element_ty)
+    place = start + here
+    value = block.to(start.dtype.element_ty)
     if TAIL:
         tl.store(place, value, mask=inside)
     else:
-        tl.store(place, value)
+        tl.store(tl.multiple_of(place, 16), value)
 
 
 # Reductions -------------------------------------------------------------------------------------------
@@ -120,9 +123,13 @@ def add(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
 
 @jit
 def add_square(total, term, inside, TAIL: tl.constexpr):  # noqa: N803
-    """Add the squares of a block to running sums."""
+    """Add the squares of a block to running sums, in one operation where float64 holds every square exactly."""
     wide = term.to(tl.float64)
-    return add(total, wide * wide, inside, TAIL)
+    if term.dtype == tl.float64:
+        return add(total, wide * wide, inside, TAIL)
+    if TAIL:
+        wide = tl.where(inside, wide, 0.0)
+    return tl.fma(wide, wide, total)
 
 
 @jit

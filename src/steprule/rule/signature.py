@@ -14,8 +14,7 @@ from .declare import Choice
 from .origin import refusal
 
 STEP = "t"
-OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "watch",
-                     "capturable"})  # fmt: skip
+OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "capturable"})
 """The options of an optimiser: the fields of its `Options`, which this room cannot import."""
 RESERVED = OPTIONS | {"step", "params", STEP}
 """Names that no argument may have."""

@@ -31,13 +31,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, acc_delta, square_avg, g; writes theta, square_avg, acc_delta
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -51,19 +51,20 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     # v = rho * square_avg + (1 - rho) * g**2
     scalar = tl.cast(tl.load(host + tensor), tl.float32)
     rho_2 = tl.cast(rho, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
-    acc_delta_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32, ALIGNED)
-    square_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32)
+    acc_delta_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32)
+    square_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | acc_delta_at.to(tl.int64) | square_avg_at.to(tl.int64) | g_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            acc_delta = read(acc_delta_at + here, inside, tail, tl.float32)
-            square_avg = read(square_avg_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            acc_delta = read(acc_delta_at, here, inside, tail, tl.float32)
+            square_avg = read(square_avg_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
             # step = sqrt(acc_delta + eps) / sqrt(v + eps) * g
             x = eps + acc_delta
             x_2 = root(x)
@@ -84,11 +85,11 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_12 = x_9 * x_11
             x_13 = rho_2 * acc_delta
             new_acc_delta = x_12 + x_13
-            write(theta_at + here, new_theta, inside, tail)
-            write(square_avg_at + here, new_square_avg, inside, tail)
-            write(acc_delta_at + here, new_acc_delta, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(square_avg_at, here, new_square_avg, inside, tail)
+            write(acc_delta_at, here, new_acc_delta, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

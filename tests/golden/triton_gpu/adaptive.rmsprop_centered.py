@@ -31,13 +31,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, square_avg, grad_avg; writes theta, square_avg, grad_avg
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -56,19 +56,20 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     constant_2 = tl.full((), 0.5, tl.float64)
     scalar_2 = alpha > constant_2
     alpha_2 = tl.cast(alpha, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    square_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32, ALIGNED)
-    grad_avg_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    square_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32)
+    grad_avg_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | square_avg_at.to(tl.int64) | grad_avg_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            square_avg = read(square_avg_at + here, inside, tail, tl.float32)
-            grad_avg = read(grad_avg_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            square_avg = read(square_avg_at, here, inside, tail, tl.float32)
+            grad_avg = read(grad_avg_at, here, inside, tail, tl.float32)
             # return theta - lr * g / _deviation(v, a, eps), v, a
             x = lr * g
             # return alpha * v + (1 - alpha) * g**2
@@ -99,11 +100,11 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # return theta - lr * g / _deviation(v, a, eps), v, a
             x_19 = divide(x, x_18)
             new_theta = theta - x_19
-            write(theta_at + here, new_theta, inside, tail)
-            write(square_avg_at + here, new_square_avg, inside, tail)
-            write(grad_avg_at + here, new_grad_avg, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(square_avg_at, here, new_square_avg, inside, tail)
+            write(grad_avg_at, here, new_grad_avg, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

@@ -31,13 +31,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, square_avg, momentum_buffer; writes theta, square_avg, momentum_buffer
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -52,19 +52,20 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     alpha = tl.load(hyper + tensor * 4 + 1)
     momentum = tl.cast(tl.load(hyper + tensor * 4 + 3), tl.float32)
     alpha_2 = tl.cast(alpha, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    square_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32, ALIGNED)
-    momentum_buffer_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    square_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32)
+    momentum_buffer_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | square_avg_at.to(tl.int64) | momentum_buffer_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            square_avg = read(square_avg_at + here, inside, tail, tl.float32)
-            momentum_buffer = read(momentum_buffer_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            square_avg = read(square_avg_at, here, inside, tail, tl.float32)
+            momentum_buffer = read(momentum_buffer_at, here, inside, tail, tl.float32)
             # return alpha * v + (1 - alpha) * g**2
             x = scalar * g
             x_2 = x * g
@@ -79,11 +80,11 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # return theta - lr * b, v, b
             x_8 = lr * new_momentum_buffer
             new_theta = theta - x_8
-            write(theta_at + here, new_theta, inside, tail)
-            write(square_avg_at + here, new_square_avg, inside, tail)
-            write(momentum_buffer_at + here, new_momentum_buffer, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(square_avg_at, here, new_square_avg, inside, tail)
+            write(momentum_buffer_at, here, new_momentum_buffer, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

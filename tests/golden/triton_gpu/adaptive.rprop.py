@@ -28,13 +28,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, step_size, prev, g; writes theta, prev, step_size
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -57,19 +57,20 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     # direction = where(g > 0, 1, where(g < 0, -1, 0)) # NaN has none, as in torch: such an element stays where it is
     constant_3 = tl.full((), -1.0, tl.float32)
     constant_4 = tl.cast(constant, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
-    step_size_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32, ALIGNED)
-    prev_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32)
+    step_size_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32)
+    prev_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | step_size_at.to(tl.int64) | prev_at.to(tl.int64) | g_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            step_size = read(step_size_at + here, inside, tail, tl.float32)
-            prev = read(prev_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            step_size = read(step_size_at, here, inside, tail, tl.float32)
+            prev = read(prev_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
             # step_size = clamp(where(t == 1, lr, step_size) * factor, smallest, largest)
             x = tl.where(scalar, lr, step_size)
             # agreement = g * prev
@@ -93,11 +94,11 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # return theta - direction * step_size, g, step_size
             x_13 = new_step_size * x_12
             new_theta = theta - x_13
-            write(theta_at + here, new_theta, inside, tail)
-            write(prev_at + here, new_prev, inside, tail)
-            write(step_size_at + here, new_step_size, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(prev_at, here, new_prev, inside, tail)
+            write(step_size_at, here, new_step_size, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

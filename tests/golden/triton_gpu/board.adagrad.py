@@ -17,7 +17,7 @@ BLOCK: tl.constexpr = tl.constexpr(1024)
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, s; writes theta, s
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -27,17 +27,18 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor * 2), tl.float32)
     eps = tl.cast(tl.load(hyper + tensor * 2 + 1), tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    s_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    s_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | s_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            s = read(s_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            s = read(s_at, here, inside, tail, tl.float32)
             # return theta - lr * g / sqrt(s + eps), s
             x = lr * g
             # s = s + g**2
@@ -48,5 +49,5 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_4 = root(x_3)
             x_5 = divide(x, x_4)
             new_theta = theta - x_5
-            write(theta_at + here, new_theta, inside, tail)
-            write(s_at + here, new_s, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(s_at, here, new_s, inside, tail)

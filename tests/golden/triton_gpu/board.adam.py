@@ -35,13 +35,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, m, s; writes theta, m, s
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -59,19 +59,20 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     beta2 = tl.load(hyper + tensor * 4 + 2)
     beta1_2 = tl.cast(beta1, tl.float32)
     beta2_2 = tl.cast(beta2, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    m_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32, ALIGNED)
-    s_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    m_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32)
+    s_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | m_at.to(tl.int64) | s_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            m = read(m_at + here, inside, tail, tl.float32)
-            s = read(s_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            m = read(m_at, here, inside, tail, tl.float32)
+            s = read(s_at, here, inside, tail, tl.float32)
             # m = (1 - beta1) * g + beta1 * m
             x = scalar * g
             x_2 = beta1_2 * m
@@ -88,6 +89,6 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_8 = root(x_7)
             x_9 = divide(x_3, x_8)
             new_theta = theta - x_9
-            write(theta_at + here, new_theta, inside, tail)
-            write(m_at + here, new_m, inside, tail)
-            write(s_at + here, new_s, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(m_at, here, new_m, inside, tail)
+            write(s_at, here, new_s, inside, tail)

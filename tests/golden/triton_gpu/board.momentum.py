@@ -30,13 +30,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, m, g; writes theta, m
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -49,17 +49,18 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     # m = (1 - beta) * g + beta * m
     scalar = tl.cast(tl.load(host + tensor), tl.float32)
     beta_2 = tl.cast(beta, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
-    m_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32)
+    m_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | m_at.to(tl.int64) | g_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            m = read(m_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            m = read(m_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
             # m = (1 - beta) * g + beta * m
             x = beta_2 * m
             x_2 = scalar * g
@@ -67,5 +68,5 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             # return theta - lr * m, m
             x_3 = lr * new_m
             new_theta = theta - x_3
-            write(theta_at + here, new_theta, inside, tail)
-            write(m_at + here, new_m, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(m_at, here, new_m, inside, tail)

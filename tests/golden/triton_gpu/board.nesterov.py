@@ -44,13 +44,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads m, theta, g; writes theta, m
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -71,17 +71,18 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     constant_2 = tl.cast(constant, tl.float32)
     lr_2 = tl.cast(lr, tl.float32)
     beta_2 = tl.cast(beta, tl.float32)
-    m_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32, ALIGNED)
-    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    m_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32)
+    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    aligned = ((m_at.to(tl.int64) | theta_at.to(tl.int64) | g_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            m = read(m_at + here, inside, tail, tl.float32)
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
+            m = read(m_at, here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
             x = scalar_3 * m
             x_2 = tl.where(scalar_2, x, constant_2)
             x_3 = x_2 + theta
@@ -94,10 +95,10 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_7 = x_3 - x_6
             x_8 = scalar_5 * new_m
             new_theta = x_7 - x_8
-            write(theta_at + here, new_theta, inside, tail)
-            write(m_at + here, new_m, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(m_at, here, new_m, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

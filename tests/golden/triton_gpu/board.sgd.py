@@ -16,7 +16,7 @@ BLOCK: tl.constexpr = tl.constexpr(1024)
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g; writes theta
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -25,16 +25,17 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     go = tl.load(found) == 0.0
     count = tl.where(go & (tl.load(gradients + tensor) != 0), count, 0)
     lr = tl.cast(tl.load(hyper + tensor), tl.float32)
-    theta_at = at(tl.load(addresses + tensor), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
             # return theta - lr * g
             x = lr * g
             new_theta = theta - x
-            write(theta_at + here, new_theta, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)

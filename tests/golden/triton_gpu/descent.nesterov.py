@@ -34,13 +34,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, momentum_buffer; writes theta, momentum_buffer
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -55,17 +55,18 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     constant = tl.full((), 0.0, tl.float64)
     scalar_2 = scalar > constant
     scalar_3 = tl.cast(tl.load(host + tensor * 3 + 1), tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    momentum_buffer_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    momentum_buffer_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | momentum_buffer_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            momentum_buffer = read(momentum_buffer_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            momentum_buffer = read(momentum_buffer_at, here, inside, tail, tl.float32)
             # return where(started > 0, momentum * b + (1 - dampening) * g, g)
             x = scalar_3 * g
             x_2 = momentum * momentum_buffer
@@ -76,10 +77,10 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_5 = x_4 + g
             x_6 = lr * x_5
             new_theta = theta - x_6
-            write(theta_at + here, new_theta, inside, tail)
-            write(momentum_buffer_at + here, new_momentum_buffer, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(momentum_buffer_at, here, new_momentum_buffer, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

@@ -79,13 +79,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, exp_avg_fast, g, exp_avg_slow, exp_avg_sq; writes theta, exp_avg_fast, exp_avg_slow, exp_avg_sq
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -114,21 +114,22 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     beta1_2 = tl.cast(beta1, tl.float32)
     scalar_8 = tl.cast(scalar_5, tl.float32)
     beta2_2 = tl.cast(beta2, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 4), start, tl.float32, ALIGNED)
-    exp_avg_fast_at = at(tl.load(addresses + tensor * 4 + 1), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    exp_avg_slow_at = at(tl.load(addresses + tensor * 4 + 2), start, tl.float32, ALIGNED)
-    exp_avg_sq_at = at(tl.load(addresses + tensor * 4 + 3), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 4), start, tl.float32)
+    exp_avg_fast_at = at(tl.load(addresses + tensor * 4 + 1), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    exp_avg_slow_at = at(tl.load(addresses + tensor * 4 + 2), start, tl.float32)
+    exp_avg_sq_at = at(tl.load(addresses + tensor * 4 + 3), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | exp_avg_fast_at.to(tl.int64) | g_at.to(tl.int64) | exp_avg_slow_at.to(tl.int64) | exp_avg_sq_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            exp_avg_fast = read(exp_avg_fast_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            exp_avg_slow = read(exp_avg_slow_at + here, inside, tail, tl.float32)
-            exp_avg_sq = read(exp_avg_sq_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            exp_avg_fast = read(exp_avg_fast_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            exp_avg_slow = read(exp_avg_slow_at, here, inside, tail, tl.float32)
+            exp_avg_sq = read(exp_avg_sq_at, here, inside, tail, tl.float32)
             # m1 = beta1 * exp_avg_fast + (1 - beta1) * g
             x = beta1_2 * exp_avg_fast
             x_2 = scalar_2 * g
@@ -154,12 +155,12 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_14 = eps + x_13
             x_15 = divide(x_8, x_14)
             new_theta = theta - x_15
-            write(theta_at + here, new_theta, inside, tail)
-            write(exp_avg_fast_at + here, new_exp_avg_fast, inside, tail)
-            write(exp_avg_slow_at + here, new_exp_avg_slow, inside, tail)
-            write(exp_avg_sq_at + here, new_exp_avg_sq, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(exp_avg_fast_at, here, new_exp_avg_fast, inside, tail)
+            write(exp_avg_slow_at, here, new_exp_avg_slow, inside, tail)
+            write(exp_avg_sq_at, here, new_exp_avg_sq, inside, tail)
     if chunk == 0:
-        rows = tl.where(go, tensor_count, 0)
+        rows = tl.where(tl.load(found) == 0.0, tensor_count, 0)
         for first in range(0, rows, ROWS):
             row = first + tl.arange(0, ROWS)
             inside = (row < rows) & (tl.load(gradients + row, mask=row < rows, other=0) != 0)

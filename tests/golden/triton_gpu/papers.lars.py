@@ -17,24 +17,25 @@ BLOCK: tl.constexpr = tl.constexpr(1024)
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g; ends in ‖θₜ₋₁‖_tensor, ‖g‖_tensor
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
     count = tl.where((tl.load(gradients + tensor) != 0), count, 0)
-    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
+    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
     norm_of = tl.full((BLOCK,), 0.0, tl.float64)
     norm_of_2 = tl.full((BLOCK,), 0.0, tl.float64)
-    whole = count // BLOCK * BLOCK
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
             norm_of = add_square(norm_of, theta, inside, tail)
             norm_of_2 = add_square(norm_of_2, g, inside, tail)
     tl.store(partial + chunk * 2, tl.sum(norm_of, 0))
@@ -43,7 +44,7 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def end_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     tensor = tl.program_id(0)
     start = tl.load(tensors + tensor * 6 + 2)
     count = tl.load(tensors + tensor * 6 + 3)
@@ -65,9 +66,10 @@ def end_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, momentum_buffer; writes theta, momentum_buffer
-    chunk = tl.program_id(0).to(tl.int64)
+    # from the last chunk to the first: what the pass before read last is still in the cache
+    chunk = chunk_count - 1 - tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), CHUNK)
     count = tl.load(chunks + chunk * 3 + 2).to(tl.int32)
@@ -98,17 +100,18 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     scalar_11 = tl.cast(lr * scalar_10, tl.float32)
     momentum = tl.cast(tl.load(hyper + tensor * 4 + 1), tl.float32)
     weight_decay_2 = tl.cast(weight_decay, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    momentum_buffer_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 2), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    momentum_buffer_at = at(tl.load(addresses + tensor * 2 + 1), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | momentum_buffer_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            momentum_buffer = read(momentum_buffer_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            momentum_buffer = read(momentum_buffer_at, here, inside, tail, tl.float32)
             # b = momentum * momentum_buffer + lr * local * (g + weight_decay * theta)
             x = weight_decay_2 * theta
             x_2 = x + g
@@ -117,5 +120,5 @@ def pass_1(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             new_momentum_buffer = x_3 + x_4
             # return theta - b, b
             new_theta = theta - new_momentum_buffer
-            write(theta_at + here, new_theta, inside, tail)
-            write(momentum_buffer_at + here, new_momentum_buffer, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(momentum_buffer_at, here, new_momentum_buffer, inside, tail)

@@ -35,13 +35,13 @@ def host_scalars(first, tensor_count, hyper, counts, host):
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def begin(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-          reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+          reduced, total, found, tensor_count, chunk_count):
     host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)
 
 
 @triton.jit(do_not_specialize=["tensor_count", "chunk_count"])
 def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
-           reduced, total, found, tensor_count, chunk_count, ALIGNED: tl.constexpr):
+           reduced, total, found, tensor_count, chunk_count):
     # reads theta, g, exp_avg, exp_avg_sq; writes theta, exp_avg, exp_avg_sq
     chunk = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + chunk * 3)
@@ -57,19 +57,20 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
     # v = exp_avg_sq - (1 - beta2) * g**2 * sign(exp_avg_sq - g**2)
     scalar_2 = tl.cast(tl.load(host + tensor * 2 + 1), tl.float32)
     beta1_2 = tl.cast(beta1, tl.float32)
-    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32, ALIGNED)
-    g_at = at(tl.load(gradients + tensor), start, tl.float32, ALIGNED)
-    exp_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32, ALIGNED)
-    exp_avg_sq_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32, ALIGNED)
-    whole = count // BLOCK * BLOCK
+    theta_at = at(tl.load(addresses + tensor * 3), start, tl.float32)
+    g_at = at(tl.load(gradients + tensor), start, tl.float32)
+    exp_avg_at = at(tl.load(addresses + tensor * 3 + 1), start, tl.float32)
+    exp_avg_sq_at = at(tl.load(addresses + tensor * 3 + 2), start, tl.float32)
+    aligned = ((theta_at.to(tl.int64) | g_at.to(tl.int64) | exp_avg_at.to(tl.int64) | exp_avg_sq_at.to(tl.int64)) & 15) == 0
+    whole = tl.where(aligned, count // BLOCK * BLOCK, 0)
     for tail in tl.static_range(2):
         for first in range(whole if tail else 0, count if tail else whole, BLOCK):
             here = first + tl.arange(0, BLOCK)
             inside = here < count
-            theta = read(theta_at + here, inside, tail, tl.float32)
-            g = read(g_at + here, inside, tail, tl.float32)
-            exp_avg = read(exp_avg_at + here, inside, tail, tl.float32)
-            exp_avg_sq = read(exp_avg_sq_at + here, inside, tail, tl.float32)
+            theta = read(theta_at, here, inside, tail, tl.float32)
+            g = read(g_at, here, inside, tail, tl.float32)
+            exp_avg = read(exp_avg_at, here, inside, tail, tl.float32)
+            exp_avg_sq = read(exp_avg_sq_at, here, inside, tail, tl.float32)
             # m = beta1 * exp_avg + (1 - beta1) * g
             x = scalar * g
             x_2 = beta1_2 * exp_avg
@@ -89,6 +90,6 @@ def pass_0(addresses, gradients, tensors, chunks, hyper, counts, host, partial,
             x_11 = eps + x_10
             x_12 = divide(x_3, x_11)
             new_theta = theta - x_12
-            write(theta_at + here, new_theta, inside, tail)
-            write(exp_avg_at + here, new_exp_avg, inside, tail)
-            write(exp_avg_sq_at + here, new_exp_avg_sq, inside, tail)
+            write(theta_at, here, new_theta, inside, tail)
+            write(exp_avg_at, here, new_exp_avg, inside, tail)
+            write(exp_avg_sq_at, here, new_exp_avg_sq, inside, tail)
