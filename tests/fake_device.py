@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steprule.backends.triton_device import Cuda, Launch, MainMemory, Now, Options, direct
 
@@ -30,10 +31,10 @@ Action = tuple[str, Callable[[], None]]
 class FakeDevice(MainMemory):
     """Main memory as if it were a GPU. `counted` says how often each thing was asked."""
 
-    def __init__(self, *, eager: bool = True) -> None:
+    def __init__(self, *, eager: bool = True, runs: bool = True) -> None:
         super().__init__(torch.device("cpu"))
         self.counted: Counter[str] = Counter()
-        self.eager = eager
+        self.eager, self.runs = eager, runs
         self.stream = 1
         self.waiting: list[Action] = []
         """Launched, and not yet done."""
@@ -94,7 +95,8 @@ class FakeDevice(MainMemory):
             self.before_launch(name)
             assert now.capturing == (self.graph is not None), "a step asks once, and this is another one"
             self.launched.append(name)
-            self._do(name, lambda: run(now))
+            if self.runs:
+                self._do(name, lambda: run(now))
 
         return launch
 
@@ -121,7 +123,8 @@ class FakeDevice(MainMemory):
         assert self.graph is None
         self.graph = graph = []
         try:
-            yield graph
+            with _Recording(self, graph):
+                yield graph
         finally:
             self.graph = None
 
@@ -129,6 +132,24 @@ class FakeDevice(MainMemory):
         """Launch what a graph has captured."""
         for name, action in graph:
             self._do(name, action)
+
+
+class _Recording(TorchDispatchMode):
+    """Takes what torch itself does during a capture to the graph, too; counts what makes a tensor, refuses to wait."""
+
+    def __init__(self, device: FakeDevice, graph: list[Action]) -> None:
+        super().__init__()
+        self.device, self.graph = device, graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, schema = kwargs or {}, func._schema
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a capture waits for a number"
+        if not schema.is_mutable:
+            view = any(own.alias_info for own in schema.returns)
+            self.device.counted["tensor"] += not view
+            return func(*args, **kwargs)
+        self.graph.append((str(func), lambda: func(*args, **kwargs)))
+        return kwargs.get("out", args[0])
 
 
 class FakeEvent:

@@ -220,25 +220,6 @@ class Device:
 
 @pytest.mark.interp
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize(("program", "misaligned"), [(moving, True), (at_once, False)], ids=["moving", "at once"])
-def test_every_tensor_has_its_own_numbers_counts_and_chunks_on_a_gpu(program: Any, misaligned: bool) -> None:
-    """More tensors than rows in a block, the last in no full one; each in a group and at a step of its own."""
-    device = Device(program, misaligned=misaligned)
-    for _ in range(2):
-        device.step()
-        device.expect()
-        device.compare()
-    for tensors in device.tensors.values() if misaligned else ():
-        for tensor in tensors:
-            if tensor.dim():
-                around = tensor.untyped_storage()
-                whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(around)  # type: ignore[call-overload]
-                assert whole[0] == 77
-                assert (whole[1 + tensor.numel() :] == 77).all(), "what lies beside a tensor is left alone"
-
-
-@pytest.mark.interp
-@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_narrower_is_computed_in_float32_and_rounded_once_on_a_gpu(dtype: torch.dtype) -> None:
     """Numbers of the host and reductions are float64 all the same."""

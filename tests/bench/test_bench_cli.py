@@ -29,8 +29,8 @@ MACHINE = {"cpu", "capability", "cores", "threads", "last_level_cache", "memory"
 def test_record_has_every_field(bench_run):
     record = bench_run.record
     assert bench_run.code == 0, bench_run.noise
-    assert set(record) == {"format", "command", "began", "seconds", "complete", "stopped", "asked", "machine", "method",
-                           "gradients", "cases", "start"}  # fmt: skip
+    assert set(record) == {"format", "command", "began", "seconds", "complete", "stopped", "begun", "asked", "machine",
+                           "method", "gradients", "cases", "start"}  # fmt: skip
     assert record["complete"]
     assert record["asked"] == {"scale": "quick", "device": "cpu", "threads": 1, "rounds": 2, "rehearse": False}
     assert set(record["machine"]["steps"]) == {"checks", "threads", "comparisons", "reasons"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import signal
 import sys
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,9 @@ import torch
 from truth import as_array, corrected_adam, fill_gradients
 
 import steprule as sr
+from fake_device import FakeDevice
 from steprule import rule, slot
+from steprule.backends import triton_device
 from steprule.backends.numba_cpu import PARALLEL_FROM
 
 pytestmark = pytest.mark.cpu
@@ -134,3 +137,51 @@ def test_steps_after_an_interrupt_give_the_right_numbers() -> None:
             optimizer.step()
         runs.append([as_array(parameter).tolist() for parameter in parameters])
     assert runs[0] == runs[1]
+
+
+class Signal(Interrupt):
+    """Press Ctrl-C before the n-th bytecode of what launches: Python's own handler raises, unless it is held off."""
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith((f"{PACKAGE}/backends", f"{PACKAGE}/optim/binding")):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return self
+
+
+@pytest.mark.hostile("P9")
+@pytest.mark.interp
+@pytest.mark.parametrize("batches", [1, 2])
+def test_an_interrupt_at_any_bytecode_launches_all_of_a_gpu_step_or_nothing(
+    batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All means that each batch's last pass, and what follows it, is launched once; versions of parameters say so."""
+    fake = FakeDevice(runs=False)
+    monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: fake)
+    dtypes = [torch.float64, torch.float64, torch.float32][: 1 + batches]
+    parameters = [torch.nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in dtypes]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = walking.optimizer(parameters, backend="triton_gpu")
+    outcomes, ended, after = set(), False, 0
+    while not ended:
+        optimizer.step()
+        fake.launched.clear()
+        before = [parameter._version for parameter in parameters]
+        after += 5
+        sys.settrace(Signal(after))
+        try:
+            optimizer.step()
+            ended = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        (stepped,) = {parameter._version > then for parameter, then in zip(parameters, before, strict=True)}
+        assert [fake.launched.count(name) for name in ("pass_0", "finish")] == [stepped * batches] * 2
+        outcomes.add((ended, stepped))
+    assert outcomes == {(False, False), (False, True), (True, True)}

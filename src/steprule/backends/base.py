@@ -166,6 +166,10 @@ class Batch(ABC):
         """Whether the guard of kernels that decide by themselves stopped the last step; this waits for the device."""
         return False
 
+    def left_out(self) -> bool:
+        """Whether the last step that was begun wrote nothing; this may wait for a device."""
+        return self.refuses(0)
+
     def leave_out_if(self, found: torch.Tensor | None) -> None:  # noqa: B027
         """Leave the next step out if this number is above 0, on backends whose kernels decide by themselves."""
 
@@ -186,6 +190,10 @@ class Batch(ABC):
     @abstractmethod
     def end(self) -> None:
         """Write the slots of one number a tensor, after the last pass, unless this step has written them."""
+
+    @abstractmethod
+    def reduced(self) -> Table:
+        """Return the row of each tensor in the table `reduced`, of the last step; this may wait for a device."""
 
     @abstractmethod
     def begun(self) -> bool:
@@ -273,13 +281,13 @@ def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
 
 
 def _join(op: str, a: Any, b: Any) -> Any:
-    """Apply an operation to two numbers, of which either may be on a device."""
+    """Apply an operation to two numbers, of which either may be on a device; there the first becomes the result."""
     held = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
     if held is None:
         with np.errstate(all="ignore"):
             return float(OPS[op].meaning(float(a), float(b)))
     a, b = (x.to(held.device) if isinstance(x, torch.Tensor) else held.new_full((), float(x)) for x in (a, b))
-    return getattr(torch, OPS[op].torch)(a, b)
+    return getattr(torch, OPS[op].torch)(a, b, out=a)
 
 
 def chunks(sizes: Sequence[int], length: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import torch
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank
 from ..graph.ops import OPS, Reducer
-from ..plan.program import Accumulate, Array, Call, Compute, Exchange, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Array, Call, Compute, Exchange, Keep, Load, Loop, Program, Store
 from ..plan.storage import REMAINDER
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
@@ -173,6 +173,8 @@ class EagerBatch(Batch):
                 values[part.node] = spelling(part.node.op)(*inputs).expand(parameter.shape)
             elif isinstance(part, Accumulate):
                 self._reduced[tensor][part.node] = _joined(part.node.reducer, _wide(values[part.node.inputs[0]]))
+            elif isinstance(part, Keep):
+                values[part.node] = _left(self._stored(tensor, part.store, values))
         return values
 
     def _load(self, array: Array, tensor: int) -> torch.Tensor:
@@ -197,6 +199,11 @@ class EagerBatch(Batch):
             return [(target, drawn(value, target.dtype, self._where[tensor], t, store.draw))]
         # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
         return [(target, value.clone() if store.node.op == "read" else value)]
+
+    def reduced(self) -> Table:
+        """Return what each tensor's elements were reduced to in the last step; this waits for a device."""
+        rows = [[float(own.get(node, node.reducer.init)) for node in self.plan.reductions] for own in self._reduced]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.plan.reductions))
 
     def _scalars(self, tensor: int, roots: Sequence[Node]) -> dict[Node, Any]:
         """Compute what is below element rank: host values in NumPy, the rest in Python floats."""
@@ -237,6 +244,13 @@ class EagerBatch(Batch):
             for name, node in self.plan.tensor_writes:
                 pairs.append((self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)))
         self._copy(len(self.rows), pairs)
+
+
+def _left(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Return the value that is read again where these are written."""
+    stored = [value.to(target.dtype) for target, value in pairs]
+    real = torch.float64 if stored[0].dtype is torch.float64 else torch.float32
+    return joined(*stored) if len(stored) > 1 else stored[0].to(real)
 
 
 def _joined(reducer: Reducer, value: torch.Tensor) -> torch.Tensor:

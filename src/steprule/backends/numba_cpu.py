@@ -173,6 +173,10 @@ class CpuBatch(Batch):
         if self.plan.passes[index].reductions:
             self._once(2 * index + 2)
 
+    def reduced(self) -> Table:
+        """Return what each tensor's elements were reduced to in the last step."""
+        return self._reduced
+
     def begun(self) -> bool:
         """Whether this step has begun to write: a kernel says so before it returns."""
         return bool(self._done.any())

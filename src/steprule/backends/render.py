@@ -16,13 +16,18 @@ from typing import ClassVar
 from ..graph.node import Node, Rank, step, topological
 from ..graph.ops import OPS, Reducer
 from ..graph.show import formula
-from ..plan.program import Accumulate, Compute, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Compute, Keep, Load, Loop, Program, Store
 from ..plan.schedule import summary
 from ..plan.storage import FORMATS, REMAINDER
 from ..plan.tables import CHUNK, TENSOR
 from .text import Names, Source
 
 _RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
+KEPT = {
+    "whole": "{x}", "narrow": "widen_{form}(nearest_{form}({x}))",
+    "beside": "joined_{form}(compensated_{form}({x}), remainder_{form}({x}))",
+}  # fmt: skip
+"""The value that a store leaves, of each kind of format, in the formulas of `plan.rounding`."""
 WIDE = "float64"
 """The type of scalars and of reductions."""
 
@@ -312,6 +317,8 @@ class Dialect(ABC):
                 self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
             elif isinstance(part, Accumulate):
                 self._accumulate(part, totals[part])
+            elif isinstance(part, Keep):
+                self._assign(part.node, "kept", self._left(part.store))
             else:
                 self._store(part, at)
 
@@ -326,12 +333,23 @@ class Dialect(ABC):
             faster = self.joins.get((own.combine, ""), self._apply(own.combine, total, joining))
         self.source.line(f"{total} = {faster.format(total=total, x=element, sum=self.sum)}")
 
+    def _left(self, part: Store) -> str:
+        """Spell what a store, just written down, leaves."""
+        form, x = part.array.format.dtype, self.names[part.node]
+        if part.draw >= 0:
+            return f"widen_{form}(stochastic_{form}({x}, {self._bits(part)}))"
+        return KEPT[part.array.format.kind].format(form=form, x=x)
+
+    def _bits(self, part: Store) -> str:
+        """Spell the random bits of a store that draws."""
+        return f"{'high' if part.draw % 2 else 'low'}_bits({self.drawn})"
+
     def _store(self, part: Store, at: Mapping[str, str]) -> None:
         pair, odd = divmod(part.draw, 2)
         if part.draw >= 0 and not odd:
             self.drawn = self.fresh.fresh("drawn")
             self.source.line(f"{self.drawn} = draw(begins, {self.index}, {self.keys[pair]})")
-        form, bits = part.array.format, f"{'high' if odd else 'low'}_bits({self.drawn})"
+        form, bits = part.array.format, self._bits(part)
         known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
         lines = self.stores["random" if part.draw >= 0 else form.kind].format(**known, bits=bits)
         self.source.line(*lines.split("\n"))

@@ -227,8 +227,19 @@ class TritonBatch(Batch):
     def stopped(self) -> bool:
         """Whether the guard stopped the last step, and not `found`; this waits for the device."""
         guard = self.plan.guard
+        if guard is not None and self._now.capturing:
+            raise BackendError('nonfinite="raise" asks the GPU after every step, and a CUDA graph cannot',
+                               fix='pass nonfinite="skip", which leaves such steps out on the GPU')  # fmt: skip
         total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
         return not np.isfinite(total) and float(self.found[0]) == 0.0
+
+    def reduced(self) -> Table:
+        """Return what each tensor's elements were reduced to in the last step; this waits for the device."""
+        return self._tables[8].cpu().numpy()
+
+    def left_out(self) -> bool:
+        """Whether kernels left the last step out; this waits for the device."""
+        return self.stopped() or float(self.found[0]) > 0
 
     def begun(self) -> bool:
         """Whether this step has begun to write."""

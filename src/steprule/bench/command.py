@@ -105,7 +105,7 @@ def bench(ctx: click.Context, **values: Any) -> int:
     record = Record(shlex.join([*called, *root.obj]), facts, asked=_asked(options))
     talk, loud = Screen(stderr=True), not values["no_progress"]
     if values["resume"]:
-        _go_on(record, targets[0], talk)
+        _go_on(record, targets, talk)
     for told in (warning(), MEANINGLESS if values["rehearse"] else None):
         if told:
             talk.print(told)
@@ -114,7 +114,7 @@ def bench(ctx: click.Context, **values: Any) -> int:
         guess = estimate(suites, options)
         talk.print(f"{', '.join(suites)}: {about(min(guess, allowance.seconds or guess))}")
     gauge = meter("pieces", wanted=loud)
-    interrupted = _conduct(record, list(works(record, suites, options)), allowance, targets, gauge)
+    interrupted = _conduct(record, _todo(record, suites, options), allowance, targets, gauge)
     if options.device == gpu.DEVICE:
         facts["gpu"]["at_end"] = options.gpu.state()
     return _finish(record, targets, as_json=values["as_json"], interrupted=interrupted)
@@ -163,12 +163,19 @@ def _asked(options: BenchOptions) -> dict[str, Any]:
     }
 
 
-def _go_on(record: Record, path: Path, talk: Screen) -> None:
-    """Take over an earlier record, or say why it is kept and the run begins anew."""
+def _todo(record: Record, suites: tuple[str, ...], options: BenchOptions) -> list[Work]:
+    """List the work, last what an earlier run was killed at: it may hang."""
+    return sorted(works(record, suites, options), key=lambda work: work.name == record.cut)
+
+
+def _go_on(record: Record, targets: list[Path], talk: Screen) -> None:
+    """Take over an earlier record, or say why the run begins anew; either way it is on disk from now on."""
+    path = targets[0]
     if reason := resume(record, path):
         talk.print(f"{path} cannot be gone on with: {reason}. This run begins anew.")
     elif record.before:
         talk.print(f"{path} has {len(record.before)} cases, which are not done again.")
+    _save(record, targets)
 
 
 def _targets(out: Path, record: Path | None) -> list[Path]:
@@ -184,23 +191,26 @@ def _targets(out: Path, record: Path | None) -> list[Path]:
 
 
 def _conduct(record: Record, todo: list[Work], allowance: Allowance, targets: list[Path], gauge: Any) -> bool:
-    """Do all the work, each piece of which is on disk before the next begins; return whether ctrl-C ended it early."""
+    """Do all the work, each piece of which is on disk when the next begins; return whether ctrl-C ended it early."""
     gc.freeze()  # garbage is collected after each case; older objects need not be searched each time
     try:
         with gauge:
             for work in todo:
                 gauge.phase(work.name, len(todo))
+                record.begun = work.name
+                if record.results or record.written:
+                    _save(record, targets)
                 allowance.take(work)
                 gauge.advance()
                 record.seconds = time.monotonic() - allowance.began
                 record.stopped = next((result.lost for result in record.results if result.lost), None)
-                _save(record, targets)
                 if record.stopped:
-                    return False
-        record.complete = not any(result.left_out for result in record.results)
+                    break
+        record.complete = record.stopped is None and not any(result.left_out for result in record.results)
     except KeyboardInterrupt:
         return True
     finally:
+        record.begun = None
         gc.unfreeze()
     return False
 
@@ -217,7 +227,7 @@ def _save(record: Record, targets: list[Path]) -> None:
 def _finish(record: Record, targets: list[Path], *, as_json: bool, interrupted: bool) -> int:
     """Write the record and the picture, print the table, and say where the files are."""
     if not record.results and not record.before and record.start is None:
-        say("Interrupted before the first case was done: no file was written.", err=True)
+        say("Interrupted before the first case was done.", err=True)
         return INTERRUPTED
     document = record.document()
     _save(record, targets)

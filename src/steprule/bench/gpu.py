@@ -60,7 +60,11 @@ class Gpu:
 
     def state(self) -> dict[str, Any]:
         """Return driver, clocks, power limit and temperature, each `unknown` if nvidia-smi does not tell."""
-        return smi(str(getattr(self._properties(), "uuid", "")))
+        try:
+            uuid = str(getattr(self._properties(), "uuid", ""))
+        except RuntimeError:  # it is lost
+            uuid = ""
+        return smi(uuid)
 
     def _properties(self) -> Any:
         return torch.cuda.get_device_properties(self.place)

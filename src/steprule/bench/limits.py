@@ -9,6 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+AGAIN = 2.0
+"""Seconds after which the error is raised again, should it have come where Python drops errors."""
+
 
 class OutOfTime(BaseException):
     """The time of some work is over. No `except Exception` on the way, a compiler's say, takes it for its own."""
@@ -35,7 +38,7 @@ def limit(seconds: float | None) -> Generator[OutOfTime]:
 
     began, before = time.monotonic(), signal.signal(signal.SIGALRM, ring)
     try:
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), AGAIN)
         yield error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)

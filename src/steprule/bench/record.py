@@ -3,7 +3,8 @@
     format     3; older records are other tables
     command    how to repeat it
     began      date and time; `seconds` it took; `complete` is false while it runs, after an interruption, and when a
-               budget of time left cases out; `stopped` says why it ended early
+               budget of time left cases out; `stopped` says why it ended early, and
+               `begun` what was under way when nobody could say so: a run that goes on does that last
     asked      scale, device, threads, rounds, rehearsed: a run that asks for the same on the same machine goes on
     machine    processor, cores, cache, memory, the GPU if one was timed (with driver, clocks, power limit and
                temperature as it began and, in `at_end`, as it ended), versions, commit; `steps`: by what means ours
@@ -89,9 +90,12 @@ class Record:
     start: dict[str, Any] | None = None
     asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
     stopped: str | None = None
+    begun: str | None = None
     before: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Cases of an earlier run that goes on here, as they stand in its record; it took `earlier` seconds."""
     earlier: float = 0.0
+    cut: str | None = None
+    """What the earlier run was killed at."""
     written: set[Path] = field(default_factory=set[Path])
     """The files in which it stands."""
 
@@ -105,6 +109,7 @@ class Record:
             "seconds": round(self.earlier + self.seconds, 1),
             "complete": self.complete,
             "stopped": self.stopped,
+            "begun": self.begun,
             "asked": dict(self.asked),
             "machine": dict(self.machine),
             "method": " ".join(

@@ -27,7 +27,7 @@ def resume(record: Record, path: Path) -> str | None:
         return "it is no record of a benchmark"
     if reason is None:
         record.before = [told for told in cases if not told.get("left_out")]
-        record.earlier, record.start = seconds, start
+        record.earlier, record.start, record.cut = seconds, start, earlier.get("begun")
         record.written.add(path)
     return reason
 

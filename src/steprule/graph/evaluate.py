@@ -35,11 +35,33 @@ def evaluate(
     `arrays[i]` holds tensor i's parameter, gradient and slots by name, in the shapes that their ranks have;
     `numbers[i]` its hyperparameters and, under `t`, its step count. The answer holds the new parameter and slots.
     """
-    everything = range(len(arrays))
+    everything, shapes = range(len(arrays)), [np.shape(item[graph.parameter]) for item in arrays]
+    values = _values(graph.nodes, arrays, numbers, shapes)
+    return [
+        {name: _kept(values[node][i], graph.ranks[name], shapes[i]) for name, node in graph.outputs} for i in everything
+    ]
+
+
+def evaluate_gauges(
+    graph: Graph, arrays: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """Return the gauges of a graph, as they are written, for every tensor of one step."""
     shapes = [np.shape(item[graph.parameter]) for item in arrays]
+    values = _values(topological([item.formula for item in graph.gauges]), arrays, numbers, shapes)
+    return [{item.name: float(values[item.formula][i].item()) for item in graph.gauges} for i in range(len(arrays))]
+
+
+def _values(
+    nodes: Sequence[Node],
+    arrays: Sequence[Mapping[str, Any]],
+    numbers: Sequence[Mapping[str, float]],
+    shapes: Sequence[tuple[int, ...]],
+) -> dict[Node, list[Array]]:
+    """Compute nodes, of which inputs come first, on all tensors."""
+    everything = range(len(arrays))
     values: dict[Node, list[Array]] = {}
     with np.errstate(all="ignore"):
-        for node in graph.nodes:
+        for node in nodes:
             meaning = OPS[node.op].meaning
             if node.kind == "leaf":
                 values[node] = [_beside(_leaf(node, arrays[i], numbers[i]), node.rank, shapes[i]) for i in everything]
@@ -50,9 +72,7 @@ def evaluate(
             else:
                 axis = [_AXIS[node.attr]] if isinstance(node.attr, Rank) else []
                 values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs), *axis)) for i in everything]
-    return [
-        {name: _kept(values[node][i], graph.ranks[name], shapes[i]) for name, node in graph.outputs} for i in everything
-    ]
+    return values
 
 
 def _beside(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:
@@ -67,11 +87,18 @@ def _kept(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:
 
 def evaluate_host(roots: Sequence[Node], numbers: Mapping[str, float]) -> list[np.float64]:
     """Return the values of host-rank nodes: arithmetic on hyperparameters, t and host slots."""
-    values: dict[Node, Any] = {}
+    return [np.float64(value) for value in evaluate_scalars(roots, numbers, {})]
+
+
+def evaluate_scalars(roots: Sequence[Node], numbers: Mapping[str, Any], known: Mapping[Node, Any]) -> list[Any]:
+    """Return the values of scalars above those that are `known`; with arrays of numbers, those of many tensors."""
+    values: dict[Node, Any] = dict(known)
     with np.errstate(all="ignore"):
-        for node in topological(roots):
+        for node in topological(roots, known):
+            if node in known:
+                continue
             if node.inputs:
                 values[node] = OPS[node.op].meaning(*(values[child] for child in node.inputs))
             else:
                 values[node] = _leaf(node, numbers, numbers)[()]
-    return [np.float64(values[root]) for root in roots]
+    return [values[root] for root in roots]

@@ -81,13 +81,34 @@ class Hyper:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A number to watch: its formula, and the outermost reductions in that, each as written and as it is computed.
+
+    It has a value for every tensor, and one for all: that in which the elements of all tensors are reduced as one's.
+    """
+
+    name: str
+    formula: Node
+    parts: tuple[tuple[Node, Node], ...]
+    whole: bool = False
+    """Whether it is of all tensors together, and no tensor has one."""
+
+
+def gauge(name: str, formula: Node) -> Gauge:
+    """Return a gauge as it is written."""
+    wanted = topological([formula])
+    outer = topological([formula], {node for node in wanted if node.reduces})
+    return Gauge(name, formula, tuple((node, node) for node in outer if node.reduces))
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A rule: what it reads, what it declares, and the node of every new value.
 
     `gradients` names the gradient after each transform (for print); `evaluate_at` is the point where the
     gradient is taken, if not the parameter itself: the new parameter in an implicit rule; `origins` holds the
-    source line that first wrote each node.
+    source line that first wrote each node. `gauges` are further outputs, which nothing else reads.
     """
 
     name: str
@@ -101,6 +122,7 @@ class Graph:
     evaluate_at: Node | None = None
     counts_steps: bool = False
     origins: Mapping[Node, Origin] = field(default_factory=dict[Node, Origin])
+    gauges: tuple[Gauge, ...] = ()
 
     @property
     def implicit(self) -> bool:
@@ -131,9 +153,14 @@ class Graph:
 
     @property
     def roots(self) -> tuple[Node, ...]:
-        """The nodes of the outputs, and of the look-ahead point if there is one."""
+        """The nodes of the outputs, of the look-ahead point if there is one, and of what gauges reduce."""
         point = () if self.evaluate_at is None else (self.evaluate_at,)
-        return (self.new_parameter, *self.new_slots, *point)
+        return (self.new_parameter, *self.new_slots, *point, *self.watched)
+
+    @property
+    def watched(self) -> tuple[Node, ...]:
+        """The nodes of what gauges reduce."""
+        return tuple(node for item in self.gauges for _, node in item.parts)
 
     @once
     def uses_step(self) -> bool:

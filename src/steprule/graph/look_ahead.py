@@ -14,12 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import RuleError
-from .graph import Graph, Slot
+from .graph import Gauge, Graph, Slot, gauge
 from .node import Node, Rank, const, make, read, substitute, topological
 from .node import hyper as hyper_node
 from .verify import verify
 
 AHEAD = "ahead"
+Gauges = tuple[Gauge, ...]
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,25 @@ def look_ahead(graph: Graph) -> LookAhead | None:
     # A factor `ahead` would turn an infinite shift into NaN; a choice does not.
     behind = make("where", make("gt", ahead, const(0)), substitute([shift], last)[shift], const(0))
     theta = make("add", read(graph.parameter), behind)
-    everything = replace(graph, slots=(*graph.slots, *slots.values()), evaluate_at=None)
+    everything = replace(graph, slots=(*graph.slots, *slots.values()), evaluate_at=None, gauges=())
 
-    def variant(parameter: Node, new_slots: tuple[Node, ...], ahead_after: float, *, remember: bool) -> Graph:
+    def variant(
+        parameter: Node, new_slots: tuple[Node, ...], ahead_after: float, *, remember: bool, gauges: Gauges = ()
+    ) -> Graph:
         kept = tuple(hyper_node(str(n.attr)) if remember else last[n] for n in used)
-        return verify(replace(everything, new_parameter=parameter, new_slots=(*new_slots, const(ahead_after), *kept)))
+        new_slots = (*new_slots, const(ahead_after), *kept)
+        return verify(replace(everything, new_parameter=parameter, new_slots=new_slots, gauges=gauges))
 
     unchanged = tuple(read(slot.name, slot.rank) for slot in graph.slots)
-    image = substitute([graph.new_parameter, *graph.new_slots], {read(graph.parameter): theta})
+    formulas = [item.formula for item in graph.gauges]
+    image = substitute([graph.new_parameter, *graph.new_slots, *formulas], {read(graph.parameter): theta})
+    gauges = tuple(gauge(item.name, image[item.formula]) for item in graph.gauges)
     new_slots = tuple(image[node] for node in graph.new_slots)
     into = dict(zip(unchanged, new_slots, strict=True))
     next_point = make("sub", image[graph.new_parameter], substitute([shift], into)[shift])
     return LookAhead(
-        exact=variant(graph.new_parameter, graph.new_slots, 0, remember=True),
-        closure_free=variant(next_point, new_slots, 1, remember=True),
+        exact=variant(graph.new_parameter, graph.new_slots, 0, remember=True, gauges=graph.gauges),
+        closure_free=variant(next_point, new_slots, 1, remember=True, gauges=gauges),
         to_point=variant(make("sub", read(graph.parameter), shift), unchanged, 1, remember=True),
         to_iterate=variant(theta, unchanged, 0, remember=False),
     )
@@ -91,7 +97,7 @@ def look_ahead(graph: Graph) -> LookAhead | None:
 def to_end(graph: Graph) -> Graph:
     """Return a graph that moves a parameter to the end of the step that a gradient makes, and changes no slot."""
     unchanged = tuple(read(slot.name, slot.rank) for slot in graph.slots)
-    return verify(replace(graph, new_slots=unchanged, evaluate_at=None))
+    return verify(replace(graph, new_slots=unchanged, evaluate_at=None, gauges=()))
 
 
 __all__ = ["AHEAD", "LookAhead", "look_ahead", "to_end"]

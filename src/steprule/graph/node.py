@@ -62,9 +62,9 @@ Attr = float | str | tuple[str, Rank] | Rank | None
 class Node:
     """One operation on earlier nodes; make it with `make` or the leaf functions, never directly.
 
-    `attr` is a constant's value, a hyperparameter's name, the (name, rank) of an array that is read, or ROW or COLUMN
-    where a reduction gives a number for each. `key` is a digest of the structure: equal in every process, so orders
-    built on it are too.
+    `attr` is a constant's value, the name of a hyperparameter or of the array that keeps a value, the (name, rank) of
+    an array that is read, or ROW or COLUMN where a reduction gives a number for each. `key` is a digest of the
+    structure: equal in every process, so orders built on it are too.
     """
 
     op: str

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["leaf", "pointwise", "compare", "matrix", "tensor", "global"]
-"""A `matrix` function takes a tensor as a matrix, its leading index by all others, and gives one of that shape."""
+Kind = Literal["leaf", "pointwise", "compare", "matrix", "tensor", "global", "stored"]
+"""A `matrix` function takes a tensor as a matrix, its leading index by all others, and gives one of that shape. What is
+`stored` is a new value as its array holds it, which only gauges ask."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)
@@ -147,6 +148,7 @@ _ROWS = (
     Op("ge", "compare", (ANY, ANY), np.greater_equal, "ge", "{} ≥ {}", r"{} \geq {}", 1, operator="ge"),
     Op("eq", "compare", (ANY, ANY), np.equal, "eq", "{} = {}", "{} = {}", 1, operator="eq"),
     Op("ne", "compare", (ANY, ANY), np.not_equal, "ne", "{} ≠ {}", r"{} \neq {}", 1, operator="ne"),
+    Op("kept", "stored", (ANY,), np.positive, "positive", "{}", "{}", flops=0),
 )  # fmt: skip
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
+from .gauges import of_every_rule
 from .graph import Graph
 from .node import Node, Rank, topological
 from .ops import OPS
@@ -173,7 +174,16 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
         lines.append((left, printer.inner(node, 0)))
         if node.kind != "leaf":
             names[node] = left
+    for item in graph.gauges:
+        if not of_every_rule(item.name):
+            name_parts(item.formula)
+            lines.append((_plain(item.name) if latex else item.name, printer.show(item.formula)))
     return lines
+
+
+def _plain(name: str) -> str:
+    """Spell a gauge's name as words of LaTeX."""
+    return r"\mathrm{" + name.replace("_", r"\_").replace(" ", r"\ ") + "}"
 
 
 def formula(graph: Graph) -> str:

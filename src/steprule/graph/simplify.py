@@ -210,6 +210,9 @@ def simplify(graph: Graph) -> Graph:
         if after == roots:
             break
         roots = after
-    point = roots.pop() if graph.evaluate_at is not None else None
-    new = {"new_parameter": roots[0], "new_slots": tuple(roots[1:]), "evaluate_at": point}
-    return verify(replace(graph, **new, gradients=gradients, origins=origins))
+    left = iter(roots)
+    parameter, slots = next(left), tuple(next(left) for _ in graph.slots)
+    point = next(left) if graph.evaluate_at is not None else None
+    gauges = tuple(replace(one, parts=tuple((written, next(left)) for written, _ in one.parts)) for one in graph.gauges)
+    new = replace(graph, new_parameter=parameter, new_slots=slots, evaluate_at=point, gauges=gauges)
+    return verify(replace(new, gradients=gradients, origins=origins))

@@ -105,6 +105,7 @@ class Binding:
             own, kernels = [entries[i] for i in members], self._chosen[entries[members[0]].group]
             present = [gradients[i] if entries[i].present else None for i in members]
             self.buckets.append(Bucket(kernels, compiled, members, own, present, self._state))
+        self._recalling = any(bucket.plan.recalled for bucket in self.buckets)
         self._counting = [bucket for bucket in self.buckets if not bucket.decides]
         self._deciding = [bucket for bucket in self.buckets if bucket.decides]
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]
@@ -220,10 +221,10 @@ class Binding:
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]
         self._present, self._stepped = present, list(compress(self.parameters, present))
 
-    def step(self, groups: Groups, found: torch.Tensor | None = None) -> bool:
+    def step(self, groups: Groups, found: torch.Tensor | None = None) -> bool | None:
         """Read hyperparameters, run the plans on every batch, count the step; return False if a guard stopped it.
 
-        A step is also left out if `found` is above 0, which is no reason to complain: the answer is True. Where kernels
+        A step is also left out if `found` is above 0, which is no reason to complain: the answer is None. Where kernels
         run on every parameter, they look at `found` themselves.
         """
         if not self._stepped:
@@ -231,7 +232,7 @@ class Binding:
         self._counted = False
         if found is not None and self._counting and float(found) > 0:
             self._forget_new()
-            return True
+            return None
         try:
             if self._changed:
                 for bucket in self.buckets:
@@ -240,7 +241,7 @@ class Binding:
                 bucket.batch.leave_out_if(found)
             for bucket in self._counting:
                 bucket.advance(1)
-            self._changed = False
+            self._changed = self._recalling
             written = run(self._work)
             if written:
                 self._count()
@@ -261,6 +262,20 @@ class Binding:
         """Uncount a step that a guard has left out."""
         for bucket in self._counting:
             bucket.advance(-1)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each parameter, or its place."""
+        return [name.strip("`") for name, _ in self._named]
+
+    @property
+    def present(self) -> list[bool]:
+        """Whether each parameter had a gradient in the last step."""
+        return self._present
+
+    def left_out(self) -> bool:
+        """Whether a guard stopped the last step that was begun, or a scale that overflowed; this waits for a device."""
+        return any(bucket.batch.left_out() for bucket in self.buckets)
 
     def stopped(self) -> bool:
         """Whether a guard on a device stopped the last step; this waits for it."""

@@ -48,6 +48,7 @@ class Bucket:
         names, columns = array_rows(self.plan), host_columns(self.plan)
         self.hosts = [STEP if name == "t" else name for name in columns]
         self.names = [*compiled.slots, *self.hosts]
+        self.recalled: dict[str, torch.Tensor] = {}
         # NumPy owns this memory: torch may move a storage elsewhere under its views (`share_memory_`, a queue).
         self.counts = np.zeros((len(entries), len(columns)), dtype=str(kernels.host_dtype).split(".")[1])
         table = compiled.kernel.table_of(self.counts, compiled.device)
@@ -129,7 +130,10 @@ class Bucket:
         self.batch.leave_out(present)
 
     def set_hypers(self, groups: Groups) -> None:
-        """Read every group's hyperparameters; check and store those that changed and that the host may know."""
+        """Read every group's hyperparameters; check and store those that changed and that the host may know.
+
+        Of slots smaller than the parameter, what gauges ask is noted before the step writes them.
+        """
         hypers = self.plan.graph.hypers
         shares: list[Share] = []
         for index, rows in self._rows_of_group.items():
@@ -137,13 +141,15 @@ class Bucket:
             values = tuple([v if type(v := read(group)) is float else self._known(v) for read in self.kernels.readers])
             if values != self._values.get(index):
                 owner, own = f"`{self.plan.graph.name}`, group {index}", zip(hypers, values, strict=True)
-                checked = [0.0 if type(v) is OnDevice else hyper.check(v, owner) for hyper, v in own]
+                checked = [np.nan if type(v) is OnDevice else hyper.check(v, owner) for hyper, v in own]
                 self.hyper[rows, : len(hypers)] = checked
                 self._values[index] = values
             if self.decides:  # its rows are neighbours
                 stretch = slice(int(rows[0]), int(rows[-1]) + 1)
                 shares += [(stretch, at, v.number) for at, v in enumerate(values) if type(v) is OnDevice]
         self.batch.shares = shares
+        self.recalled = {name: torch.stack([own[name].detach().reshape(()) for own in self.states])
+                         for name in self.plan.recalled}  # fmt: skip
 
     def _known(self, value: Any) -> Any:
         """Return a plain value, or a number that stays on the device: asking for its range would mean waiting."""
@@ -151,6 +157,13 @@ class Bucket:
         if not (self.decides and isinstance(number, torch.Tensor) and number.device == self.compiled.device):
             return plain(value)
         return OnDevice(number.detach()) if number.numel() == 1 else plain(value)
+
+    def settings(self) -> Table:
+        """Return the row of each tensor in the table of hyperparameters; what stands on a device is waited for."""
+        table = self.hyper.copy()
+        for rows, column, number in self.batch.shares:
+            table[rows, column] = float(number)
+        return table[self._row_of]
 
     # The step, where it is counted here ----------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from ..backends import BACKENDS
 from ..backends.base import Backend, Kernel, Place, Where
 from ..errors import HyperparameterError, RuleError
+from ..graph.gauges import watched
 from ..graph.graph import Graph
 from ..plan.program import Program, lower
 from ..plan.rounding import parameter_seed
@@ -162,7 +163,8 @@ def _check_slots(graph: Graph, options: Options) -> None:
             )
 
 
-def counted(graph: Graph, options: Options) -> Graph:
-    """Return a graph that counts steps if what is drawn depends on their number."""
+def seen(graph: Graph, options: Options) -> Graph:
+    """Return a graph with the gauges that options ask for, which counts steps if draws depend on their number."""
+    graph = watched(graph, options.watch)
     random = options.rounding == "stochastic" or draws(graph, options.state)
     return replace(graph, counts_steps=True) if random else graph

@@ -61,12 +61,14 @@ OPTIONS = {
     "seed": 'for stochastic rounding, a whole number from 0. A draw is a function of it, of the step, of the '
             "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards; "
             "give optimisers that work side by side different ones",
+    "watch": "True watches every gauge, a list those of these names, and False none: what a step did, reduced on its "
+             "way through memory; gauges() reads them. None watches those that the rule writes itself",
 }  # fmt: skip
 """Our classes' options, beside torch's arguments."""
 
 _READ = (
     "Hyperparameters may differ between groups, may be tensors of one element, are read at every step, and never "
-    "compile anything. clip, nonfinite and backend can be set later, and hold from the next step on."
+    "compile anything. clip, nonfinite, watch and backend can be set later, and hold from the next step on."
 )
 _RAISES = (
     "Raises `ArgumentError`, a TypeError, for an argument that it does not take, `HyperparameterError` for a value out "

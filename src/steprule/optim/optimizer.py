@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import HyperparameterError, RuleError
 from ..graph.graph import Graph
@@ -15,8 +16,9 @@ from ..plan.schedule import schedule
 from ..rule import Formula, Transform, chain
 from .away import Away
 from .binding import Binding, bind
-from .compiled import Compiled, Kernels, Reader, counted, storable
+from .compiled import Compiled, Kernels, Reader, seen, storable
 from .documented import documented
+from .gauges import Gauges, hooked, measure
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
 from .options import NAMES, Option, Options, State
@@ -73,11 +75,12 @@ class Optimizer(Away):
         rounding: str = "nearest",
         state: State = None,
         seed: int = 0,
+        watch: bool | Sequence[str] | None = None,
         capturable: bool = False,
         **hyper: Any,
     ) -> None:
         self._rule = rule
-        options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, capturable)
+        options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, watch, capturable)
         self._make(params, options, hyper)
 
     def _make(self, params: Iterable[Any], options: Options, given: dict[str, Any]) -> None:
@@ -101,7 +104,7 @@ class Optimizer(Away):
     # What runs -----------------------------------------------------------------------------------
 
     clip, nonfinite, backend, compensated = Option(), Option(), Option(), Option()
-    rounding, state_dtype, seed, capturable = Option(), Option("state"), Option(), Option()
+    rounding, state_dtype, seed, watch, capturable = Option(), Option("state"), Option(), Option(), Option()
 
     @property
     def program(self) -> Formula:
@@ -112,6 +115,7 @@ class Optimizer(Away):
         """Make the attributes that are not derived from others."""
         self._options = options
         self._binding: Binding | None = None
+        self._skipped = 0
         self._at_home()
 
     def _install(self, options: Options) -> None:
@@ -150,7 +154,7 @@ class Optimizer(Away):
 
     def _compile(self, program: Formula, graph: Graph, options: Options) -> Kernels:
         readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
-        return Kernels(program, schedule(counted(graph, options), guarded=options.guarded), readers, options)
+        return Kernels(program, schedule(seen(graph, options), guarded=options.guarded), readers, options)
 
     def _reader(self, name: str) -> Reader:
         """Return how a hyperparameter is found in a group; by its name."""
@@ -291,7 +295,9 @@ class Optimizer(Away):
                 binding = bind(choose, mood, self.param_groups, self.state, self.backend, binding)
         stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
         self._binding = binding
-        if self._options.nonfinite == "raise" and (not stepped or binding.stopped()):
+        if not stepped:
+            self._skipped += 1
+        if self._options.nonfinite == "raise" and (stepped is False or binding.stopped()):
             raise binding.blame()
 
     @torch.no_grad()
@@ -313,6 +319,38 @@ class Optimizer(Away):
                     entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, kernels.for_entry(entry, state, self.backend)))
             yield kernels, found
+
+    # Gauges --------------------------------------------------------------------------------------
+
+    def gauges(self) -> Gauges:
+        """Return what the last step did: norms, ratios, coefficients and counts, in total and by parameter.
+
+        >>> import torch, steprule as sr
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = sr.Optimizer(model.parameters(), sr.board.adam, lr=0.1, clip=1.0)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> opt.step()
+        >>> {name: round(value, 3) for name, value in opt.gauges().items()}
+        {'gradient_norm': 1.732, 'clip_coefficient': 0.577, 'clipped': 1.0, 'skipped': 0.0}
+
+        The norm that clipping needs, and the number of steps left out since this object was made, are there without
+        asking; `watch` asks for more. Reading waits for a GPU; steps do not.
+        """
+        with self._busy:
+            return measure(self._binding, self._skipped, self._options.watch)
+
+    def register_gauges_hook(self, hook: Callable[[Gauges], Any], *, every: int = 1) -> RemovableHandle:
+        """Call `hook(gauges)` after every step, or every so many; the returned handle removes it.
+
+        >>> import torch, steprule as sr
+        >>> opt = sr.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, watch=["update_norm"])
+        >>> handle = opt.register_gauges_hook(lambda gauges: print(gauges), every=10)
+        >>> handle.remove()
+
+        `gauges.step` is the number of steps that the hook has seen. Like torch's hooks it is not part of a checkpoint.
+        Raises `HyperparameterError` if `every` is no whole number from 1.
+        """
+        return self.register_step_post_hook(hooked(hook, every))
 
     # Checkpoints ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ rules may not use stand in `rule/signature.py`, which knows nothing of this room
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class Options:
     rounding: str = field(default="nearest", metadata={"choices": ROUNDINGS})
     state: State = field(default=None, metadata={"choices": (None, *STATES)})
     seed: int = 0
+    watch: bool | Sequence[str] | None = field(default=None, metadata=_NOT_OFFERED)
     capturable: bool = field(default=False, metadata=_NOT_OFFERED)
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class Options:
         for option in fields(self):
             if "choices" in option.metadata and not isinstance(getattr(self, option.name), dict):
                 _one_of(option.name, getattr(self, option.name), option.metadata["choices"])
+        if self.watch is not None and not isinstance(self.watch, bool):
+            object.__setattr__(self, "watch", _listed(self.watch))
         if type(self.seed) is not int or not 0 <= self.seed < 2**64:
             raise HyperparameterError(f"seed is {self.seed!r}", fix="give a whole number from 0, below 2**64")
         if self.compensated and self.rounding == "stochastic":
@@ -77,6 +80,16 @@ class Options:
 def _one_of(name: str, value: object, words: Sequence[str | None]) -> None:
     if not isinstance(value, str | None) or value not in words:
         raise HyperparameterError(f"{name} is {value!r}", fix=f"use one of {', '.join(map(repr, words))}")
+
+
+def _listed(names: object) -> tuple[str, ...]:
+    """Return a list of names as a tuple, which compares and copies by value."""
+    given = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str | bytes) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if given is None or not all(isinstance(name, str) for name in given):  # pyright: ignore[reportUnknownVariableType]
+        raise HyperparameterError(
+            f"watch is {names!r}", fix='use True, False, or a list of names: watch=["update_norm"]'
+        )
+    return given  # pyright: ignore[reportUnknownVariableType]
 
 
 NAMES = tuple(field.name for field in fields(Options))

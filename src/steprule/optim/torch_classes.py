@@ -8,7 +8,7 @@ kernel; what the flags do not decide is a number, read at every step.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
-from .compiled import Kernels, Reader, counted, storable
+from .compiled import Kernels, Reader, seen, storable
 from .documented import OPTIONS, described
 from .groups import check_keys
 from .optimizer import Optimizer
@@ -44,6 +44,7 @@ class Own(TypedDict, total=False):
     rounding: str
     state: State
     seed: int
+    watch: bool | Sequence[str] | None
 
 
 class TorchOptimizer(Optimizer):
@@ -75,9 +76,10 @@ class TorchOptimizer(Optimizer):
         rounding: str = "nearest",
         state: State = None,
         seed: int = 0,
+        watch: bool | Sequence[str] | None = None,
     ) -> None:
         capturable = bool(defaults.get("capturable"))
-        options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, capturable)
+        options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, watch, capturable)
         self._make(params, options, defaults)
         self._step_supports_amp_scaling = any(group.get("fused") for group in self.param_groups)
 
@@ -160,7 +162,7 @@ class TorchOptimizer(Optimizer):
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self._inits.items()}
-        plan = schedule(counted(program.graph, self._options), guarded=self._options.guarded)
+        plan = schedule(seen(program.graph, self._options), guarded=self._options.guarded)
         return Kernels(program, plan, readers, self._options, host, inits)
 
     def _reader(self, name: str) -> Reader:
@@ -182,6 +184,7 @@ class TorchOptimizer(Optimizer):
         found = getattr(self, "found_inf", None)
         # GradScaler's protocol: this step's gradients overflowed. What is on a GPU, kernels look at.
         if found is not None and self._on_host(found) and float(found) > 0:
+            self._skipped += 1
             return None
         return super()._step(closure)
 

@@ -1,9 +1,10 @@
 """The lowered program: everything that a kernel does, and nothing of how it is spelled.
 
 A plan's pass becomes a loop over chunks. In it stand `Load`, `Compute`, `Accumulate` and `Store`, in the order in which
-they are done; after it `Combine` (chunks to tensors and totals), `Exchange` (totals shared among batches) and `Call` (a
-function of matrices, on whole tensors that the loop has stored for it, and a later one loads). Backends run a program:
-a renderer writes it down in some language, and `eager` executes it with torch operations.
+they are done, and `Keep` where a gauge asks what a store has left. After it stand `Combine` (chunks to tensors and
+totals), `Exchange` (totals shared among batches) and `Call` (a function of matrices, on whole tensors that the loop has
+stored for it, and a later one loads). Backends run a program: a renderer writes it down in some language, and `eager`
+executes it with torch operations.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import GraphError
-from ..graph.node import Node, Rank, read, step
+from ..graph.gauges import offered
+from ..graph.graph import Gauge
+from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
-from .schedule import Pass, Plan, nearest, walks
-from .storage import REMAINDER, Format, Layout, format_of, layout
+from .schedule import Pass, Plan, late, nearest, walks
+from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,14 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Take the value of an element as a store leaves it, rounded and widened again."""
+
+    node: Node
+    store: Store
+
+
+@dataclass(frozen=True, slots=True)
 class Combine:
     """Reduce what chunks have left, in their order, to a number a row, column or tensor, or to a total.
 
@@ -97,7 +108,7 @@ class Loop:
 
     index: int
     scalars: tuple[Node, ...]
-    body: tuple[Load | Compute | Accumulate | Store, ...]
+    body: tuple[Load | Compute | Accumulate | Store | Keep, ...]
     after: tuple[Combine | Exchange | Call, ...]
 
     @property
@@ -150,6 +161,11 @@ class Program:
         extra = (REMAINDER,) if self.layout.parameter.beside else ()
         return (*(array.name for array in self.arrays), *extra)
 
+    @once
+    def gauges(self) -> tuple[Gauge, ...]:
+        """The gauges that a step tells: those asked for, and those whose reductions it makes anyway."""
+        return offered(self.plan.graph, {part.node for loop in self.loops for part in loop.after})
+
     @property
     def guard(self) -> int:
         """The place of the reduction that is NaN when a gradient is not finite; −1 if nobody asks."""
@@ -176,20 +192,45 @@ def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], drawn: frozenset[str
     places = {node: place for place, node in enumerate(plan.reductions)}
     real = arrays[plan.graph.parameter].format.real
     random = [name for name, _ in item.writes if name in drawn]
+    stores = [Store(arrays[name], node, random.index(name) if name in random else -1) for name, node in item.writes]
+    asking = late(plan.graph)
+    early = [node for node in item.reductions if node not in asking]
+    told = [node for node in item.reductions if node in asking and _tells(node, stores, plan.graph.parameter)]
+    asked = topological([node.inputs[0] for node in told])
+    ends = [node.inputs[0] for node in (*early, *told, *item.calls)]
+    used = set(topological([*(node for _, node in item.writes), *ends]))
     body = [
         *(Load(arrays[name], read(name)) for name in item.reads),
         *(Load(_scratch(node, real), node) for node in item.results),
-        *(Compute(node) for node in item.elements),
-        *(Accumulate(node, places[node]) for node in item.reductions if walks(node)),
+        *(Compute(node) for node in item.elements if node in used and node not in asking),
+        *(Accumulate(node, places[node]) for node in early if walks(node)),
         *(Store(_scratch(node, real, " of"), node.inputs[0]) for node in item.calls),
-        *(Store(arrays[name], node, random.index(name) if name in random else -1) for name, node in item.writes),
+        *(part for store in stores for part in (store, *_keeps(store, asked))),
+        *(Compute(node) for node in item.elements if node in used and node in asking and node.kind != "stored"),
+        *(Accumulate(node, places[node]) for node in told),
     ]
     after = [
-        *(Combine(node, places[node]) for node in item.reductions),
-        *(Exchange(node, places[node]) for node in item.reductions if node.kind == "global"),
+        *(Combine(node, places[node]) for node in (*early, *told)),
+        *(Exchange(node, places[node]) for node in early if node.kind == "global"),
         *(Call(node, _scratch(node, real, " of"), _scratch(node, real)) for node in item.calls),
     ]
     return Loop(item.index, item.scalars, tuple(body), tuple(after))
+
+
+def _tells(node: Node, stores: Sequence[Store], parameter: str) -> bool:
+    """Whether a reduction asks of arrays that are stored what it can learn: of slots, only narrow ones round."""
+    asked = {str(inner.attr) for inner in topological([node]) if inner.kind == "stored"}
+    stored = {store.array.name: store.array for store in stores}
+    return all(name in stored and _known_again(stored[name], parameter) for name in asked)
+
+
+def _known_again(array: Array, parameter: str) -> bool:
+    return array.format.kind in KINDS and (array.name == parameter or array.format.narrow)
+
+
+def _keeps(store: Store, asked: Sequence[Node]) -> list[Keep]:
+    """List the instructions that follow a store, for those who ask what it has left."""
+    return [Keep(node, store) for node in asked if node.kind == "stored" and node.attr == store.array.name]
 
 
 def lower(plan: Plan, layout: Layout) -> Program:
@@ -208,12 +249,12 @@ def _known(loop: Loop, ended: set[Node]) -> Iterator[str]:
     """Say what a loop uses before it knows it."""
     known = set(loop.scalars)
     for part in loop.body:
-        needs = part.node.inputs if isinstance(part, Compute | Accumulate) else ()
+        needs = part.node.inputs if isinstance(part, Compute | Accumulate | Keep) else ()
         needs = (part.node,) if isinstance(part, Store) else needs
         for node in needs:
             if node not in known:
                 yield f"loop {loop.index} uses {node!r} before it is known"
-        if isinstance(part, Load | Compute):
+        if isinstance(part, Load | Compute | Keep):
             known.add(part.node)
         if isinstance(part, Load) and part.array.scratch and part.node not in ended:
             yield f"loop {loop.index} loads {part.node!r} before it has ended"

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..errors import RuleError
+from ..graph.gauges import recalled
 from ..graph.graph import Graph
 from ..graph.node import Node, Rank, const, make, read, topological
 from ..graph.ops import OPS
@@ -49,9 +51,21 @@ def summary(item: Pass, graph: Graph) -> str:
     """Say in words what a pass does."""
     done = [f"reads {', '.join(item.reads)}"] if item.reads else []
     done += [f"writes {', '.join(name for name, _ in item.writes)}"] if item.writes else []
-    done += [f"ends in {', '.join(one_line(node, graph) for node in item.reductions)}"] if item.reductions else []
+    gauges, own = _watched_in(item, graph)
+    done += [f"ends in {', '.join(one_line(node, graph) for node in own)}"] if own else []
+    done += [f"watches {', '.join(gauges)}"] if gauges else []
     done += [f"then {', '.join(one_line(node, graph) for node in item.calls)}"] if item.calls else []
     return "; ".join(done) or "moves nothing"
+
+
+def _watched_in(item: Pass, graph: Graph) -> tuple[list[str], list[Node]]:
+    """Return the gauges that need reductions which end in a pass, and the reductions that others need."""
+    if not graph.gauges:
+        return [], list(item.reductions)
+    used = set(topological([graph.new_parameter, *graph.new_slots]))
+    only = set(item.reductions) & set(topological(graph.watched)) - used
+    names = [one.name for one in graph.gauges if only & set(topological([node for _, node in one.parts]))]
+    return names, [node for node in item.reductions if node not in only]
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,17 @@ class Plan:
         return tuple(node for item in self.passes for node in item.reductions)
 
     @once
+    def only_watched(self) -> frozenset[Node]:
+        """Reductions that nothing but gauges waits for."""
+        roots = [self.graph.new_parameter, *self.graph.new_slots, *([self.guard] if self.guard is not None else [])]
+        return frozenset(self.reductions) - frozenset(topological(roots))
+
+    @once
+    def recalled(self) -> frozenset[str]:
+        """Slots smaller than the parameter that gauges ask for, as they were before the step."""
+        return recalled(self.graph)
+
+    @once
     def axes(self) -> frozenset[Rank]:
         """ROW and COLUMN, as far as the plan has numbers of them."""
         return frozenset({node.rank for node in self.graph.nodes} & {Rank.ROW, Rank.COLUMN})
@@ -84,6 +109,15 @@ class Plan:
 def ends(node: Node) -> bool:
     """Whether elements that use a node wait for the end of a pass: it is a reduction, or a function of matrices."""
     return node.reduces or node.kind == "matrix"
+
+
+def late(graph: Graph) -> set[Node]:
+    """Return what must be in the last pass, which alone stores, because it asks what arrays hold then."""
+    found = set[Node]()
+    for node in topological(graph.watched):
+        if node.kind == "stored" or any(child in found for child in node.inputs):
+            found.add(node)
+    return found
 
 
 def walks(node: Node) -> bool:
@@ -137,15 +171,29 @@ def nearest(roots: Sequence[Node]) -> list[Node]:
     return [node for node in topological(roots, found) if node in found]
 
 
-def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> list[list[Node]]:
+def _refuse_late(graph: Graph, level: dict[Node, int], last: int) -> None:
+    """Refuse a gauge that would need a pass of its own."""
+    for item in graph.gauges:
+        if any(level[node] - 1 > last for _, node in item.parts):
+            raise RuleError(
+                f"the gauge {item.name!r} of `{graph.name}` needs one more walk over memory than the step",
+                where=graph.origins.get(item.formula, ""),
+                fix="watch what does not wait for a reduction of new values, e.g. norm(new_theta) rather than "
+                    "norm(new_theta - mean(new_theta))",
+            )  # fmt: skip
+
+
+def _place(elements: list[Node], tensors: list[Node], guard: Node | None, graph: Graph) -> list[list[Node]]:
     """List what `ends` in each pass, as few passes as new elements and new numbers of tensors need.
 
     A reduction that may end in several ends where it makes the fewest arrays be read. A global one ends as early as it
-    can: in the same pass of every plan that shares it.
+    can: in the same pass of every plan that shares it. Gauges ask for no pass.
     """
-    roots = [*elements, *tensors, *([guard] if guard is not None else [])]
+    roots = [*elements, *tensors, *([guard] if guard is not None else []), *graph.watched]
     level = _levels(roots)
     last = max([int(guard is not None), *(level[n] for n in elements), *(level[n] - 1 for n in tensors)])
+    _refuse_late(graph, level, last)
+    asking = late(graph)
     reductions = [node for node in topological(roots) if ends(node)]
     before = {node: nearest([node.inputs[0]]) for node in reductions}
     reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.array} for node in reductions}
@@ -153,12 +201,12 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None) -> lis
     read[last] = {leaf for leaf in _cone(elements)[0] if leaf.array}
 
     def placed(choose: Callable[[Node, range], int]) -> dict[Node, int]:
-        due = dict.fromkeys(nearest(tensors), last) | dict.fromkeys(nearest(elements), last - 1)
+        due = dict.fromkeys(nearest([*tensors, *graph.watched]), last) | dict.fromkeys(nearest(elements), last - 1)
         chosen: dict[Node, int] = {}
         for node in reversed(reductions):  # users first
             early = level[node] - 1
             fixed = node is guard or node.kind == "global"
-            chosen[node] = early if fixed else choose(node, range(early, due[node] + 1))
+            chosen[node] = last if node in asking else early if fixed else choose(node, range(early, due[node] + 1))
             due |= {other: min(due.get(other, last), chosen[node] - walks(node)) for other in before[node]}
         return chosen
 
@@ -196,7 +244,8 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.ELEMENT]
     tensor_writes = [(name, node) for name, node in changed if Rank.HOST < graph.ranks[name] < Rank.ELEMENT]
     host_writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.HOST]
-    ending = _place([node for _, node in writes], [node for _, node in tensor_writes], guard)
+    elements, tensors = [node for _, node in writes], [node for _, node in tensor_writes]
+    ending = _place(elements, tensors, guard, graph)
     last = len(ending) - 1
     passes = [_make_pass(index, nodes, writes if index == last else []) for index, nodes in enumerate(ending)]
     host = _host_values(tuple(passes), tensor_writes, host_writes)

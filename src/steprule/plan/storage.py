@@ -45,6 +45,8 @@ class Format:
         return "beside" if self.beside else "narrow" if self.narrow else "whole"
 
 
+KINDS = ("whole", "narrow", "beside")
+"""Kinds of which what a store leaves is known from the element alone."""
 _ROWS = (
     Format("float64", "float64", 8, "float64"),
     Format("float32", "float32", 4),

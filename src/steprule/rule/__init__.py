@@ -9,6 +9,8 @@ from . import functions
 from .declare import choice, hyper, slot
 from .formula import Chain, Formula, Rule, Transform, chain, rule, transform
 from .functions import *
+from .watching import watch
 
-__all__ = ["Chain", "Formula", "Rule", "Transform", "chain", "choice", "hyper", "rule", "slot", "transform"]
+__all__ = ["Chain", "Formula", "Rule", "Transform", "chain", "choice", "hyper", "rule", "slot", "transform",
+           "watch"]  # fmt: skip
 __all__ += functions.__all__

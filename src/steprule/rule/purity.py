@@ -63,7 +63,7 @@ def _compare(
         other = read(again)
     except StepruleError as error:
         raise RuleError(what, where=error.where, fix=FIX) from error
-    if other.roots == graph.roots:
+    if other.roots == graph.roots and other.gauges == graph.gauges:
         return
     pairs = itertools.zip_longest(recorder.origins, again.origins)
     first = next((node for node, now in pairs if node is not now), graph.new_parameter)

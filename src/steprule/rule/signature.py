@@ -14,7 +14,8 @@ from .declare import Choice
 from .origin import refusal
 
 STEP = "t"
-OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "capturable"})
+OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "watch",
+                     "capturable"})  # fmt: skip
 """The options of an optimiser: the fields of its `Options`, which this room cannot import."""
 RESERVED = OPTIONS | {"step", "params", STEP}
 """Names that no argument may have."""

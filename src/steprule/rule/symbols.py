@@ -27,6 +27,8 @@ class Recorder:
 
     def __init__(self, *, quick: bool = False) -> None:
         self.origins: dict[Node, Origin] = {}
+        self.gauges: dict[str, Node] = {}
+        """What the current function watches."""
         self._where: Callable[[], Origin | None] = (lambda: _NOWHERE) if quick else here
 
     def remember(self, node: Node) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ..errors import Origin, RuleError, StepruleError
-from ..graph.graph import Graph, Hyper, Slot
+from ..graph.graph import Graph, Hyper, Slot, gauge
 from ..graph.node import Node, Rank, read
 from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
@@ -50,13 +50,17 @@ def _claim(declared: Declared, part: str, taken: dict[str, Slot | Hyper]) -> Dec
     """Return a slot or hyperparameter under a free name: a part that finds its name taken prefixes it with its own."""
     if isinstance(declared, Hyper) and declared.shared and isinstance(known := taken.get(declared.name), Hyper):
         return known
-    name, count = declared.name, 1
-    while name in taken or name == STEP:
-        name = f"{part}_{declared.name}" if count == 1 else f"{part}_{declared.name}_{count}"
-        count += 1
-    own = replace(declared, name=name)
-    taken[name] = own
+    own = replace(declared, name=_free(declared.name, part, taken))
+    taken[own.name] = own
     return own
+
+
+def _free(wanted: str, part: str, taken: Container[str]) -> str:
+    name, count = wanted, 1
+    while name in taken or name == STEP:
+        name = f"{part}_{wanted}" if count == 1 else f"{part}_{wanted}_{count}"
+        count += 1
+    return name
 
 
 @dataclass
@@ -191,8 +195,11 @@ def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
     g = Symbol(read(gradient), recorder)
     new: dict[str, Node] = {}
     gradients: dict[Node, str] = {}
+    gauges: dict[str, Node] = {}
     for bound in bounds:
+        recorder.gauges.clear()
         first, *slots = _run(bound, theta, g, recorder)
+        gauges |= {_free(name, bound.part.name, gauges): node for name, node in recorder.gauges.items()}
         new |= {slot.name: node for slot, node in zip(bound.slots, slots, strict=True)}
         if bound.part.moves == "gradient":
             g = Symbol(first, recorder)
@@ -213,5 +220,6 @@ def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
         evaluate_at=_point(ending, start, theta, parameter),
         counts_steps=any(part.signature.wants_step for part in parts),
         origins=recorder.origins,
+        gauges=tuple(gauge(name, node) for name, node in gauges.items()),
     )
     return verify(graph)

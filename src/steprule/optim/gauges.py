@@ -1,0 +1,222 @@
+"""Gauges: what the last step did, in numbers that its passes reduced on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import HyperparameterError
+from ..graph.evaluate import evaluate_scalars
+from ..graph.gauges import COUNT, MEANINGS, STALLED, lacking
+from ..graph.graph import Gauge
+from ..graph.node import Node, topological
+from ..graph.ops import OPS, Reducer
+from ..plan.tables import hyper_columns
+from .binding import Binding
+from .bucket import Bucket
+from .shards import local
+from .state import STEP
+
+Numbers = NDArray[np.float64]
+_UNFINISHED = {"": lambda x, _: x, "sqrt": lambda x, _: x * x, "div": lambda x, n: x * n}
+"""What a reduction was before its `finish`, by that: of one number, and the number of elements."""
+_DIFFERS = "it differs between parameters"
+
+
+@dataclass(frozen=True, eq=False)
+class Gauges(Mapping[str, float]):
+    """The gauges of one step: a mapping from names to numbers of all parameters together.
+
+    >>> import torch, steprule as sr
+    >>> model = torch.nn.Linear(3, 1)
+    >>> opt = sr.optim.AdamW(model.named_parameters(), clip=1.0, watch=True)
+    >>> model(torch.ones(2, 3)).sum().backward()
+    >>> opt.step()
+    >>> round(opt.gauges()["gradient_norm"], 4), opt.gauges().parameters["bias"]["nonfinite"]
+    (4.0, 0.0)
+
+    Norms are those of all elements together, shares are of all elements, counts are sums. NaN stands for what a step
+    that was left out has not measured. Printed, they are one line; `rich` prints it in colours.
+    """
+
+    total: dict[str, float]
+    parameters: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """The gauges of each parameter that was stepped, by its name or place."""
+    lacking: dict[str, str] = field(default_factory=dict[str, str])
+    """Gauges that were asked for, and the reason why there is none."""
+    step: int | None = None
+    """How many steps a hook has seen."""
+
+    def __getitem__(self, name: str) -> float:
+        if name in self.total:
+            return self.total[name]
+        raise KeyError(f"{name}: {self.lacking.get(name, 'not watched; pass watch=True, or a list of names')}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.total)
+
+    def __len__(self) -> int:
+        return len(self.total)
+
+    def __str__(self) -> str:
+        return "  ".join(f"{name} {value:.4g}" for name, value in self.items())
+
+    def __rich__(self) -> str:
+        shown = (
+            f"[dim]{name}[/dim] [{'bold red' if _alarming(name, value) else 'bold'}]{value:.4g}[/]"
+            for name, value in self.items()
+        )
+        return "  ".join(shown)
+
+
+def _alarming(name: str, value: float) -> bool:
+    """Whether a number is a sign of trouble."""
+    return not np.isfinite(value) or (name.startswith("stalled") and value > 0.5) or (name == "nonfinite" and value > 0)
+
+
+class _Reading(NamedTuple):
+    """A gauge on the tensors of one bucket: its value, and that of each of its reductions."""
+
+    gauge: Gauge
+    values: Numbers
+    parts: list[Numbers]
+
+
+class _Table:
+    """What one bucket's tensors have been reduced to, and the numbers beside them."""
+
+    def __init__(self, bucket: Bucket, binding: Binding, *, stopped: bool) -> None:
+        self._bucket, self.plan = bucket, bucket.plan
+        self.places = [i for i, member in enumerate(bucket.members) if binding.present[member]]
+        self.members = [bucket.members[i] for i in self.places]
+        self.sizes = np.array([local(binding.parameters[i]).numel() for i in self.members], dtype=np.float64)
+        self._stopped = stopped
+        self.numbers = self._numbers()
+        self._known = self._reductions()
+
+    def _numbers(self) -> dict[str, Any]:
+        """Return hyperparameters, the step count, and slots as they were before the step."""
+        bucket, columns = self._bucket, hyper_columns(self.plan)
+        rows = bucket.settings()[self.places]
+        found: dict[str, Any] = {name: rows[:, place] for place, name in enumerate(columns)}
+        if self.plan.graph.uses_step:
+            found["t"] = np.array([float(bucket.states[i][STEP]) for i in self.places])
+        return found | {name: held.double().cpu().numpy()[self.places] for name, held in bucket.recalled.items()}
+
+    def _reductions(self) -> dict[Node, Numbers]:
+        """Return every reduction of every tensor; NaN where a guard kept a pass from being made."""
+        batch, known = self._bucket.batch, dict[Node, Numbers]()
+        reduced = np.asarray(batch.reduced())[self.places]
+        total = batch.total.cpu().numpy() if isinstance(batch.total, torch.Tensor) else batch.total
+        early = set(self.plan.passes[0].reductions)
+        for place, node in enumerate(self.plan.reductions):
+            raw = np.full(len(self.places), total[place]) if node.kind == "global" else reduced[:, place]
+            with np.errstate(all="ignore"):
+                value = np.asarray(node.reducer.finished(np.asarray(raw, np.float64), self.sizes))  # type: ignore[arg-type]
+            known[node] = np.full(len(self.places), np.nan) if self._stopped and node not in early else value
+        return known
+
+    def readings(self) -> dict[str, _Reading]:
+        """Return the gauges of this bucket, by name."""
+        return {item.name: self._read(item) for item in self._bucket.compiled.program.gauges}
+
+    def _read(self, item: Gauge) -> _Reading:
+        parts = [self._spread(node, self._known) for _, node in item.parts]
+        written = dict(zip((node for node, _ in item.parts), parts, strict=True))
+        return _Reading(item, self._spread(item.formula, written), parts)
+
+    def _spread(self, node: Node, known: Mapping[Node, Any]) -> Numbers:
+        """Return a scalar's value on every tensor."""
+        value = evaluate_scalars([node], self.numbers, known)[0]
+        return np.broadcast_to(np.asarray(value, np.float64), (len(self.places),))
+
+    def together(self, item: Gauge, totals: Sequence[float]) -> Numbers:
+        """Return a gauge on every tensor, with the reductions in it over all tensors."""
+        return self._spread(item.formula, dict(zip((node for node, _ in item.parts), totals, strict=True)))
+
+
+def _joined(reducer: Reducer, values: Numbers, sizes: Numbers) -> float | None:
+    """Return the reduction over all tensors, given those of each; None if its `finish` cannot be undone."""
+    if reducer.finish not in _UNFINISHED:
+        return None
+    with np.errstate(all="ignore"):
+        raw = _UNFINISHED[reducer.finish](values, sizes)
+        joined = OPS[reducer.combine].meaning.reduce(raw, initial=reducer.init)  # type: ignore[attr-defined]
+        return float(reducer.finished(np.float64(joined), sizes.sum()))
+
+
+def _total(pairs: Sequence[tuple[_Table, _Reading]]) -> float | None:
+    """Return a gauge over all tensors; None if it has no one value."""
+    totals: list[float] = []
+    for place, (node, _) in enumerate(pairs[0][1].gauge.parts):
+        alike = {reading.gauge.parts[place][0].op for _, reading in pairs if place < len(reading.parts)}
+        values = np.concatenate([reading.parts[place] for _, reading in pairs]) if len(alike) == 1 else None
+        sizes = np.concatenate([table.sizes for table, _ in pairs])
+        joined = (
+            None if values is None else (values[0] if node.kind == "global" else _joined(node.reducer, values, sizes))
+        )
+        if joined is None:
+            return None
+        totals.append(float(joined))
+    found = np.concatenate([table.together(reading.gauge, totals) for table, reading in pairs])
+    return float(found[0]) if np.array_equal(found, np.full_like(found, found[0]), equal_nan=True) else None
+
+
+def measure(binding: Binding | None, skipped: int, asked: bool | Sequence[str] | None) -> Gauges:
+    """Return the gauges of the last step; on a device this waits for it."""
+    if binding is None or not binding.buckets:
+        return Gauges({COUNT: float(skipped)})
+    stopped = binding.left_out()
+    tables = [_Table(bucket, binding, stopped=stopped) for bucket in binding.buckets]
+    found = [(table, table.readings()) for table in tables if table.places]
+    total, parameters = dict[str, float](), {binding.names[i]: dict[str, float]() for t in tables for i in t.members}
+    names = dict.fromkeys(name for _, own in found for name in own)
+    why: dict[str, str] = {}
+    for name in [*(one for one in MEANINGS if one in names), *(one for one in names if one not in MEANINGS)]:
+        pairs = [(table, own[name]) for table, own in found if name in own]
+        whole = _total(pairs)
+        if whole is None:
+            why[name] = _DIFFERS
+        else:
+            total[name] = whole
+        for table, reading in pairs:
+            if not reading.gauge.whole:
+                for member, value in zip(table.members, reading.values.tolist(), strict=True):
+                    parameters[binding.names[member]][name] = value
+    total[COUNT] = float(skipped)
+    missing = {name: reason for bucket in binding.buckets for name, reason in _missing(bucket, asked).items()}
+    return Gauges(total, parameters, {name: told for name, told in (missing | why).items() if name not in total})
+
+
+def _missing(bucket: Bucket, asked: bool | Sequence[str] | None) -> dict[str, str]:
+    """Say why gauges that were asked for are not there."""
+    program, graph = bucket.compiled.program, bucket.plan.graph
+    why = lacking(graph)
+    held = {one.name: one for one in graph.gauges}
+    for name in held.keys() - {one.name for one in program.gauges}:
+        stored = next(str(n.attr) for n in topological([held[name].formula]) if n.kind == "stored")
+        why[name] = f"what a store leaves in `{stored}` is " + (
+            "what was computed" if name.startswith(STALLED) else "not known from one element"
+        )
+    wanted = set(MEANINGS) if asked is True else set(asked or ())
+    return {name: told for name, told in why.items() if name in wanted}
+
+
+def hooked(hook: Callable[[Gauges], Any], every: int) -> Callable[..., None]:
+    """Return a hook for torch that reads the gauges of every so many steps."""
+    if type(every) is not int or every < 1:
+        raise HyperparameterError(f"every is {every!r}", fix="give a whole number of steps, from 1")
+    steps = 0
+
+    def after(optimizer: Any, *_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps % every == 0:
+            hook(replace(optimizer.gauges(), step=steps))
+
+    return after

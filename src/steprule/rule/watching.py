@@ -1,0 +1,56 @@
+"""The word `watch`: a rule names an expression, and a step tells its value."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..graph.gauges import of_every_rule
+from ..graph.node import Rank
+from .origin import refusal
+from .symbols import Symbol
+
+_NAME = re.compile(r"[^\W\d][\w ./-]{0,59}")
+_EXAMPLE = 'watch("largest", max(abs(g)))'
+
+
+def watch(name: str, expression: Any) -> Any:
+    """Watch an expression of a rule: `opt.gauges()` tells its value after every step.
+
+    >>> import torch, steprule as sr
+    >>> @sr.rule
+    ... def sgd(theta, g, *, lr=0.1):
+    ...     sr.watch("largest", sr.max(sr.abs(g)))
+    ...     return theta - lr * g
+    >>> p = torch.nn.Parameter(torch.zeros(3))
+    >>> p.grad = torch.tensor([1.0, -4.0, 2.0])
+    >>> opt = sgd.optimizer([p])
+    >>> opt.step()
+    >>> opt.gauges()["largest"]
+    4.0
+
+    The expression is one number a tensor, or of all tensors: reduce what has elements, by `norm`, `sum`, `mean` or
+    `max`. It costs no pass over memory; one that would need its own is refused when an optimiser is made. Over all
+    tensors the gauge is the expression with every reduction taken over all of their elements. The expression is
+    returned. `watch=False` of an optimiser leaves it out. Raises `RuleError` at the line of the call.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise refusal(f"a gauge cannot be called {name!r}", f"give a short name first: {_EXAMPLE}")
+    if of_every_rule(name):
+        raise refusal(f"every rule has a gauge called {name!r} without saying so", "give yours another name")
+    if not isinstance(expression, Symbol):
+        raise refusal(f"{expression!r} is no expression of a rule, so there is nothing to watch",
+                      f"inside a @rule or @transform write {_EXAMPLE}")  # fmt: skip
+    node, recorder = expression.node, expression.recorder
+    if node.kind == "compare":
+        raise refusal(
+            f"the gauge {name!r} is a comparison, which is no number", "write where(a < b, 1, 0), or its mean"
+        )
+    if not node.rank <= Rank.TENSOR:
+        raise refusal(f"the gauge {name!r} has a value for every {node.rank.word}, and is to be one number",
+                      "say how they become one: norm(x), mean(x), sum(x) or max(x)")  # fmt: skip
+    if name in recorder.gauges:
+        raise refusal(f"this rule has two gauges called {name!r}", "give one of them another name")
+    recorder.remember(node)
+    recorder.gauges[name] = node
+    return expression

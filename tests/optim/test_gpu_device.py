@@ -1,0 +1,304 @@
+"""What the host tells a GPU, and when: against a device that is late, captures and replays."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from test_guards import give, of_all_ranks
+from torch.utils._python_dispatch import TorchDispatchMode
+from truth import bits, corrected_adam, make
+
+import steprule as sr
+from fake_device import FakeDevice
+from steprule import board
+from steprule.backends import base, triton_device
+from steprule.backends.numba_cpu import NumbaCpu
+from steprule.backends.triton_gpu import TritonGpu, interpreted
+from steprule.optim import binding
+
+pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]
+GPU = "triton_gpu"
+
+
+class OnDevice(TorchDispatchMode):
+    """Hand torch's operations over to a device, as those on a GPU's tensors are; to ask one for a number is to wait."""
+
+    def __init__(self, fake: FakeDevice) -> None:
+        super().__init__()
+        self.fake = fake
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, told = func._schema.name, kwargs or {}
+        assert name != "aten::_local_scalar_dense", "the host waits for a number"
+        if func._schema.is_mutable:
+            self.fake._do(name, lambda: func(*args, **told))
+            return args[0]
+        made = func(*args, **told)
+        if any(isinstance(one, torch.Tensor) for one in args) and not any(
+            result.alias_info for result in func._schema.returns
+        ):
+            self.fake._do(name, lambda: made.copy_(func(*args, **told)))
+        return made
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    own, run = FakeDevice(), binding.run
+
+    def run_there(work: Any) -> bool:
+        with OnDevice(own):
+            return run(work)
+
+    monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: own)
+    monkeypatch.setattr(binding, "run", run_there)
+    return own
+
+
+def optimiser(**options: Any) -> Any:
+    """Make three parameters of two dtypes, so two buckets, under a rule with slots of every rank."""
+    torch.manual_seed(2)
+    parameters = [*make((5,)), *make((3,), dtype=torch.float64), *make((2, 2))]
+    return sr.Optimizer(parameters, of_all_ranks, backend=GPU, **options)
+
+
+def stepped(optimizer: Any, turn: int, found: float | None = None) -> None:
+    """Take a step with the gradients of a turn, which lie where the last ones did."""
+    gradients = [parameter.grad for parameter in optimizer.param_groups[0]["params"]]
+    give(optimizer, turn)
+    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient.copy_(parameter.grad)
+    optimizer.found_inf = None if found is None else torch.tensor(found)
+    optimizer.step()
+
+
+def counts(optimizer: Any) -> set[float]:
+    return {float(state["step"]) for state in optimizer.state.values()}
+
+
+# Hyperparameters on the device --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_rate_on_the_device_that_becomes_a_plain_number_is_used_no_more(rate: float) -> None:
+    """Zero too, which the table of the host held in its place all the time."""
+    here, other = make((3,), (2,))
+    groups = [{"params": [here], "lr": torch.tensor(0.5)}, {"params": [other], "lr": 0.125}]
+    optimizer = sr.Optimizer(groups, board.sgd, capturable=True, backend=GPU)
+    here.grad, other.grad = torch.ones(3), torch.ones(2)
+    for turn in range(3):
+        before = here.detach().clone(), other.detach().clone()
+        optimizer.param_groups[0]["lr"] = rate if turn == 1 else torch.tensor(0.5)
+        optimizer.step()
+        torch.testing.assert_close(before[0] - here, torch.full((3,), rate if turn == 1 else 0.5))
+        torch.testing.assert_close(before[1] - other, torch.full((2,), 0.125))
+
+
+# Late ---------------------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_steps_behind_is_told_each_rate_in_its_turn(fake: FakeDevice) -> None:
+    ends = []
+    for eager in (True, False):
+        fake.eager = eager
+        torch.manual_seed(1)
+        parameters = make((4,), (3,))
+        optimizer = corrected_adam.optimizer(parameters, backend=GPU)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        for rate in (0.1, 0.2, 0.3, 0.4, 0.4, 0.5):
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            fake.work(until=2)
+        assert bool(fake.waiting) == (not eager)
+        fake.work()
+        ends.append(bits(optimizer))
+    assert ends[0] == ends[1]
+
+
+# Graphs -------------------------------------------------------------------------------------------
+
+
+def test_a_graph_takes_the_steps_that_were_not_captured_bit_for_bit(fake: FakeDevice) -> None:
+    """Two buckets under one norm, a rate and `found_inf` on the device; a step without either after it."""
+    ends = []
+    for captured in (False, True):
+        rate, found = torch.tensor(0.1), torch.tensor(0.0)
+        optimizer = optimiser(lr=rate, capturable=True, nonfinite="skip")
+        stepped(optimizer, 0)
+        stepped(optimizer, 1)
+        graph: list[Any] = []
+        if captured:
+            before = bits(optimizer)
+            optimizer.found_inf = found
+            with fake.capture() as graph:
+                optimizer.step()
+            assert bits(optimizer) == before, "captured, not done"
+        for turn, new, bad in ((2, 0.5, 0.0), (3, 0.25, 1.0), (4, 0.25, 0.0), (5, 0.125, 1.0)):
+            give_in_place(optimizer, turn)
+            rate.fill_(new)
+            found.fill_(bad)
+            if captured:
+                fake.replay(graph)
+            else:
+                optimizer.found_inf = found
+                optimizer.step()
+        assert counts(optimizer) == {4.0}
+        stepped(optimizer, 6)
+        assert counts(optimizer) == {5.0}, "what left out a step that was replayed leaves out no other"
+        ends.append(bits(optimizer))
+    assert ends[0] == ends[1]
+
+
+def give_in_place(optimizer: Any, turn: int) -> None:
+    """Write the gradients of a turn where a graph reads them."""
+    held = [(parameter, parameter.grad) for parameter in optimizer.param_groups[0]["params"]]
+    give(optimizer, turn)
+    for parameter, gradient in held:
+        parameter.grad = gradient.copy_(parameter.grad)
+
+
+def test_what_a_graph_points_at_lives_as_long_as_the_optimiser(fake: FakeDevice) -> None:
+    for captured in (False, True):
+        optimizer = optimiser(capturable=True)
+        stepped(optimizer, 0)
+        if captured:
+            with fake.capture() as graph:
+                optimizer.step()
+            graph.clear()
+        batches = [weakref.ref(bucket.batch) for bucket in optimizer._binding.buckets]
+        first = optimizer.param_groups[0]["params"][0]
+        optimizer.state[first]["m"] = optimizer.state[first]["m"].clone()
+        stepped(optimizer, 1)  # binds anew
+        gc.collect()
+        assert [batch() is not None for batch in batches] == [captured] * 2
+        del optimizer, first
+        gc.collect()
+        assert not any(batch() for batch in batches)
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_a_refused_capture_launches_nothing_and_the_next_step_is_taken(fake: FakeDevice, capturable: bool) -> None:
+    """The first step, for which nothing is there yet, or one that `capturable` does not allow."""
+    optimizer, never = optimiser(capturable=capturable), optimiser(capturable=capturable)
+    if not capturable:
+        for both in (optimizer, never):
+            stepped(both, 0)
+    give(optimizer, 1)
+    with fake.capture() as graph, pytest.raises(sr.errors.BackendError):
+        optimizer.step()
+    assert not graph
+    for both in (optimizer, never):
+        stepped(both, 1)
+    assert bits(optimizer) == bits(never)
+
+
+# Streams ------------------------------------------------------------------------------------------
+
+
+def test_all_that_kernels_are_given_is_kept_for_each_other_stream_that_uses_it(fake: FakeDevice) -> None:
+    """Once: the allocator remembers it."""
+    given: set[int] = set()
+    prepare = fake.prepare
+
+    def noted(function: Any, programs: int, arguments: Any, options: Any) -> Any:
+        given.update(id(one) for one in arguments if isinstance(one, torch.Tensor))
+        return prepare(function, programs, arguments, options)
+
+    fake.prepare = noted  # type: ignore[method-assign]
+    optimizer = optimiser()
+    kept: list[set[int]] = []
+    for stream in (1, 7, 8, 7, 1):
+        fake.stream, before = stream, len(fake.kept)
+        stepped(optimizer, 1)
+        assert {own for own, _ in fake.kept[before:]} <= {stream}
+        kept.append({table for _, table in fake.kept[before:]})
+    assert len(given) > 20
+    assert kept == [set(), given, given, set(), set()]
+
+
+# Several kinds of buckets -------------------------------------------------------------------------
+
+
+def test_found_inf_leaves_out_all_buckets_and_only_the_step_that_it_is_said_of(fake: FakeDevice) -> None:
+    optimizer, never = optimiser(), optimiser()
+    for turn, found in enumerate([None, 1.0, None, 0.0, 1.0, 1.0, 0.0, None]):
+        before = bits(optimizer)
+        stepped(optimizer, turn, found)
+        if found == 1.0:
+            assert bits(optimizer) == before
+        else:
+            stepped(never, turn)
+            assert bits(optimizer) == bits(never)
+    assert counts(optimizer) == {5.0}
+
+
+def test_torch_operations_share_totals_guards_and_found_inf_with_kernels(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parameter with gaps, which no kernel walks over, beside two that one updates: together or not at all."""
+    monkeypatch.setattr(NumbaCpu, "home", lambda self, device: False)
+    monkeypatch.setattr(TritonGpu, "home", lambda self, device: True)
+    monkeypatch.setattr(binding, "run", base.run)  # torch's operations need the totals
+    ends = []
+    for backend in (None, "eager"):
+        torch.manual_seed(4)
+        parameters = [*make((5,), (3,)), torch.nn.Parameter(torch.randn(4, 2)[:, 0])]
+        optimizer = sr.Optimizer(parameters, of_all_ranks, nonfinite="skip", backend=backend)
+        for turn, (bad, found) in enumerate([(None, None), (2, None), (0, None), (None, 1.0), (2, 0.0), (None, 0.0)]):
+            before = bits(optimizer)
+            give(optimizer, turn, None if bad is None else torch.nan, (bad or 0, 1))
+            optimizer.found_inf = None if found is None else torch.tensor(found)
+            optimizer.step()
+            assert (bits(optimizer) == before) == (bad is not None or found == 1.0)
+        assert counts(optimizer) == {2.0}
+        ends.append([parameter.detach().clone() for parameter in parameters])
+        used = {bucket.compiled.backend for bucket in optimizer._binding.buckets}
+        assert used == ({GPU, "eager"} if backend is None else {"eager"})
+    for mine, other in zip(*ends, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_ctrl_c_at_any_launch_leaves_a_step_of_several_buckets_whole_or_undone(fake: FakeDevice) -> None:
+    """With slots of one number a tensor, written after every pass of both."""
+    never = optimiser()
+    ends = []
+    for turn in range(3):
+        stepped(never, turn)
+        ends.append(bits(never))
+    seen: list[bool] = []
+    while True:
+        optimizer = optimiser()
+        stepped(optimizer, 0)
+        fake.launched.clear()
+        interrupt_at(fake, len(seen))
+        try:
+            stepped(optimizer, 1)
+            break
+        except KeyboardInterrupt:
+            pass
+        seen.append(bits(optimizer) == ends[1])
+        assert seen[-1] or bits(optimizer) == ends[0]
+        assert counts(optimizer) == {1.0 + seen[-1]}
+    assert len(seen) == len(fake.launched) >= 8
+    assert seen == sorted(seen), "from the first launch that writes on, the step is taken"
+    assert {*seen} == {False, True}
+    fake.before_launch = lambda name: None
+    stepped(optimizer, 2)
+    assert bits(optimizer) == ends[2]
+
+
+def interrupt_at(fake: FakeDevice, place: int) -> None:
+    """Press Ctrl-C before that launch, once."""
+
+    def before(name: str) -> None:
+        if len(fake.launched) == place:
+            fake.before_launch = lambda name: None
+            signal.raise_signal(signal.SIGINT)
+
+    fake.before_launch = before
