@@ -32,8 +32,12 @@ CPU = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/
        "tests/backends/test_threads.py", "tests/optim/test_loop.py", "tests/optim/test_absent_gradients.py",
        "tests/optim/test_guards.py", "tests/optim/test_interrupts.py", "tests/backends/test_cache.py",
        "tests/backends/test_forks.py", "tests/backends/test_hostile_processes.py")  # fmt: skip
-TRITON = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/test_upload.py",
-          "tests/optim/test_gpu_steps.py", "tests/optim/test_guards.py", "tests/test_random_rules.py",
+TRITON = ("tests/test_golden.py", "tests/backends/test_triton_memory.py", "tests/backends/test_operations.py",
+          "tests/backends/test_alignment.py", "tests/backends/test_upload.py", "tests/optim/test_gpu_host.py",
+          "tests/optim/test_gpu_device.py", "tests/backends/test_builds.py", "tests/backends/test_chunks.py",
+          "tests/optim/test_gpu_steps.py", "tests/optim/test_guards.py", "tests/optim/test_absent_gradients.py",
+          "tests/optim/test_rounding.py", "tests/backends/test_reducers.py",
+          "tests/test_random_rules.py::test_gpu_kernels_agree_with_the_interpreter_on_random_rules",
           "tests/backends/test_triton_compiled.py")  # fmt: skip
 OPTIM = ("tests/optim/test_facade.py", "tests/optim/test_options.py", "tests/optim/test_settings.py",
          "tests/optim/test_groups.py", "tests/optim/test_explain.py", "tests/optim/test_checkpoints.py",
@@ -52,6 +56,8 @@ class Part:
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
+    marks: str = ""
+    """Which of these tests are run, as pytest's `-m` says it; of a file's own all are."""
 
 
 PARTS = {
@@ -61,7 +67,7 @@ PARTS = {
     ),
     "plan": Part(("plan/*.py",), ("tests/plan", "tests/test_golden.py", "tests/backends/test_chunks.py")),
     "cpu": Part(("backends/[!t]*.py", "backends/threads.py"), CPU),
-    "triton": Part(("backends/triton*.py", "optim/bucket.py"), TRITON),
+    "triton": Part(("backends/triton*.py", "optim/bucket.py"), TRITON, "null or interp"),
     "optim": Part(("optim/[!d]*.py",), OPTIM),
 }
 """What is tried, part by part. Rooms that write kernels are broken in the text of kernels too."""
@@ -70,7 +76,9 @@ FIRST = {
     "backends/cache.py": ("tests/backends/test_cache.py",),
     "backends/compiler.py": ("tests/backends/test_hostile_processes.py",),
     "backends/threads.py": ("tests/backends/test_threads.py", "tests/backends/test_forks.py"),
-    "backends/triton_gpu.py": ("tests/backends/test_upload.py",),
+    "backends/triton_batch.py": ("tests/optim/test_gpu_host.py", "tests/optim/test_gpu_device.py"),
+    "backends/triton_device.py": ("tests/backends/test_upload.py", "tests/optim/test_gpu_host.py"),
+    "backends/triton_gpu.py": ("tests/optim/test_gpu_device.py", "tests/optim/test_gpu_steps.py"),
     "graph/simplify.py": ("tests/graph/test_rewrites.py",),
     "graph/bounds.py": ("tests/graph/test_rewrites.py",),
     "optim/aliasing.py": ("tests/optim/test_aliasing.py",),
@@ -137,10 +145,13 @@ def draw(parts: Sequence[str], count: int, seed: int) -> list[Mutant]:
     return drawn
 
 
-def _run(source: Path, tests: Iterable[str], cache: Path) -> tuple[str, str]:
+def _run(source: Path, tests: Iterable[str], marks: str, cache: Path) -> tuple[str, str]:
     """Run tests against a copy of the package; return caught, survived or hung, and what noticed."""
-    there = [test for test in tests if (ROOT / test).exists()]
+    there = [test for test in tests if (ROOT / test.partition("::")[0]).exists()]
+    if not there:
+        return "survived", ""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no", *there]
+    command += ["-m", marks] if marks else []
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "STEPRULE_TEST_CACHE": str(cache),
                                 "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     try:
@@ -161,8 +172,10 @@ def try_one(mutant: Mutant, cache: Path) -> dict[str, object]:
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
         path = source / "steprule" / mutant.file
         path.write_text(mutant.site.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
-        own = FIRST.get(mutant.file, ())
-        verdict, noticed = _run(source, dict.fromkeys((*own, *PARTS[mutant.part].tests)), cache)
+        own, room = FIRST.get(mutant.file, ()), PARTS[mutant.part]
+        verdict, noticed = _run(source, own, "", cache)
+        if verdict == "survived":
+            verdict, noticed = _run(source, [test for test in room.tests if test not in own], room.marks, cache)
     return {"part": mutant.part, "file": mutant.file, **asdict(mutant.site), "verdict": verdict, "noticed": noticed,
             "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
 
@@ -170,7 +183,7 @@ def try_one(mutant: Mutant, cache: Path) -> dict[str, object]:
 def check_unbroken(parts: Sequence[str], cache: Path, jobs: int) -> None:
     """Make sure that the tests pass where nothing is broken: else everything would count as caught."""
     with ThreadPoolExecutor(jobs) as pool:
-        runs = {name: pool.submit(_run, ROOT / "src", PARTS[name].tests, cache) for name in parts}
+        runs = {name: pool.submit(_run, ROOT / "src", PARTS[name].tests, PARTS[name].marks, cache) for name in parts}
     for name, run in runs.items():
         verdict, noticed = run.result()
         if verdict != "survived":
