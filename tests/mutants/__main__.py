@@ -34,9 +34,10 @@ CPU = ("tests/test_golden.py", "tests/backends/test_chunks.py", "tests/backends/
        "tests/backends/test_forks.py", "tests/backends/test_hostile_processes.py")  # fmt: skip
 TRITON = ("tests/test_golden.py", "tests/backends/test_triton_memory.py", "tests/backends/test_operations.py",
           "tests/backends/test_alignment.py", "tests/backends/test_upload.py", "tests/optim/test_gpu_host.py",
-          "tests/optim/test_gpu_device.py", "tests/backends/test_builds.py", "tests/backends/test_chunks.py",
-          "tests/optim/test_gpu_steps.py", "tests/optim/test_guards.py", "tests/optim/test_absent_gradients.py",
-          "tests/optim/test_rounding.py", "tests/backends/test_reducers.py",
+          "tests/optim/test_gpu_captures.py", "tests/optim/test_gpu_device.py", "tests/backends/test_builds.py",
+          "tests/backends/test_chunks.py", "tests/optim/test_gpu_steps.py", "tests/optim/test_guards.py",
+          "tests/optim/test_absent_gradients.py", "tests/optim/test_rounding.py", "tests/optim/test_interrupts.py",
+          "tests/backends/test_reducers.py",
           "tests/test_random_rules.py::test_gpu_kernels_agree_with_the_interpreter_on_random_rules",
           "tests/backends/test_triton_compiled.py")  # fmt: skip
 OPTIM = ("tests/optim/test_facade.py", "tests/optim/test_options.py", "tests/optim/test_settings.py",
@@ -76,7 +77,7 @@ FIRST = {
     "backends/cache.py": ("tests/backends/test_cache.py",),
     "backends/compiler.py": ("tests/backends/test_hostile_processes.py",),
     "backends/threads.py": ("tests/backends/test_threads.py", "tests/backends/test_forks.py"),
-    "backends/triton_batch.py": ("tests/optim/test_gpu_host.py", "tests/optim/test_gpu_device.py"),
+    "backends/triton_batch.py": ("tests/optim/test_gpu_host.py", "tests/optim/test_gpu_captures.py"),
     "backends/triton_device.py": ("tests/backends/test_upload.py", "tests/optim/test_gpu_host.py"),
     "backends/triton_gpu.py": ("tests/optim/test_gpu_device.py", "tests/optim/test_gpu_steps.py"),
     "graph/simplify.py": ("tests/graph/test_rewrites.py",),

@@ -1,4 +1,4 @@
-"""What the host tells a GPU, and when: against a device that is late, captures and replays."""
+"""Rates on a GPU, what graphs point at, and steps of several buckets that are left out or interrupted."""
 
 from __future__ import annotations
 
@@ -10,52 +10,23 @@ from typing import Any
 import pytest
 import torch
 from test_guards import give, of_all_ranks
-from torch.utils._python_dispatch import TorchDispatchMode
-from truth import bits, corrected_adam, make
+from truth import bits, make
 
 import steprule as sr
 from fake_device import FakeDevice
 from steprule import board
-from steprule.backends import base, triton_device
+from steprule.backends import triton_device
 from steprule.backends.numba_cpu import NumbaCpu
 from steprule.backends.triton_gpu import TritonGpu, interpreted
-from steprule.optim import binding
 
 pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]
 GPU = "triton_gpu"
 
 
-class OnDevice(TorchDispatchMode):
-    """Hand torch's operations over to a device, as those on a GPU's tensors are; to ask one for a number is to wait."""
-
-    def __init__(self, fake: FakeDevice) -> None:
-        super().__init__()
-        self.fake = fake
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, told = func._schema.name, kwargs or {}
-        assert name != "aten::_local_scalar_dense", "the host waits for a number"
-        if func._schema.is_mutable:
-            self.fake._do(name, lambda: func(*args, **told))
-            return args[0]
-        made = func(*args, **told)
-        if any(isinstance(one, torch.Tensor) for one in args) and not any(
-            result.alias_info for result in func._schema.returns
-        ):
-            self.fake._do(name, lambda: made.copy_(func(*args, **told)))
-        return made
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    own, run = FakeDevice(), binding.run
-
-    def run_there(work: Any) -> bool:
-        with OnDevice(own):
-            return run(work)
-
+    own = FakeDevice()
     monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: own)
-    monkeypatch.setattr(binding, "run", run_there)
     return own
 
 
@@ -81,9 +52,6 @@ def counts(optimizer: Any) -> set[float]:
     return {float(state["step"]) for state in optimizer.state.values()}
 
 
-# Hyperparameters on the device --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 def test_a_rate_on_the_device_that_becomes_a_plain_number_is_used_no_more(rate: float) -> None:
     """Zero too, which the table of the host held in its place all the time."""
@@ -97,70 +65,6 @@ def test_a_rate_on_the_device_that_becomes_a_plain_number_is_used_no_more(rate: 
         optimizer.step()
         torch.testing.assert_close(before[0] - here, torch.full((3,), rate if turn == 1 else 0.5))
         torch.testing.assert_close(before[1] - other, torch.full((2,), 0.125))
-
-
-# Late ---------------------------------------------------------------------------------------------
-
-
-def test_a_device_that_is_steps_behind_is_told_each_rate_in_its_turn(fake: FakeDevice) -> None:
-    ends = []
-    for eager in (True, False):
-        fake.eager = eager
-        torch.manual_seed(1)
-        parameters = make((4,), (3,))
-        optimizer = corrected_adam.optimizer(parameters, backend=GPU)
-        for parameter in parameters:
-            parameter.grad = torch.ones_like(parameter)
-        for rate in (0.1, 0.2, 0.3, 0.4, 0.4, 0.5):
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
-            fake.work(until=2)
-        assert bool(fake.waiting) == (not eager)
-        fake.work()
-        ends.append(bits(optimizer))
-    assert ends[0] == ends[1]
-
-
-# Graphs -------------------------------------------------------------------------------------------
-
-
-def test_a_graph_takes_the_steps_that_were_not_captured_bit_for_bit(fake: FakeDevice) -> None:
-    """Two buckets under one norm, a rate and `found_inf` on the device; a step without either after it."""
-    ends = []
-    for captured in (False, True):
-        rate, found = torch.tensor(0.1), torch.tensor(0.0)
-        optimizer = optimiser(lr=rate, capturable=True, nonfinite="skip")
-        stepped(optimizer, 0)
-        stepped(optimizer, 1)
-        graph: list[Any] = []
-        if captured:
-            before = bits(optimizer)
-            optimizer.found_inf = found
-            with fake.capture() as graph:
-                optimizer.step()
-            assert bits(optimizer) == before, "captured, not done"
-        for turn, new, bad in ((2, 0.5, 0.0), (3, 0.25, 1.0), (4, 0.25, 0.0), (5, 0.125, 1.0)):
-            give_in_place(optimizer, turn)
-            rate.fill_(new)
-            found.fill_(bad)
-            if captured:
-                fake.replay(graph)
-            else:
-                optimizer.found_inf = found
-                optimizer.step()
-        assert counts(optimizer) == {4.0}
-        stepped(optimizer, 6)
-        assert counts(optimizer) == {5.0}, "what left out a step that was replayed leaves out no other"
-        ends.append(bits(optimizer))
-    assert ends[0] == ends[1]
-
-
-def give_in_place(optimizer: Any, turn: int) -> None:
-    """Write the gradients of a turn where a graph reads them."""
-    held = [(parameter, parameter.grad) for parameter in optimizer.param_groups[0]["params"]]
-    give(optimizer, turn)
-    for parameter, gradient in held:
-        parameter.grad = gradient.copy_(parameter.grad)
 
 
 def test_what_a_graph_points_at_lives_as_long_as_the_optimiser(fake: FakeDevice) -> None:
@@ -182,49 +86,6 @@ def test_what_a_graph_points_at_lives_as_long_as_the_optimiser(fake: FakeDevice)
         assert not any(batch() for batch in batches)
 
 
-@pytest.mark.parametrize("capturable", [True, False])
-def test_a_refused_capture_launches_nothing_and_the_next_step_is_taken(fake: FakeDevice, capturable: bool) -> None:
-    """The first step, for which nothing is there yet, or one that `capturable` does not allow."""
-    optimizer, never = optimiser(capturable=capturable), optimiser(capturable=capturable)
-    if not capturable:
-        for both in (optimizer, never):
-            stepped(both, 0)
-    give(optimizer, 1)
-    with fake.capture() as graph, pytest.raises(sr.errors.BackendError):
-        optimizer.step()
-    assert not graph
-    for both in (optimizer, never):
-        stepped(both, 1)
-    assert bits(optimizer) == bits(never)
-
-
-# Streams ------------------------------------------------------------------------------------------
-
-
-def test_all_that_kernels_are_given_is_kept_for_each_other_stream_that_uses_it(fake: FakeDevice) -> None:
-    """Once: the allocator remembers it."""
-    given: set[int] = set()
-    prepare = fake.prepare
-
-    def noted(function: Any, programs: int, arguments: Any, options: Any) -> Any:
-        given.update(id(one) for one in arguments if isinstance(one, torch.Tensor))
-        return prepare(function, programs, arguments, options)
-
-    fake.prepare = noted  # type: ignore[method-assign]
-    optimizer = optimiser()
-    kept: list[set[int]] = []
-    for stream in (1, 7, 8, 7, 1):
-        fake.stream, before = stream, len(fake.kept)
-        stepped(optimizer, 1)
-        assert {own for own, _ in fake.kept[before:]} <= {stream}
-        kept.append({table for _, table in fake.kept[before:]})
-    assert len(given) > 20
-    assert kept == [set(), given, given, set(), set()]
-
-
-# Several kinds of buckets -------------------------------------------------------------------------
-
-
 def test_found_inf_leaves_out_all_buckets_and_only_the_step_that_it_is_said_of(fake: FakeDevice) -> None:
     optimizer, never = optimiser(), optimiser()
     for turn, found in enumerate([None, 1.0, None, 0.0, 1.0, 1.0, 0.0, None]):
@@ -244,7 +105,6 @@ def test_torch_operations_share_totals_guards_and_found_inf_with_kernels(
     """A parameter with gaps, which no kernel walks over, beside two that one updates: together or not at all."""
     monkeypatch.setattr(NumbaCpu, "home", lambda self, device: False)
     monkeypatch.setattr(TritonGpu, "home", lambda self, device: True)
-    monkeypatch.setattr(binding, "run", base.run)  # torch's operations need the totals
     ends = []
     for backend in (None, "eager"):
         torch.manual_seed(4)
