@@ -15,7 +15,7 @@ from steprule.bench.arms import OURS
 from steprule.bench.bars import bar_lines
 from steprule.bench.load import busy
 from steprule.bench.record import best_peer, columns, losses, slower, start_lines, summary
-from steprule.bench.verdict import LOSS, NOISE, number, ratio, share
+from steprule.bench.verdict import LOSS, NOISE, NOTHING, number, ratio, share
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "BENCHMARKS.md"
@@ -38,6 +38,9 @@ tells nothing, and ? stands for it; the record says why.
 | `torch foreach`, `torch fused` | the same with `foreach=True`, with `fused=True` |
 | `torch grad_scale` | `fused=True`, told to divide by the norm of `get_total_norm`: no second pass over the gradients |
 | `torch.compile` | clipping and step compiled, with the learning rate as a tensor |
+| `graphed` | of ours and of torch's fused step on a GPU, recorded in a CUDA graph and replayed on gradients that stay |
+| `reduce-overhead` | `torch.compile` in that mode, which makes CUDA graphs |
+| `copy` | on a GPU, torch's copy of one flat tensor into another, of the bytes which the formula must move |
 | `optax` | the same rule under `jax.jit`, with donated buffers and XLA's threads |
 | `torch fused float32` | of 16-bit parameters, `fused=True` on float32 ones: what 16 bits must be worth |
 | `steprule stochastic`, `compensated` | of 16-bit parameters, `rounding=`; `float32 state` is `state="float32"` |
@@ -74,14 +77,21 @@ def time_of(microseconds: float) -> str:
     return f"{value:#.3g}".rstrip(".") + f" {unit}"
 
 
-def row(case: dict[str, Any], peers: list[str], beside: list[str]) -> str:
-    """Return the line of one case."""
+def host_of(case: dict[str, Any]) -> str:
+    """Word after what time our step had returned to the host."""
+    told = case["arms"][OURS].get("host_microseconds")
+    return time_of(told["median"]) if told else NOTHING
+
+
+def row(case: dict[str, Any], peers: list[str], beside: list[str], *, host: bool = False) -> str:
+    """Return the line of one case, on a GPU with the host's time."""
     if "skipped" in case:
-        return f"| {case['name']} | {case['skipped']} |" + " |" * (len(peers) + len(beside) + 1)
+        return f"| {case['name']} | {case['skipped']} |" + " |" * (len(peers) + len(beside) + 1 + host)
     own, best = case["arms"][OURS]["microseconds"], best_peer(case)
     cells = [
         case["name"],
         f"{time_of(own['median'])} ({time_of(own['p25'])} – {time_of(own['p75'])})",
+        *([host_of(case)] if host else []),
         NOISE if busy(case.get("load")) else f"{best}, {bold(ratio(case, best))}" if best else "–",
         *(bold(ratio(case, peer)) for peer in peers),
         *(share(case, arm) for arm in beside),
@@ -92,23 +102,45 @@ def row(case: dict[str, Any], peers: list[str], beside: list[str]) -> str:
 def table(suite: str, cases: list[dict[str, Any]]) -> list[str]:
     """Return the table of one suite."""
     peers, beside = columns(cases)
-    heads = ["case", "steprule (quartiles)", "quickest peer", *peers, *(f"{arm} / steprule" for arm in beside)]
+    host = any(case.get("device") == "cuda" for case in cases)
+    heads = [
+        "case",
+        "steprule (quartiles)",
+        *(["host"] if host else []),
+        "quickest peer",
+        *peers,
+        *(f"{arm} / steprule" for arm in beside),
+    ]
     return [
         f"### {suite}",
         "",
         "| " + " | ".join(heads) + " |",
         "|---|" + "---:|" * (len(heads) - 1),
-        *(row(case, peers, beside) for case in cases),
+        *(row(case, peers, beside, host=host) for case in cases),
         "",
         *(["What it must be worth:", "", *told, ""] if (told := bar_lines(cases)) else []),
     ]
+
+
+def told_gpu(gpu: dict[str, Any]) -> list[str]:
+    """Word which GPU it was and how it was run: clocks and warmth as the run ended."""
+    end = {**gpu, **gpu.get("at_end", {})}
+    units = {
+        "sm_megahertz": "MHz",
+        "memory_megahertz": "MHz of memory",
+        "power_limit_watts": "W at most",
+        "celsius": "°C",
+    }
+    state = [f"{end[name]:.0f} {unit}" for name, unit in units.items() if isinstance(end.get(name), float)]
+    driver = f", driver {gpu['driver']}" if gpu.get("driver") else ""
+    return [f"{gpu['name']}, CUDA {gpu['cuda']}{driver}", *state]
 
 
 def told_machine(machine: dict[str, Any]) -> str:
     """Word what the record was measured on."""
     sizes = {"last_level_cache": (2**20, "MiB last-level cache"), "memory": (2**30, "GiB of memory")}
     parts = [
-        *([f"{machine['gpu']['name']}, CUDA {machine['gpu']['cuda']}"] if machine.get("gpu") else []),
+        *(told_gpu(machine["gpu"]) if machine.get("gpu") else []),
         f"{machine['cpu']} ({machine['capability']})",
         f"{machine['cores']} cores",
         f"{machine['threads']} threads",
@@ -125,7 +157,8 @@ def section(name: str, record: dict[str, Any]) -> str:
     """Return the part of one record."""
     lines = [f"## {name}", "", f"{told_machine(record['machine'])}. {record['began'][:10]}, `{record['command']}`", ""]
     if not record["complete"]:
-        lines += ["This run was interrupted.", ""]
+        stopped = record.get("stopped")
+        lines += [f"This run stopped: {stopped}." if stopped else "This run was interrupted, or its time was over.", ""]
     if (HERE / "records" / f"{name}.svg").exists():
         lines += [f"![Bytes a second, and overhead, on {name}](benchmarks/records/{name}.svg)", ""]
     lines += [line for told in slower(record) for line in (f"{told}.", "")]

@@ -1,10 +1,12 @@
 """Timing on a GPU: all that can be tested without one, on tensors in main memory; with one, a whole run."""
 
+import importlib.util
 import io
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +42,8 @@ from steprule.bench.picture import picture
 from steprule.bench.roofline import traffic
 from steprule.bench.rules import CLIPS, GLOBAL_NORM, RULES
 from steprule.bench.workloads import many
+
+ROOT = Path(__file__).parents[2]
 
 needs_none = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: `-m gpu` runs on it")
 needs_one = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -403,6 +407,27 @@ def test_the_table_of_a_gpu_comes_last_and_fits_a_terminal(rehearsed):
     table = lines[head + 1 :]
     assert sum("graphed" in line for line in table) >= 5
     assert any("momentum, ResNet-18" in line for line in table)
+
+
+@pytest.mark.cpu
+def test_the_page_has_the_hosts_time_and_how_the_gpu_was_run(rehearsed, tmp_path):
+    spec = importlib.util.spec_from_file_location("benchmarks_report", ROOT / "benchmarks" / "report.py")
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    record = json.loads(json.dumps(rehearsed.record))
+    record["machine"]["gpu"] |= {"driver": "575.57", "at_end": {"sm_megahertz": 1755.0, "celsius": 61.0, "driver": "x"}}
+    record["cases"][0] |= {"skipped": "left out: no time", "left_out": True, "arms": {}}
+    record |= {"complete": False, "stopped": "the GPU answers no more"}
+    (tmp_path / "one.json").write_text(json.dumps(record), encoding="utf-8")
+    page = report.page(tmp_path)
+    assert "driver 575.57, 1755 MHz, 61 °C" in page
+    assert "This run stopped: the GPU answers no more." in page
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "on the GPU" in line]
+    heads = [line for line in page.splitlines() if line.startswith("| case |")]
+    assert all(head.startswith("| case | steprule (quartiles) | host | quickest peer |") for head in heads)
+    assert {line.count("|") for line in rows} == {head.count("|") for head in heads}
+    own = record["cases"][1]["arms"][OURS]["host_microseconds"]["median"]
+    assert any(f"| {report.time_of(own)} |" in line for line in rows)
 
 
 def check(record):
