@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
 	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
+	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
 	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
@@ -80,6 +81,11 @@ mutants: $(VENV)/test
 
 bench: $(VENV)/lab
 	@$(python) -m steprule bench --out '$(OUT)' $(ARGS)
+
+# Nothing is installed for it: a borrowed GPU comes with its packages. With OUT=folder it writes there.
+gpu:
+	@OUT='$(if $(filter file,$(origin OUT)),$(OUT)/gpu,$(OUT))' PYTHON='$(or $(wildcard $(python)),$(PYTHON))' \
+	  bash benchmarks/gpu.sh $(ARGS)
 
 clean:
 	rm -rf '$(VENV)' '$(OUT)' build dist .pytest_cache .ruff_cache .hypothesis

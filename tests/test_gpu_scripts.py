@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,9 +16,14 @@ from typing import Any
 import pytest
 import torch
 
+from steprule.backends.triton_gpu import interpreted
+
 pytestmark = pytest.mark.null
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "benchmarks").glob("gpu*.sh"))
+needs_interpreter = pytest.mark.skipif(not interpreted(), reason="needs Triton to interpret kernels")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 
 def loaded(place: str) -> ModuleType:
@@ -51,3 +62,174 @@ def test_the_labs_tests_are_skipped_before_their_import_where_optuna_is_not(
     absent = lab.pytest_pycollect_makemodule(place, request.session)
     with pytest.raises(pytest.skip.Exception, match="needs optuna"):
         absent.collect()
+
+
+# The scripts --------------------------------------------------------------------------------------------
+
+
+def once(step: Any, _: int) -> tuple[float, float]:
+    """Take one step instead of many that are timed."""
+    step()
+    return 2e-6, 4e-6
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give the modules that the scripts run, by name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # the rehearsal sets it
+    yield importlib.import_module
+    for name in [name for name in sys.modules if name.startswith("gpu_")]:
+        if (ROOT / "benchmarks" / f"{name}.py").exists():
+            monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_shell_scripts_are_bash_and_their_limits_fit_the_minutes_of_a_loan() -> None:
+    for script, most in zip(SCRIPTS, (550, 170), strict=True):
+        assert subprocess.run([shutil.which("bash") or "bash", "-n", script], check=False).returncode == 0
+        text = script.read_text(encoding="utf-8")
+        code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+        limits = re.findall(r"^(?:do_part \w+|limited) (\d+) |timeout [^$\n]*\$\(\((\d+) \* slower\)\)", code, re.M)
+        seconds = [int(one or other) for one, other in limits]
+        assert len(seconds) == (5 if most == 550 else 1), code
+        assert sum(seconds) + 5 * len(seconds) < most
+        assert script.stat().st_mode & 0o111
+
+
+def test_make_gpu_is_the_script() -> None:
+    (line,) = re.findall(r"^gpu:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert "benchmarks/gpu.sh" in line
+
+
+@without_gpu
+@pytest.mark.parametrize("name", ["gpu_parts", "gpu_smoke", "gpu_sweep"])
+def test_where_no_gpu_is_each_script_says_what_where_and_what_to_do(
+    name: str, scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scripts(name).main(["--out", str(tmp_path / "there")]) == 2
+    what, where, fix = capsys.readouterr().err.splitlines()
+    assert what.startswith("steprule: error: there is no GPU: torch ")
+    assert "benchmarks/gpu" in where
+    assert fix.startswith("help: run it where torch.cuda.is_available() is True")
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.interp
+@needs_interpreter
+def test_the_smoke_is_rehearsed_and_its_failures_are_told(
+    scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is off, a part that raises: what was found before and after is written, and the table says so."""
+    smoke: Any = scripts("gpu_smoke")
+    monkeypatch.setattr(smoke, "TINY", ((1, 64),))
+    monkeypatch.setattr(smoke, "FEW", 1)
+    monkeypatch.setattr(smoke, "TENSORS", 2)
+    monkeypatch.setattr(smoke, "CASES", {name: smoke.CASES[name] for name in ("SGD", "AdamW bfloat16")})
+    monkeypatch.setattr(smoke, "host_and_device", once)
+    assert smoke.main(["--rehearse", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))
+    assert found["rehearsal"]
+    assert found["failed"] == []
+    assert [row["case"] for row in found["numbers"]] == ["SGD", "AdamW bfloat16"]
+    assert [row["waits"] for row in found["waits"]] == [0]
+    assert [row["arm"] for row in found["times"]] == ["steprule", "steprule, clip", "torch fused", "copy"]
+    assert found["times"][0]["gigabytes_per_second"] == pytest.approx(28 * 64 / 4e-6 / 1e9)
+    assert "times mean nothing" in capsys.readouterr().err
+
+    monkeypatch.setitem(smoke.CASES, "SGD", ("SGD", {"lr": 0.1}, torch.float32, -1.0))
+    monkeypatch.setattr(smoke, "waits", lambda *_: 1 / 0)
+    monkeypatch.setattr(smoke, "times", lambda *_: None)
+    assert smoke.main(["--rehearse", "--out", str(tmp_path)]) == 1
+    failed = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))["failed"]
+    assert [told.partition(":")[0] for told in failed] == ["numbers", "waits"]
+    text = "\n".join(scripts("gpu_table").lines(tmp_path))
+    assert "1 of 2 optimisers agree with torch; waits: not counted" in text
+    assert "wrong: waits: ZeroDivisionError" in text
+    assert "rung: nothing was written" in text
+
+
+@pytest.mark.interp
+@needs_interpreter
+def test_the_sweep_is_rehearsed_and_names_the_best_of_what_it_timed(
+    scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep: Any = scripts("gpu_sweep")
+    monkeypatch.setattr(sweep, "BUILDS", sweep.BUILDS[:2])
+    monkeypatch.setattr(sweep, "host_and_device", once)
+    assert sweep.main(["--rehearse", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
+    arms = {(row["arm"], row["dtype"]) for row in found["rates"]}
+    ours = ["block 1024, chunk 4096, 4 warps", "block 1024, chunk 8192, 4 warps"]
+    names = ["copy", "torch fused", "zeros", "one element off", *ours, *(f"{own}, clipped" for own in ours)]
+    assert arms == {(name, dtype) for name in names for dtype in ("float32", "bfloat16")}
+    assert sorted(row["build"] for row in found["best"]) == sorted(ours)
+    assert f"The best choice here: {found['best'][0]['build']}." in capsys.readouterr().out
+
+    monkeypatch.setattr(sweep, "SECONDS", -1.0)
+    assert sweep.main(["--rehearse", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
+    assert len(found["left_out"]) == len(arms) - 4
+    assert found["best"] == []
+
+
+def test_the_best_build_is_that_of_the_largest_share_in_all_ways(scripts: Any) -> None:
+    sweep: Any = scripts("gpu_sweep")
+    rows: list[dict[str, Any]] = [{"arm": "copy", "dtype": "float32", "gigabytes_per_second": 1000.0}]
+    for chunk, rates in ((4096, (900.0, 800.0)), (8192, (950.0, 790.0)), (16384, (990.0,))):
+        rows += [
+            {"arm": f"block 1024, chunk {chunk}, 4 warps", "dtype": "float32", "gigabytes_per_second": rate,
+             "block": 1024, "chunk": chunk, "warps": 4}
+            for rate in rates
+        ]  # fmt: skip
+    ranked = sweep.best({"rates": rows})
+    assert [own for _, own in ranked] == ["block 1024, chunk 8192, 4 warps", "block 1024, chunk 4096, 4 warps"]
+    assert ranked[0][0] == pytest.approx((0.95 * 0.79) ** 0.5)
+    assert sweep.best({}) == []
+
+
+@pytest.mark.interp
+@needs_interpreter
+def test_a_played_gpu_warns_captures_and_replays_as_a_real_one(scripts: Any) -> None:
+    with scripts("gpu_rehearsal").rehearsing():
+        with pytest.warns(UserWarning, match="Synchronization debug mode"):
+            torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.cuda.set_sync_debug_mode("default")  # says so once
+        found = scripts("gpu_smoke").waits_of(torch.cuda.synchronize, 3)
+        assert found == 3
+        x = torch.zeros(2, device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            x.add_(1.0)
+        assert x.tolist() == [0.0, 0.0]
+        graph.replay()
+        graph.replay()
+        assert x.tolist() == [2.0, 2.0]
+        with pytest.warns(UserWarning, match="Graph is empty"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            pass
+    assert not torch.cuda.is_available() or "cuda" in torch.zeros(1, device="cuda").device.type
+
+
+def test_the_table_tells_what_each_part_has_left(scripts: Any, tmp_path: Path) -> None:
+    table: Any = scripts("gpu_table")
+    said = "FAILED tests/a.py::test_b - boom\n===== 1 failed, 9 passed, 2 skipped in 61.00s (0:01:01) =====\n"
+    (tmp_path / "rung.log").write_text(said, encoding="utf-8")
+    arms = {
+        "steprule": {"microseconds": {"median": 100.0}},
+        "torch fused": {"microseconds": {"median": 130.0}},
+        "torch.compile": {"skipped": "no compiler"},
+    }
+    cases = [{"name": "AdamW, flat", "arms": arms}, {"name": "LAMB", "skipped": "out of memory", "arms": {}}]
+    (tmp_path / "bench.json").write_text(json.dumps({"cases": cases, "complete": False}), encoding="utf-8")
+    (tmp_path / "smoke.json").write_text("cut of", encoding="utf-8")
+    text = table.lines(tmp_path)
+    assert text == [
+        "smoke: nothing was written",
+        "rung: 1 failed, 9 passed, 2 skipped in 61.00s (0:01:01)",
+        "  FAILED tests/a.py::test_b - boom",
+        "bench: 2 cases, cut off before its end",
+        "  AdamW, flat: 100 µs",
+        "    torch fused 1.30",
+        "  LAMB: out of memory",
+    ]
