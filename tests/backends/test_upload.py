@@ -101,7 +101,8 @@ def test_a_graph_sends_what_it_sent_when_it_was_captured_and_makes_nothing() -> 
         fake.replay([(name, action)])
         seen.append(int(own.table))
     assert seen == [1, 2, 1]
-    assert own.send(words(1), capturing=False), "a graph may have written since"
+    assert own.send(words(13), capturing=False), "it was sent last, and a graph has written since"
+    assert own.table.tolist() == [13]
 
 
 def test_more_contents_than_there_are_pieces_for_a_graph_are_refused_with_advice() -> None:

@@ -114,6 +114,26 @@ def test_several_steps_in_a_graph_send_what_each_of_them_sent(fake: FakeDevice) 
     twice(life)
 
 
+def test_a_graph_without_a_scaler_takes_its_steps_after_one_that_a_scaler_left_out(fake: FakeDevice) -> None:
+    def life(captured: bool) -> sr.Optimizer:
+        optimizer: Any = mixed(corrected_adam, capturable=True)
+        fill(optimizer, 0)
+        optimizer.step()
+        step = optimizer.step
+        if captured:
+            with fake.capture() as graph:
+                optimizer.step()
+            step = lambda: fake.replay(graph)  # noqa: E731
+        optimizer.found_inf = torch.ones(())
+        optimizer.step()
+        optimizer.found_inf = None
+        step()
+        assert {float(optimizer.state[p]["step"]) for p in parameters_of(optimizer)} == {2.0}
+        return optimizer
+
+    twice(life)
+
+
 def test_a_host_that_runs_ahead_writes_over_nothing_that_is_still_to_be_read(fake: FakeDevice) -> None:
     def life(behind: bool) -> sr.Optimizer:
         fake.eager = not behind
