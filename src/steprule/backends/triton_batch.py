@@ -227,7 +227,7 @@ class TritonBatch(Batch):
     def stopped(self) -> bool:
         """Whether the guard stopped the last step, and not `found`; this waits for the device."""
         guard = self.plan.guard
-        if guard is not None and self._now.capturing:
+        if guard is not None and self._device.now().capturing:
             raise BackendError('nonfinite="raise" asks the GPU after every step, and a CUDA graph cannot',
                                fix='pass nonfinite="skip", which leaves such steps out on the GPU')  # fmt: skip
         total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
