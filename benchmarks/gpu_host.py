@@ -1,10 +1,10 @@
-"""What the host does for a step on a GPU, timed without a GPU: `python benchmarks/gpu_host.py FILE`, about a minute.
+"""What the host does for a step on a GPU, timed without a GPU: `python benchmarks/gpu_host.py FILE`, about ten seconds.
 
-Steps of clipping and AdamW on tensors of 64 numbers. One arm is the GPU backend, all of its Python, above a device whose
-last calls do nothing; the record lists them as `replaced`. A launch costs what an empty function of Python costs. The other arm is
-the CPU backend, which computes. Both are timed with gradients that stay, as a backward pass leaves them that accumulates, and with others at
-every step beside a new learning rate, which are then sent. What is timed is the processor time of the thread, so that
-others on the machine matter little. No time here is one of a GPU.
+Steps of clipping and AdamW on tensors of 64 numbers. One arm is the GPU backend, its Python as it is, above a
+device whose last calls do nothing: the record lists what is `replaced`. A launch costs what an empty function costs.
+The other arm is the CPU backend, which computes. Both have gradients that stay where they are, and then others at every
+step beside a new learning rate, which are sent. What is timed is the processor time of the thread, so that others on
+the machine matter little. No time here is one of a GPU.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main(target: Path) -> None:
     """Write a record, and print its table."""
     torch.set_num_threads(1)
     began, start, end, device = now(), time.perf_counter(), watch(1), SilentGpu()
-    triton_device.DEVICES["cpu"] = lambda where: device
+    triton_device.DEVICES["cpu"] = lambda _: device
     cases = {str(count): measured(count, device) for count in COUNTS}
     record = {
         "command": f"python benchmarks/gpu_host.py {target.name}",

@@ -99,7 +99,7 @@ class Bucket:
     def _lay_rows(self, hyper: Table, row_of: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
         """Take a table of hyperparameters, the row of each tensor in it, and the group of each row."""
         self.hyper, self._row_of, self._groups = hyper, row_of, groups
-        self._rows_of_group = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+        self._rows_of_group = {int(group): _rows(np.flatnonzero(groups == group)) for group in np.unique(groups)}
         self._stepping: NDArray[np.bool_] | bool = True
         self._new_hosts: Table | None = None
         # Views made once: each costs as much as what is done with it.
@@ -120,6 +120,8 @@ class Bucket:
 
         So tensors that have always been stepped together share a row.
         """
+        if self.decides:  # each has a row of its own, and kernels see who is absent
+            return
         kinds, first, row_of = np.unique(2 * self._row_of + present, return_index=True, return_inverse=True)
         if len(kinds) > len(self.hyper):
             old = self._row_of[first]
@@ -139,14 +141,16 @@ class Bucket:
         for index, rows in self._rows_of_group.items():
             group = groups[index]
             values = tuple([v if type(v := read(group)) is float else self._known(v) for read in self.kernels.readers])
-            if values != self._values.get(index):
-                owner, own = f"`{self.plan.graph.name}`, group {index}", zip(hypers, values, strict=True)
-                checked = [np.nan if type(v) is OnDevice else hyper.check(v, owner) for hyper, v in own]
-                self.hyper[rows, : len(hypers)] = checked
+            before = self._values.get(index)
+            if values != before:
+                owner, own = f"`{self.plan.graph.name}`, group {index}", enumerate(zip(hypers, values, strict=True))
+                new = [(at, hyper, v) for at, (hyper, v) in own if before is None or v != before[at]]
+                checked = [np.nan if type(v) is OnDevice else hyper.check(v, owner) for _, hyper, v in new]
+                for (at, _, _), number in zip(new, checked, strict=True):
+                    self.hyper[rows, at] = number
                 self._values[index] = values
-            if self.decides:  # its rows are neighbours
-                stretch = slice(int(rows[0]), int(rows[-1]) + 1)
-                shares += [(stretch, at, v.number) for at, v in enumerate(values) if type(v) is OnDevice]
+            if type(rows) is slice:  # as all are where kernels decide
+                shares += [(rows, at, v.number) for at, v in enumerate(values) if type(v) is OnDevice]
         self.batch.shares = shares
         self.recalled = {name: torch.stack([own[name].detach().reshape(()) for own in self.states])
                          for name in self.plan.recalled}  # fmt: skip
@@ -205,6 +209,12 @@ class Bucket:
         columns, nodes = hyper_columns(self.plan), [node for _, node in self.plan.host_writes]
         numbers = [dict(zip(columns, row, strict=True)) for row in self.hyper.tolist()]
         return np.array([evaluate_host(nodes, own) for own in numbers], dtype=np.float64)
+
+
+def _rows(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Return rows by the name that costs least: neighbours are a slice."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 def _together(numbers: list[Any], table: torch.Tensor) -> torch.Tensor:
