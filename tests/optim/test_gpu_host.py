@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -197,3 +201,23 @@ def test_a_launcher_that_is_made_otherwise_is_not_called_directly() -> None:
     assert triton_device.slow_launch(known) == ""
     for other in (None, Kernel(None), Kernel(lambda grid, stream, *args: None), Kernel(print)):
         assert "its dispatch takes longer" in triton_device.slow_launch(other)
+
+
+def test_the_benchmark_of_the_host_runs_both_arms_and_says_what_it_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "gpu_host.py"
+    spec = importlib.util.spec_from_file_location("gpu_host", path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(triton_device, "DEVICES", dict(triton_device.DEVICES))
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    monkeypatch.setattr(bench, "COUNTS", (6,))
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+    bench.main(tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    case = record["tensors"]["6"]
+    assert set(case["microseconds"]) == {bench.GPU, bench.CPU}
+    assert (case["launches a step"], case["copies a step that moves"], case["made"]) == (3.0, 1.0, 0)
+    assert any("kernel.run" in replaced for replaced in record["replaced"])
+    assert "6 tensors" in capsys.readouterr().out
