@@ -36,7 +36,7 @@ _MEMORY = frozenset({"add", "add_square", "float32_at", "float64_at", "inner", "
 _BYTES = {"float64": ("float64", 8), "float32": ("float32", 4), "int16": ("int16", 2)}
 """As what the elements of an array are read, and how far apart they are; if not here, as 16 bits."""
 RUN = 512
-"""Elements of 16 bits whose squares are added in float32; if that leaves its range, they are added again in float64."""
+"""Elements that are added in float32: squares of 16 bits, again in float64 if that leaves its range; and gauges."""
 
 
 class NumbaDialect(Dialect):
@@ -98,21 +98,48 @@ class NumbaDialect(Dialect):
             yield
 
     def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
+        watched = {part: total for part, total in totals.items() if self._only_watched(part)}
+        others = {part: total for part, total in totals.items() if part not in watched}
+        if watched and others and loop.stores:  # one loop, since what is stored cannot be read again
+            watched, others = {}, dict(totals)
+        known = dict(self.names)
+        if others or not watched:
+            self._over_needed(loop.joining(others), at, others)
+        self.names = known
+        if watched:
+            with self._runs(watched) as runs:
+                self._run(loop.joining(watched), at, runs, "float32")
+                self._end_runs(watched, runs)
+
+    def _only_watched(self, part: Accumulate) -> bool:
+        """Whether a sum is only watched, so that runs of it may be added in float32, in wider vectors."""
+        return part.node in self.plan.only_watched and part.node.reducer.combine == "add" and self.real != WIDE
+
+    def _over_needed(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         if not self._adds_in_runs(loop):
             super()._over(loop, at, totals)
             return
-        runs = {part: self.fresh.fresh("run") for part in totals}
-        with self.source.block(f"for begin in range(0, count, {RUN}):"):
-            self.source.line(f"end = min(begin + {RUN}, count)")
-            self.source.line(*(f"{run} = np.float32(0.0)" for run in runs.values()))
+        with self._runs(totals) as runs:
             self._run(loop, at, runs, "float32")
             sound = (
                 f"{1e-30} < {run} < {1e38}" if part.node.reducer.each else f"{run} == 0.0" for part, run in runs.items()
             )
             with self.source.block(f"if {' and '.join(sound)}:"):
-                self.source.line(*(f"{totals[part]} += np.float64({run})" for part, run in runs.items()))
+                self._end_runs(totals, runs)
             with self.source.block("else:"):
                 self._run(loop, at, totals, WIDE)
+
+    @contextmanager
+    def _runs(self, totals: Mapping[Accumulate, str]) -> Generator[dict[Accumulate, str]]:
+        """Open a loop over runs of elements, in which each total has a part of its own."""
+        runs = {part: self.fresh.fresh("run") for part in totals}
+        with self.source.block(f"for begin in range(0, count, {RUN}):"):
+            self.source.line(f"end = min(begin + {RUN}, count)")
+            self.source.line(*(f"{run} = np.float32(0.0)" for run in runs.values()))
+            yield runs
+
+    def _end_runs(self, totals: Mapping[Accumulate, str], runs: Mapping[Accumulate, str]) -> None:
+        self.source.line(*(f"{totals[part]} += np.float64({run})" for part, run in runs.items()))
 
     def _adds_in_runs(self, loop: Loop) -> bool:
         """Whether short runs may be added in float32, in wider vectors: squares of 16 bits, and the guard's zeros."""

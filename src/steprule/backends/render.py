@@ -23,11 +23,11 @@ from ..plan.tables import CHUNK, TENSOR
 from .text import Names, Source
 
 _RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
-KEPT = {
-    "whole": "{x}", "narrow": "widen_{form}(nearest_{form}({x}))",
-    "beside": "joined_{form}(compensated_{form}({x}), remainder_{form}({x}))",
-}  # fmt: skip
-"""The value that a store leaves, of each kind of format, in the formulas of `plan.rounding`."""
+ROUNDED = {"narrow": "nearest_{form}({x})", "random": "stochastic_{form}({x}, {bits})"}
+"""What a store writes that loses bits, in the formulas of `plan.rounding`."""
+KEPT = {"whole": "{x}", "narrow": "widen_{form}({half})", "random": "widen_{form}({half})",
+        "beside": "joined_{form}(compensated_{form}({x}), remainder_{form}({x}))"}  # fmt: skip
+"""The value that a store leaves; `half` is what it has written."""
 WIDE = "float64"
 """The type of scalars and of reductions."""
 
@@ -280,13 +280,23 @@ class Dialect(ABC):
             arrays[REMAINDER] = beside
         at = {name: self.fresh.fresh(f"{name}_at") for name in arrays}
         self.source.line(*(f"{at[name]} = {self._point(name, dtype, 'start')}" for name, dtype in arrays.items()))
-        totals = {part: self.fresh.fresh(f"{part.node.op}_of") for part in loop.accumulated}
+        same = self._same(loop)
+        totals = {part: self.fresh.fresh(f"{part.node.op}_of") for part in loop.accumulated if same[part] is part}
         self.source.line(*(f"{name} = {self._running(part.node)}" for part, name in totals.items()))
         self._draw_keys(loop)
         if loop.body:
-            self._over(loop, at, totals)
-        for part, name in totals.items():
-            self._leave(part.place, part.node.reducer, name)
+            self._over(loop.joining(totals), at, totals)
+        for part in loop.accumulated:
+            self._leave(part.place, part.node.reducer, totals[same[part]])
+
+    def _same(self, loop: Loop) -> dict[Accumulate, Accumulate]:
+        """Map each reduction to one that joins the same elements in the same way: not only a watched one, if it can."""
+        found: dict[tuple[float, str, str, Node], Accumulate] = {}
+        for part in sorted(loop.accumulated, key=lambda part: part.node in self.plan.only_watched):
+            own = part.node.reducer
+            found.setdefault((own.init, own.combine, own.each, part.node.inputs[0]), part)
+        kinds = ((part, part.node.reducer) for part in loop.accumulated)
+        return {part: found[own.init, own.combine, own.each, part.node.inputs[0]] for part, own in kinds}
 
     def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         """Do what a loop does to each element of a chunk."""
@@ -308,6 +318,7 @@ class Dialect(ABC):
 
     def _body(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         results = {store.node: f"new_{store.array.name}" for store in loop.stores}
+        kept = {part.store: part.node for part in loop.body if isinstance(part, Keep)}
         for part in loop.body:
             if isinstance(part, Load):
                 form = part.array.format
@@ -317,10 +328,8 @@ class Dialect(ABC):
                 self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
             elif isinstance(part, Accumulate):
                 self._accumulate(part, totals[part])
-            elif isinstance(part, Keep):
-                self._assign(part.node, "kept", self._left(part.store))
-            else:
-                self._store(part, at)
+            elif isinstance(part, Store):
+                self._store(part, at, kept=kept.get(part))
 
     def _accumulate(self, part: Accumulate, total: str) -> None:
         own, element = part.node.reducer, self.names[part.node.inputs[0]]
@@ -333,25 +342,21 @@ class Dialect(ABC):
             faster = self.joins.get((own.combine, ""), self._apply(own.combine, total, joining))
         self.source.line(f"{total} = {faster.format(total=total, x=element, sum=self.sum)}")
 
-    def _left(self, part: Store) -> str:
-        """Spell what a store, just written down, leaves."""
-        form, x = part.array.format.dtype, self.names[part.node]
-        if part.draw >= 0:
-            return f"widen_{form}(stochastic_{form}({x}, {self._bits(part)}))"
-        return KEPT[part.array.format.kind].format(form=form, x=x)
-
-    def _bits(self, part: Store) -> str:
-        """Spell the random bits of a store that draws."""
-        return f"{'high' if part.draw % 2 else 'low'}_bits({self.drawn})"
-
-    def _store(self, part: Store, at: Mapping[str, str]) -> None:
+    def _store(self, part: Store, at: Mapping[str, str], *, kept: Node | None = None) -> None:
+        """Write an element into its array; where a gauge asks what is `kept`, round it once for both."""
         pair, odd = divmod(part.draw, 2)
         if part.draw >= 0 and not odd:
             self.drawn = self.fresh.fresh("drawn")
             self.source.line(f"{self.drawn} = draw(begins, {self.index}, {self.keys[pair]})")
-        form, bits = part.array.format, self._bits(part)
+        form, bits = part.array.format, f"{'high' if odd else 'low'}_bits({self.drawn})"
+        kind = "random" if part.draw >= 0 else form.kind
         known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
-        lines = self.stores["random" if part.draw >= 0 else form.kind].format(**known, bits=bits)
+        lines = self.stores[kind].format(**known, bits=bits)
+        if kept is not None:
+            rounded, half = ROUNDED.get(kind, "").format(**known, bits=bits), self.fresh.fresh("half")
+            self.source.line(*([f"{half} = {rounded}"] if rounded else []))
+            lines = lines.replace(rounded, half) if rounded else lines
+            self._assign(kept, "kept", KEPT[kind].format(**known, half=half))
         self.source.line(*lines.split("\n"))
 
 

@@ -136,7 +136,7 @@ def _formulas(graph: Graph) -> Iterator[tuple[str, Node]]:
         m = dict(graph.outputs)[moment.name]
         lengths = make("mul", length, make("norm", m))
         cosine = make("div", make("sum", make("mul", g, m)), lengths)
-        yield "cosine", make("where", make("gt", lengths, const(0)), cosine, const(0))
+        yield "cosine", make("where", make("eq", lengths, const(0)), const(0), cosine)
     raw = read(graph.gradient)
     yield "nonfinite", make("sum", _flag(make("eq", make("sub", raw, raw), const(0)), 0, 1))
     if new is not theta and new.rank is Rank.ELEMENT:
@@ -202,8 +202,8 @@ def _clipped(clipping: _Clipping, length: Node) -> Iterator[tuple[str, Node]]:
         yield "clip_coefficient", size
         yield "clipped", _flag(make("ne", size, const(1)), 1, 0)
         return
-    yield "clip_coefficient", make("where", make("gt", length, const(0)),
-                                   make("div", make("norm", after), length), const(1))  # fmt: skip
+    yield "clip_coefficient", make("where", make("eq", length, const(0)), const(1),
+                                   make("div", make("norm", after), length))  # fmt: skip
     changed = make("ne", make("abs", after), make("abs", before))
     yield "clipped", make("mean", _flag(changed, 1, 0))
 

@@ -9,8 +9,8 @@ executes it with torch operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import GraphError
 from ..graph.gauges import offered
@@ -125,6 +125,10 @@ class Loop:
     def accumulated(self) -> tuple[Accumulate, ...]:
         """The reductions it makes parts of."""
         return tuple(part for part in self.body if isinstance(part, Accumulate))
+
+    def joining(self, chosen: Container[Accumulate]) -> Loop:
+        """Return the loop with some of its reductions only."""
+        return replace(self, body=tuple(p for p in self.body if not isinstance(p, Accumulate) or p in chosen))
 
     @property
     def arrays(self) -> tuple[Array, ...]:

@@ -213,7 +213,15 @@ def _place(elements: list[Node], tensors: list[Node], guard: Node | None, graph:
     for node, index in placed(lambda _, allowed: allowed[-1]).items():
         if index == level[node] - 1:
             read[index] |= reads[node]
-    chosen = placed(lambda node, allowed: min(allowed, key=lambda index: len(reads[node] - read[index])))
+    told = set(topological([*elements, *tensors]))
+    done = {(node.reducer, node.inputs) for node in reductions if node.kind == "global"}
+
+    def cheapest(node: Node, allowed: range) -> int:
+        # Beside others gauges are added up more slowly, unless they are what is added up there anyhow.
+        first = guard is not None or node in told or (node.reduces and (node.reducer, node.inputs) in done)
+        return min(allowed if first else reversed(allowed), key=lambda index: len(reads[node] - read[index]))
+
+    chosen = placed(cheapest)
     return [[node for node in reductions if chosen[node] == index] for index in range(last + 1)]
 
 
