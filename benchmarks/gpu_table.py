@@ -8,8 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+
+from steprule.bench.gpu_table import LEGEND, gpu_table
+from steprule.bench.record import errors
 
 WIDTH = 100
 MOST = 12
@@ -69,39 +75,20 @@ def rung(path: Path) -> list[str]:
     return told + ([f"  and {len(bad) - MOST} more: see {path.name}"] if len(bad) > MOST else [])
 
 
-def microseconds(arm: dict[str, Any]) -> float | None:
-    """Return an arm's median, if it was timed."""
-    return arm.get("microseconds", {}).get("median")
-
-
 def bench(found: dict[str, Any]) -> list[str]:
-    """Word each case: our step, and how many times as long the others take."""
+    """Print the bench's own table, below what failed in it."""
     if not found:
         return ["bench: nothing was written"]
     cases = found.get("cases", [])
-    lines = [f"bench: {len(cases)} cases{'' if found.get('complete') else ', cut off before its end'}"]
-    for case in cases:
-        arms = case.get("arms", {})
-        own = microseconds(arms.get("steprule", {}))
-        if own is None:
-            why = case.get("skipped") or arms.get("steprule", {}).get("skipped") or "not timed"
-            lines.append(f"  {case['name']}: {why}"[:WIDTH])
-            continue
-        others = {name: microseconds(arm) for name, arm in arms.items() if name != "steprule"}
-        ratios = ", ".join(f"{name} {other / own:.2f}" for name, other in others.items() if other)
-        lines += [f"  {case['name']}: {own:.0f} µs"[:WIDTH], *wrapped(ratios)]
-    return lines
-
-
-def wrapped(words: str) -> list[str]:
-    """Break words of a list into lines."""
-    lines: list[str] = []
-    for word in words.split(", "):
-        if lines and len(lines[-1]) + len(word) + 2 <= WIDTH:
-            lines[-1] += f", {word}"
-        else:
-            lines.append(f"    {word}")
-    return [line for line in lines if line.strip()]
+    timed = sum("skipped" not in case for case in cases)
+    told = [f"bench: {timed} cases timed{'' if found.get('complete') else ', cut off before its end'}"]
+    told += [f"  {line}"[:WIDTH] for line in errors(found)]
+    if not cases:
+        return told
+    page = StringIO()
+    console = Console(file=page, width=WIDTH, color_system=None)
+    console.print(LEGEND, gpu_table(cases), sep="\n")
+    return told + [line.rstrip() for line in page.getvalue().splitlines()]
 
 
 def lines(folder: Path) -> list[str]:

@@ -216,20 +216,25 @@ def test_the_table_tells_what_each_part_has_left(scripts: Any, tmp_path: Path) -
     said = "FAILED tests/a.py::test_b - boom\n===== 1 failed, 9 passed, 2 skipped in 61.00s (0:01:01) =====\n"
     (tmp_path / "rung.log").write_text(said, encoding="utf-8")
     arms = {
-        "steprule": {"microseconds": {"median": 100.0}},
-        "torch fused": {"microseconds": {"median": 130.0}},
-        "torch.compile": {"skipped": "no compiler"},
+        "steprule": {"microseconds": {"median": 100.0}, "gigabytes_per_second": 900.0},
+        "torch fused": {"failed": True, "skipped": "CompilationError: no"},
+        "copy": {"microseconds": {"median": 90.0}, "gigabytes_per_second": 1000.0},
     }
-    cases = [{"name": "AdamW, flat", "arms": arms}, {"name": "LAMB", "skipped": "out of memory", "arms": {}}]
+    about = {"dtype": "float32", "rule": "AdamW", "clip": "none", "suite": "large", "name": "AdamW, flat"}
+    cases = [
+        {**about, "workload": "flat", "arms": arms},
+        {**about, "workload": "GPT-2", "arms": {}, "skipped": "no time", "left_out": True},
+    ]
     (tmp_path / "bench.json").write_text(json.dumps({"cases": cases, "complete": False}), encoding="utf-8")
     (tmp_path / "smoke.json").write_text("cut of", encoding="utf-8")
     text = table.lines(tmp_path)
-    assert text == [
+    assert text[:5] == [
         "smoke: nothing was written",
         "rung: 1 failed, 9 passed, 2 skipped in 61.00s (0:01:01)",
         "  FAILED tests/a.py::test_b - boom",
-        "bench: 2 cases, cut off before its end",
-        "  AdamW, flat: 100 µs",
-        "    torch fused 1.30",
-        "  LAMB: out of memory",
+        "bench: 1 cases timed, cut off before its end",
+        "  Failed: AdamW, flat: torch fused: CompilationError: no",
     ]
+    assert any(re.match(r"AdamW, flat +100 +– +900 +90 %", line) for line in text), "\n".join(text)
+    assert any("(left out)" in line for line in text)
+    assert max(map(len, text)) <= 100
