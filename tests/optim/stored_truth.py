@@ -14,10 +14,12 @@ import torch
 from truth import Truth, as_array
 
 import steprule as sr
+from steprule.graph.bounds import never_negative
 from steprule.graph.node import Rank
-from steprule.plan import rounding
+from steprule.plan import groups, rounding
 
 HALF = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+CODES = {torch.int8: "int8", torch.uint8: "uint8"}
 
 
 def formula(verb: str, dtype: torch.dtype) -> Any:
@@ -33,6 +35,26 @@ def master(parameter: torch.Tensor, remainder: torch.Tensor) -> np.ndarray:
     """Return the float32 numbers that a parameter and its remainder are."""
     flat = halves(parameter).reshape(-1), remainder.contiguous().numpy().reshape(-1)
     return formula("joined", parameter.dtype)(*flat).reshape(parameter.shape)
+
+
+def coded(x: np.ndarray, kind: str, random: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return an array in 8 bits, and the exponents of its groups."""
+    rows, group, say = x.reshape(len(x), -1), groups.group_of(groups.row_length(x.shape)), rounding.FORMULAS
+    kept = say[f"kept_{kind}"](rows.astype(np.float32))
+    greatest = np.zeros((len(rows), groups.units(rows.shape[1])), np.uint32)
+    np.maximum.at(greatest, (slice(None), group), say["magnitude"](kept))
+    exponents = say[f"exponent_{kind}"](greatest)
+    given = () if random is None else (random.reshape(kept.shape),)
+    verb = "nearest" if random is None else "stochastic"
+    codes = say[f"{verb}_{kind}"](kept, say["inverse"](exponents)[:, group], *given)
+    return codes.reshape(x.shape), exponents
+
+
+def decoded(codes: np.ndarray, exponents: np.ndarray, kind: str) -> np.ndarray:
+    """Return the numbers of an array in 8 bits."""
+    group = groups.group_of(groups.row_length(codes.shape))
+    unit = rounding.unit(exponents)[:, group]
+    return rounding.FORMULAS[f"widen_{kind}"](codes.reshape(len(codes), -1), unit).reshape(codes.shape)
 
 
 def draws(seed: int, position: int, t: int, number: int, places: np.ndarray) -> np.ndarray:
@@ -60,6 +82,7 @@ class StoredTruth(Truth):
 
     def _dtypes(self, parameter: torch.Tensor) -> dict[str, torch.dtype]:
         """Return the types of the arrays: those that are there, or that a first step makes."""
+        self.shape = parameter.shape
         made = {slot.name: torch.float32 if slot.rank is Rank.TENSOR else self._wish(slot.name) or parameter.dtype
                 for slot in self.graph.slots}  # fmt: skip
         there = self.optimizer.state.get(parameter, {})
@@ -70,6 +93,9 @@ class StoredTruth(Truth):
         """Return the type that the optimiser asks for a slot."""
         asked = self.optimizer.state_dtype
         form = asked.get(name) if isinstance(asked, dict) else asked
+        if form == "8bit":
+            roots = name in never_negative(self.graph)
+            return (torch.uint8 if roots else torch.int8) if groups.groupable(self.shape) else torch.float32
         return getattr(torch, form) if form else None
 
     def _store(self, parameter: torch.Tensor, position: int) -> dict[str, np.ndarray]:
@@ -78,6 +104,12 @@ class StoredTruth(Truth):
         for name, dtype in self._dtypes(parameter).items():
             x = np.asarray(self.arrays[parameter][name]).astype(np.float32)
             flat = x.reshape(-1)
+            if dtype in CODES:
+                given = draws(options.seed, position, t, number, np.arange(x.size))
+                held[name], held[f"{name}_scale"] = coded(x, CODES[dtype], given)
+                loaded, number = decoded(held[name], held[f"{name}_scale"], CODES[dtype]), number + 1
+                self.arrays[parameter][name] = loaded.astype(np.float64)
+                continue
             if dtype not in HALF:
                 held[name] = x
                 continue
@@ -100,6 +132,7 @@ class StoredTruth(Truth):
             state: Any = {self.graph.parameter: parameter, **self.optimizer.state[parameter]}
             for name, value in held.items():
                 own = halves(state[name]) if state[name].dtype in HALF else state[name].detach().numpy()
+                own = own.view(value.dtype) if own.dtype == np.int8 else own
                 np.testing.assert_array_equal(own, value, err_msg=name)
             assert ("remainder" in state) == ("remainder" in held)
             assert as_array(parameter).shape == parameter.shape

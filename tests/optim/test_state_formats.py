@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from stored_truth import StoredTruth
 from truth import bits, make
 
 import steprule as sr
 from steprule import board, rule, slot
-from steprule.errors import HyperparameterError
+from steprule.errors import HyperparameterError, ParameterError, StateError
 
 pytestmark = pytest.mark.cpu
 
@@ -98,12 +100,13 @@ def test_a_slot_of_bfloat16_follows_changes_below_half_of_its_last_bit() -> None
     assert float(optimizer.state[parameter]["exp_avg_sq"].float().mean()) == pytest.approx(0.999**100, abs=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", None])
-def test_a_checkpoint_is_loaded_in_the_format_that_is_asked_for_and_goes_on_bit_for_bit(kind: Any) -> None:
-    """Without any it is kept as it was saved; with weights_only, as all that is saved is tensors and numbers."""
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "8bit", None])
+@pytest.mark.parametrize("saved", ["bfloat16", "8bit"])
+def test_a_checkpoint_is_loaded_in_the_format_that_is_asked_for_and_goes_on_bit_for_bit(saved: str, kind: Any) -> None:
+    """Without any it is kept as it was, 8 bits as numbers; with weights_only: tensors and numbers are all there is."""
     torch.manual_seed(0)
-    parameters = make((5, 3), (7,))
-    optimizer = own.optimizer(parameters, state="bfloat16", seed=3)
+    parameters = make((64, 65), (7,))
+    optimizer = own.optimizer(parameters, state=saved, seed=3)
     train(optimizer, 3)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
@@ -111,22 +114,117 @@ def test_a_checkpoint_is_loaded_in_the_format_that_is_asked_for_and_goes_on_bit_
     again = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
     other = own.optimizer(again, state=kind, seed=3)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert types(other)["fast"] == getattr(torch, kind or "bfloat16")
-    for one, its in zip(parameters, again, strict=True):
-        assert torch.equal(optimizer.state[one]["fast"].float(), other.state[its]["fast"].float())
-    if kind == "bfloat16":
+    told = {"float32": torch.float32, "bfloat16": torch.bfloat16, "8bit": torch.int8}
+    assert types(other)["fast"] == told[kind or (saved if saved == "bfloat16" else "float32")]
+    one, its = (made.state_dict(format="float32")["state"] for made in (optimizer, other))
+    rtol = {"8bit": 1 / 16, "bfloat16": 1 / 256}.get(kind, 0.0) * (kind != saved)
+    for index, name in product(one, ("fast", "slow", "k")):
+        torch.testing.assert_close(its[index][name], one[index][name], rtol=rtol, atol=1e-4 * rtol)
+    assert not any("scale" in name for state in (*one.values(), *its.values()) for name in state)
+    if kind == saved:
+        assert bits(optimizer) == bits(other)
         for stepped in (optimizer, other):
             train(stepped, 3, seed=1)
         assert bits(optimizer) == bits(other)
 
 
-def test_torch_s_float32_state_is_loaded_into_bfloat16() -> None:
+@pytest.mark.parametrize("form", ["bfloat16", "8bit"])
+def test_torch_s_float32_state_is_loaded_and_given_back(form: str) -> None:
     torch.manual_seed(0)
-    theirs, ours = make((5, 3)), make((5, 3))
+    theirs, ours = make((64, 65)), make((64, 65))
     plain = torch.optim.AdamW(theirs)
     train(plain, 3)
-    optimizer = sr.optim.AdamW(ours, state="bfloat16")
+    optimizer = sr.optim.AdamW(ours, state=form)
     optimizer.load_state_dict(plain.state_dict())
-    for name in ("exp_avg", "exp_avg_sq"):
-        assert torch.equal(optimizer.state[ours[0]][name], plain.state[theirs[0]][name].bfloat16())
+    assert optimizer.state[ours[0]]["exp_avg"].element_size() == (2 if form == "bfloat16" else 1)
     train(optimizer, 1)
+    told = optimizer.state_dict(format="float32")
+    plain.load_state_dict(told)
+    assert {name: value.dtype for name, value in plain.state[theirs[0]].items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq"), torch.float32
+    )
+    train(plain, 1)
+    with pytest.raises(StateError, match="no format 'int8'"):
+        optimizer.state_dict(format="int8")
+
+
+def test_what_is_no_state_of_8_bits_is_refused() -> None:
+    """Codes without exponents, of another shape, or beside a DTensor; in a checkpoint, and put into the state."""
+    parameters = make((64, 65))
+    optimizer = own.optimizer(parameters, state="8bit")
+    train(optimizer, 1)
+    saved = optimizer.state_dict()
+    saved["state"][0].pop("fast_scale")
+    with pytest.raises(StateError, match="'fast_scale' beside it is not uint8 of shape \\(64, 3\\)"):
+        optimizer.load_state_dict(saved)
+    optimizer.state[parameters[0]]["fast_scale"] = torch.zeros(64, 2, dtype=torch.uint8)
+    with pytest.raises(ParameterError, match="'fast_scale' beside it"):
+        train(optimizer, 1)
+
+
+# Eight bits -------------------------------------------------------------------------------------------
+
+ANYWHERE = [None, "eager"]
+
+
+@rule
+def exactly(theta, g, m, s=slot(low=0), *, lr=0.125, beta=0.5):
+    """Float32 arithmetic is exact; the second slot is of 0 and squares of few bits."""
+    m = beta * m + g
+    return theta - lr * m, m, 0.25 * s + 0.25 * g**2
+
+
+def of_few_bits(*shape: int) -> torch.Tensor:
+    return torch.randint(-8, 9, shape) / 8.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", ANYWHERE)
+def test_8_bits_hold_what_the_definitions_say(backend: Any, dtype: torch.dtype) -> None:
+    """Codes and exponents bit for bit: rows with a tail, short ones, long ones, of three dimensions; small tensors."""
+    torch.manual_seed(1)
+    shapes = [(9, 600), (700, 7), (3, 1500), (8, 16, 40), (64, 63), (5000,), (4096, 1)]
+    parameters = [torch.nn.Parameter(of_few_bits(*shape).to(dtype)) for shape in shapes]
+    optimizer = exactly.optimizer(parameters, state="8bit", seed=2**40, backend=backend)
+    truth = StoredTruth(optimizer)
+    for step in range(3):
+        for place, parameter in enumerate(parameters):
+            parameter.grad = of_few_bits(*parameter.shape).to(dtype) if (step + place) % 3 else None
+        truth.step()
+        optimizer.step()
+        truth.agrees()
+    held = optimizer.state[parameters[0]]
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in held.items() if name != "step"} == {
+        "m": (torch.int8, (9, 600)), "m_scale": (torch.uint8, (9, 19)),
+        "s": (torch.uint8, (9, 600)), "s_scale": (torch.uint8, (9, 19)),
+    }  # fmt: skip
+    assert [optimizer.state[p]["m"].dtype for p in parameters[4:6]] == [torch.float32] * 2
+
+
+def test_one_zero_gradient_does_not_move_a_parameter_by_m_over_epsilon() -> None:
+    """A small gradient beside a large one, then none: were its second moment coded as 0, θ would move by m/ε, 1e5."""
+    wide, narrow = (torch.nn.Parameter(torch.zeros(64, 512)) for _ in range(2))
+    steps: list[float] = []
+    for parameter, state in ((wide, None), (narrow, "8bit")):
+        optimizer = sr.optim.Adam([parameter], lr=1e-3, state=state, backend="eager")
+        parameter.grad = torch.full((64, 512), 1e-3)
+        parameter.grad[:, ::40] = 1.0
+        for _ in range(10):
+            optimizer.step()
+        before = parameter.detach().clone()
+        parameter.grad.zero_()
+        optimizer.step()
+        steps.append(float((parameter.detach() - before).abs().max()))
+    assert steps[1] < 3 * steps[0] < 3e-3
+
+
+def test_8_bits_follow_beta_2_of_a_thousandth_a_step() -> None:
+    """To the nearest, 0.999 would never move a code of 4 bits of mantissa."""
+    parameter = torch.nn.Parameter(torch.zeros(64, 64))
+    optimizer = sr.optim.Adam([parameter], lr=0.0, state="8bit", backend="eager")
+    parameter.grad = torch.ones(64, 64)
+    optimizer.step()
+    for _ in range(100):
+        optimizer.step()
+    second = optimizer.state_dict(format="float32")["state"][0]["exp_avg_sq"]
+    assert float(second.mean()) == pytest.approx(1 - 0.999**101, rel=0.03)

@@ -95,7 +95,7 @@ def test_slots_of_one_number_a_tensor_are_never_narrower_than_float32() -> None:
 def test_every_format_has_the_bytes_of_the_tensors_that_hold_it() -> None:
     for row in FORMATS.values():
         held = [getattr(torch, dtype).itemsize for dtype in (row.dtype, row.beside) if dtype]
-        assert row.bytes == sum(held)
+        assert row.bytes == sum(held) + row.grouped / 32
         assert row.narrow is (held == [2])
 
 

@@ -12,11 +12,12 @@ import torch
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank
 from ..graph.ops import OPS, Reducer
+from ..plan.groups import row_length
 from ..plan.program import Accumulate, Array, Call, Compute, Exchange, Keep, Load, Loop, Program, Store
-from ..plan.storage import REMAINDER
+from ..plan.storage import REMAINDER, units_of
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
-from .half_torch import drawn, joined, remainder, rounded
+from .half_torch import coded, decoded, drawn, joined, random_bits, remainder, rounded
 from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
@@ -181,7 +182,13 @@ class EagerBatch(Batch):
         stored = self.arrays[array.name][tensor].detach()
         if array.format.beside:
             return joined(stored, self.arrays[REMAINDER][tensor].detach())
+        if array.format.grouped:
+            return decoded(stored, self.arrays[units_of(array.name)][tensor], self._row_length(tensor))
         return stored.float() if stored.is_floating_point() and stored.element_size() < 4 else stored
+
+    def _row_length(self, tensor: int) -> int:
+        assert self._where is not None
+        return row_length(self._where[tensor].shape)
 
     def _stored(self, tensor: int, store: Store, values: dict[Node, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return where a value goes, and what is held there."""
@@ -195,8 +202,13 @@ class EagerBatch(Batch):
             return [(target, rounded(value, target.dtype, "compensated")), (beside, remainder(value, target.dtype))]
         if store.draw >= 0:
             assert self._where is not None
-            t = int(self._numbers[tensor]["t"])
-            return [(target, drawn(value, target.dtype, self._where[tensor], t, store.draw))]
+            place, t = self._where[tensor], int(self._numbers[tensor]["t"])
+            if not store.array.format.grouped:
+                return [(target, drawn(value, target.dtype, place, t, store.draw))]
+            given = random_bits(value, place, t, store.draw)
+            beside = self.arrays[units_of(store.array.name)][tensor]
+            found = coded(value, target.dtype, self._row_length(tensor), given)
+            return list(zip((target, beside), found, strict=True))
         # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
         return [(target, value.clone() if store.node.op == "read" else value)]
 

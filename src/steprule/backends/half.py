@@ -1,4 +1,4 @@
-"""The formulas of 16 bits in Numba's kernels: those of `plan.rounding`, written as LLVM's instructions.
+"""The formulas of 16 and 8 bits in Numba's kernels: those of `plan.rounding`, written as LLVM's instructions.
 
 Numba itself would compute words of 32 bits in 64, at half the speed. Float16 is converted by the processor where it has
 such an instruction: where it has none, LLVM would call a function that this process may not have.
@@ -14,11 +14,11 @@ from llvmlite import ir
 from numba import types
 
 from ..plan import rounding
-from ..plan.storage import NARROW
+from ..plan.storage import CODES, NARROW
 from .memory import instructions
 
 _REAL, _HALF = ir.FloatType(), ir.HalfType()
-_INT16, _INT32, _INT64 = (ir.IntType(size) for size in (16, 32, 64))
+_INT8, _INT16, _INT32, _INT64 = (ir.IntType(size) for size in (8, 16, 32, 64))
 
 
 class _Value:
@@ -64,6 +64,11 @@ def _where(condition: _Value, one: Any, other: Any) -> _Value:
     return condition.write("select", condition.value, beside.like(one), beside.like(other))
 
 
+def _root(x: _Value) -> _Value:
+    form = ir.FunctionType(_REAL, [_REAL])
+    return _Value(x.builder, x.builder.call(x.builder.module.declare_intrinsic("llvm.sqrt", (_REAL,), form), [x.value]))
+
+
 _LLVM: dict[str, Any] = {
     "bits": lambda x: x.to(_INT32, "bitcast"),
     "number": lambda u: u.to(_REAL, "bitcast"),
@@ -73,6 +78,9 @@ _LLVM: dict[str, Any] = {
     "signed": lambda h: h.to(_INT32, "sext"),
     "narrow": lambda u: u.to(_INT16, "trunc"),
     "narrow_signed": lambda u: u.to(_INT16, "trunc"),
+    "byte": lambda code: code.to(_INT32, "zext"),
+    "narrow_byte": lambda u: u.to(_INT8, "trunc"),
+    "root": _root,
     "real": lambda u: u.to(_REAL, "sitofp"),
     "where": _where,
 }
@@ -112,26 +120,42 @@ def _plain(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _WORD, _LONG, _PLACE = types.uint32, types.uint64, types.int64
-_NUMBER, _STORED, _REST = types.float32, types.uint16, types.int16
-_SIGNATURES = {
-    "parameter_seed": (_LONG, _LONG, _LONG),
-    "key": (_LONG, _LONG, _LONG, _LONG),
-    "draw": (_WORD, _PLACE, _PLACE, _LONG),
-    "low_bits": (_WORD, _WORD),
-    "high_bits": (_WORD, _WORD),
-} | {
-    f"{verb}_{form}": signature
-    for form in NARROW
-    for verb, signature in {
-        "widen": (_NUMBER, _STORED),
-        "nearest": (_STORED, _NUMBER),
-        "stochastic": (_STORED, _NUMBER, _WORD),
-        "compensated": (_STORED, _NUMBER),
-        "remainder": (_REST, _NUMBER),
-        "joined": (_NUMBER, _STORED, _REST),
-    }.items()
-    if f"{verb}_{form}" in rounding.FORMULAS
-}
+_NUMBER, _STORED, _REST, _CODE = types.float32, types.uint16, types.int16, types.uint8
+_SIGNATURES = (
+    {
+        "parameter_seed": (_LONG, _LONG, _LONG),
+        "key": (_LONG, _LONG, _LONG, _LONG),
+        "draw": (_WORD, _PLACE, _PLACE, _LONG),
+        "low_bits": (_WORD, _WORD),
+        "high_bits": (_WORD, _WORD),
+        "magnitude": (_WORD, _NUMBER),
+        "unit": (_NUMBER, _CODE),
+        "inverse": (_NUMBER, _CODE),
+    }
+    | {
+        f"{verb}_{form}": signature
+        for form in NARROW
+        for verb, signature in {
+            "widen": (_NUMBER, _STORED),
+            "nearest": (_STORED, _NUMBER),
+            "stochastic": (_STORED, _NUMBER, _WORD),
+            "compensated": (_STORED, _NUMBER),
+            "remainder": (_REST, _NUMBER),
+            "joined": (_NUMBER, _STORED, _REST),
+        }.items()
+        if f"{verb}_{form}" in rounding.FORMULAS
+    }
+    | {
+        f"{verb}_{form}": signature
+        for form in CODES
+        for verb, signature in {
+            "kept": (_NUMBER, _NUMBER),
+            "exponent": (_CODE, _WORD),
+            "stochastic": (_CODE, _NUMBER, _NUMBER, _WORD),
+            "widen": (_NUMBER, _CODE, _NUMBER),
+        }.items()
+    }
+)
 globals().update({name: _function(name, *signature) for name, signature in _SIGNATURES.items()})
 
 PLAIN: dict[str, Callable[..., Any]] = {name: _plain(rounding.FORMULAS[name]) for name in _SIGNATURES}

@@ -1,4 +1,4 @@
-"""The formulas of 16 bits as torch operations, on any device: those of `plan.rounding`, in words of int64."""
+"""The formulas of 16 and 8 bits as torch operations, on any device: those of `plan.rounding`, in words of int64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..plan import rounding
+from ..plan.groups import group_of, units
 from .base import Place
 
 _WORD = 0xFFFFFFFF
@@ -21,6 +22,9 @@ _FORMULAS = rounding.spelled(
         "signed": lambda rest: rest.to(torch.int64),
         "narrow": lambda u: u.to(torch.int16),
         "narrow_signed": lambda u: u.to(torch.int16),
+        "byte": lambda code: code.view(torch.uint8).to(torch.int64),
+        "narrow_byte": lambda u: u.to(torch.uint8),
+        "root": torch.sqrt,
         "real": lambda n: n.to(torch.float32),
         "where": torch.where,
         "widen_float16": lambda half: half.view(torch.float16).float(),
@@ -55,13 +59,40 @@ def draws(index: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
     return _FORMULAS["low_bits"](found), _FORMULAS["high_bits"](found)
 
 
-def drawn(x: torch.Tensor, dtype: torch.dtype, place: Place, t: int, number: int) -> torch.Tensor:
-    """Return a tensor rounded stochastically at step t, as the array of this number."""
+def random_bits(x: torch.Tensor, place: Place, t: int, number: int) -> torch.Tensor:
+    """Return what is drawn at step t for a tensor like this, the array of this number."""
     index = torch.zeros((), dtype=torch.int64, device=x.device)
     for size, whole, start in zip(x.shape, place.shape, place.offset, strict=True):
         index = index.unsqueeze(-1) * whole + torch.arange(start, start + size, device=x.device)
     key = int(rounding.key(np.array([place.stream]), np.array([t]), number // 2)[0])
-    return rounded(x.float(), dtype, "stochastic", draws(index, key)[number % 2])
+    return draws(index, key)[number % 2]
+
+
+def drawn(x: torch.Tensor, dtype: torch.dtype, place: Place, t: int, number: int) -> torch.Tensor:
+    """Return a tensor rounded stochastically at step t, as the array of this number."""
+    return rounded(x.float(), dtype, "stochastic", random_bits(x, place, t, number))
+
+
+def coded(
+    x: torch.Tensor, dtype: torch.dtype, length: int, random: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of this length in 8 bits, and the exponent of each group; to the nearest without random bits."""
+    group = torch.from_numpy(group_of(length)).to(x.device)
+    kept = _formula("kept", dtype)(x.float().reshape(-1, length))
+    greatest = torch.zeros(len(kept), units(length), dtype=torch.int64, device=x.device)
+    greatest.scatter_reduce_(1, group.expand_as(kept), _FORMULAS["magnitude"](kept), "amax")
+    exponents = _formula("exponent", dtype)(greatest)
+    given = () if random is None else (random.reshape(kept.shape),)
+    verb = "nearest" if random is None else "stochastic"
+    codes = _formula(verb, dtype)(kept, _FORMULAS["inverse"](exponents)[:, group], *given)
+    return codes.view(dtype).reshape(x.shape), exponents
+
+
+def decoded(codes: torch.Tensor, exponents: torch.Tensor, length: int) -> torch.Tensor:
+    """Return the numbers of whole rows of this length, as float32."""
+    group = torch.from_numpy(group_of(length)).to(codes.device)
+    own = _FORMULAS["unit"](exponents)[:, group]
+    return _formula("widen", codes.dtype)(codes.reshape(-1, length), own).reshape(codes.shape)
 
 
 def remainder_of(stored: torch.Tensor, left: torch.Tensor) -> torch.Tensor:

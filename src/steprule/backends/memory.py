@@ -13,6 +13,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core.extending import intrinsic
 
+from ..plan.groups import BLOCK, LANES
+
 EXACT: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "_nrt": False}
 """How kernels are compiled: division by zero gives infinity, as on any array; every operation rounds once, as IEEE 754
 says, so that an element's bits do not depend on where in a tensor it stands (were a product and a sum one operation,
@@ -80,9 +82,30 @@ def fetch(context: Any, builder: Any, address: Any) -> Any:
     return context.get_dummy_value()
 
 
-float32_at, float64_at, int16_at, int32_at, int64_at, uint16_at = (
-    _pointer_to(kind) for kind in (types.float32, types.float64, types.int16, types.int32, types.int64, types.uint16)
+float32_at, float64_at, int16_at, int32_at, int64_at, uint8_at, uint16_at = (
+    _pointer_to(kind)
+    for kind in (types.float32, types.float64, types.int16, types.int32, types.int64, types.uint8, types.uint16)
 )
+
+
+def _room(element: Any, count: int) -> Any:
+    """Return a function of kernels that gives room for so many numbers, as long as its caller runs."""
+
+    @instructions(types.CPointer(element))
+    def room(context: Any, builder: Any) -> Any:
+        kind = context.get_value_type(element)
+        with builder.goto_entry_block():
+            found = builder.alloca(ir.ArrayType(kind, count))
+        found.align = 64
+        return builder.bitcast(found, kind.as_pointer())
+
+    return room
+
+
+block_room, draw_room = _room(types.float32, BLOCK), _room(types.uint32, BLOCK)
+"""Room for the numbers of a block of groups, and for what it draws."""
+lane_room, word_room = _room(types.float32, LANES), _room(types.uint32, LANES)
+"""Room for one number a group, and for one word a group."""
 
 
 @njit(**_SUM, **INNER)
@@ -116,6 +139,11 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "float64_at": partial(_PlainPointer, ctypes.c_double, np.float64),
     "int16_at": partial(_PlainPointer, ctypes.c_int16, np.int16),
     "int64_at": partial(_PlainPointer, ctypes.c_int64, int),
+    "uint8_at": partial(_PlainPointer, ctypes.c_uint8, np.uint8),
+    "block_room": partial(np.zeros, BLOCK, np.float32),
+    "lane_room": partial(np.zeros, LANES, np.float32),
+    "draw_room": partial(np.zeros, BLOCK, np.uint32),
+    "word_room": partial(np.zeros, LANES, np.uint32),
     "uint16_at": partial(_PlainPointer, ctypes.c_uint16, np.uint16),
 }
 """Pointers in Python, for running a kernel's source without a compiler."""

@@ -10,7 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from . import cache, compiler
-from .base import DTYPES, Arrays, Backend, Batch, Gradients, Kernel, Table, Where, addresses_of, chunks, tensor_table
+from .base import (
+    DTYPES,
+    Arrays,
+    Backend,
+    Batch,
+    Gradients,
+    Kernel,
+    Table,
+    Where,
+    addresses_of,
+    chunks,
+    row_lengths,
+    tensor_table,
+)
 from .numba_dialect import COUNTS, TABLES, NumbaDialect
 from .threads import cheap, walk
 
@@ -80,8 +93,9 @@ class CpuBatch(Batch):
         self._addresses = np.array(pointers, dtype=np.int64).reshape(len(pointed), len(sizes)).T.copy()
         self._gradients = np.zeros(len(sizes), dtype=np.int64)
         self.set_gradients(arrays[plan.graph.gradient])
-        self._tensors = tensor_table(sizes, rows, CHUNK, where)
-        self._chunks = chunks(sizes, CHUNK)
+        cut = row_lengths(self.program, where)
+        self._tensors = tensor_table(sizes, rows, CHUNK, where, cut)
+        self._chunks = chunks(sizes, CHUNK, cut)
         self.host = np.zeros((0, len(self.program.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))

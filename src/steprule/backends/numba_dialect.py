@@ -14,14 +14,16 @@ there are, and the stage. It reads the stage there so that its arguments are tho
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
 from ..graph.node import Node, Rank
 from ..graph.ops import Reducer
-from ..plan.program import Accumulate, Loop, Program
+from ..plan.groups import BLOCK, GROUP, LANES
+from ..plan.program import Accumulate, Array, Loop, Program
 from ..plan.rounding import FORMULAS
+from ..plan.storage import CODES, units_of
 from ..plan.tables import hyper_columns
 from .base import ABSENT
 from .render import WIDE, Dialect
@@ -31,9 +33,13 @@ TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "host", "parti
 COUNTS = ("tensor_count", "chunk_count", "row_count", "part_count")
 _INTEGERS = {"addresses", "gradients", "tensors", "chunks", "done", "parts"}
 _ALL = ", ".join(TABLES[:-2])
-_MEMORY = frozenset({"add", "add_square", "float32_at", "float64_at", "inner", "int16_at", "int64_at", "uint16_at"})
+_ROOMS = {"kept": "block", "unit": "lane", "inverse": "lane", "most": "word"}
+"""The tables on the stack for a slot in 8 bits: its new numbers, its units, their inverses, the greatest magnitudes."""
+_MEMORY = frozenset({"add", "add_square", "float32_at", "float64_at", "inner", "int16_at", "int64_at", "uint8_at",
+                     "uint16_at", "draw_room", *(f"{room}_room" for room in _ROOMS.values())})  # fmt: skip
 """What kernels call of `memory`."""
-_BYTES = {"float64": ("float64", 8), "float32": ("float32", 4), "int16": ("int16", 2)}
+_BYTES = {"float64": ("float64", 8), "float32": ("float32", 4), "int16": ("int16", 2),
+          **dict.fromkeys(CODES, ("uint8", 1))}  # fmt: skip
 """As what the elements of an array are read, and how far apart they are; if not here, as 16 bits."""
 RUN = 512
 """Elements that are added in float32: squares of 16 bits, again in float64 if that leaves its range; and gauges."""
@@ -54,15 +60,19 @@ class NumbaDialect(Dialect):
     reserved = frozenset({
         *TABLES, *COUNTS, *_MEMORY, *FORMULAS, "begins", "np", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
         "count", "kernel", "first", "last", "part", "directory", "of", "i", "host_scalars", "finish_tensors", "abs",
-        "range", "t", "known", "begin", "end", "min",
+        "range", "t", "known", "begin", "end", "min", "max", "length", "units", "column", "line", "lanes", "lane",
+        "place", "size", "turn", "first_unit", "kept", "exponent",
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
         "whole": "{at}[i]", "narrow": "widen_{form}({at}[i])", "beside": "joined_{form}({at}[i], {beside}[i])",
+        "grouped": "widen_{form}({at}[i], {unit}[lane])",
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
         "whole": "{at}[i] = {x}", "narrow": "{at}[i] = nearest_{form}({x})",
         "random": "{at}[i] = stochastic_{form}({x}, {bits})",
         "beside": "{at}[i] = compensated_{form}({x})\n{beside}[i] = remainder_{form}({x})",
+        "grouped": "kept = kept_{form}({x})\n{kept}[place] = kept\n"
+                   "{most}[lane] = max({most}[lane], magnitude(kept))",
     }  # fmt: skip
     joins: ClassVar[Mapping[tuple[str, str], str]] = {
         ("add", ""): "add({total}, np.{sum}({x}))",
@@ -98,6 +108,9 @@ class NumbaDialect(Dialect):
             yield
 
     def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
+        if grouped := [array for array in loop.arrays if array.format.grouped]:
+            self._over_groups(loop, at, totals, grouped)
+            return
         watched = {part: total for part, total in totals.items() if self._only_watched(part)}
         others = {part: total for part, total in totals.items() if part not in watched}
         if watched and others and loop.stores:  # one loop, since what is stored cannot be read again
@@ -140,6 +153,85 @@ class NumbaDialect(Dialect):
 
     def _end_runs(self, totals: Mapping[Accumulate, str], runs: Mapping[Accumulate, str]) -> None:
         self.source.line(*(f"{totals[part]} += np.float64({run})" for part, run in runs.items()))
+
+    def _over_groups(
+        self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str], grouped: Sequence[Array]
+    ) -> None:
+        """Walk block by block of groups: new numbers are kept until the greatest of each group is known, then coded."""
+        line, coded = self.source.line, [store for store in loop.stores if store.array in grouped]
+        rooms = {pair: self.fresh.fresh("rolled") for pair in sorted({store.draw // 2 for store in coded})}
+        line(*(f"{room} = draw_room()" for room in rooms.values()))
+        for array in grouped:
+            own = {word: self.fresh.fresh(f"{array.name}_{word}") for word in (*_ROOMS, "scale")}
+            line(f"{own['scale']} = {self._point(units_of(array.name), 'uint8', '0')}")
+            line(*(f"{own[word]} = {room}_room()" for word, room in _ROOMS.items()))
+            self.groups[array.name] = own
+        line(f"length = {self._of('length')}", f"units = (length + {GROUP - 1}) // {GROUP}")
+        line("line, column = start // length * units, start % length", "begin = 0")
+        with self.source.block("while begin < count:"):
+            line(f"size = min({BLOCK}, length - column)")
+            line(f"first_unit, lanes = line + column // {GROUP}, (size + {GROUP - 1}) // {GROUP}")
+            for pair, room in rooms.items():
+                with self.source.block("for i in range(size):"):
+                    line(f"{room}[i] = draw(begins + begin, i, {self.keys[pair]})")
+            with self.source.block(f"if lanes & (lanes - 1) == 0 and size % {LANES} == 0:"):
+                self._block(loop, at, totals, rooms, LANES)
+            with self.source.block("else:"):
+                self._block(loop, at, totals, rooms)
+            line("column, begin = column + size, begin + size")
+            with self.source.block("if column == length:"):
+                line("line, column = line + units, 0")
+        self.groups = {}
+
+    def _block(
+        self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str], rooms: Mapping[int, str], by: int = 0
+    ) -> None:
+        """Compute the elements of a block, then the units of its groups, then their codes.
+
+        Most blocks are walked over `by` 16 lanes: 8 groups are then 16, of which two are one.
+        """
+        known, line = dict(self.names), self.source.line
+        with self.source.block(f"for lane in range({by or 'lanes'}):"):
+            for own in self.groups.values():
+                group = "lane & (lanes - 1)" if by else "lane"
+                line(f"{own['unit']}[lane] = unit({own['scale']}[first_unit + ({group})])")
+                line(f"{own['most']}[lane] = np.uint32(0)")
+        with self._turns(by):
+            line("i = begin + place")
+            self._body(loop, at, totals)
+        self.names = known
+        for store in loop.stores:
+            if store.array.format.grouped:
+                self._units(self.groups[store.array.name], store.array.format.name, by)
+                with self._turns(by):
+                    own, form = self.groups[store.array.name], store.array.format.name
+                    bits = f"{('low', 'high')[store.draw % 2]}_bits({rooms[store.draw // 2]}[place])"
+                    new = f"stochastic_{form}({own['kept']}[place], {own['inverse']}[lane], {bits})"
+                    line(f"{at[store.array.name]}[begin + place] = {new}")
+
+    def _units(self, own: Mapping[str, str], form: str, by: int) -> None:
+        """Find and write the units of a block's groups."""
+        most, inverse, same = own["most"], own["inverse"], "lane & (lanes - 1)"
+        rest = f"for lane in range(lanes, {by}):"
+        if by:
+            with self.source.block(rest):
+                self.source.line(f"{most}[{same}] = max({most}[{same}], {most}[lane])")
+        with self.source.block("for lane in range(lanes):"):
+            self.source.line(f"exponent = exponent_{form}({most}[lane])")
+            self.source.line(f"{own['scale']}[first_unit + lane] = exponent", f"{inverse}[lane] = inverse(exponent)")
+        if by:
+            with self.source.block(rest):
+                self.source.line(f"{inverse}[lane] = {inverse}[{same}]")
+
+    @contextmanager
+    def _turns(self, by: int) -> Generator[None]:
+        """Open the loops over the elements of a block, which its groups take in turns."""
+        turns, each, first = (
+            (f"size // {by}", f"{by}", f"turn * {by}") if by else ("0, size, lanes", "min(lanes, size - turn)", "turn")
+        )
+        with self.source.block(f"for turn in range({turns}):"), self.source.block(f"for lane in range({each}):"):
+            self.source.line(f"place = {first} + lane")
+            yield
 
     def _adds_in_runs(self, loop: Loop) -> bool:
         """Whether short runs may be added in float32, in wider vectors: squares of 16 bits, and the guard's zeros."""

@@ -19,7 +19,7 @@ from ..graph.show import formula
 from ..plan.program import Accumulate, Compute, Keep, Load, Loop, Program, Store
 from ..plan.schedule import summary
 from ..plan.storage import FORMATS, REMAINDER
-from ..plan.tables import CHUNK, TENSOR
+from ..plan.tables import CHUNK, GROUPED, TENSOR
 from .text import Names, Source
 
 _RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
@@ -78,7 +78,8 @@ class Dialect(ABC):
         self.source = Source(self.graph.origins)
         self.names: dict[Node, str] = {}
         self.fresh = Names(self.reserved)
-        self.keys, self.drawn, self.sum = list[str](), "", WIDE
+        self.keys, self.drawn, self.sum = list[str](), dict[int, str](), WIDE
+        self.groups: dict[str, dict[str, str]] = {}
 
     @classmethod
     def lacks(cls, program: Program) -> str:
@@ -86,6 +87,8 @@ class Dialect(ABC):
         for array in program.arrays:
             if array.format.real != program.layout.real or array.format.name not in FORMATS:
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
+            if array.format.kind not in cls.loads:
+                return f"`{array.name}` is in 8 bits, for which there are no kernels here"
         for node in program.plan.graph.nodes:
             if node.rank not in _RANKS:
                 return f"`{node.op}` varies over {node.rank.word}s, for which there are no kernels"
@@ -174,7 +177,7 @@ class Dialect(ABC):
 
     def _of(self, name: str) -> str:
         """Spell what is known of the current chunk, or of its tensor."""
-        whose, names = ("chunk", CHUNK) if name in CHUNK else ("tensor", TENSOR)
+        whose, names = ("chunk", CHUNK) if name in CHUNK else ("tensor", GROUPED if self.program.grouped else TENSOR)
         return self._cell(f"{whose}s", whose, len(names), names.index(name))
 
     def _address(self, name: str) -> str:
@@ -319,10 +322,12 @@ class Dialect(ABC):
     def _body(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         results = {store.node: f"new_{store.array.name}" for store in loop.stores}
         kept = {part.store: part.node for part in loop.body if isinstance(part, Keep)}
+        self.drawn = {}
         for part in loop.body:
             if isinstance(part, Load):
                 form = part.array.format
                 known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "real": self.real}
+                known |= self.groups.get(part.array.name, {})
                 self._assign(part.node, part.array.name, self.loads[form.kind].format(**known))
             elif isinstance(part, Compute):
                 self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
@@ -342,16 +347,21 @@ class Dialect(ABC):
             faster = self.joins.get((own.combine, ""), self._apply(own.combine, total, joining))
         self.source.line(f"{total} = {faster.format(total=total, x=element, sum=self.sum)}")
 
+    def _bits(self, draw: int) -> str:
+        """Spell the random bits of an array, after their draw, unless another array of the pair has drawn them."""
+        pair, odd = divmod(draw, 2)
+        if pair not in self.drawn:
+            self.drawn[pair] = self.fresh.fresh("drawn")
+            self.source.line(f"{self.drawn[pair]} = draw(begins, {self.index}, {self.keys[pair]})")
+        return f"{'high' if odd else 'low'}_bits({self.drawn[pair]})"
+
     def _store(self, part: Store, at: Mapping[str, str], *, kept: Node | None = None) -> None:
         """Write an element into its array; where a gauge asks what is `kept`, round it once for both."""
-        pair, odd = divmod(part.draw, 2)
-        if part.draw >= 0 and not odd:
-            self.drawn = self.fresh.fresh("drawn")
-            self.source.line(f"{self.drawn} = draw(begins, {self.index}, {self.keys[pair]})")
-        form, bits = part.array.format, f"{'high' if odd else 'low'}_bits({self.drawn})"
-        kind = "random" if part.draw >= 0 else form.kind
-        known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
-        lines = self.stores[kind].format(**known, bits=bits)
+        form, name = part.array.format, part.array.name
+        kind = "random" if part.draw >= 0 and not form.grouped else form.kind
+        bits = self._bits(part.draw) if kind == "random" else ""
+        known = {"at": at[name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
+        lines = self.stores[kind].format(**known, bits=bits, **self.groups.get(name, {}))
         if kept is not None:
             rounded, half = ROUNDED.get(kind, "").format(**known, bits=bits), self.fresh.fresh("half")
             self.source.line(*([f"{half} = {rounded}"] if rounded else []))

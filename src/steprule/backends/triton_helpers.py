@@ -163,6 +163,8 @@ _WORDS = {
     "signed(half)": "half.to(tl.int32).to(tl.uint32, bitcast=True)",
     "narrow(u)": "u.to(tl.uint16)",
     "narrow_signed(u)": "u.to(tl.uint16).to(tl.int16, bitcast=True)",
+    "byte(code)": "tl.cast(code, tl.uint32)",
+    "narrow_byte(u)": "u.to(tl.uint8)",
     "real(u)": "u.to(tl.int32, bitcast=True).to(tl.float32)",
     "where(condition, one, other)": "tl.where(condition, one, other)",
     "widen_float16(half)": "half.to(tl.float16, bitcast=True).to(tl.float32)",
@@ -173,5 +175,6 @@ if not interpreted:
         _WORDS[f"nearest_{_dtype}(x)"] = f"tl.where(x == x, {_rounded}, {_nan}).to(tl.uint16)"
 _lines = (f"def {head}:\n    return {value}" for head, value in _WORDS.items())
 _written = execute("\n".join(("import triton.language as tl", *_lines)), "words")
-_language = {"tl": tl} | {name: jit(_written[name]) for name in (head.partition("(")[0] for head in _WORDS)}
+_names = [head.partition("(")[0] for head in _WORDS]
+_language = {"tl": tl, "root": root, **{name: jit(_written[name]) for name in _names}}
 globals().update(spelled(_language, function=jit, constant=(lambda one: one) if interpreted else tl.constexpr))

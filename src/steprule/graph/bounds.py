@@ -1,12 +1,13 @@
-"""Bounds of a scalar, as far as its formula tells them; any scalar may also be NaN."""
+"""Bounds of a value, as far as its formula tells them; any value may also be NaN."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
-from .node import Node, topological
+from .graph import Graph, Hyper
+from .node import Node, hyper, read, topological
 
 Bounds = tuple[float, float]
 
@@ -35,6 +36,11 @@ def _length(a: Bounds) -> Bounds:
     return (0.0 if inside else min(map(abs, a)), max(map(abs, a)))
 
 
+def _power(a: Bounds, b: Bounds) -> Bounds:
+    even = b[0] == b[1] and b[0] % 2 == 0
+    return (0.0, math.inf) if even or a[0] >= 0 else ANYWHERE
+
+
 _RULES: dict[str, Callable[..., Bounds]] = {
     "hyper": lambda: (-LARGE, LARGE),
     "step": lambda: (1.0, LARGE),
@@ -45,6 +51,8 @@ _RULES: dict[str, Callable[..., Bounds]] = {
     "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
     "mul": _times,
+    "pow": _power,
+    "exp": lambda _: (0.0, math.inf),
     "div": _over,
     "minimum": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
     "maximum": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
@@ -52,18 +60,49 @@ _RULES: dict[str, Callable[..., Bounds]] = {
 }
 
 
-def bounds(scalar: Node) -> Bounds:
-    """Return the least and the greatest number that a scalar can be."""
-    found: dict[Node, Bounds] = {}
-    for node in topological([scalar]):
-        if node.op == "const":
+def bounds(value: Node, known: Mapping[Node, Bounds] | None = None) -> Bounds:
+    """Return the least and the greatest number that a value can be, if some are `known` already."""
+    found: dict[Node, Bounds] = dict(known or {})
+    for node in topological([value]):
+        if node in found:
+            continue
+        if node.op == "mul" and node.inputs[0] is node.inputs[1]:
+            found[node] = (0.0, math.inf)
+        elif node.op == "const":
             found[node] = (float(node.attr), float(node.attr))  # type: ignore[arg-type]
         elif node.reduces and node.reducer.length:
             found[node] = (0.0, math.inf)
         else:
             rule = _RULES.get(node.op)
             found[node] = rule(*(found[child] for child in node.inputs)) if rule is not None else ANYWHERE
-    return found[scalar]
+    return found[value]
+
+
+def _range(declared: Hyper) -> Bounds:
+    """Return a hyperparameter's range; that of a share, [0, 1], if none is declared and its default is one."""
+    ends = [declared.low, declared.above], [declared.high, declared.below]
+    low, high = (next((end for end in own if end is not None), None) for own in ends)
+    if low is None and high is None and declared.value is not None and 0 <= declared.value <= 1:
+        return (0.0, 1.0)
+    return (-LARGE if low is None else low, LARGE if high is None else high)
+
+
+def never_negative(graph: Graph) -> frozenset[str]:
+    """Return the slots that are never negative: what is declared so, and what starts so and, as it is updated, stays.
+
+    Where a rule declares no range, a hyperparameter whose default is in [0, 1] counts as one of that range.
+    """
+    known = {hyper(item.name): _range(item) for item in graph.hypers}
+    new = dict(graph.outputs)
+    kept = {slot.name for slot in graph.slots if slot.low == 0 or (not isinstance(slot.init, str) and slot.init >= 0)}
+    sure = {slot.name for slot in graph.slots if slot.low == 0}
+    while True:
+        known |= {read(slot.name, slot.rank): (0.0, math.inf) for slot in graph.slots if slot.name in kept}
+        known |= {read(slot.name, slot.rank): ANYWHERE for slot in graph.slots if slot.name not in kept}
+        lost = {name for name in kept - sure if not bounds(new[name], known)[0] >= 0}
+        if not lost:
+            return frozenset(kept)
+        kept -= lost
 
 
 def finite(scalar: Node) -> bool:
@@ -78,4 +117,4 @@ def away_from_zero(scalar: Node) -> bool:
     return low >= SMALLEST or high <= -SMALLEST
 
 
-__all__ = ["away_from_zero", "bounds", "finite"]
+__all__ = ["away_from_zero", "bounds", "finite", "never_negative"]

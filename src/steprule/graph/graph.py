@@ -14,11 +14,15 @@ from .node import Node, Rank, topological
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A state array kept from step to step: where it varies and what it starts from, a number or the parameter."""
+    """A state array kept from step to step: where it varies and what it starts from, a number or the parameter.
+
+    With `low` 0 it is never negative, which the rule's author promises.
+    """
 
     name: str
     rank: Rank = Rank.ELEMENT
     init: float | Literal["theta"] = 0.0
+    low: float | None = None
 
     @property
     def single(self) -> bool:

@@ -12,14 +12,16 @@ import torch
 from ..backends import BACKENDS
 from ..backends.base import Backend, Kernel, Place, Where
 from ..errors import HyperparameterError, RuleError
+from ..graph.bounds import never_negative
 from ..graph.gauges import watched
 from ..graph.graph import Graph
+from ..plan.groups import groupable
 from ..plan.program import Program, lower
 from ..plan.rounding import parameter_seed
 from ..plan.schedule import Plan
-from ..plan.storage import REMAINDER, beside, draws, layout
+from ..plan.storage import CODES, REMAINDER, beside, draws, layout
 from ..plan.tables import array_rows
-from ..rule import Formula
+from ..rule import Formula, Transform, chain
 from .options import Options
 from .shards import in_order, lies_in, local
 from .tensors import Entry, name_of, route
@@ -68,7 +70,7 @@ class Kernels:
     host_dtype: torch.dtype = torch.float64
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
-    _types: dict[torch.dtype, dict[str, torch.dtype]] = field(default_factory=dict[torch.dtype, dict[str, torch.dtype]])
+    _types: dict[Any, dict[str, torch.dtype]] = field(default_factory=dict[Any, dict[str, torch.dtype]])
     _programs: dict[Kinds, Program] = field(default_factory=dict[Kinds, Program])
     _lacking: dict[tuple[str, Kinds], str] = field(default_factory=dict[tuple[str, Kinds], str])
     _kernels: dict[tuple[str, Kinds], Kernel] = field(default_factory=dict[tuple[str, Kinds], Kernel])
@@ -78,12 +80,20 @@ class Kernels:
         """Whether a remainder is kept beside parameters of a type."""
         return self.options.rounding == "compensated" and beside(name_of(dtype)) != name_of(dtype)
 
-    def types(self, dtype: torch.dtype) -> Mapping[str, torch.dtype]:
-        """Return the types of new slots in memory beside a parameter of a type, by name."""
-        if dtype not in self._types:
-            own = layout(self.plan.graph, name_of(dtype), state=self.options.state)
-            self._types[dtype] = {name: getattr(torch, form.dtype) for name, form in own.slots}
-        return self._types[dtype]
+    def types(self, dtype: torch.dtype, shape: Sequence[int]) -> Mapping[str, torch.dtype]:
+        """Return the types of new slots in memory beside a parameter of a type and a whole shape, by name."""
+        key = (dtype, groupable(shape))
+        if key not in self._types:
+            own = layout(self.plan.graph, name_of(dtype), state=self.options.state, groups=key[1])
+            self._types[key] = {name: getattr(torch, form.dtype) for name, form in own.slots}
+        return self._types[key]
+
+    def coded(self, parameter: torch.Tensor) -> dict[str, torch.dtype]:
+        """Return the slots of a parameter that are to be in 8 bits."""
+        if isinstance(self.options.state, str | None) and self.options.state != "8bit":
+            return {}
+        types = self.types(parameter.dtype, parameter.shape)
+        return {name: dtype for name, dtype in types.items() if name_of(dtype) in CODES}
 
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
         """Return the compiled plan for a parameter whose slots are laid out as it is."""
@@ -134,6 +144,20 @@ class Kernels:
         return self._kernels.get(key)
 
 
+def composed(rule: Formula, options: Options) -> Formula:
+    """Put the clipping before the rule, and make sure that the result is a rule."""
+    if not isinstance(rule, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RuleError(
+            f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
+        )
+    program = rule
+    if isinstance(options.clip, Formula):
+        program = chain(options.clip, rule)
+    elif isinstance(rule, Transform):
+        program = chain(rule)  # which words the error
+    return storable(program, options)
+
+
 def storable(formula: Formula, options: Options) -> Formula:
     """Return a formula whose parameter can be stored as the options ask for, or raise `RuleError`."""
     graph = formula.graph
@@ -164,7 +188,10 @@ def _check_slots(graph: Graph, options: Options) -> None:
 
 
 def seen(graph: Graph, options: Options) -> Graph:
-    """Return a graph with the gauges that options ask for, which counts steps if draws depend on their number."""
+    """Return a graph with the gauges that options ask for, which knows what draws must: its step, and slots' signs."""
     graph = watched(graph, options.watch)
-    random = options.rounding == "stochastic" or draws(graph, options.state)
-    return replace(graph, counts_steps=True) if random else graph
+    if options.rounding != "stochastic" and not draws(graph, options.state):
+        return graph
+    sure = never_negative(graph)
+    slots = tuple(replace(slot, low=0.0) if slot.name in sure else slot for slot in graph.slots)
+    return replace(graph, counts_steps=True, slots=slots)

@@ -56,8 +56,9 @@ OPTIONS = {
                 'small steps add up on average; "compensated" keeps 16 more bits of bfloat16 and float16 parameters in '
                 "an int16 slot `remainder`: together they are float32",
     "state": 'how slots as large as their parameter are kept: "float32" beside narrower parameters, too; "bfloat16", '
-             'rounded stochastically; a dict names some, as {"exp_avg": "bfloat16"}. State that is loaded is made '
-             "so, too. None makes them as torch does, in the parameter's type, and keeps what is loaded",
+             'rounded stochastically; "8bit", minifloats in units of a group of 32, for parameters of two dimensions '
+             'and 4,096 elements or more, float32 for others; a dict names some, as {"exp_avg": "8bit"}. State that is '
+             "loaded is made so, too. None makes them as torch does, in the parameter's type, and keeps what is loaded",
     "seed": 'for stochastic rounding, a whole number from 0. A draw is a function of it, of the step, of the '
             "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards; "
             "give optimisers that work side by side different ones",

@@ -37,8 +37,8 @@ class Explanation:
     latex: str
     equations: tuple[str, ...]
     passes: tuple[dict[str, Any], ...]
-    bytes_per_parameter: int
-    state_bytes_per_parameter: int
+    bytes_per_parameter: float
+    state_bytes_per_parameter: float
     backend: str
     reason: str
     source: str
@@ -78,12 +78,12 @@ def _lines(one: Explanation) -> list[str]:
     """Word all but the name."""
     lines = ["", *("    " + line for line in one.formula.splitlines()), ""]
     for item in one.passes:
-        cost = f"{item['bytes_per_parameter']} bytes, {item['flops_per_parameter']} flops a parameter"
+        cost = f"{item['bytes_per_parameter']:g} bytes, {item['flops_per_parameter']} flops a parameter"
         lines.append(f"pass {item['index']}: {item['summary']} ({cost})")
     if one.passes:
         count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
-        lines.append(f"{count}, {one.bytes_per_parameter} bytes a parameter in {one.dtype}; "
-                     f"state: {one.state_bytes_per_parameter} bytes a parameter")  # fmt: skip
+        lines.append(f"{count}, {one.bytes_per_parameter:g} bytes a parameter in {one.dtype}; "
+                     f"state: {one.state_bytes_per_parameter:g} bytes a parameter")  # fmt: skip
     if one.storage != one.dtype:
         lines.append(f"stored: {one.storage}")
     return [*lines, f"backend: {one.backend} ({one.reason})"]
@@ -132,9 +132,9 @@ def _storage(own: Layout) -> str:
     """Word a layout: the parameter's format, that of slots which have another, and the rounding if anything is lost."""
     parameter, same = own.parameter.dtype, "" if own.parameter.beside else own.parameter.dtype
     told = [parameter if same else f"{parameter} and 16 more bits in `{REMAINDER}`, together {own.real}"]
-    others = sorted({form.dtype for _, form in own.slots} - {same})
-    slots = {dtype: ", ".join(f"`{name}`" for name, form in own.slots if form.dtype == dtype) for dtype in others}
-    told += [f"{names} in {dtype}" for dtype, names in slots.items()]
+    slots = {name: "8 bits" if form.grouped else form.dtype for name, form in own.slots}
+    others = sorted(set(slots.values()) - {same})
+    told += [f"{', '.join(f'`{name}`' for name in slots if slots[name] == other)} in {other}" for other in others]
     formats = (own.parameter, *(form for _, form in own.slots))
     lost = sum(form.narrow for form in formats) - len(own.drawn)
     told[-1] += ", rounded to the nearest" if lost else ""

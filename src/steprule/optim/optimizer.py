@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import HyperparameterError, RuleError
+from ..errors import HyperparameterError, StateError
 from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..plan.schedule import schedule
-from ..rule import Formula, Transform, chain
+from ..rule import Formula
 from .away import Away
 from .binding import Binding, bind
-from .compiled import Compiled, Kernels, Reader, seen, storable
+from .compiled import Compiled, Kernels, Reader, composed, seen
 from .documented import documented
 from .gauges import Gauges, hooked, measure
 from .groups import TORCH, check_keys, meant
@@ -25,26 +25,12 @@ from .options import NAMES, Option, Options, State
 from .points import Points
 from .settings import plain
 from .shards import distributed
-from .state import check_saved, ensure, held, lay_out
+from .state import check_saved, ensure, held, in_float32, lay_out, packed
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
 from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
 
 Running = tuple[torch.Tensor, Compiled]
 """A parameter, and the compiled plan that updates it."""
-
-
-def _compose(rule: Formula, options: Options) -> Formula:
-    """Put the clipping before the rule, and make sure that the result is a rule."""
-    if not isinstance(rule, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RuleError(
-            f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
-        )
-    program = rule
-    if isinstance(options.clip, Formula):
-        program = chain(options.clip, rule)
-    elif isinstance(rule, Transform):
-        program = chain(rule)  # which words the error
-    return storable(program, options)
 
 
 @documented
@@ -120,7 +106,7 @@ class Optimizer(Away):
 
     def _install(self, options: Options) -> None:
         """Make the attributes that follow from the rule and the options; they are neither copied nor saved."""
-        program = _compose(self._rule, options)
+        program = composed(self._rule, options)
         paths = look_ahead(program.graph)
         kernels = self._compile(program, paths.closure_free if paths else program.graph, options)
         self._points = Points(paths, kernels, self._compile(program, paths.exact, options)) if paths else None
@@ -180,6 +166,8 @@ class Optimizer(Away):
         except Exception:  # noqa: BLE001 - repr works with anything in a group
             return "unknown"
 
+    _hidden: ClassVar[Mapping[str, float]] = {}
+    """Slots that torch does not keep, with their values for a parameter that has been stepped."""
     _kept: ClassVar[tuple[str, ...]] = ("_rule",)
     """The attributes that copies and pickles keep besides torch's own and the options."""
 
@@ -315,7 +303,7 @@ class Optimizer(Away):
                     who = label(group, index, place)
                     if not distributed(parameter):  # nothing is sent for an explanation
                         lay_out(kernels, parameter, state, who)
-                    ensure(kernels, group, stand_in(parameter), state)
+                    ensure(kernels, group, stand_in(parameter), state, parameter.shape)
                     entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, kernels.for_entry(entry, state, self.backend)))
             yield kernels, found
@@ -353,6 +341,20 @@ class Optimizer(Away):
         return self.register_step_post_hook(hooked(hook, every))
 
     # Checkpoints ---------------------------------------------------------------------------------
+
+    def state_dict(self, *, format: str | None = None) -> dict[str, Any]:  # type: ignore[override]  # noqa: A002
+        """Return the state, in the formats that it has; with `format="float32"` as torch's optimisers have it.
+
+        >>> import torch, steprule as sr
+        >>> opt = sr.optim.AdamW(torch.nn.Linear(2, 1).parameters(), state="8bit")
+        >>> torch.optim.AdamW(torch.nn.Linear(2, 1).parameters()).load_state_dict(opt.state_dict(format="float32"))
+
+        The latter leaves out what torch does not know: exponents of 8 bits, remainders, counts that only draws need.
+        """
+        if format not in (None, "float32"):
+            raise StateError(f"there is no format {format!r} of a state_dict", fix='use None or "float32"')
+        saved = packed(self, self._hidden.keys()) if self._hidden else super().state_dict()
+        return saved if format is None else in_float32(self._choose, self.param_groups, saved)
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
         """Complete one parameter's saved state with slots that its writer does not keep: none here."""

@@ -20,6 +20,7 @@ from ..plan.schedule import Plan, schedule
 from ..plan.storage import NARROW, REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
+from .formats import numbers_of
 from .shards import local
 from .state import STEP, ensure
 from .tensors import Entry, here, name_of, oddity, overlapping
@@ -134,7 +135,8 @@ def move(
     states = [owner.state[p] for _, p in pairs]
     arrays = {names[0]: [_loaded(kernels, entry.parameter, own) for entry, own in zip(entries, states, strict=True)]}
     arrays |= {names[1]: [entry.gradient for entry in entries]}
-    arrays |= {name: [local(own[name]) for own in states] for name in names[2:]}
+    arrays |= {name: [local(numbers_of(p, name, own)) for (_, p), own in zip(pairs, states, strict=True)]
+               for name in names[2:]}  # fmt: skip
     numbers = [[number(name, group, own) for name in columns] for (group, _), own in zip(pairs, states, strict=True)]
     EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
     for entry, place, value, own in zip(entries, kernels.where(entries), arrays[names[0]], states, strict=True):

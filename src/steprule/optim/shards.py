@@ -54,6 +54,11 @@ def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(tensor.shape), tuple(offset)
 
 
+def whole_rows(tensor: Any) -> bool:
+    """Whether a process has all of each row that it has any of: no dimension but the leading one is cut."""
+    return not distributed(tensor) or all(getattr(item, "dim", 0) == 0 for item in _several(tensor))
+
+
 def in_order(owner: Any, part: torch.Tensor) -> bool:
     """Whether the local part lies in memory as neighbouring rows of the whole tensor, one element after another."""
     return part.is_contiguous() and part.shape[1:] == owner.shape[1:]

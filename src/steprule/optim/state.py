@@ -15,10 +15,11 @@ from ..backends.half_torch import remainder_of
 from ..errors import ParameterError, StateError
 from ..graph.graph import Slot
 from ..graph.node import Rank
-from ..plan.storage import REMAINDER, asked
+from ..plan.storage import CODES, REMAINDER, asked, units_of
 from .compiled import Kernels
+from .formats import check_rows, flaw, fresh, is_coded, narrowed, numbers_of, opened, together, widened
 from .shards import distributed, local, placed, placed_as
-from .tensors import in_order_of_slot, label, like, oddity, present, single
+from .tensors import in_order_of_slot, label, like, name_of, oddity, present, single
 
 STEP = "step"
 KEPT = Slot(REMAINDER)
@@ -27,12 +28,13 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FREED = "points at memory that was freed"
 
 
-def _fresh(kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Tensor) -> torch.Tensor:
+def _fresh(
+    kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Tensor, dtype: torch.dtype | None
+) -> torch.Tensor:
     if slot is KEPT:
         return like(parameter.detach(), 0, torch.int16)
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
-    dtype = kernels.types(parameter.dtype)[slot.name]
     if isinstance(init, str):
         return like(parameter.detach(), parameter.detach(), dtype)
     if slot.rank is Rank.TENSOR:
@@ -52,12 +54,27 @@ def held(states: Mapping[Any, Any], group: Mapping[str, Any], group_index: int, 
     )
 
 
-def ensure(kernels: Kernels, group: dict[str, Any], parameter: torch.Tensor, state: MutableMapping[str, Any]) -> None:
-    """Give a parameter the slots that it lacks, and keep the others."""
+def ensure(
+    kernels: Kernels,
+    group: dict[str, Any],
+    parameter: torch.Tensor,
+    state: MutableMapping[str, Any],
+    shape: Sequence[int] | None = None,
+) -> None:
+    """Give a parameter, or a stand-in of one of this shape, the slots that it lacks, and keep the others."""
+    whole = parameter.shape if shape is None else shape
+    types = kernels.types(parameter.dtype, whole)
     for slot in expected(kernels, parameter.dtype):
         if state.get(slot.name) is None:
             init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init
-            state[slot.name] = _fresh(kernels, slot, init, parameter)
+            dtype = types.get(slot.name)
+            if dtype is None or name_of(dtype) not in CODES:
+                state[slot.name] = _fresh(kernels, slot, init, parameter, dtype)
+            elif init == 0 or parameter.shape != whole:
+                state[slot.name], state[units_of(slot.name)] = fresh(parameter, whole, dtype)
+            else:
+                state[slot.name] = _fresh(kernels, slot, init, parameter, torch.float32)
+                narrowed(parameter, slot.name, state, dtype)
 
 
 def expected(kernels: Kernels, dtype: torch.dtype) -> Iterator[Slot]:
@@ -73,9 +90,10 @@ def _flaw(value: Any, *, kept: bool = False) -> str:
     """Say why a saved value cannot be taken for floating-point numbers, or for the `kept` ones, or return ""."""
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return "is no floating-point tensor"
-    if not (value.is_floating_point() or (kept and value.dtype is torch.int16)):
+    coded = is_coded(value) and not kept
+    if not (value.is_floating_point() or coded or (kept and value.dtype is torch.int16)):
         return f"is {value.dtype}, not torch.int16" if kept else "is no floating-point tensor"
-    if odd := oddity(value, whole_too=kept):
+    if odd := oddity(value, whole_too=kept or coded):
         return odd[0]
     return "" if type(value) not in PLAIN or present(value) else _FREED
 
@@ -86,7 +104,7 @@ def slot_flaw(slot: Slot, value: Any) -> str:
         return ""
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}, no tensor"
-    odd = oddity(value, whole_too=slot.rank is Rank.HOST or slot is KEPT)
+    odd = oddity(value, whole_too=slot.rank is Rank.HOST or slot is KEPT or is_coded(value))
     if odd is not None:
         return odd[0]
     if slot is KEPT and (flaw := _flaw(value, kept=True)):
@@ -118,6 +136,8 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
                 fix="replacing a parameter's data by another size starts a new parameter: delete its state",
             )
         value = _beside(parameter, state[slot.name], slot.name, who)
+        if is_coded(value):
+            value = _coded(kernels, parameter, state, slot.name, value, who)
         if not present(local(value)):
             what = f"memory of state {slot.name!r} was freed"
             raise ParameterError(what, where=f"  {who}", fix="restore it before step()")
@@ -125,6 +145,20 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
         if slot is KEPT and value.is_floating_point():
             state[slot.name] = like(parameter.detach(), 0, torch.int16)
             local(state[slot.name]).copy_(remainder_of(local(parameter), local(value)))
+
+
+def _coded(
+    kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], name: str, codes: torch.Tensor, who: str
+) -> torch.Tensor:
+    """Return codes that have exponents beside them; as numbers, if 8 bits are not asked for."""
+    if told := flaw(parameter, name, state):
+        raise ParameterError(f"state {name!r} {told}", where=f"  {who}", fix="load a checkpoint, or delete the state")
+    check_rows(parameter)
+    together(parameter, name, state)
+    state[name] = codes
+    if name not in kernels.coded(parameter):
+        widened(parameter, name, state)
+    return state[name]
 
 
 def _beside(parameter: torch.Tensor, value: torch.Tensor, name: str, who: str) -> torch.Tensor:
@@ -162,8 +196,9 @@ def _copied(key: str, value: Any) -> Any:
 def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Tensor) -> torch.Tensor:
     """Return a copy of a saved slot, laid out as the parameter and where its rank belongs, in the format asked for."""
     dtype = single(value.dtype) if slot.single else value.dtype
-    if asked(kernels.options.state, slot):
-        dtype = kernels.types(parameter.dtype)[slot.name]
+    if asked(kernels.options.state, slot) and not is_coded(value):
+        dtype = kernels.types(parameter.dtype, parameter.shape)[slot.name]
+        dtype = torch.float32 if name_of(dtype) in CODES else dtype
     if slot.rank is Rank.ELEMENT:
         return like(parameter.detach(), value.detach().to(parameter.device), dtype)
     device = "cpu" if slot.rank is Rank.HOST else parameter.device
@@ -205,7 +240,9 @@ def _counts(kernels: Kernels) -> bool:
 def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Return a copy of one parameter's saved state, laid out as the parameter, or raise its fault."""
     known = {slot.name: slot for slot in expected(kernels, parameter.dtype)}
-    copy: dict[str, Any] = {}
+    coded, copy = kernels.coded(parameter), dict[str, Any]()
+    names = [slot.name for slot in known.values() if slot.rank is Rank.ELEMENT and slot is not KEPT]
+    state = opened(parameter, names, state, coded, who)
     needed = [key for key in known if not (known[key] is KEPT or (key == STEP and not _counts(kernels)))]
     for key in dict.fromkeys((*state, *needed)):
         if key == REMAINDER and key not in known:
@@ -219,6 +256,11 @@ def _checked(kernels: Kernels, parameter: torch.Tensor, state: Mapping[str, Any]
         except (RuntimeError, TypeError, ValueError, AssertionError, OverflowError) as error:
             what = f"the saved {key!r} cannot be copied: {type(error).__name__}"
             raise StateError(what, where=where, fix="save plain tensors and numbers") from error
+    for name in coded:
+        if is_coded(copy.get(name)):
+            copy[units_of(name)] = copy[units_of(name)].to(parameter.device)
+        elif name in copy:
+            narrowed(parameter, name, copy, coded[name])
     return copy
 
 
@@ -291,6 +333,24 @@ def check_saved(
         saved_group.update({**names, **saved_group, "params": group["params"]})
     answer |= {key: _foreign(key, value, slots) for key, value in states.items() if key not in owners}
     return saved_groups, answer
+
+
+def in_float32(
+    choose: Callable[[dict[str, Any]], Kernels], groups: list[dict[str, Any]], saved: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a saved state as torch has it: numbers of what is narrower, and nothing that only formats need."""
+    states = dict(saved["state"])
+    for group, own in zip(groups, saved["param_groups"], strict=True):
+        kernels = choose(group)
+        names = {slot.name for slot in kernels.plan.graph.element_slots}
+        left = {REMAINDER, *map(units_of, names)} | (set() if _counts(kernels) else {STEP})
+        for parameter, key in zip(group["params"], own["params"], strict=True):
+            state = states.get(key, {})
+            states[key] = {name: numbers_of(parameter, name, state) for name in state if name not in left - names}
+            states[key] |= {name: value.to(single(value.dtype)) for name, value in states[key].items() if name in names}
+            if not state:
+                del states[key]
+    return {**saved, "state": states}
 
 
 def packed(optimizer: torch.optim.Optimizer, hidden: AbstractSet[str]) -> dict[str, Any]:

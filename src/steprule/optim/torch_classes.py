@@ -26,7 +26,6 @@ from .groups import check_keys
 from .optimizer import Optimizer
 from .options import Options, State
 from .settings import OnDevice, plain
-from .state import packed
 
 C = TypeVar("C", bound=type)
 Flags = tuple[Any, ...]
@@ -56,8 +55,6 @@ class TorchOptimizer(Optimizer):
     """Hyperparameters that are one part of a tuple in the group."""
     _inits: ClassVar[Mapping[str, str]] = {}
     """Slots that start from a hyperparameter of the group."""
-    _hidden: ClassVar[Mapping[str, float]] = {}
-    """Slots that torch does not keep, with their values for a parameter that has been stepped."""
     _decoupled: ClassVar[bool] = False
     _fixed: ClassVar[Mapping[str, Any]] = {}
     """Keys of groups besides the arguments."""
@@ -198,10 +195,6 @@ class TorchOptimizer(Optimizer):
     _kept: ClassVar[tuple[str, ...]] = ("_step_supports_amp_scaling",)
 
     # Checkpoints ---------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state under torch's own keys; a `torch.optim` optimiser of the same class loads it."""
-        return packed(self, self._hidden.keys()) if self._hidden else super().state_dict()
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete one parameter's saved state with slots that torch does not keep; some tools save {} for no state."""

@@ -18,7 +18,7 @@ from ..graph.graph import Gauge
 from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
 from .schedule import Pass, Plan, late, nearest, walks
-from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout
+from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Loop:
         return sum(store.draw >= 0 for store in self.stores)
 
     @property
-    def bytes_per_parameter(self) -> int:
+    def bytes_per_parameter(self) -> float:
         """Bytes moved a parameter: every array once a load and once a store."""
         return sum(part.array.format.bytes for part in (*self.loads, *self.stores))
 
@@ -161,9 +161,14 @@ class Program:
 
     @once
     def tensors(self) -> tuple[str, ...]:
-        """The names of the tensors that a kernel points at: arrays, then what lies beside the parameter."""
+        """The names of the tensors that a kernel points at: arrays, then what lies beside the parameter and slots."""
         extra = (REMAINDER,) if self.layout.parameter.beside else ()
-        return (*(array.name for array in self.arrays), *extra)
+        return (*(array.name for array in self.arrays), *extra, *map(units_of, self.grouped))
+
+    @once
+    def grouped(self) -> tuple[str, ...]:
+        """The names of the arrays that are kept in units of groups."""
+        return tuple(array.name for array in self.arrays if array.format.grouped)
 
     @once
     def gauges(self) -> tuple[Gauge, ...]:
@@ -176,12 +181,12 @@ class Program:
         return -1 if self.plan.guard is None else self.plan.reductions.index(self.plan.guard)
 
     @property
-    def bytes_per_parameter(self) -> int:
+    def bytes_per_parameter(self) -> float:
         """Bytes moved a parameter and step."""
         return sum(loop.bytes_per_parameter for loop in self.loops)
 
     @property
-    def state_bytes_per_parameter(self) -> int:
+    def state_bytes_per_parameter(self) -> float:
         """Bytes of state kept a parameter; slots smaller than the parameter count nothing."""
         beside = self.layout.parameter.bytes - self.arrays[1].format.bytes
         return beside + sum(array.format.bytes for array in self.arrays[2:] if array.rank is Rank.ELEMENT)

@@ -1,4 +1,4 @@
-"""How float32 becomes 16 bits, and 16 bits float32 again: each formula once, for every language that kernels are in.
+"""How float32 becomes 16 or 8 bits, and those float32 again: each formula once, for every language that kernels are in.
 
 The formulas below are the definition. They speak of float32 numbers and of unsigned words of 32 bits, which wrap, in a
 handful of primitives that are NumPy's here, on arrays. `spelled` gives the same formulas in other primitives: LLVM's
@@ -14,6 +14,22 @@ instructions, Triton's operations, torch's. Each of `FORMATS` has six, called af
 A sign makes no difference but to the sign. NaN becomes one canonical NaN. What 16 bits can hold is never changed. The
 upper neighbour of the largest number is infinity: so nearest overflows from half a unit on, and stochastic now and then
 between the two.
+
+Eight bits, `GROUPED`, are minifloats in units of their group; `plan.groups` says which elements are one. The unit is a
+power of two, whose exponent is kept as a byte, as in float32: so a product with it is exact, and what is held in one
+unit is held in the next smaller, too: a number that is decoded and coded again stays what it is.
+
+    kept_*(x)                       what the code stands for: the number, or its root
+    magnitude(kept)                 its bits without the sign, of which a group's greatest tells the unit
+    exponent_*(magnitude)           the unit's exponent: 0 is a group of zeros; 255 one with NaN or infinity, all NaN
+    unit(exponent), inverse(exponent)
+    stochastic_*(kept, inverse, random), nearest_*(kept, inverse)    a code
+    widen_*(code, unit)             the number again
+
+int8 is a sign and E4M3: 4 bits of exponent, 3 of mantissa, subnormal numbers below 2⁻¹⁴ units. A number comes back with
+an error of at most an eighth of itself or 2⁻¹⁶ of the greatest; half of that if it was rounded to the nearest. uint8 is
+the root of what is never negative, as E4M4: a sixteenth of it, or 2⁻¹⁷ of the greatest root. Its code is never 0 beside
+other numbers: a second moment of 0 under a first that is not would move a parameter by m/ε.
 
 Random bits are a pure function of the seed, the step, the parameter's place in the optimiser, the array's number (the
 parameter is 0, then come slots) and the element's place in the whole tensor. A `key`, of all but the last, is an output
@@ -33,6 +49,7 @@ from typing import Any
 import numpy as np
 
 FORMATS = ("bfloat16", "float16")
+GROUPED = ("int8", "uint8")
 _GOLDEN = 0x9E3779B97F4A7C15
 _MAGNITUDE, _SIGN, _INFINITY, _DOUBLE = 0x7FFFFFFF, 0x8000, 0x7F800000, 1 << 23
 _BF_NAN = 0x7FC0
@@ -42,6 +59,12 @@ _REBIAS, _UNIT, _INVERSE = 112 << 23, 26 << 23, 280 << 23
 """Between the exponents of float16 and float32; between those of a number and of 2⁻¹⁶ of its unit; for the inverse."""
 _LEAST, _TWO_M24, _WHOLE = 2.0**-14, 2.0**-24, 1.5 * 2.0**23
 """Added to a smaller number, the last rounds it to a whole one, which stands in the lowest bits."""
+_STEP_M3, _STEP_M4 = 2.0**-17, 2.0**-18
+"""The smallest numbers of E4M3 and E4M4."""
+_ROOM_M3, _ROOM_M4 = 0x100400, 0x080400
+"""Added to the greatest magnitude, these reach the next exponent where rounding up could leave the codes."""
+_LEAST_ROOT = 72
+"""The exponent of the smallest unit of roots: its smallest root still has a square."""
 
 
 # Primitives, of arrays --------------------------------------------------------------------------------
@@ -80,6 +103,21 @@ def signed(half):
 def narrow(word):
     """Return the lowest 16 bits of words."""
     return word.astype(np.uint16)
+
+
+def byte(code):
+    """Return words whose lowest 8 bits are these, the others 0."""
+    return np.asarray(code).view(np.uint8).astype(np.uint32)
+
+
+def narrow_byte(word):
+    """Return the lowest 8 bits of words."""
+    return word.astype(np.uint8)
+
+
+def root(x):
+    """Return square roots, correctly rounded."""
+    return np.sqrt(np.asarray(x, np.float32))
 
 
 def narrow_signed(word):
@@ -233,9 +271,102 @@ def joined_float16(half, remainder):
     return stored - real(0 - signed(remainder)) * number(_exponent(stored) - _UNIT)  # −0 − 0 is −0; −0 + 0 is not
 
 
+# 8 bits: minifloats in units of a group ---------------------------------------------------------------
+
+
+def kept_int8(x):
+    """Return the number itself."""
+    return x
+
+
+def kept_uint8(x):
+    """Return the root, of which twice the range of exponents has room."""
+    return root(x)
+
+
+def magnitude(kept):
+    """Return the bits without the sign, in the order of size; those of NaN are the greatest."""
+    return bits(kept) & _MAGNITUDE
+
+
+def _exponent_of(greatest, room, least):
+    exponent = (greatest + room) >> 23
+    exponent = where(exponent > least, exponent, least)
+    exponent = where(exponent < 254, exponent, 254)
+    exponent = where(greatest < _INFINITY, exponent, 255)
+    return narrow_byte(where(greatest > 0, exponent, 0))
+
+
+def exponent_int8(greatest):
+    """Return the exponent of a group's unit: its greatest number is between 15/16 and 15/8 units."""
+    return _exponent_of(greatest, _ROOM_M3, 1)
+
+
+def exponent_uint8(greatest):
+    """Return the exponent of a group's unit: its greatest root is between 31/32 and 31/16 units."""
+    return _exponent_of(greatest, _ROOM_M4, _LEAST_ROOT)
+
+
+def unit(exponent):
+    """Return a group's unit."""
+    e = byte(exponent)
+    return number(where(e < 255, e << 23, _INFINITY | 0x400000))
+
+
+def inverse(exponent):
+    """Return what numbers of a group are multiplied by, to be in its unit; of zeros and NaN it is any number."""
+    e = byte(exponent)
+    return number(where(e < 254, (254 - e) << 23, 1 << 22))
+
+
+def _aligned(scaled):
+    """Return bits in which numbers of one unit in the last place are equally far apart, those below 2⁻¹⁴ too."""
+    u = bits(scaled) & _MAGNITUDE
+    small = bits(number(u) + _LEAST) - _DOUBLE
+    return where(small > u, small, u)
+
+
+def stochastic_int8(kept, inverse, random):
+    """Return one of the two neighbours: the one further from zero as often as 16 of the bits that are dropped say."""
+    code = (_aligned(kept * inverse) + (random << 4) - _REBIAS) >> 20
+    return narrow_byte(where(code < 0x7F, code, 0x7F) | ((bits(kept) >> 24) & 0x80))
+
+
+def stochastic_uint8(kept, inverse, random):
+    """Return one of the two neighbours of a root, at least the smallest."""
+    code = (_aligned(kept * inverse) + (random << 3) - _REBIAS) >> 19
+    code = where(code < 0xFF, code, 0xFF)
+    return narrow_byte(where(code > 1, code, 1))
+
+
+def nearest_int8(kept, inverse):
+    """Return the nearest code; of two, the one further from zero."""
+    return stochastic_int8(kept, inverse, (bits(kept) & 0) | _SIGN)
+
+
+def nearest_uint8(kept, inverse):
+    """Return the nearest code of a root; of two, the greater."""
+    return stochastic_uint8(kept, inverse, (bits(kept) & 0) | _SIGN)
+
+
+def widen_int8(code, unit):
+    """Return the number that a code stands for, exactly."""
+    u = byte(code)
+    size = u & 0x7F
+    scaled = where(size < 8, real(size) * _STEP_M3, number((size << 20) + _REBIAS))
+    return number(bits(scaled * unit) | ((u & 0x80) << 24))
+
+
+def widen_uint8(code, unit):
+    """Return the square of the root that a code stands for."""
+    u = byte(code)
+    kept = where(u < 16, real(u) * _STEP_M4, number((u << 19) + _REBIAS)) * unit
+    return kept * kept
+
+
 # Other languages --------------------------------------------------------------------------------------
 
-PRIMITIVES = (bits, number, word, wide, unsigned, signed, narrow, narrow_signed, real, where)
+PRIMITIVES = (bits, number, word, wide, unsigned, signed, narrow, narrow_signed, byte, narrow_byte, real, where, root)
 """What a language must have; besides, + − * & | ^ << >> < > == of words and numbers, >> filling up with zeros."""
 FORMULAS: dict[str, Callable[..., Any]] = {
     name: value

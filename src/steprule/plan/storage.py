@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
+from .groups import GROUP
 
 REMAINDER = "remainder"
 """The name in the state of the tensor that holds what a compensated parameter leaves out."""
 ROUNDINGS = ("nearest", "stochastic", "compensated")
-STATES = ("float32", "bfloat16")
+STATES = ("float32", "bfloat16", "8bit")
 """The formats that an optimiser may ask for its slots."""
 State = str | Mapping[str, str] | None
 """What it asks: one format for all slots, or one for each of those that are named; None: the usual one."""
@@ -25,14 +26,16 @@ class Format:
     """One row: the dtype of the tensor that holds the numbers, and the bytes that an element takes.
 
     `real` is the type in which they are computed. `beside` is the dtype of a second tensor, which holds the bits that
-    the first leaves out. A `narrow` format keeps fewer bits than are computed, so that how a store rounds matters.
+    the first leaves out. Numbers that are `grouped` are in units of their group, whose exponents a second tensor holds.
+    A `narrow` format keeps fewer bits than are computed, so that how a store rounds matters.
     """
 
     name: str
     dtype: str
-    bytes: int
+    bytes: float
     real: str = "float32"
     beside: str = ""
+    grouped: bool = False
 
     @property
     def narrow(self) -> bool:
@@ -41,8 +44,8 @@ class Format:
 
     @property
     def kind(self) -> str:
-        """The work of a kernel: read and write numbers as they are, round them, or split them."""
-        return "beside" if self.beside else "narrow" if self.narrow else "whole"
+        """The work of a kernel: read and write numbers as they are, round them, split them, or code them."""
+        return "beside" if self.beside else "grouped" if self.grouped else "narrow" if self.narrow else "whole"
 
 
 KINDS = ("whole", "narrow", "beside")
@@ -54,16 +57,25 @@ _ROWS = (
     Format("float16", "float16", 2),
     Format("bfloat16 + int16", "bfloat16", 4, beside="int16"),
     Format("float16 + int16", "float16", 4, beside="int16"),
+    Format("int8", "int8", 1 + 1 / GROUP, grouped=True),
+    Format("uint8", "uint8", 1 + 1 / GROUP, grouped=True),
 )
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
 """Every format, by name; those of one tensor have the name of its dtype."""
-NARROW = tuple(row.name for row in _ROWS if row.narrow)
-"""Formats in which a store loses bits."""
+NARROW = tuple(row.name for row in _ROWS if row.narrow and not row.grouped)
+"""Formats in which a store of one number loses bits."""
+CODES = tuple(row.name for row in _ROWS if row.grouped)
+"""Formats of 8 bits, in units of a group: of any numbers, and of such as are never negative."""
 
 
 def format_of(name: str) -> Format:
     """Return the format of a name; a dtype without a row has no kernels, and a byte an element."""
     return FORMATS.get(name) or Format(name, name, 1)
+
+
+def units_of(slot: str) -> str:
+    """Return the name in the state of the exponents of a slot's units."""
+    return f"{slot}_scale"
 
 
 def beside(dtype: str) -> str:
@@ -103,7 +115,11 @@ def asked(state: State, slot: Slot) -> str | None:
 
 def draws(graph: Graph, state: State) -> bool:
     """Whether a slot is asked for in a format whose stores draw, whatever the parameter's is."""
-    return any(format_of(asked(state, slot) or "float32").narrow for slot in graph.slots)
+    return any(_drawn(asked(state, slot)) for slot in graph.slots)
+
+
+def _drawn(wish: str | None) -> bool:
+    return bool(wish) and wish != "float32"
 
 
 def layout(
@@ -112,11 +128,14 @@ def layout(
     rounding: str = "nearest",
     state: State = None,
     found: Mapping[str, str] | None = None,
+    *,
+    groups: bool = True,
 ) -> Layout:
     """Return the layout of a rule beside parameters of a dtype.
 
     A slot has the dtype that is `found`; else the one that `state` asks for; else the parameter's, or float32 if that
-    is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does.
+    is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does. Of
+    tensors without `groups`, slots of 8 bits are float32.
     """
     parameter = format_of(beside(dtype) if rounding == "compensated" else dtype)
     known = found or {}
@@ -125,9 +144,12 @@ def layout(
     for slot in graph.slots:
         if slot.rank is not Rank.HOST:
             wish = asked(state, slot)
-            usual = parameter.real if slot.single or wish == "float32" else wish or parameter.dtype
+            wide = slot.single or wish == "float32" or (wish == "8bit" and not groups)
+            usual = parameter.real if wide else wish or parameter.dtype
+            if usual == "8bit":
+                usual = CODES[slot.low == 0]
             form = format_of(known.get(slot.name, usual))
             slots.append((slot.name, form))
-            if form.narrow and (rounding == "stochastic" or format_of(wish or "float32").narrow):
+            if form.narrow and (rounding == "stochastic" or form.grouped or _drawn(wish)):
                 drawn.add(slot.name)
     return Layout(parameter, tuple(slots), rounding, frozenset(drawn))

@@ -21,6 +21,8 @@ from .schedule import Plan
 TENSOR = ("row", "size", "chunk", "chunks", "stream", "first")
 """Of a tensor: its row of hyperparameters, number of elements, first chunk, number of chunks, the stream of its random
 bits, and the index that its first element has in the whole tensor, of which it may be a part."""
+GROUPED = (*TENSOR, "length")
+"""Where slots are in units of groups, also the elements of a row."""
 CHUNK = ("tensor", "start", "count")
 """Of a chunk: its tensor, first element and number of elements."""
 

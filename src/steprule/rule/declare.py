@@ -65,8 +65,13 @@ def _checked(declared: Hyper, value: float | None) -> Hyper:
     return declared
 
 
-def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tensor", "host"] = "element") -> Any:
-    """Declare a state slot that does not start from zero, or is smaller than the parameter.
+def slot(
+    *,
+    init: float | Literal["theta"] = 0.0,
+    rank: Literal["element", "tensor", "host"] = "element",
+    low: float | None = None,
+) -> Any:
+    """Declare a state slot that does not start from zero, is smaller than the parameter, or is never negative.
 
     >>> import steprule as sr
     >>> @sr.rule
@@ -76,6 +81,7 @@ def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tens
 
     `init="theta"` starts it as a copy of the parameter at its first step, by whatever name the rule has for that.
     `rank="tensor"` keeps one number a tensor, in float32 at least; `rank="host"` one float64 number on the host.
+    `low=0` promises that it is never negative, where the formula does not show that as above: 8 bits keep its root.
     """
     if rank not in tuple(RANKS):
         raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
@@ -87,7 +93,9 @@ def slot(*, init: float | Literal["theta"] = 0.0, rank: Literal["element", "tens
     if init != "theta":
         _checked(Hyper("init"), init)
         init = float(init)
-    return Slot("", RANKS[rank], init)
+    if low not in (None, 0) or (low == 0 and not isinstance(init, str) and init < 0):
+        raise refusal(f"a slot cannot have low={low!r}, starting from {init!r}", "low=0 is for what is never negative")
+    return Slot("", RANKS[rank], init, low)
 
 
 def choice(*options: Any) -> Any:

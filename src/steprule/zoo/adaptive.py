@@ -4,7 +4,7 @@
 counts the steps of each; only Adagrad and Rprop use it.
 """
 
-from ..rule import clamp, hyper, rule, sqrt, where
+from ..rule import clamp, hyper, rule, slot, sqrt, where
 from .common import average, from_0, to_1
 
 
@@ -20,14 +20,14 @@ def _mean_square(v, g, alpha):
 
 
 @rule
-def rmsprop(theta, g, square_avg, *, lr=from_0(1e-2), alpha=from_0(0.99), eps=from_0(1e-8), t):
+def rmsprop(theta, g, square_avg=slot(low=0), *, lr=from_0(1e-2), alpha=from_0(0.99), eps=from_0(1e-8), t):
     """RMSprop (Tieleman & Hinton, 2012), as in torch.optim."""
     v = _mean_square(square_avg, g, alpha)
     return theta - lr * g / (sqrt(v) + eps), v
 
 
 @rule
-def rmsprop_momentum(theta, g, square_avg, momentum_buffer, *,
+def rmsprop_momentum(theta, g, square_avg=slot(low=0), momentum_buffer=slot(), *,
                      lr=from_0(1e-2), alpha=from_0(0.99), eps=from_0(1e-8), momentum=from_0(0.9), t):
     """RMSprop with momentum on the scaled gradient."""
     v = _mean_square(square_avg, g, alpha)
@@ -42,7 +42,8 @@ def _deviation(v, a, eps):
 
 
 @rule
-def rmsprop_centered(theta, g, square_avg, grad_avg, *, lr=from_0(1e-2), alpha=from_0(0.99), eps=from_0(1e-8), t):
+def rmsprop_centered(theta, g, square_avg=slot(low=0), grad_avg=slot(), *,
+                     lr=from_0(1e-2), alpha=from_0(0.99), eps=from_0(1e-8), t):
     """RMSprop scaled by the standard deviation of the gradient (Graves, 2013)."""
     v = _mean_square(square_avg, g, alpha)
     a = average(grad_avg, g, alpha)
@@ -50,7 +51,7 @@ def rmsprop_centered(theta, g, square_avg, grad_avg, *, lr=from_0(1e-2), alpha=f
 
 
 @rule
-def rmsprop_centered_momentum(theta, g, square_avg, momentum_buffer, grad_avg, *,
+def rmsprop_centered_momentum(theta, g, square_avg=slot(low=0), momentum_buffer=slot(), grad_avg=slot(), *,
                               lr=from_0(1e-2), alpha=from_0(0.99), eps=from_0(1e-8), momentum=from_0(0.9), t):
     """Centred RMSprop with momentum on the scaled gradient."""
     v = _mean_square(square_avg, g, alpha)

@@ -30,7 +30,7 @@ def adabelief(theta, g, exp_avg, exp_avg_var, *,
 
 
 @rule
-def yogi(theta, g, exp_avg, exp_avg_sq=slot(init=1e-6), *,
+def yogi(theta, g, exp_avg, exp_avg_sq=slot(init=1e-6, low=0), *,
          lr=from_0(1e-2), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-3)):
     """Yogi (Zaheer et al., 2018): the second moment moves by at most (1−β₂)g²; nothing is bias-corrected.
 
