@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import steprule as sr
 from counted import calls
@@ -130,6 +131,30 @@ def test_a_guard_and_a_scaler_cost_no_call_where_they_are_not_used(gpu: SilentGp
     _, plain, _ = model(6)
     _, guarded, _ = model(6, nonfinite="skip")
     assert calls(guarded.step) == calls(plain.step)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses to read a number of a tensor, which on a GPU would wait for all that was launched."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_no_step_reads_what_is_on_the_device(gpu: SilentGpu) -> None:
+    """With a guard, a scaler and a rate in a tensor; gradients move, or are missing."""
+    rate = torch.tensor(0.1)
+    parameters, optimizer, fill = model(6, nonfinite="skip", lr=rate, capturable=True)
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    with NoWaiting():
+        for number in range(4):
+            fill()
+            parameters[number].grad = None
+            rate.mul_(0.5)
+            optimizer.step()
+        with pytest.raises(AssertionError):
+            float(rate)
 
 
 def test_triton_s_hooks_are_called_around_every_launch(gpu: SilentGpu) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
 import pytest
@@ -261,3 +262,25 @@ def test_what_triton_cannot_is_refused_if_forced_and_else_explained() -> None:
     assert "def pass_0(" in told.source
     with pytest.raises(sr.errors.HyperparameterError, match="capturable"):
         sr.Optimizer(make((2,)), board.sgd, capturable=True)
+
+
+def test_what_answers_ctrl_c_is_asked_once_when_the_step_is_whole(fake: FakeDevice) -> None:
+    """Whatever it is: a function of the program's own, Python's, or nothing. In another thread nothing is held off."""
+    parameters = make((5,))
+    optimizer = sr.Optimizer(parameters, corrected_adam, backend=GPU)
+    fill_gradients(parameters)
+    fake.before_launch = lambda name: name == "pass_0" and signal.raise_signal(signal.SIGINT)
+    before, heard = signal.getsignal(signal.SIGINT), []
+    try:
+        for handler in (lambda *told: heard.append(list(fake.launched)), signal.SIG_IGN):
+            signal.signal(signal.SIGINT, handler)
+            optimizer.step()
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [["begin", "pass_0"]]
+    fake.before_launch = lambda name: None
+    thread = threading.Thread(target=optimizer.step)
+    thread.start()
+    thread.join()
+    assert float(optimizer.state[parameters[0]]["step"]) == 3.0

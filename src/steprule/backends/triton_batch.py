@@ -39,7 +39,9 @@ def uninterrupted(write: Callable[[], None]) -> None:
     finally:
         if before is not None:
             _python.signal(signal.SIGINT, before)
-        if pending:
+        if pending and callable(before):  # a signal raised again would be heard twice by an event loop
+            before(*pending[0])
+        elif pending:
             signal.raise_signal(signal.SIGINT)
 
 
