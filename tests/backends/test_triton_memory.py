@@ -47,7 +47,7 @@ class Watched(Device):
 
 @pytest.mark.parametrize(("program", "misaligned"), [(moving, True), (at_once, False)], ids=["moving", "at once"])
 def test_kernels_touch_what_they_were_given_and_use_nothing_from_last_time(program: Any, misaligned: bool) -> None:
-    """Whole steps, steps in which some have no gradient, and one that is left out, in which nothing is written."""
+    """Whole steps, steps in which some have no gradient, and steps that are left out, in which nothing is written."""
     device = Watched(program, guarded=True, misaligned=misaligned)
     everyone = list(range(len(device.arrays)))
     for absent in ([], [0, 1, 4], [2, 3]):
@@ -59,8 +59,11 @@ def test_kernels_touch_what_they_were_given_and_use_nothing_from_last_time(progr
             wrote = [watch.wrote(tensor) for tensor in device.kept(row) if tensor.numel()]
             assert wrote == [row not in absent] * len(wrote)
     device.batch.set_gradients(device.tensors["g"])
-    device.batch.leave_out_if(torch.tensor(1.0))
-    watch = device.step()
-    assert watch.written, "scratch"
-    assert not any(watch.wrote(tensor) for row in everyone for tensor in device.kept(row))
-    device.compare()
+    bad = [own["g"].copy() for own in device.arrays]
+    bad[-1][-1] = np.nan
+    for found, gradients in ((1.0, None), (0.0, bad)):
+        device.batch.leave_out_if(torch.tensor(found))
+        watch = device.step(gradients)
+        assert watch.written, "scratch"
+        assert not any(watch.wrote(tensor) for row in everyone for tensor in device.kept(row))
+        device.compare()

@@ -31,9 +31,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 
 def optimiser(**options: Any) -> Any:
-    """Make three parameters of two dtypes, so two buckets, under a rule with slots of every rank."""
+    """Make two parameters of two dtypes, so two buckets, under a rule with slots of every rank."""
     torch.manual_seed(2)
-    parameters = [*make((5,)), *make((3,), dtype=torch.float64), *make((2, 2))]
+    parameters = [*make((5,)), *make((3,), dtype=torch.float64)]
     return sr.Optimizer(parameters, of_all_ranks, backend=GPU, **options)
 
 
@@ -88,7 +88,7 @@ def test_what_a_graph_points_at_lives_as_long_as_the_optimiser(fake: FakeDevice)
 
 def test_found_inf_leaves_out_all_buckets_and_only_the_step_that_it_is_said_of(fake: FakeDevice) -> None:
     optimizer, never = optimiser(), optimiser()
-    for turn, found in enumerate([None, 1.0, None, 0.0, 1.0, 1.0, 0.0, None]):
+    for turn, found in enumerate([None, 1.0, None, 1.0, 0.0]):
         before = bits(optimizer)
         stepped(optimizer, turn, found)
         if found == 1.0:
@@ -96,7 +96,7 @@ def test_found_inf_leaves_out_all_buckets_and_only_the_step_that_it_is_said_of(f
         else:
             stepped(never, turn)
             assert bits(optimizer) == bits(never)
-    assert counts(optimizer) == {5.0}
+    assert counts(optimizer) == {3.0}
 
 
 def test_torch_operations_share_totals_guards_and_found_inf_with_kernels(
