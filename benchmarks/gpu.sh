@@ -10,17 +10,13 @@
 # that fails or runs out of its time stops no other. The exit code is 0 if all has passed, 1 if not, 2 if there is no GPU.
 
 set -uom pipefail # -m: each part is a job of its own, which ctrl-C and its limit end with all its children
-cd "$(dirname "$0")/.." || exit 1
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 
 python=${PYTHON:-python3}
-out=${OUT:-results/gpu}
-mkdir -p "$out" || exit 1
-out=$(cd "$out" && pwd) || exit 1
-log=$out/gpu.log
 here=$(mktemp -d) || exit 1
 part=
 trap 'rm -rf "$here"' EXIT
-trap '[ -z "$part" ] || kill -INT "$part"; echo "== interrupted" >>"$log"; exit 130' INT TERM
+trap '[ -z "$part" ] || kill -INT "$part"; echo "== interrupted"; exit 130' INT TERM
 
 rehearse=()
 case "${1-}" in
@@ -30,13 +26,13 @@ case "${1-}" in
 esac
 
 # Nothing is written into the tree or the home folder; kernels that one part has compiled are there for the next.
-export PYTHONPATH="$PWD/src:$PWD/benchmarks" PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$here/pyc MPLCONFIGDIR=$here/mpl
+export PYTHONPATH="$root/src:$root/benchmarks" PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$here/pyc MPLCONFIGDIR=$here/mpl
 export STEPRULE_CACHE=$here/kernels TRITON_CACHE_DIR=$here/triton TORCHINDUCTOR_CACHE_DIR=$here/inductor
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 # what else is installed there has nothing to say
 unset TRITON_INTERPRET
 
 key() { # what a result depends on: the sources, and the GPU
-  find src benchmarks tests \( -name '*.py' -o -name '*.sh' \) -print0 | LC_ALL=C sort -z | xargs -0 cat | cksum |
+  cd "$root" && find src benchmarks tests \( -name '*.py' -o -name '*.sh' \) -print0 | LC_ALL=C sort -z | xargs -0 cat | cksum |
     tr ' ' -
   echo "$gpu"
 }
@@ -83,12 +79,15 @@ missing=$("$python" -c "$needed" 2>&1) || {
   echo 'help: name another, which has: PYTHON=python3.12 benchmarks/gpu.sh' >&2
   exit 1
 }
-gpu=$(timeout -k 5 $((25 * slower)) "$python" benchmarks/gpu_parts.py "${rehearse[@]}") || exit $?
+gpu=$(timeout -k 5 $((25 * slower)) "$python" "$root/benchmarks/gpu_parts.py" "${rehearse[@]}") || exit $?
 key=$(key | tr '\n' ' ')
-touch "$log"
+out=${OUT:-$root/results/gpu}
+mkdir -p "$out" && out=$(cd "$out" && pwd) && log=$out/gpu.log && touch "$log" || exit 1
 exec 3>&1 > >(tee -a "$log") 2>&1 # what is shown is kept
 keeper=$!
 echo "== $(date) on $gpu"
+case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/${python##*/} ;; esac
+cd "$root" || exit 1
 
 do_part smoke 85 "$log" "$python" benchmarks/gpu_smoke.py --out "$out" "${rehearse[@]}"
 

@@ -8,18 +8,20 @@
 # the best choice. The exit code is 0 if all was timed, 1 if something failed, 2 if there is no GPU.
 
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 1
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 
-out=${OUT:-results/gpu}
-mkdir -p "$out" || exit 1
+out=${OUT:-$root/results/gpu}
 here=$(mktemp -d) || exit 1
 trap 'rm -rf "$here"' EXIT
 
-export PYTHONPATH="$PWD/src:$PWD/benchmarks" PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$here/pyc
+export PYTHONPATH="$root/src:$root/benchmarks" PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$here/pyc
 export STEPRULE_CACHE=$here/kernels TRITON_CACHE_DIR=$here/triton
 unset TRITON_INTERPRET
 
 slower=1 # a rehearsal may take longer: no GPU waits
 [ "${1-}" != --rehearse ] || slower=10
-timeout -s INT -k 5 $((160 * slower)) "${PYTHON:-python3}" benchmarks/gpu_sweep.py --out "$out" "$@" 2>&1 |
-  tee "$out/sweep.log"
+timeout -s INT -k 5 $((160 * slower)) "${PYTHON:-python3}" "$root/benchmarks/gpu_sweep.py" --out "$out" "$@" 2>&1 |
+  tee "$here/sweep.log"
+code=$?
+[ "$code" -eq 2 ] || cp "$here/sweep.log" "$out/"
+exit "$code"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -94,6 +95,53 @@ def test_the_shell_scripts_are_bash_and_their_limits_fit_the_minutes_of_a_loan()
         assert len(seconds) == (5 if most == 550 else 1), code
         assert sum(seconds) + 5 * len(seconds) < most
         assert script.stat().st_mode & 0o111
+
+
+STUB = """#!/usr/bin/env bash
+# A Python that does nothing but note what it was asked, and end as a file beside it says.
+place=$(dirname "$0")
+case "$*" in
+  *gpu_parts.py*) part=check; echo 'Some GPU' ;;
+  *gpu_smoke.py*) part=smoke ;;
+  *'-m pytest'*) part=rung ;;
+  *steprule.bench*) part=bench ;;
+  *gpu_table.py*) part=table; echo 'the table' ;;
+  *) exit 0 ;;
+esac
+echo "$part" >>"$place/asked"
+exit "$(cat "$place/$part")"
+"""
+
+
+def test_parts_stop_no_other_and_those_that_passed_are_not_done_again(tmp_path: Path) -> None:
+    """The script itself, with a Python that is played: what it asks for, and how it ends."""
+    place, out = tmp_path / "bin", tmp_path / "out"
+    place.mkdir()
+    python = place / "python3"
+    python.write_text(STUB, encoding="utf-8")
+    python.chmod(0o755)
+
+    def run(**codes: int) -> tuple[int, list[str], str]:
+        for name in ("check", "smoke", "rung", "bench", "table"):
+            (place / name).write_text(str(codes.get(name, 0)), encoding="utf-8")
+        (place / "asked").write_text("", encoding="utf-8")
+        told = {**os.environ, "OUT": str(out), "PYTHON": str(python)}
+        done = subprocess.run([SCRIPTS[0]], env=told, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, (place / "asked").read_text(encoding="utf-8").split(), done.stdout
+
+    code, asked, _ = run(check=2)
+    assert (code, asked) == (2, ["check"])
+    assert not out.exists()
+    code, asked, said = run(smoke=1, rung=124)
+    assert (code, asked) == (1, ["check", "smoke", "rung", "bench", "table"])
+    assert "== smoke failed: exit code 1" in said
+    assert "== rung ran out of its 190 s" in said
+    assert said.splitlines()[-1] == "the table"
+    code, asked, said = run()
+    assert (code, asked) == (0, ["check", "smoke", "rung", "table"])
+    assert "== bench has passed before" in said
+    assert run()[:2] == (0, ["check", "table"])
+    assert {path.name for path in out.iterdir()} == {"gpu.log", "rung.log", "bench.log"}
 
 
 def test_make_gpu_is_the_script() -> None:
