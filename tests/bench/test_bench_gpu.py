@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -245,12 +246,45 @@ def test_a_graph_that_does_not_count_its_steps_is_found_out(monkeypatch):
 
 
 @pytest.mark.null
-def test_gradients_of_a_graph_stay_the_same_tensors_and_hold_each_rounds_values(recorded):
+@pytest.mark.parametrize("spoils", [False, True])
+def test_a_recording_that_fails_raises_what_the_step_raised_and_leaves_the_stream(spoils, monkeypatch):
+    streams, replay = ["first"], lambda: None
+
+    @contextmanager
+    def graph(_):
+        streams.append("the recording's")
+        try:
+            yield
+        finally:
+            if spoils:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            streams.append("first")
+
+    def fails():
+        raise NotImplementedError("no such kernel")
+
+    cuda = {"CUDAGraph": lambda: SimpleNamespace(replay=replay), "graph": graph, "set_stream": streams.append}
+    for name, fake in {**cuda, "current_stream": lambda _: streams[-1]}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with pytest.raises(NotImplementedError, match="no such kernel"):
+        graphs.record(fails, torch.device("cuda"))
+    assert streams[-1] == "first"
+    if not spoils:
+        assert graphs.record(lambda: None, torch.device("cuda")) is replay
+
+
+@pytest.mark.null
+def test_gradients_of_a_graph_stay_the_same_tensors_and_hold_each_rounds_values(recorded, monkeypatch):
     tensors, seen = arms.Tensors(many(2, 3), 1.0, sets=2), []
     first = tensors.parameters[0]
     inner = arms.Unit(lambda: seen.append((first.grad.data_ptr(), first.grad[0].item())), tensors.parameters)
-    arm = EventArm("test", [Feed(graphs.GraphedUnit(inner), tensors.gradients, "fresh")], Event)
+    arm, begun = EventArm("test", [Feed(graphs.GraphedUnit(inner), tensors.gradients, "fresh")], Event), []
+    refill = graphs.GraphedUnit.refill
+    monkeypatch.setattr(
+        graphs.GraphedUnit, "refill", lambda self, given: (begun.append(len(seen)), refill(self, given))
+    )
     interleave([arm], Effort(0.1, rounds=3), pause=0.0)
+    assert len(begun) == 2 + 3 < len(seen)  # at the beginning of a round, where a step that copied would be waited for
     assert len({place for place, _ in seen}) == 1
     assert {value for _, value in seen} == {given[0][0].item() for given in tensors.gradients}
     assert seen[0][0] not in {given[0].data_ptr() for given in tensors.gradients}
@@ -276,13 +310,14 @@ def test_a_reduced_arm_compiles_in_its_mode_and_tells_that_its_gradients_stay(mo
 
 @needs_none
 @pytest.mark.null
-def test_without_a_gpu_the_error_says_what_where_and_what_to_do(tmp_path, capsys):
+@pytest.mark.parametrize("flag", ["--device cuda", "--scale gpu"])
+def test_without_a_gpu_the_error_says_what_where_and_what_to_do(flag, tmp_path, capsys):
     out = tmp_path / "there"
-    assert main(["bench", "--device", "cuda", "--out", str(out)]) == 2
+    assert main(["bench", *flag.split(), "--out", str(out)]) == 2
     what, where, fix = capsys.readouterr().err.splitlines()
     assert what.startswith("steprule: error: there is no GPU to time: torch ")
-    assert where == "steprule bench --device cuda"
-    assert fix.startswith("help: leave out --device to time the CPU")
+    assert where == f"steprule bench {flag}"
+    assert fix.startswith(f"help: leave out {flag.split()[0]} to time the CPU")
     assert not out.exists()
 
 
@@ -342,7 +377,14 @@ def test_driver_clocks_power_and_temperature_are_those_that_nvidia_smi_tells(mon
 
 @pytest.mark.null
 @pytest.mark.parametrize(
-    "fault", [FileNotFoundError("no nvidia-smi"), subprocess.TimeoutExpired("nvidia-smi", 10), "", "No devices found"]
+    "fault",
+    [
+        FileNotFoundError("no nvidia-smi"),
+        subprocess.TimeoutExpired("nvidia-smi", 10),
+        "",
+        "No devices found",
+        "[N/A]" + 5 * ", [N/A]",
+    ],
 )
 def test_what_nvidia_smi_does_not_tell_is_unknown(fault, monkeypatch):
     def answer(*_, **__):

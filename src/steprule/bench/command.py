@@ -149,7 +149,7 @@ def _suites(asked: tuple[str, ...] | None, options: BenchOptions) -> tuple[str, 
     other = [name for name in asked or () if name not in names]
     if other:
         raise click.UsageError(f"{kind} has no suite {', '.join(other)}: take {', '.join(names)}.")
-    options.gpu.require()
+    options.gpu.require(kind)
     return asked or names
 
 

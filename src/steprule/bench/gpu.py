@@ -15,8 +15,6 @@ BACKEND = "triton_gpu"
 UNKNOWN = "unknown"
 ASSUMED_CACHE = 64 * 2**20
 """The assumed last-level cache of a GPU that does not report it, in bytes."""
-_WHERE = "steprule bench --device cuda"
-_AWAY = "leave out --device to time the CPU, or run it where torch.cuda.is_available() is True"
 _ASKED = {
     "driver": "driver_version",
     "sm_megahertz": "clocks.sm",
@@ -34,15 +32,20 @@ class Gpu:
     place = DEVICE
     """Where its tensors are, as torch calls it."""
 
-    def require(self) -> None:
-        """Refuse to go on without a GPU on which our kernels can run."""
+    def require(self, flag: str = "--device cuda") -> None:
+        """Refuse to go on without a GPU on which our kernels can run, which this flag asked for."""
+        where, away = f"steprule bench {flag}", f"leave out {flag.split()[0]} to time the CPU"
         if not torch.cuda.is_available():
             reason = "finds none on this machine" if torch.version.cuda else "was built without CUDA"
-            raise sr.errors.BackendError(f"there is no GPU to time: torch {reason}", where=_WHERE, fix=_AWAY)
+            raise sr.errors.BackendError(
+                f"there is no GPU to time: torch {reason}",
+                where=where,
+                fix=f"{away}, or run it where torch.cuda.is_available() is True",
+            )
         told = sr.explain(sr.optim.SGD([torch.nn.Parameter(torch.zeros(1, device=self.place))]))
         if told.backend != BACKEND:
-            fix = "pip install 'steprule[gpu]' if that is Triton, or leave out --device to time the CPU"
-            raise sr.errors.BackendError(f"our GPU kernels cannot run here: {told.reason}", where=_WHERE, fix=fix)
+            fix = f"pip install 'steprule[gpu]' if that is Triton, or {away}"
+            raise sr.errors.BackendError(f"our GPU kernels cannot run here: {told.reason}", where=where, fix=fix)
 
     def facts(self) -> dict[str, Any]:
         """Name the GPU and its drivers, with its state as it is now; sizes are in bytes."""

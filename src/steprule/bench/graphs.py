@@ -15,12 +15,24 @@ from steprule.bench.units import StandingUnit, Unit
 
 
 def record(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """Record a step without taking it, and return what replays it."""
+    """Record a step without taking it, and return what replays it.
+
+    A step that fails spoils the recording, whose end then raises an error of its own and leaves its stream the current
+    one: what is raised here is the step's.
+    """
     if device.type != "cuda":
         return step
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    graph, stream, fault = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device), None
+    try:
+        with torch.cuda.graph(graph):
+            try:
+                step()
+            except BaseException as error:
+                fault = error
+                raise
+    except BaseException as error:  # noqa: BLE001 - it is raised again
+        torch.cuda.set_stream(stream)
+        raise fault or error  # noqa: B904
     return graph.replay
 
 

@@ -32,7 +32,7 @@ class Rehearsal(Gpu):
 
     place = "cpu"
 
-    def require(self) -> None:
+    def require(self, flag: str = "") -> None:
         """Need nothing."""
 
     def facts(self) -> dict[str, Any]:
