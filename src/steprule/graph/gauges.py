@@ -50,12 +50,15 @@ class _Clipping(NamedTuple):
 
 
 def watched(graph: Graph, asked: bool | Sequence[str] | None) -> Graph:
-    """Return a graph with the gauges that are asked for: True is all, False none, None those that the rule writes."""
+    """Return a graph with the gauges that are asked for: True is all, False none, None those that the rule writes.
+
+    Those that it has already stay as they are.
+    """
     if asked is None:
         return graph
+    offered = {item.name: item for item in (*standard(graph), *graph.gauges)}
     if isinstance(asked, bool):
-        return replace(graph, gauges=(*graph.gauges, *standard(graph)) if asked else ())
-    offered = {item.name: item for item in (*graph.gauges, *standard(graph))}
+        return replace(graph, gauges=tuple(offered.values()) if asked else ())
     known = {*offered, *MEANINGS, COUNT, *(f"{STALLED}{slot.name}" for slot in graph.element_slots)}
     for name in asked:
         if name not in known:
@@ -138,10 +141,12 @@ def _formulas(graph: Graph) -> Iterator[tuple[str, Node]]:
         cosine = make("div", make("sum", make("mul", g, m)), lengths)
         yield "cosine", make("where", make("eq", lengths, const(0)), const(0), cosine)
     raw = read(graph.gradient)
+    if graph.evaluate_at is not None and not graph.implicit:
+        new = theta  # another point is stored, and what is stored stalls: the graph of that one tells
     yield "nonfinite", make("sum", _flag(make("eq", make("sub", raw, raw), const(0)), 0, 1))
     if new is not theta and new.rank is Rank.ELEMENT:
         yield "stalled", _stalled(graph.parameter, new, _moves(theta, new))
-    for slot, value in zip(graph.slots, graph.new_slots, strict=True):
+    for slot, value in zip(graph.slots, graph.new_slots, strict=True) if new is not theta else ():
         old = read(slot.name)
         if slot.rank is Rank.ELEMENT and value.rank is Rank.ELEMENT and value is not old:
             yield f"{STALLED}{slot.name}", _stalled(slot.name, value, make("ne", value, old))

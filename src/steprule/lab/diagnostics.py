@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import steprule as sr
 from steprule.lab.clips import norm
 from steprule.lab.network import at_theta
 
@@ -25,32 +26,57 @@ class Seen:
     update_ratio: float | None = None
 
 
+WATCHED = ("gradient_norm", "clip_coefficient", "update_norm", "parameter_norm")
+"""The gauges that the measurements of our own optimisers are made of."""
+
+
+def watch(optimizer: Any) -> None:
+    """Let an optimiser of ours watch what will be measured: its passes reduce it on their way."""
+    if isinstance(optimizer, sr.Optimizer) and optimizer.watch != WATCHED:
+        optimizer.watch = WATCHED
+
+
 class Probe:
     """Is made before a step, with the gradients in place, and read after it; an implicit step's are measured later.
 
-    All the numbers of a network are put into one tensor first: a network is many small ones, and each costs a call.
+    An optimiser of ours tells by its gauges; the parameters before its first step, and another's step, are measured
+    here. All the numbers of a network are put into one tensor first: it is many small ones, and each costs a call.
     """
 
-    def __init__(self, model: torch.nn.Module, optimizer: Any, method: Method) -> None:
+    def __init__(
+        self, model: torch.nn.Module, optimizer: Any, method: Method, scale: torch.amp.GradScaler | None = None
+    ) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = optimizer
-        self._method = method
+        self._optimizer, self._method, self._scale = optimizer, method, scale
+        self._scaled = 0.0 if scale is None else scale.get_scale()
+        self._ours = isinstance(optimizer, sr.Optimizer)
+        watch(optimizer)
         self.measure()
-        with at_theta(optimizer):
-            self._before = _flat(self._parameters)
+        self._length = optimizer.gauges().get("parameter_norm", math.nan) if self._ours else math.nan
+        if not math.isfinite(self._length):
+            with at_theta(optimizer):
+                self._before = _flat(self._parameters)
+            self._length = norm([self._before])
 
     def measure(self) -> None:
-        """Measure the gradients that are in place now."""
+        """Measure the gradients that are in place now, unless gauges will."""
+        if self._ours:
+            return
         gradient = _flat(parameter.grad for parameter in self._parameters if parameter.grad is not None)
         self._norm = norm([gradient])
         self._coefficient = _coefficient(gradient, self._norm, self._method) if self._method.clips else None
 
     def read(self) -> Seen:
         """Return the measurements of the step: ‖Δθ‖ relative to ‖θ‖, at θ itself."""
-        with at_theta(self._optimizer):
-            moved = _flat(self._parameters).sub_(self._before)
-        length = norm([self._before])
-        found = self._norm, self._coefficient, norm([moved]) / length if length else None
+        if self._scale is not None and self._scale.get_scale() < self._scaled:
+            return Seen()  # the gradient overflowed, and there was no step
+        if self._ours:
+            gauges = self._optimizer.gauges()
+            found, moved = [gauges.get(name) for name in WATCHED[:2]], gauges.get("update_norm", math.nan)
+        else:
+            with at_theta(self._optimizer):
+                found, moved = [self._norm, self._coefficient], norm([_flat(self._parameters).sub_(self._before)])
+        found.append(moved / self._length if self._length else None)
         return Seen(*(value if value is not None and math.isfinite(value) else None for value in found))
 
 

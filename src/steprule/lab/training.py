@@ -16,7 +16,7 @@ import torch
 
 import steprule as sr
 from steprule.lab.data import batches
-from steprule.lab.diagnostics import Probe, Seen, state_bytes
+from steprule.lab.diagnostics import Probe, Seen, state_bytes, watch
 from steprule.lab.interrupt import Interrupt, waiting
 from steprule.lab.network import accumulate, at_theta, evaluate, scaler
 from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, StepTimes, failure
@@ -138,7 +138,7 @@ class _Run:
         made = time.perf_counter_ns() - before
         if not math.isfinite(loss):
             return loss, None
-        probe = Probe(self.model, self.optimizer, self.spec.method) if probed else None
+        probe = Probe(self.model, self.optimizer, self.spec.method, self.scale) if probed else None
         before = time.perf_counter_ns()
         if implicit:
             loss, made = self.solve(iteration, indices)
@@ -301,6 +301,7 @@ def train(
     task = spec.task.build()
     model = task.model(spec.seed)
     optimizer = spec.method.optimizer(model.parameters(), spec.lr)
+    watch(optimizer)
     run = _Run(spec, task, model, optimizer, observe, checkpoint, scaler(spec.budget.precision))
     run.implicit = spec.method.is_implicit
     ctrl_c = nullcontext(run.interrupt) if checkpoint is None else waiting()

@@ -10,6 +10,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import HyperparameterError, StateError
+from ..graph.gauges import watched
 from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..plan.schedule import schedule
@@ -107,7 +108,7 @@ class Optimizer(Away):
     def _install(self, options: Options) -> None:
         """Make the attributes that follow from the rule and the options; they are neither copied nor saved."""
         program = composed(self._rule, options)
-        paths = look_ahead(program.graph)
+        paths = look_ahead(watched(program.graph, options.watch))
         kernels = self._compile(program, paths.closure_free if paths else program.graph, options)
         self._points = Points(paths, kernels, self._compile(program, paths.exact, options)) if paths else None
         if program.graph.implicit:
