@@ -284,3 +284,18 @@ def test_a_hook_gets_the_gauges_of_every_so_many_steps_until_it_is_removed() -> 
     assert len(seen) == 2
     with pytest.raises(HyperparameterError, match="every is 0"):
         optimizer.register_gauges_hook(seen.append, every=0)
+
+
+def test_tensorboard_gets_what_was_measured_and_a_line_shows_trouble() -> None:
+    class Writer(list[tuple[str, float, int]]):
+        def add_scalar(self, tag: str, value: float, step: int) -> None:
+            self.append((tag, value, step))
+
+    writer, gauges = Writer(), sr.Gauges({"nonfinite": 2.0, "update_norm": math.nan}, {"a": {"nonfinite": 2.0}})
+    write = sr.TensorBoardGauges(writer, first=7, parameters=True)
+    write(gauges)
+    write(sr.Gauges({"skipped": 1.0}, step=5))
+    assert writer == [("gauges/nonfinite", 2.0, 8), ("nonfinite/a", 2.0, 8), ("gauges/skipped", 1.0, 12)]
+    assert str(gauges) == "nonfinite 2  update_norm nan"
+    assert gauges.__rich__().count("red") == 2
+    assert "red" not in sr.Gauges({"nonfinite": 0.0, "stalled": 0.1}).__rich__()

@@ -8,6 +8,7 @@ Next door: `backends` (who updates), `zoo` (the rules).
 from .classes import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .explain import Explanation, explain
 from .gauges import Gauges as Gauges
+from .gauges import TensorBoardGauges as TensorBoardGauges
 from .optimizer import Optimizer
 from .options import Options as Options
 from .papers import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, Yogi

@@ -220,3 +220,40 @@ def hooked(hook: Callable[[Gauges], Any], every: int) -> Callable[..., None]:
             hook(replace(optimizer.gauges(), step=steps))
 
     return after
+
+
+class TensorBoardGauges:
+    """Write gauges for TensorBoard: a hook for `register_gauges_hook`.
+
+    >>> import torch, steprule as sr
+    >>> class Shown:  # stands for torch.utils.tensorboard.SummaryWriter("runs/1")
+    ...     def add_scalar(self, tag, value, step):
+    ...         print(tag, round(value, 3), step)
+    >>> p = torch.nn.Parameter(torch.ones(4))
+    >>> p.grad = torch.ones(4)
+    >>> opt = sr.optim.SGD([p], lr=0.1, watch=["update_norm"])
+    >>> handle = opt.register_gauges_hook(sr.TensorBoardGauges(Shown()))
+    >>> opt.step()
+    gauges/update_norm 0.2 1
+    gauges/skipped 0.0 1
+
+    `writer` is whatever has `add_scalar(tag, value, step)`. Steps are counted from `first`, the number of those before:
+    give it when a run goes on. `parameters=True` also writes each parameter's, as `update_norm/name`. NaN, of what a
+    step has not measured, is left out.
+    """
+
+    def __init__(self, writer: Any, *, first: int = 0, parameters: bool = False) -> None:
+        self._writer, self._first, self._parameters = writer, first, parameters
+        self._calls = 0
+
+    def __call__(self, gauges: Gauges) -> None:
+        """Write the gauges of a step."""
+        self._calls += 1
+        step = self._first + (self._calls if gauges.step is None else gauges.step)
+        told = {f"gauges/{name}": value for name, value in gauges.items()}
+        if self._parameters:
+            own = gauges.parameters.items()
+            told |= {f"{name}/{parameter}": value for parameter, found in own for name, value in found.items()}
+        for tag, value in told.items():
+            if not np.isnan(value):
+                self._writer.add_scalar(tag, value, step)
