@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu gpu-kernels clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -86,6 +86,12 @@ bench: $(VENV)/lab
 gpu:
 	@OUT='$(if $(filter file,$(origin OUT)),$(OUT)/gpu,$(OUT))' PYTHON='$(or $(wildcard $(python)),$(PYTHON))' \
 	  bash benchmarks/gpu.sh $(ARGS)
+
+gpu-kernels: $(VENV)/test
+	@[ -d '$(VENV)/lowest' ] || \
+	  $(python) -m pip --quiet install --no-deps --target '$(VENV)/lowest' "$$($(python) tests/floor.py | grep '^triton==')"
+	@$(python) benchmarks/gpu_kernels.py --beside '$(VENV)/lowest'
+	@$(python) benchmarks/report.py
 
 clean:
 	rm -rf '$(VENV)' '$(OUT)' build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,9 @@
 """Compile every golden GPU kernel for three generations of GPUs, without one, and write down what comes out.
 
 python benchmarks/gpu_kernels.py                   # with this environment's Triton
-python benchmarks/gpu_kernels.py --beside FOLDER   # and with the one that is there, as
-                                                   # pip install --no-deps --target FOLDER triton==3.6.0 puts it
+python benchmarks/gpu_kernels.py --beside FOLDER   # and with the one that is there, which pip puts there by
+                                                   # install --no-deps --target FOLDER triton==3.6.0
+make gpu-kernels                                   # does that, and writes BENCHMARKS.md
 
 Registers, spills, the width of loads and stores, and instructions an element are counted in the machine code of the
 walk over whole blocks. What has been compiled before, from the same text, is kept.
@@ -28,9 +29,8 @@ HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "triton_gpu"
 HELPERS = HERE.parent / "src" / "steprule" / "backends" / "triton_helpers.py"
 RECORD = HERE / "records" / "gpu-kernels.json"
-COMMAND = "python benchmarks/gpu_kernels.py"
+COMMAND = "make gpu-kernels"
 ARCHES = (80, 90, 100)
-PROCESSES = 2
 
 
 # The text ---------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def write(record: dict[str, Any]) -> None:
     for name, own in sorted(record["kernels"].items()):
         lines = (f"  {json.dumps(version)}: {json.dumps(own[version])}" for version in sorted(own))
         told.append(f"{json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n}")
-    whole = f'{{\n"command": {json.dumps(record["command"])},\n"kernels": {{\n' + ",\n".join(told) + "\n}\n}\n"
+    whole = f'{{\n"command": {json.dumps(COMMAND)},\n"kernels": {{\n' + ",\n".join(told) + "\n}\n}\n"
     RECORD.write_text(whole, encoding="utf-8")
 
 
@@ -174,7 +174,7 @@ def bring_up_to_date() -> None:
     version = triton.__version__
     old = [name for name, source in own.items()
            if kept.get(name, {}).get(version, {}).get("source") != fingerprint(source)]  # fmt: skip
-    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for name, found in zip(old, pool.map(measured_all, [own[name] for name in old], old), strict=True):
             kept.setdefault(name, {})[version] = {"source": fingerprint(own[name]), "compiled": found}
             print(f"triton {version}: {name}", flush=True)
@@ -224,7 +224,7 @@ def _row(name: str, kernel: str, by: dict[tuple[str, str], dict[str, Any]], newe
 
 def main() -> None:
     """Bring the record up to date, with every Triton that is named."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Compile the golden GPU kernels that have changed.")
     parser.add_argument("--beside", metavar="FOLDER", action="append", default=[], help="where another Triton is")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gpu_kernels
+
 from steprule.bench.arms import OURS
 from steprule.bench.bars import bar_lines
 from steprule.bench.load import busy
@@ -225,7 +227,8 @@ def page(folder: Path = HERE / "records") -> str:
             path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("shards/*.json"))
         }
         sharded = (shards_section(name, record) for name, record in shards.items())
-        return "\n".join([HEAD, *(section(name, record) for name, record in new.items()), *sharded])
+        machine_code = [gpu_kernels.section(records["gpu-kernels"])] if "gpu-kernels" in records else []
+        return "\n".join([HEAD, *(section(name, record) for name, record in new.items()), *sharded, *machine_code])
     return "\n".join([OLD_HEAD, *(old_section(name, record) for name, record in records.items())])
 
 

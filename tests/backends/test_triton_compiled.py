@@ -1,4 +1,7 @@
-"""GPU kernels compiled without a GPU: correctly rounded arithmetic, wide loads, subnormals, no atomics."""
+"""GPU kernels compiled without a GPU: correctly rounded arithmetic, wide loads, subnormals, no atomics, no spills.
+
+The whole zoo is compiled by `make gpu-kernels`, whose record is held to the sources here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,11 @@ from typing import Any
 
 import pytest
 
+from floor import PROJECT, floors
+
+sys.path.insert(0, str(PROJECT.with_name("benchmarks")))
+import gpu_kernels
+
 pytestmark = pytest.mark.interp
 
 ASKED = [("adam", "float32"), ("board", "bfloat16"), ("everything", "float32"), ("adam", "float64"),
@@ -19,6 +27,7 @@ ASKED = [("adam", "float32"), ("board", "bfloat16"), ("everything", "float32"), 
 HALF = [("half", "bfloat16"), ("half", "float16")]
 GOLDEN = ["board.sgd", "papers.lion"]
 NARROW = {"float32": "b32", "float64": "b64", "bfloat16": "b16", "float16": "b16"}
+RECORD = gpu_kernels.read()
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +88,43 @@ def test_formulas_of_16_bits_compile_with_words_of_32(compiled: Any) -> None:
     for case in HALF:
         wide, narrow = (re.findall(rf"mul\.lo\.s{size}", compiled[case]["every"]) for size in (64, 32))
         assert len(wide) < 8 <= len(narrow)  # those of a key, and two an element
+
+
+# The record of all golden kernels ----------------------------------------------------------------------
+
+
+def test_the_record_of_machine_code_is_of_the_golden_kernels_as_they_are() -> None:
+    """Under the lowest version of Triton that may be installed, and another."""
+    lowest, now = floors(PROJECT.read_text(encoding="utf-8"))["triton"], gpu_kernels.sources()
+    assert set(RECORD["kernels"]) == set(now), f"run `{gpu_kernels.COMMAND}`"
+    for name, source in now.items():
+        own = RECORD["kernels"][name]
+        assert len(own) > 1
+        assert lowest in own
+        for version, found in own.items():
+            told = f"{name} under Triton {version} is not what was compiled: run `{gpu_kernels.COMMAND}`"
+            assert found["source"] == gpu_kernels.fingerprint(source), told
+            launched = re.findall(r"^def (begin|finish|(?:pass|end)_\d+)", source, re.MULTILINE)
+            assert set(found["compiled"]) == set(launched)
+
+
+def test_no_golden_kernel_spills_and_all_move_16_bytes_at_once() -> None:
+    for name, own in RECORD["kernels"].items():
+        for version, found in own.items():
+            for kernel, by in found["compiled"].items():
+                assert set(by) == {f"sm_{arch}" for arch in gpu_kernels.ARCHES}
+                for arch, told in by.items():
+                    where = f"{name}'s {kernel} for {arch} under Triton {version}"
+                    assert told["spills"] == 0, where
+                    assert ("load" in told) == kernel.startswith("pass_"), where
+                    assert {told.get("load", 128), told.get("store") or 128} == {128}, where
+
+
+def test_a_few_golden_kernels_compile_to_what_is_recorded(answers: list[Any]) -> None:
+    _, version, found = answers
+    arch = "sm_90"
+    for name in GOLDEN:
+        recorded = RECORD["kernels"][name].get(version, {}).get("compiled")
+        for kernel, by in found[name].items():
+            assert by[arch]["spills"] == 0
+            assert recorded is None or recorded[kernel][arch] == by[arch]

@@ -68,9 +68,9 @@ class Build:
         """What Triton compiles with: every operation is rounded alone, and what is subnormal is not taken for 0.
 
         Left alone, the assembler aims at more programs a multiprocessor, for which a few kernels keep registers in
-        memory. Memory is busy with 384 threads.
+        memory. Memory is busy with 512 threads.
         """
-        registers = min(REGISTERS // 384, REGISTERS // (32 * self.warps)) // 8 * 8
+        registers = REGISTERS // max(512, 32 * self.warps)
         return {"num_warps": self.warps, "maxnreg": registers, "enable_fp_fusion": False, "enable_reflect_ftz": False}
 
 
