@@ -283,7 +283,7 @@ def _launched(scale: Scale, count: int, size: int, clip: str, arms: tuple[str, .
 
 
 def ranked(scale: Scale) -> Iterator[Case]:
-    """The cases of a run that may end at any time: the most important first, those that compile for long last."""
+    """List the cases of a run that may end at any time: the most important first, those that compile for long last."""
 
     def big(suite: str, clip: str, workload: Workload, arms: tuple[str, ...], rule: str = "AdamW") -> Case:
         return Case(suite, rule, clip, workload, GPU, SWAPPED, arms, scale.seconds[workload is not scale.network])
@@ -292,16 +292,15 @@ def ranked(scale: Scale) -> Iterator[Case]:
     text, image = scale.language_model, scale.network
     yield big("large", GLOBAL_NORM, text, BRIEFLY)
     yield big("large", NO_CLIP, text, BRIEFLY)
-    yield _launched(scale, *scale.launched[0], GLOBAL_NORM, BRIEFLY)
-    yield _launched(scale, several, 64, GLOBAL_NORM, BRIEFLY)
+    for count, size in (*scale.launched, (several, 64)):
+        yield _launched(scale, count, size, GLOBAL_NORM, BRIEFLY)
     yield replace(big("half", GLOBAL_NORM, text, HALF_ON_GPU), precision=BFLOAT16)
-    yield big("large", GLOBAL_NORM, scale.flat, ON_GPU)
     yield big("resnet", GLOBAL_NORM, image, BRIEFLY)
-    yield _launched(scale, few, 64, GLOBAL_NORM, ON_GPU)
+    yield big("large", GLOBAL_NORM, scale.flat, ON_GPU)
     for rule in RULES:
         if rule != "AdamW":
             yield big("rules", GLOBAL_NORM, text, ONCE if RULES[rule].torch else (OURS, COPY), rule)
-    yield _launched(scale, *scale.launched[1], GLOBAL_NORM, BRIEFLY)
+    yield _launched(scale, few, 64, GLOBAL_NORM, ON_GPU)
     yield big("resnet", NO_CLIP, image, BRIEFLY, "momentum")
     yield big("large", NO_CLIP, scale.flat, BRIEFLY)
     yield _launched(scale, some, 64, GLOBAL_NORM, ON_GPU)

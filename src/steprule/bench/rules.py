@@ -42,7 +42,7 @@ class TimedRule:
         return 1e-3 if self.linear else 1.0
 
     @property
-    def state_bytes(self) -> int:
+    def state_bytes(self) -> float:
         """The bytes of state a parameter, in float32."""
         optimizer = self.make([torch.nn.Parameter(torch.zeros(1))], NO_CLIP)
         return sr.explain(optimizer).state_bytes_per_parameter

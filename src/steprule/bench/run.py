@@ -118,9 +118,9 @@ def _seconds(case: Case, options: BenchOptions) -> float:
 
 
 def _seconds_on_gpu(case: Case, options: BenchOptions) -> float:
-    """Guess one case on a GPU: numbers are drawn in main memory, Triton compiles for ours, inductor for torch's."""
+    """Guess one case on a GPU, where Triton compiles for ours and inductor for torch's."""
     own = sum(name in OWN for name in case.arms)
-    drawn = 2.5e-8 * case.workload.parameters + 0.5
+    drawn = 1.5 if case.workload.memory_bound else 0.5
     compiling = 0.0
     if case.workload.tensors <= MOST_COMPILED and not options.quick:
         times = 2 if case.workload.memory_bound else 1  # once more on the shapes that are checked

@@ -17,8 +17,16 @@ Gradients = list[torch.Tensor]
 Values = list[NDArray[np.float64]]
 
 
+def drawn_on(workload: Workload, device: str) -> str:
+    """Return where numbers are drawn: in main memory, since a GPU's dice fall differently, unless it takes seconds.
+
+    What is checked against the truth never comes from memory, so it has the same numbers everywhere.
+    """
+    return device if workload.memory_bound else "cpu"
+
+
 class Tensors:
-    """Parameters, and sets of gradients for them: always the same numbers, on every device."""
+    """Parameters, and sets of gradients for them: always the same numbers; those of a truth, on every device."""
 
     precision = FLOAT32
 
@@ -26,11 +34,11 @@ class Tensors:
         self, workload: Workload, start: float, sets: int, device: str = "cpu", precision: Precision = FLOAT32
     ) -> None:
         self.precision = precision
-        dice = torch.Generator().manual_seed(0)
+        where = drawn_on(workload, device)
+        dice = torch.Generator(where).manual_seed(0)
 
         def drawn(deviation: float) -> Gradients:
-            # Drawn in main memory, since a GPU's dice fall differently.
-            made = (torch.empty(shape).normal_(0, deviation, generator=dice) for shape in workload.shapes)
+            made = (torch.empty(shape, device=where).normal_(0, deviation, generator=dice) for shape in workload.shapes)
             return [tensor.to(device, precision.dtype) for tensor in made]
 
         self.parameters = [torch.nn.Parameter(tensor) for tensor in drawn(start * precision.start)]
