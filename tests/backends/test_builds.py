@@ -39,6 +39,13 @@ def test_a_build_that_no_kernel_can_have_is_refused(wrong: dict[str, int]) -> No
         Build(**wrong)
 
 
+@pytest.mark.null
+def test_the_smallest_and_the_largest_build_fit_the_registers_of_a_multiprocessor() -> None:
+    assert Build(chunk=1, block=1, warps=1, rows=1).options["num_warps"] == 1
+    builds = [Build(chunk=1024, block=1024, warps=1 << power) for power in range(6)]
+    assert [own.options["maxnreg"] for own in builds] == [168, 168, 168, 168, 128, 64]
+
+
 @pytest.mark.interp
 @pytest.mark.skipif(not interpreted(), reason="a GPU is here, and parameters are in main memory")
 def test_kernels_of_other_sizes_take_the_same_steps() -> None:

@@ -55,16 +55,17 @@ def counts(optimizer: Any) -> set[float]:
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 def test_a_rate_on_the_device_that_becomes_a_plain_number_is_used_no_more(rate: float) -> None:
     """Zero too, which the table of the host held in its place all the time."""
-    here, other = make((3,), (2,))
-    groups = [{"params": [here], "lr": torch.tensor(0.5)}, {"params": [other], "lr": 0.125}]
+    parameters = make((2,), (3,), (2,))
+    groups = [{"params": parameters[:2], "lr": torch.tensor(0.5)}, {"params": parameters[2:], "lr": 0.125}]
     optimizer = sr.Optimizer(groups, board.sgd, capturable=True, backend=GPU)
-    here.grad, other.grad = torch.ones(3), torch.ones(2)
-    for turn in range(3):
-        before = here.detach().clone(), other.detach().clone()
-        optimizer.param_groups[0]["lr"] = rate if turn == 1 else torch.tensor(0.5)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    for used in (0.5, rate, 0.5):
+        optimizer.param_groups[0]["lr"] = torch.tensor(0.5) if used == 0.5 else used
+        before = [parameter.detach().clone() for parameter in parameters]
         optimizer.step()
-        torch.testing.assert_close(before[0] - here, torch.full((3,), rate if turn == 1 else 0.5))
-        torch.testing.assert_close(before[1] - other, torch.full((2,), 0.125))
+        for old, parameter, moved in zip(before, parameters, (used, used, 0.125), strict=True):
+            torch.testing.assert_close(old - parameter, torch.full_like(old, moved))
 
 
 def test_what_a_graph_points_at_lives_as_long_as_the_optimiser(fake: FakeDevice) -> None:

@@ -16,6 +16,7 @@ from truth import bits, fill_gradients, make
 
 import steprule as sr
 from steprule import board, chain, rule, slot
+from steprule.backends.triton_dialect import Build, building
 from steprule.backends.triton_gpu import interpreted
 from steprule.errors import HyperparameterError, RuleError
 
@@ -122,6 +123,22 @@ def test_what_is_stored_is_what_the_definitions_say(
         truth.step()
         optimizer.step()
         truth.agrees()
+
+
+@pytest.mark.interp
+@pytest.mark.skipif(not interpreted(), reason="needs Triton to interpret kernels")
+def test_chunks_of_a_gpu_kernel_draw_for_their_place_in_the_whole() -> None:
+    torch.manual_seed(3)
+    parameters = [torch.nn.Parameter(of_few_bits(shape).to(torch.bfloat16)) for shape in ((21,), (3, 3))]
+    with building(Build(chunk=8, block=4)):
+        optimizer = exact.optimizer(parameters, rounding="stochastic", seed=7, backend="triton_gpu")
+        truth = StoredTruth(optimizer)
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = of_few_bits(parameter.shape).to(torch.bfloat16)
+            truth.step()
+            optimizer.step()
+            truth.agrees()
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
