@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -79,10 +78,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give the modules that the scripts run, by name."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # the rehearsal sets it
-    yield importlib.import_module
-    for name in [name for name in sys.modules if name.startswith("gpu_")]:
-        if (ROOT / "benchmarks" / f"{name}.py").exists():
-            monkeypatch.delitem(sys.modules, name)
+    return importlib.import_module
 
 
 def test_the_shell_scripts_are_bash_and_their_limits_fit_the_minutes_of_a_loan() -> None:
