@@ -28,6 +28,7 @@ help:
 	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
 	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
+	@echo 'make gpu-kernels  compile the golden GPU kernels that have changed, and write down what comes out'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
 	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
