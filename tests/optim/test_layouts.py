@@ -328,3 +328,36 @@ def test_state_that_is_cleared_replaced_or_edited_is_followed() -> None:
     restart(lambda: [value.zero_() for value in optimizer.state[parameter].values()])
     zeros = {key: torch.zeros_like(value) for key, value in optimizer.state[parameter].items()}
     restart(lambda: optimizer.state[parameter].update(zeros))
+
+
+@pytest.mark.cpu
+def test_a_gradient_in_another_order_is_copied_at_every_step_and_nothing_is_bound_anew() -> None:
+    """It may be absent, move, or be in order again; one that is wrong is refused as ever, and nothing is written."""
+    ends = []
+    for transposed in (True, False):
+        torch.manual_seed(2)
+        parameters = [torch.nn.Parameter(torch.randn(3, 4)) for _ in range(3)]
+        optimizer, kept, bindings = sr.optim.AdamW(parameters, lr=0.1, clip=1.0), [], set()
+        for number in range(8):
+            for place, parameter in enumerate(parameters):
+                gradient = torch.randn(3, 4)
+                kept.append(gradient.T.contiguous().T if transposed and place < 2 and number % 4 < 3 else gradient)
+                parameter.grad = None if (place, number) in {(0, 2), (1, 5)} else kept[-1]
+            with torch.inference_mode(mode=number == 6):
+                optimizer.step()
+            bindings.add(id(optimizer._binding))
+        assert len(bindings) == 1
+        ends.append([parameter.detach().clone() for parameter in parameters])
+        before = ends[-1]
+        for wrong in (torch.ones(12)[:0].expand(3, 0), torch._neg_view(torch.ones(3, 4)), torch.ones(3, 4, 1)[..., 0]):
+            parameters[0].grad = None
+            parameters[0].grad = torch.ones(4, 3).T
+            parameters[0].grad.data = wrong
+            if wrong.shape == (3, 4):
+                optimizer.step()
+                before = [parameter.detach().clone() for parameter in parameters]
+                continue
+            with pytest.raises(sr.errors.ParameterError, match="the gradient has shape"):
+                optimizer.step()
+            assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
