@@ -7,6 +7,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -246,3 +247,52 @@ def test_the_benchmark_of_the_host_runs_both_arms_and_says_what_it_replaced(
     assert (case["launches a step"], case["copies a step that moves"], case["made"]) == (3.0, 1.0, 0)
     assert any("kernel.run" in replaced for replaced in record["replaced"])
     assert "6 tensors" in capsys.readouterr().out
+
+
+def test_what_cannot_be_launched_directly_goes_through_triton_s_dispatch_and_is_explained(
+    gpu: SilentGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda where: nullcontext())
+    launched: list[Any] = []
+
+    class Function:
+        """Of a Triton whose compiled kernels are of another kind."""
+
+        def warmup(self, *given: Any, grid: Any, **options: Any) -> None:
+            assert (given, grid, options) == ((1, 2), (5,), {"num_warps": 4})
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *given, **options: launched.append((grid, given, options))
+
+    launch = triton_device.Cuda.prepare(gpu, Function(), 5, (1, 2), {"num_warps": 4})
+    launch(gpu.now())
+    assert launched == [((5,), (1, 2), {"num_warps": 4})]
+    _, optimizer, _ = model(2)
+    told = sr.explain(optimizer)
+    assert "its dispatch takes longer" in told.means.reasons["launches"]
+    assert "slower than it could be: launching (this version of Triton" in str(told)
+
+
+def test_a_kernel_that_does_not_compile_fails_before_anything_is_written(
+    gpu: SilentGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: all are compiled when tensors are bound, of both batches."""
+    parameters = [torch.nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    optimizer = sr.optim.AdamW(parameters, clip=1.0, backend="triton_gpu")
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    prepare, made = gpu.prepare, []
+
+    def fails(function: Any, *given: Any) -> Any:
+        made.append(function.__name__)
+        if made == ["pass_0", "end_0", "pass_1"] * 2:
+            raise RuntimeError("out of resources")
+        return prepare(function, *given)
+
+    monkeypatch.setattr(gpu, "prepare", fails)
+    with pytest.raises(RuntimeError, match="out of resources"):
+        optimizer.step()
+    assert gpu.counted["launched"] == 0
+    assert not optimizer.state
+    optimizer.step()
+    assert gpu.counted["launched"] == 6
