@@ -131,7 +131,7 @@ def test_what_clipping_needs_and_the_count_of_skipped_steps_are_there_without_as
         optimizer.gauges()["update_norm"]
 
 
-@pytest.mark.parametrize("backend", ["numba_cpu", "eager"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_that_is_left_out_counts_and_tells_what_it_has_seen(backend: str) -> None:
     optimizer = made(clip=2.0, nonfinite="skip", backend=backend, watch=True)
     fill(optimizer)

@@ -253,6 +253,7 @@ def centred(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
 
 
 REFUSED: dict[str, tuple[Make, str, str]] = {
+    "watch": (lambda params: sr.optim.AdamW(params, watch=["update_norm"]), "gauges reduce", "pass watch=False"),
     "clip": (lambda params: sr.optim.AdamW(params, clip=1.0), "needs ‖g‖ of all of it", "leave clip=None"),
     "clip each tensor": (lambda params: sr.optim.SGD(params, clip=sr.clip_norm), "needs ‖g‖_tensor", "clip=None"),
     "skip": (lambda params: sr.optim.AdamW(params, nonfinite="skip"), "a guard", 'leave nonfinite="propagate"'),

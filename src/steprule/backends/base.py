@@ -171,6 +171,10 @@ class Batch(ABC):
         """Whether the last step that was begun wrote nothing; this may wait for a device."""
         return self.refuses(0)
 
+    def skipped(self) -> torch.Tensor | None:
+        """Return where kernels that decide by themselves count the steps that they leave out, if they do."""
+        return None
+
     def leave_out_if(self, found: torch.Tensor | None) -> None:  # noqa: B027
         """Leave the next step out if this number is above 0, on backends whose kernels decide by themselves."""
 

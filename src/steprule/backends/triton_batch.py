@@ -84,7 +84,7 @@ class TritonBatch(Batch):
         pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
         pieces = chunks(sizes, chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
         self._counts = (len(sizes), len(pieces))
-        self.total = device.zeros(reductions)
+        self.total = device.zeros(reductions + 1)
         self.found = device.zeros(1, dtype=torch.float32)
         """Above 0, this step is left out."""
         gradients, hyper = self._there
@@ -234,6 +234,10 @@ class TritonBatch(Batch):
                                fix='pass nonfinite="skip", which leaves such steps out on the GPU')  # fmt: skip
         total = 0.0 if guard is None else float(self.total[self.plan.reductions.index(guard)])
         return not np.isfinite(total) and float(self.found[0]) == 0.0
+
+    def skipped(self) -> torch.Tensor | None:
+        """Return where the device counts the steps that it leaves out; None without a guard."""
+        return None if self.plan.guard is None else self.total[-1]
 
     def reduced(self) -> Table:
         """Return what each tensor's elements were reduced to in the last step; this waits for the device."""

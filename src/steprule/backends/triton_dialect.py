@@ -247,6 +247,10 @@ class TritonDialect(Dialect):
             self._walk(loop)
             if last and self.hosts:
                 self._advance()
+            if last and self.program.guard >= 0:
+                with self.source.block("if chunk == 0:"):
+                    left_out = f"total + {len(self.plan.reductions)}"
+                    self.source.line(f"tl.store({left_out}, tl.load({left_out}) + tl.where(go, 0.0, 1.0))")
 
     def _chunk(self, loop: Loop) -> list[str]:
         """Spell which chunk is a program's own."""

@@ -273,6 +273,11 @@ class Binding:
         """Whether each parameter had a gradient in the last step."""
         return self._present
 
+    def skips(self) -> list[torch.Tensor]:
+        """Return where a device counts the steps that are left out, if one does; all batches leave out the same."""
+        found = [own for bucket in self.buckets if (own := bucket.batch.skipped()) is not None]
+        return found[:1]
+
     def left_out(self) -> bool:
         """Whether a guard stopped the last step that was begun, or a scale that overflowed; this waits for a device."""
         return any(bucket.batch.left_out() for bucket in self.buckets)

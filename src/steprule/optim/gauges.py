@@ -167,10 +167,10 @@ def _total(pairs: Sequence[tuple[_Table, _Reading]]) -> float | None:
     return float(found[0]) if np.array_equal(found, np.full_like(found, found[0]), equal_nan=True) else None
 
 
-def measure(binding: Binding | None, skipped: int, asked: bool | Sequence[str] | None) -> Gauges:
+def measure(binding: Binding | None, skipped: float, asked: bool | Sequence[str] | None) -> Gauges:
     """Return the gauges of the last step; on a device this waits for it."""
     if binding is None or not binding.buckets:
-        return Gauges({COUNT: float(skipped)})
+        return Gauges({COUNT: skipped})
     stopped = binding.left_out()
     tables = [_Table(bucket, binding, stopped=stopped) for bucket in binding.buckets]
     found = [(table, table.readings()) for table in tables if table.places]
@@ -188,7 +188,7 @@ def measure(binding: Binding | None, skipped: int, asked: bool | Sequence[str] |
             if not reading.gauge.whole:
                 for member, value in zip(table.members, reading.values.tolist(), strict=True):
                     parameters[binding.names[member]][name] = value
-    total[COUNT] = float(skipped)
+    total[COUNT] = skipped
     missing = {name: reason for bucket in binding.buckets for name, reason in _missing(bucket, asked).items()}
     return Gauges(total, parameters, {name: told for name, told in (missing | why).items() if name not in total})
 

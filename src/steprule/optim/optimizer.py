@@ -102,7 +102,7 @@ class Optimizer(Away):
         """Make the attributes that are not derived from others."""
         self._options = options
         self._binding: Binding | None = None
-        self._skipped = 0
+        self._skipped, self._skipped_there = 0, list[torch.Tensor]()
         self._at_home()
 
     def _install(self, options: Options) -> None:
@@ -282,6 +282,7 @@ class Optimizer(Away):
                         if state := held(self.state, group, index, place):
                             state.update(self._complete(choose(group), state))  # others may have put it there
                 binding = bind(choose, mood, self.param_groups, self.state, self.backend, binding)
+                self._skipped_there += binding.skips()
         stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
         self._binding = binding
         if not stepped:
@@ -326,7 +327,8 @@ class Optimizer(Away):
         asking; `watch` asks for more. Reading waits for a GPU; steps do not.
         """
         with self._busy:
-            return measure(self._binding, self._skipped, self._options.watch)
+            skipped = sum(map(float, self._skipped_there), float(self._skipped))
+            return measure(self._binding, skipped, self._options.watch)
 
     def register_gauges_hook(self, hook: Callable[[Gauges], Any], *, every: int = 1) -> RemovableHandle:
         """Call `hook(gauges)` after every step, or every so many; the returned handle removes it.

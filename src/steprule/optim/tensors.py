@@ -188,7 +188,10 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
 def _reduces(plan: Plan) -> tuple[str, str]:
     """Name the parts of a plan that need whole tensors, and a way without them."""
     clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
-    own = [node for node in plan.reductions if node is not plan.guard]
+    own = [node for node in plan.reductions if node is not plan.guard and node not in plan.only_watched]
+    if not own and plan.guard is None:
+        names = ", ".join(item.name for item in plan.graph.gauges)
+        return f"gauges reduce all of it ({names})", "pass watch=False; after the step ask DTensor, e.g. p.norm()"
     if not own:
         finite = clip.format("torch.inf") + ".full_tensor().isfinite()"
         return ("a guard against NaN and infinity looks at all of every gradient",

@@ -8,7 +8,7 @@
     host       [row, value]         arithmetic on them, done once a step
     partial    [chunk, reduction]   what chunks have reduced
     reduced    [tensor, reduction]  what tensors have
-    total      [reduction]          what all have
+    total      [reduction]          what all have; on a GPU then, under a guard, the number of steps left out
 
 A GPU counts by itself: there a row is a tensor, and `counts [tensor, name]` holds `t` and host slots.
 """
