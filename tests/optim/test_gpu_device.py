@@ -30,11 +30,18 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     return own
 
 
-def optimiser(**options: Any) -> Any:
+@sr.rule
+def ending_late(theta, g, m, k=sr.slot(rank="tensor"), *, lr=0.1, t):
+    """A sum of all tensors ends in the pass that writes, and a slot of each waits for it."""
+    m = 0.9 * m + g / (1 + sr.global_norm(g))
+    return theta - lr * m / t, m, k + sr.global_sum(m) + sr.mean(m)
+
+
+def optimiser(program: Any = of_all_ranks, **options: Any) -> Any:
     """Make two parameters of two dtypes, so two buckets, under a rule with slots of every rank."""
     torch.manual_seed(2)
     parameters = [*make((5,)), *make((3,), dtype=torch.float64)]
-    return sr.Optimizer(parameters, of_all_ranks, backend=GPU, **options)
+    return sr.Optimizer(parameters, program, backend=GPU, **options)
 
 
 def stepped(optimizer: Any, turn: int, found: float | None = None) -> None:
@@ -127,14 +134,14 @@ def test_torch_operations_share_totals_guards_and_found_inf_with_kernels(
 
 def test_ctrl_c_at_any_launch_leaves_a_step_of_several_buckets_whole_or_undone(fake: FakeDevice) -> None:
     """With slots of one number a tensor, written after every pass of both."""
-    never = optimiser()
+    never = optimiser(ending_late)
     ends = []
     for turn in range(3):
         stepped(never, turn)
         ends.append(bits(never))
     seen: list[bool] = []
     while True:
-        optimizer = optimiser()
+        optimizer = optimiser(ending_late)
         stepped(optimizer, 0)
         fake.launched.clear()
         interrupt_at(fake, len(seen))
