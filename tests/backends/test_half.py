@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from steprule.backends import cache as kernels
 from steprule.backends import half, half_torch, memory
-from steprule.plan import rounding
+from steprule.plan import minifloats, rounding
+from steprule.plan import words as plan_words
 
 WORDS = np.arange(1 << 16, dtype=np.uint16)
 FORMATS = rounding.FORMATS
@@ -141,6 +142,27 @@ def test_bfloat16_and_its_remainder_are_every_float32_bit_for_bit() -> None:
     nearest = formula.nearest_bfloat16(HARD)
     tie = (words(HARD) & 0xFFFF) == 0x8000
     assert np.array_equal(stored[~tie], nearest[~tie])
+
+
+@pytest.mark.null
+def test_bfloat16_and_8_bits_are_the_nearest_24_bits() -> None:
+    stored, rest = formula.compensated8_bfloat16(HARD), formula.remainder8_bfloat16(HARD)
+    again = formula.joined8_bfloat16(stored, rest)
+    ordinary = ~np.isnan(HARD)
+    nearest = (words(HARD) + np.uint32(0x80)) & np.uint32(0xFFFFFF00)
+    assert np.array_equal(words(again)[ordinary], nearest[ordinary])
+    assert np.isnan(again[~ordinary]).all()
+    kept = formula.joined8_bfloat16(formula.compensated8_bfloat16(again), formula.remainder8_bfloat16(again))
+    assert np.array_equal(words(kept)[ordinary], words(again)[ordinary])
+    every = np.arange(256).astype(np.uint8)
+    assert np.all(np.abs(formula.joined8_bfloat16(np.zeros(256, np.uint16), every)) < 1e-38)
+
+
+@pytest.mark.null
+def test_float16_and_8_bits_are_256_times_as_exact() -> None:
+    inside = HARD[(np.abs(HARD) < 60000) & (np.abs(HARD) >= 2.0**-14)]
+    again = formula.joined8_float16(formula.compensated8_float16(inside), formula.remainder8_float16(inside))
+    assert np.all(np.abs(again.astype(np.float64) - inside) <= np.abs(inside) * 2.0**-18)
 
 
 @pytest.mark.null
@@ -344,7 +366,7 @@ def kernel(lo, hi, directory):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("module", [rounding, half, memory])
+@pytest.mark.parametrize("module", [rounding, half, memory, minifloats, plan_words])
 def test_a_formula_that_changes_makes_other_kernels(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -34,7 +34,8 @@ def halves(tensor: torch.Tensor) -> np.ndarray:
 def master(parameter: torch.Tensor, remainder: torch.Tensor) -> np.ndarray:
     """Return the float32 numbers that a parameter and its remainder are."""
     flat = halves(parameter).reshape(-1), remainder.contiguous().numpy().reshape(-1)
-    return formula("joined", parameter.dtype)(*flat).reshape(parameter.shape)
+    verb = "joined8" if remainder.dtype == torch.int8 else "joined"
+    return formula(verb, parameter.dtype)(*flat).reshape(parameter.shape)
 
 
 def coded(x: np.ndarray, kind: str, random: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +54,7 @@ def coded(x: np.ndarray, kind: str, random: np.ndarray | None = None) -> tuple[n
 def decoded(codes: np.ndarray, exponents: np.ndarray, kind: str) -> np.ndarray:
     """Return the numbers of an array in 8 bits."""
     group = groups.group_of(groups.row_length(codes.shape))
-    unit = rounding.unit(exponents)[:, group]
+    unit = rounding.FORMULAS["unit"](exponents)[:, group]
     return rounding.FORMULAS[f"widen_{kind}"](codes.reshape(len(codes), -1), unit).reshape(codes.shape)
 
 
@@ -113,10 +114,11 @@ class StoredTruth(Truth):
             if dtype not in HALF:
                 held[name] = x
                 continue
-            if options.rounding == "compensated" and name == self.graph.parameter:
-                held["remainder"] = formula("remainder", dtype)(flat).reshape(x.shape)
-                held[name] = formula("compensated", dtype)(flat).reshape(x.shape)
-                loaded = formula("joined", dtype)(held[name].reshape(-1), held["remainder"].reshape(-1))
+            if options.rounding.startswith("compensated") and name == self.graph.parameter:
+                more = options.rounding.removeprefix("compensated")
+                held["remainder"] = formula(f"remainder{more}", dtype)(flat).reshape(x.shape)
+                held[name] = formula(f"compensated{more}", dtype)(flat).reshape(x.shape)
+                loaded = formula(f"joined{more}", dtype)(held[name].reshape(-1), held["remainder"].reshape(-1))
             else:
                 given = (draws(options.seed, position, t, number, np.arange(x.size)),)
                 random = options.rounding == "stochastic" or (name != self.graph.parameter and self._wish(name) in HALF)

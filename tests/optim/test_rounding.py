@@ -103,6 +103,7 @@ ANYWHERE = [None, "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)]
         (torch.float32, "nearest", "bfloat16"),
         (torch.bfloat16, "nearest", {"m": "bfloat16"}),
         (torch.float16, "compensated", {"m": "bfloat16"}),
+        *product((torch.bfloat16, torch.float16), ("compensated8",), (None,)),
     ],
     ids=str,
 )

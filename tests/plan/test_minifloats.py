@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from steprule.plan import groups, rounding
+from steprule.plan import groups, minifloats, rounding
 
 pytestmark = pytest.mark.null
 
-KINDS = rounding.GROUPED
+KINDS = minifloats.GROUPED
 FINEST = {"int8": (8, 2.0**-16), "uint8": (16, 2.0**-17)}
 """The bounds that are documented: a share of the number (its root) itself, and of the greatest of the group."""
 say: Any = rounding.FORMULAS

@@ -36,7 +36,7 @@ import numba
 import numpy as np
 
 from ..locks import lock
-from ..plan import rounding
+from ..plan import minifloats, rounding, words
 from . import compiler, half, memory
 
 VARIABLE = "STEPRULE_CACHE"
@@ -119,11 +119,18 @@ def _private(path: Path) -> bool:
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
 
 
+_CALLED = (memory, half, rounding, minifloats, words)
+"""The modules of which kernels are made, besides their own text."""
+
+
 def digest(source: str) -> str:
     """Return the name of a kernel's entry: its source, and all that decides its machine code."""
     parts = (
         source,
-        *(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (memory, half, rounding)),
+        *(
+            Path(str(module.__file__)).read_text(encoding="utf-8")
+            for module in (memory, half, rounding, minifloats, words)
+        ),
         numba.__version__,
         llvmlite.__version__,
         sys.version,

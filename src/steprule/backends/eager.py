@@ -199,7 +199,9 @@ class EagerBatch(Batch):
         target = self.arrays[store.array.name][tensor].detach()
         if store.array.format.beside:
             beside = self.arrays[REMAINDER][tensor].detach()
-            return [(target, rounded(value, target.dtype, "compensated")), (beside, remainder(value, target.dtype))]
+            more = store.array.format.more
+            first = rounded(value, target.dtype, f"compensated{more}")
+            return [(target, first), (beside, remainder(value, target.dtype, more))]
         if store.draw >= 0:
             assert self._where is not None
             place, t = self._where[tensor], int(self._numbers[tensor]["t"])

@@ -79,6 +79,7 @@ _LLVM: dict[str, Any] = {
     "narrow": lambda u: u.to(_INT16, "trunc"),
     "narrow_signed": lambda u: u.to(_INT16, "trunc"),
     "byte": lambda code: code.to(_INT32, "zext"),
+    "signed_byte": lambda code: code.to(_INT32, "sext"),
     "narrow_byte": lambda u: u.to(_INT8, "trunc"),
     "root": _root,
     "real": lambda u: u.to(_REAL, "sitofp"),
@@ -142,6 +143,9 @@ _SIGNATURES = (
             "compensated": (_STORED, _NUMBER),
             "remainder": (_REST, _NUMBER),
             "joined": (_NUMBER, _STORED, _REST),
+            "compensated8": (_STORED, _NUMBER),
+            "remainder8": (_CODE, _NUMBER),
+            "joined8": (_NUMBER, _STORED, _CODE),
         }.items()
         if f"{verb}_{form}" in rounding.FORMULAS
     }

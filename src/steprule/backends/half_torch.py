@@ -23,6 +23,7 @@ _FORMULAS = rounding.spelled(
         "narrow": lambda u: u.to(torch.int16),
         "narrow_signed": lambda u: u.to(torch.int16),
         "byte": lambda code: code.view(torch.uint8).to(torch.int64),
+        "signed_byte": lambda code: code.view(torch.int8).to(torch.int64),
         "narrow_byte": lambda u: u.to(torch.uint8),
         "root": torch.sqrt,
         "real": lambda n: n.to(torch.float32),
@@ -39,18 +40,19 @@ def _formula(verb: str, dtype: torch.dtype) -> Any:
 
 
 def rounded(x: torch.Tensor, dtype: torch.dtype, verb: str, *random: torch.Tensor) -> torch.Tensor:
-    """Return float32 numbers as bfloat16 or float16: nearest, stochastic with 16 random bits each, or compensated."""
+    """Return float32 numbers as bfloat16 or float16: nearest, stochastic by 16 random bits each, or compensated."""
     return _formula(verb, dtype)(x, *random).view(dtype)
 
 
-def remainder(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return the remainder of compensated rounding, as int16."""
-    return _formula("remainder", dtype)(x)
+def remainder(x: torch.Tensor, dtype: torch.dtype, more: str = "") -> torch.Tensor:
+    """Return the remainder of compensated rounding, as int16, or int8."""
+    found = _formula(f"remainder{more}", dtype)(x)
+    return found.view(torch.int8) if more else found
 
 
 def joined(stored: torch.Tensor, remainder: torch.Tensor) -> torch.Tensor:
     """Return the float32 numbers that were rounded with compensation."""
-    return _formula("joined", stored.dtype)(stored, remainder)
+    return _formula("joined8" if remainder.dtype is torch.int8 else "joined", stored.dtype)(stored, remainder)
 
 
 def draws(index: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,11 +97,14 @@ def decoded(codes: torch.Tensor, exponents: torch.Tensor, length: int) -> torch.
     return _formula("widen", codes.dtype)(codes.reshape(-1, length), own).reshape(codes.shape)
 
 
-def remainder_of(stored: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """Return the remainder beside a tensor that says best what it leaves out, which is given as numbers."""
-    exact = stored.double() + left.double()
-    found = remainder(exact.float(), stored.dtype)
-    either = torch.stack([found, *(torch.full_like(found, edge) for edge in (0, 32767, -32767))])
+def remainder_of(stored: torch.Tensor, left: torch.Tensor, dtype: torch.dtype = torch.int16) -> torch.Tensor:
+    """Return the remainder beside a tensor that says best what it leaves out, given as numbers or another remainder."""
+    if left.dtype in (torch.int8, torch.int16):
+        return left.to(dtype) << 8 if dtype is torch.int16 else ((left.int() + 128) >> 8).clamp(max=127).to(dtype)
+    exact, more = stored.double() + left.double(), "8" if dtype is torch.int8 else ""
+    found = remainder(exact.float(), stored.dtype, more)
+    edges = (0, 127, -127) if more else (0, 32767, -32767)
+    either = torch.stack([found, *(torch.full_like(found, edge) for edge in edges)])
     errors = torch.stack([(joined(stored, one).double() - exact).abs() for one in either])
     best = either.gather(0, errors.argmin(0, keepdim=True))[0]
     return torch.where(stored.isfinite() & left.isfinite(), best, 0)

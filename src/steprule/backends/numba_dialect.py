@@ -21,7 +21,7 @@ from typing import ClassVar
 from ..graph.node import Node, Rank
 from ..graph.ops import Reducer
 from ..plan.groups import BLOCK, GROUP, LANES
-from ..plan.program import Accumulate, Array, Loop, Program
+from ..plan.program import Accumulate, Array, Keep, Loop, Program, Store
 from ..plan.rounding import FORMULAS
 from ..plan.storage import CODES, units_of
 from ..plan.tables import hyper_columns
@@ -64,13 +64,13 @@ class NumbaDialect(Dialect):
         "place", "size", "turn", "first_unit", "kept", "exponent",
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
-        "whole": "{at}[i]", "narrow": "widen_{form}({at}[i])", "beside": "joined_{form}({at}[i], {beside}[i])",
+        "whole": "{at}[i]", "narrow": "widen_{form}({at}[i])", "beside": "joined{more}_{form}({at}[i], {beside}[i])",
         "grouped": "widen_{form}({at}[i], {unit}[lane])",
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
         "whole": "{at}[i] = {x}", "narrow": "{at}[i] = nearest_{form}({x})",
         "random": "{at}[i] = stochastic_{form}({x}, {bits})",
-        "beside": "{at}[i] = compensated_{form}({x})\n{beside}[i] = remainder_{form}({x})",
+        "beside": "{at}[i] = compensated{more}_{form}({x})\n{beside}[i] = remainder{more}_{form}({x})",
         "grouped": "kept = kept_{form}({x})\n{kept}[place] = kept\n"
                    "{most}[lane] = max({most}[lane], magnitude(kept))",
     }  # fmt: skip
@@ -87,6 +87,7 @@ class NumbaDialect(Dialect):
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         self.columns = hyper_columns(self.plan)
+        self.later: dict[Store, str] = {}
 
     def _literal(self, value: float) -> str:
         return repr(value).replace("inf", "np.inf")
@@ -166,6 +167,10 @@ class NumbaDialect(Dialect):
             line(f"{own['scale']} = {self._point(units_of(array.name), 'uint8', '0')}")
             line(*(f"{own[word]} = {room}_room()" for word, room in _ROOMS.items()))
             self.groups[array.name] = own
+        asked = [part.store for part in loop.body if isinstance(part, Keep)]
+        later = [store for store in loop.stores if store not in coded and store not in asked]
+        self.later = {store: self.fresh.fresh(f"{store.array.name}_new") for store in later}
+        line(*(f"{room} = block_room()" for room in self.later.values()))
         line(f"length = {self._of('length')}", f"units = (length + {GROUP - 1}) // {GROUP}")
         line("line, column = start // length * units, start % length", "begin = 0")
         with self.source.block("while begin < count:"):
@@ -181,7 +186,14 @@ class NumbaDialect(Dialect):
             line("column, begin = column + size, begin + size")
             with self.source.block("if column == length:"):
                 line("line, column = line + units, 0")
-        self.groups = {}
+        self.groups, self.later = {}, {}
+
+    def _store(self, part: Store, at: Mapping[str, str], *, kept: Node | None = None) -> None:
+        # In a loop that writes to the stack alone, nothing can be what another pointer reads.
+        if part in self.later:
+            self.source.line(f"{self.later[part]}[place] = {self.names[part.node]}")
+        else:
+            super()._store(part, at, kept=kept)
 
     def _block(
         self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str], rooms: Mapping[int, str], by: int = 0
@@ -199,7 +211,14 @@ class NumbaDialect(Dialect):
         with self._turns(by):
             line("i = begin + place")
             self._body(loop, at, totals)
-        self.names = known
+        self.names, self.drawn = known, {}
+        if self.later:
+            with self.source.block("for place in range(size):"):
+                line("i = begin + place")
+                for store, room in self.later.items():
+                    self.names = {**known, store.node: f"{room}[place]"}
+                    super()._store(store, at)
+            self.names = known
         for store in loop.stores:
             if store.array.format.grouped:
                 self._units(self.groups[store.array.name], store.array.format.name, by)

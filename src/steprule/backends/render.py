@@ -26,7 +26,7 @@ _RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
 ROUNDED = {"narrow": "nearest_{form}({x})", "random": "stochastic_{form}({x}, {bits})"}
 """What a store writes that loses bits, in the formulas of `plan.rounding`."""
 KEPT = {"whole": "{x}", "narrow": "widen_{form}({half})", "random": "widen_{form}({half})",
-        "beside": "joined_{form}(compensated_{form}({x}), remainder_{form}({x}))"}  # fmt: skip
+        "beside": "joined{more}_{form}(compensated{more}_{form}({x}), remainder{more}_{form}({x}))"}  # fmt: skip
 """The value that a store leaves; `half` is what it has written."""
 WIDE = "float64"
 """The type of scalars and of reductions."""
@@ -327,7 +327,7 @@ class Dialect(ABC):
             if isinstance(part, Load):
                 form = part.array.format
                 known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "real": self.real}
-                known |= self.groups.get(part.array.name, {})
+                known |= {"more": form.more, "rest": form.beside, **self.groups.get(part.array.name, {})}
                 self._assign(part.node, part.array.name, self.loads[form.kind].format(**known))
             elif isinstance(part, Compute):
                 self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
@@ -361,6 +361,7 @@ class Dialect(ABC):
         kind = "random" if part.draw >= 0 and not form.grouped else form.kind
         bits = self._bits(part.draw) if kind == "random" else ""
         known = {"at": at[name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
+        known["more"] = form.more
         lines = self.stores[kind].format(**known, bits=bits, **self.groups.get(name, {}))
         if kept is not None:
             rounded, half = ROUNDED.get(kind, "").format(**known, bits=bits), self.fresh.fresh("half")

@@ -120,15 +120,15 @@ class TritonDialect(Dialect):
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("whole", "narrow"), "read({at}, here, inside, tail, tl.{real})"),
-        "beside": "joined_{form}(read({at}, here, inside, tail, tl.{form}).to(tl.uint16, bitcast=True), "
-                  "read({beside}, here, inside, tail, tl.int16))",
+        "beside": "joined{more}_{form}(read({at}, here, inside, tail, tl.{form}).to(tl.uint16, bitcast=True), "
+                  "read({beside}, here, inside, tail, tl.{rest}))",
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
         "whole": "write({at}, here, {x}, inside, tail)",
         "narrow": "write({at}, here, nearest_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)",
         "random": "write({at}, here, stochastic_{form}({x}, {bits}).to(tl.{form}, bitcast=True), inside, tail)",
-        "beside": "write({at}, here, compensated_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
-                  "write({beside}, here, remainder_{form}({x}), inside, tail)",
+        "beside": "write({at}, here, compensated{more}_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
+                  "write({beside}, here, remainder{more}_{form}({x}), inside, tail)",
     }  # fmt: skip
     joins: ClassVar[Mapping[tuple[str, str], str]] = {
         ("add", ""): "add({total}, {x}, inside, tail)",

@@ -164,6 +164,7 @@ _WORDS = {
     "narrow(u)": "u.to(tl.uint16)",
     "narrow_signed(u)": "u.to(tl.uint16).to(tl.int16, bitcast=True)",
     "byte(code)": "tl.cast(code, tl.uint32)",
+    "signed_byte(code)": "code.to(tl.int8, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)",
     "narrow_byte(u)": "u.to(tl.uint8)",
     "real(u)": "u.to(tl.int32, bitcast=True).to(tl.float32)",
     "where(condition, one, other)": "tl.where(condition, one, other)",

@@ -19,7 +19,7 @@ from ..plan.groups import groupable
 from ..plan.program import Program, lower
 from ..plan.rounding import parameter_seed
 from ..plan.schedule import Plan
-from ..plan.storage import CODES, REMAINDER, beside, draws, layout
+from ..plan.storage import CODES, KEEPING, REMAINDER, beside, draws, format_of, layout
 from ..plan.tables import array_rows
 from ..rule import Formula, Transform, chain
 from .options import Options
@@ -76,9 +76,11 @@ class Kernels:
     _kernels: dict[tuple[str, Kinds], Kernel] = field(default_factory=dict[tuple[str, Kinds], Kernel])
     _compiled: dict[tuple[Any, ...], Compiled] = field(default_factory=dict[tuple[Any, ...], Compiled])
 
-    def keeps(self, dtype: torch.dtype) -> bool:
-        """Whether a remainder is kept beside parameters of a type."""
-        return self.options.rounding == "compensated" and beside(name_of(dtype)) != name_of(dtype)
+    def keeps(self, dtype: torch.dtype) -> torch.dtype | None:
+        """Return the type of the remainder that is kept beside parameters of a type, if one is."""
+        rounding = self.options.rounding
+        own = format_of(beside(name_of(dtype), rounding)).beside if rounding in KEEPING else ""
+        return getattr(torch, own) if own else None
 
     def types(self, dtype: torch.dtype, shape: Sequence[int]) -> Mapping[str, torch.dtype]:
         """Return the types of new slots in memory beside a parameter of a type and a whole shape, by name."""
@@ -162,7 +164,7 @@ def storable(formula: Formula, options: Options) -> Formula:
     """Return a formula whose parameter can be stored as the options ask for, or raise `RuleError`."""
     graph = formula.graph
     _check_slots(graph, options)
-    if options.rounding != "compensated":
+    if options.rounding not in KEEPING:
         return formula
     if graph.evaluate_at is not None and not graph.implicit:
         raise RuleError(

@@ -54,7 +54,7 @@ OPTIONS = {
     "rounding": 'how 16 bits hold a result: "nearest", as in torch, drops steps below half of the last bit; '
                 '"stochastic" takes either neighbour, the nearer one more often, for parameters and state, so that '
                 'small steps add up on average; "compensated" keeps 16 more bits of bfloat16 and float16 parameters in '
-                "an int16 slot `remainder`: together they are float32",
+                'an int16 slot `remainder`: together they are float32; "compensated8" keeps 8 more, in an int8 slot',
     "state": 'how slots as large as their parameter are kept: "float32" beside narrower parameters, too; "bfloat16", '
              'rounded stochastically; "8bit", minifloats in units of a group of 32, for parameters of two dimensions '
              'and 4,096 elements or more, float32 for others; a dict names some, as {"exp_avg": "8bit"}. State that is '

@@ -128,10 +128,15 @@ def _of(made: Formula, program: Program, **runs: Any) -> Explanation:
     )
 
 
+def _kept(own: Layout) -> str:
+    more = "8 more bits in `{}`, together 24 bits" if own.parameter.more else "16 more bits in `{}`, together float32"
+    return f"{own.parameter.dtype} and {more.format(REMAINDER)}"
+
+
 def _storage(own: Layout) -> str:
     """Word a layout: the parameter's format, that of slots which have another, and the rounding if anything is lost."""
     parameter, same = own.parameter.dtype, "" if own.parameter.beside else own.parameter.dtype
-    told = [parameter if same else f"{parameter} and 16 more bits in `{REMAINDER}`, together {own.real}"]
+    told = [parameter if same else _kept(own)]
     slots = {name: "8 bits" if form.grouped else form.dtype for name, form in own.slots}
     others = sorted(set(slots.values()) - {same})
     told += [f"{', '.join(f'`{name}`' for name in slots if slots[name] == other)} in {other}" for other in others]

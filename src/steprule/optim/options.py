@@ -53,9 +53,9 @@ class Options:
             object.__setattr__(self, "watch", _listed(self.watch))
         if type(self.seed) is not int or not 0 <= self.seed < 2**64:
             raise HyperparameterError(f"seed is {self.seed!r}", fix="give a whole number from 0, below 2**64")
-        if self.compensated and self.rounding == "stochastic":
+        if self.compensated and self.rounding in ("stochastic", "compensated8"):
             raise HyperparameterError(
-                'compensated=True and rounding="stochastic" contradict each other',
+                f'compensated=True and rounding="{self.rounding}" contradict each other',
                 fix='leave compensated out, or pass rounding="compensated"',
             )
         both = self.compensated or self.rounding == "compensated"

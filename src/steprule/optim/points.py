@@ -142,7 +142,7 @@ def move(
     for entry, place, value, own in zip(entries, kernels.where(entries), arrays[names[0]], states, strict=True):
         parameter = entry.parameter.detach()
         if kernels.keeps(parameter.dtype):
-            parameter.copy_(rounded(value, parameter.dtype, "compensated"))
+            parameter.copy_(rounded(value, parameter.dtype, kernels.options.rounding))
         elif value is not entry.parameter:
             parameter.copy_(drawn(value, parameter.dtype, place, int(own[STEP]), 0))
 

@@ -15,7 +15,7 @@ from ..backends.half_torch import remainder_of
 from ..errors import ParameterError, StateError
 from ..graph.graph import Slot
 from ..graph.node import Rank
-from ..plan.storage import CODES, REMAINDER, asked, units_of
+from ..plan.storage import CODES, KEEPING, REMAINDER, asked, units_of
 from .compiled import Kernels
 from .formats import check_rows, flaw, fresh, is_coded, narrowed, numbers_of, opened, together, widened
 from .shards import distributed, local, placed, placed_as
@@ -23,7 +23,8 @@ from .tensors import in_order_of_slot, label, like, name_of, oddity, present, si
 
 STEP = "step"
 KEPT = Slot(REMAINDER)
-"""The remainder beside a compensated 16-bit parameter: int16, laid out as the parameter."""
+"""The remainder beside a compensated 16-bit parameter: int16 or int8, laid out as the parameter."""
+REMAINDERS = (torch.int16, torch.int8)
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FREED = "points at memory that was freed"
 
@@ -32,7 +33,7 @@ def _fresh(
     kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Tensor, dtype: torch.dtype | None
 ) -> torch.Tensor:
     if slot is KEPT:
-        return like(parameter.detach(), 0, torch.int16)
+        return like(parameter.detach(), 0, kernels.keeps(parameter.dtype))
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
     if isinstance(init, str):
@@ -91,7 +92,7 @@ def _flaw(value: Any, *, kept: bool = False) -> str:
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return "is no floating-point tensor"
     coded = is_coded(value) and not kept
-    if not (value.is_floating_point() or coded or (kept and value.dtype is torch.int16)):
+    if not (value.is_floating_point() or coded or (kept and value.dtype in REMAINDERS)):
         return f"is {value.dtype}, not torch.int16" if kept else "is no floating-point tensor"
     if odd := oddity(value, whole_too=kept or coded):
         return odd[0]
@@ -125,7 +126,7 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
             raise ParameterError(f"state {slot.name!r} {flaw}", where=f"  {who}", fix=fix)
     for slot in [slot for slot in slots if slot.single and slot.name in state]:
         state[slot.name] = state[slot.name].to(single(state[slot.name].dtype))
-    if kernels.options.rounding == "compensated" and KEPT not in slots:
+    if kernels.options.rounding in KEEPING and KEPT not in slots:
         state.pop(REMAINDER, None)  # of what was narrow before
     for slot in [slot for slot in slots if slot.rank is Rank.ELEMENT and slot.name in state]:
         if state[slot.name].shape != parameter.shape:
@@ -136,15 +137,16 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
                 fix="replacing a parameter's data by another size starts a new parameter: delete its state",
             )
         value = _beside(parameter, state[slot.name], slot.name, who)
-        if is_coded(value):
+        if is_coded(value) and slot is not KEPT:
             value = _coded(kernels, parameter, state, slot.name, value, who)
         if not present(local(value)):
             what = f"memory of state {slot.name!r} was freed"
             raise ParameterError(what, where=f"  {who}", fix="restore it before step()")
         state[slot.name] = in_order_of_slot(parameter, value)
-        if slot is KEPT and value.is_floating_point():
-            state[slot.name] = like(parameter.detach(), 0, torch.int16)
-            local(state[slot.name]).copy_(remainder_of(local(parameter), local(value)))
+        kept = kernels.keeps(parameter.dtype) if slot is KEPT else None
+        if kept is not None and value.dtype != kept:
+            state[slot.name] = like(parameter.detach(), 0, kept)
+            local(state[slot.name]).copy_(remainder_of(local(parameter), local(value), kept))
 
 
 def _coded(
@@ -346,8 +348,10 @@ def in_float32(
         left = {REMAINDER, *map(units_of, names)} | (set() if _counts(kernels) else {STEP})
         for parameter, key in zip(group["params"], own["params"], strict=True):
             state = states.get(key, {})
-            states[key] = {name: numbers_of(parameter, name, state) for name in state if name not in left - names}
-            states[key] |= {name: value.to(single(value.dtype)) for name, value in states[key].items() if name in names}
+            own_slots = {name: numbers_of(parameter, name, state) for name in names & state.keys()}
+            states[key] = {name: value for name, value in state.items() if name not in left} | {
+                name: value.to(single(value.dtype)) for name, value in own_slots.items()
+            }
             if not state:
                 del states[key]
     return {**saved, "state": states}

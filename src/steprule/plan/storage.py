@@ -14,7 +14,9 @@ from .groups import GROUP
 
 REMAINDER = "remainder"
 """The name in the state of the tensor that holds what a compensated parameter leaves out."""
-ROUNDINGS = ("nearest", "stochastic", "compensated")
+ROUNDINGS = ("nearest", "stochastic", "compensated", "compensated8")
+KEEPING = ("compensated", "compensated8")
+"""Those that keep what 16 bits leave out: 16 bits of it, or 8."""
 STATES = ("float32", "bfloat16", "8bit")
 """The formats that an optimiser may ask for its slots."""
 State = str | Mapping[str, str] | None
@@ -43,6 +45,11 @@ class Format:
         return self.dtype != self.real and not self.beside
 
     @property
+    def more(self) -> str:
+        """The number of bits beside 16, as formulas are called by it; of 16 more, nothing."""
+        return "8" if self.beside == "int8" else ""
+
+    @property
     def kind(self) -> str:
         """The work of a kernel: read and write numbers as they are, round them, split them, or code them."""
         return "beside" if self.beside else "grouped" if self.grouped else "narrow" if self.narrow else "whole"
@@ -57,6 +64,8 @@ _ROWS = (
     Format("float16", "float16", 2),
     Format("bfloat16 + int16", "bfloat16", 4, beside="int16"),
     Format("float16 + int16", "float16", 4, beside="int16"),
+    Format("bfloat16 + int8", "bfloat16", 3, beside="int8"),
+    Format("float16 + int8", "float16", 3, beside="int8"),
     Format("int8", "int8", 1 + 1 / GROUP, grouped=True),
     Format("uint8", "uint8", 1 + 1 / GROUP, grouped=True),
 )
@@ -78,9 +87,10 @@ def units_of(slot: str) -> str:
     return f"{slot}_scale"
 
 
-def beside(dtype: str) -> str:
-    """Return the name of the format that keeps all bits of a parameter of a dtype; the dtype, if it does so itself."""
-    return next((row.name for row in _ROWS if row.dtype == dtype and row.beside), dtype)
+def beside(dtype: str, rounding: str) -> str:
+    """Return the name of the format that keeps more bits of a parameter of a dtype; the dtype, if it has them."""
+    rest = "int8" if rounding == "compensated8" else "int16"
+    return next((row.name for row in _ROWS if row.dtype == dtype and row.beside == rest), dtype)
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ def layout(
     is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does. Of
     tensors without `groups`, slots of 8 bits are float32.
     """
-    parameter = format_of(beside(dtype) if rounding == "compensated" else dtype)
+    parameter = format_of(beside(dtype, rounding) if rounding in KEEPING else dtype)
     known = found or {}
     slots: list[tuple[str, Format]] = []
     drawn = {graph.parameter} if rounding == "stochastic" and parameter.narrow else set[str]()
