@@ -168,26 +168,26 @@ def test_the_smoke_is_rehearsed_and_its_failures_are_told(
     monkeypatch.setattr(smoke, "TINY", ((1, 64),))
     monkeypatch.setattr(smoke, "FEW", 1)
     monkeypatch.setattr(smoke, "TENSORS", 2)
-    monkeypatch.setattr(smoke, "CASES", {name: smoke.CASES[name] for name in ("SGD", "AdamW bfloat16")})
+    monkeypatch.setattr(smoke, "CASES", {"AdamW bfloat16": smoke.CASES["AdamW bfloat16"]})
     monkeypatch.setattr(smoke, "host_and_device", once)
     assert smoke.main(["--rehearse", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))
     assert found["rehearsal"]
     assert found["failed"] == []
-    assert [row["case"] for row in found["numbers"]] == ["SGD", "AdamW bfloat16"]
+    assert [row["case"] for row in found["numbers"]] == ["AdamW bfloat16"]
     assert [row["waits"] for row in found["waits"]] == [0]
     assert [row["arm"] for row in found["times"]] == ["steprule", "steprule, clip", "torch fused", "copy"]
     assert found["times"][0]["gigabytes_per_second"] == pytest.approx(28 * 64 / 4e-6 / 1e9)
     assert "times mean nothing" in capsys.readouterr().err
 
-    monkeypatch.setitem(smoke.CASES, "SGD", ("SGD", {"lr": 0.1}, torch.float32, -1.0))
+    monkeypatch.setattr(smoke, "CASES", {"SGD": ("SGD", {"lr": 0.1}, torch.float32, -1.0)})
     monkeypatch.setattr(smoke, "waits", lambda *_: 1 / 0)
     monkeypatch.setattr(smoke, "times", lambda *_: None)
     assert smoke.main(["--rehearse", "--out", str(tmp_path)]) == 1
     failed = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))["failed"]
     assert [told.partition(":")[0] for told in failed] == ["numbers", "waits"]
     text = "\n".join(scripts("gpu_table").lines(tmp_path))
-    assert "1 of 2 optimisers agree with torch; waits: not counted" in text
+    assert "0 of 1 optimisers agree with torch; waits: not counted" in text
     assert "wrong: waits: ZeroDivisionError" in text
     assert "rung: nothing was written" in text
 
