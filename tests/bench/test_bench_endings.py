@@ -326,6 +326,17 @@ def test_a_case_that_is_under_way_when_the_time_is_over_is_cut(bench, monkeypatc
     assert all(case["left_out"] for case in record["cases"][1:])
 
 
+@pytest.mark.null
+def test_fresh_processes_for_which_no_time_is_left_are_begun_by_the_run_that_goes_on(monkeypatch):
+    record, options = Record("steprule bench", {}), conduct.BenchOptions(1, quick=True)
+    monkeypatch.setattr(run.start, "collect", lambda found, key, part: found.update({key: 1.0}))
+    first, *rest = run.works(record, ("start",), options)
+    assert not any(run.Allowance(1.0, time.monotonic()).take(work) for work in (first, *rest))
+    assert record.start is None
+    assert run.Allowance(None, time.monotonic()).take(first)
+    assert [work.name for work in run.works(record, ("start",), options)] == [work.name for work in rest]
+
+
 def interrupts(name):
     def fault(case):
         if case.name == name:

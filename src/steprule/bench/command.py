@@ -193,6 +193,7 @@ def _targets(out: Path, record: Path | None) -> list[Path]:
 
 def _conduct(record: Record, todo: list[Work], allowance: Allowance, targets: list[Path], gauge: Any) -> bool:
     """Do all the work, each piece of which is on disk when the next begins; return whether ctrl-C ended it early."""
+    done = True
     gc.freeze()  # garbage is collected after each case; older objects need not be searched each time
     try:
         with gauge:
@@ -201,13 +202,13 @@ def _conduct(record: Record, todo: list[Work], allowance: Allowance, targets: li
                 record.begun = work.name
                 if record.results or record.written:
                     _save(record, targets)
-                allowance.take(work)
+                done = allowance.take(work) and done
                 gauge.advance()
                 record.seconds = time.monotonic() - allowance.began
                 record.stopped = next((result.lost for result in record.results if result.lost), None)
                 if record.stopped:
                     break
-        record.complete = record.stopped is None and not any(result.left_out for result in record.results)
+        record.complete = done and record.stopped is None
     except KeyboardInterrupt:
         return True
     finally:

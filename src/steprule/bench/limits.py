@@ -33,14 +33,20 @@ def limit(seconds: float | None) -> Generator[OutOfTime]:
         yield error  # the outer one comes first
         return
 
+    over = False
+
     def ring(*_: Any) -> None:
-        raise error
+        if not over:
+            raise error
 
     began, before = time.monotonic(), signal.signal(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), AGAIN)
-        yield error
-    finally:
+        try:
+            yield error
+        finally:
+            over = True
+    finally:  # also if the signal came in the line above
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         if outer:

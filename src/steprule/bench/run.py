@@ -40,18 +40,20 @@ class Allowance:
         """How many are left."""
         return None if self.seconds is None else self.seconds - (time.monotonic() - self.began)
 
-    def take(self, work: Work) -> None:
-        """Do a piece of work if it can be done in time, and cut it if it then takes longer; else leave it out."""
+    def take(self, work: Work) -> bool:
+        """Do a piece of work if there is time, and cut it if it takes longer after all; return whether it is done."""
         left = self.left
         if left is not None and work.seconds > left:
             spare = f"{max(left, 0.0):.0f} of {self.seconds:.0f} s are left"
             work.leave(f"left out: it takes about {work.seconds:.0f} s, and {spare}")
-            return
+            return False
         try:
             with limit(left):
                 work.do()
         except OutOfTime:
             work.leave(f"left out: the {self.seconds:.0f} s were over in its midst")
+            return False
+        return True
 
 
 def scale(options: BenchOptions) -> Scale:
@@ -76,12 +78,14 @@ def works(record: Record, suites: tuple[str, ...], options: BenchOptions) -> Ite
                 f"{START}: {key.replace('_', ' ')}",
                 5.0,
                 lambda key=key, part=part: _file(record, facts, key, part),
-                lambda reason, key=key: _file(record, facts, key, lambda: {"skipped": reason}),
+                lambda _: None,
             )
 
 
 def _case(record: Record, case: Case, options: BenchOptions) -> Work:
     def leave(reason: str) -> None:
+        if record.results and record.results[-1].case is case:
+            return  # the end of time came when it was done
         record.results.append(Result(case, 1, 0, skipped=reason, left_out=True))
 
     return Work(
