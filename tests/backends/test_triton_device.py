@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from steprule.backends import BACKENDS, triton_device, triton_gpu
-from steprule.backends.triton_device import Cuda, Now
+from steprule.backends.triton_device import Cuda, MainMemory, Now, Upload
 
 pytestmark = pytest.mark.interp
 THERE = torch.device("cuda", 1)
@@ -109,6 +109,18 @@ def test_a_kernel_is_compiled_on_its_device_before_anything_is_launched(
         assert len(asked) == 4
     else:
         assert noted == [(9, 1, 1, 71, 5, 6, None, None, None, table.data_ptr(), 4)]
+
+
+def test_main_memory_has_read_a_piece_when_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So two pieces are enough for ever."""
+    own, made = MainMemory(torch.device("cpu")), list[int]()
+    pinned = own.pinned
+    monkeypatch.setattr(own, "pinned", lambda words: (made.append(words), pinned(words))[1])
+    upload = Upload(own, 1, capturable=False)
+    for number in range(6):
+        upload.send(np.array([number]), capturing=False)
+        assert upload.table.tolist() == [number]
+    assert made == [1, 1]
 
 
 def test_kernels_are_interpreted_where_the_environment_says_so() -> None:
