@@ -48,7 +48,7 @@ def fingerprint(source: str) -> str:
         new = {name: body for name, body in bodies.items() if name in words and name not in found}
         found |= new
         used += new.values()
-    whole = "\n".join([source, *(found[name] for name in sorted(found)), json.dumps(Build().options)])
+    whole = "\n".join([source, *(found[name] for name in sorted(found)), json.dumps(Build().options())])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
@@ -60,7 +60,7 @@ def sources() -> dict[str, str]:
 # Compilation ------------------------------------------------------------------------------------------
 
 
-def compiled(function: Any, arch: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
+def compiled(function: Any, arch: int, real: str = "float32") -> dict[str, Any]:
     """Return what Triton makes of a kernel whose tables are given, by kind: "ptx", "cubin"."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -72,7 +72,7 @@ def compiled(function: Any, arch: int, options: dict[str, Any] | None = None) ->
     types |= {"counts": "*fp32", "found": "*fp32"} | dict.fromkeys(COUNTS, "i32")
     aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(TABLES))}
     source = ASTSource(function, types, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options or Build().options).asm
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=Build().options(real)).asm
 
 
 def kernels_of(source: str, name: str) -> dict[str, Any]:

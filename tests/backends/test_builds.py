@@ -26,14 +26,16 @@ def test_a_build_is_in_the_text_and_its_warps_are_not() -> None:
         assert size in small.source
         assert size not in usual.source
     assert two.source == usual.source
-    assert [own.build.options["num_warps"] for own in (usual, small, two)] == [4, 2, 2]
+    assert [own.build.options()["num_warps"] for own in (usual, small, two)] == [4, 2, 2]
     with building(SMALL):
         assert TritonKernel(lowered(plan)).source == small.source
     assert TritonKernel(lowered(plan)).source == usual.source
 
 
 @pytest.mark.null
-@pytest.mark.parametrize("wrong", [{"chunk": 1000}, {"block": 8192}, {"warps": 64}, {"rows": 0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"chunk": 1000}, {"block": 8192}, {"warps": 64}, {"rows": 0}, {"chunk": 1 << 21}], ids=str
+)
 def test_a_build_that_no_kernel_can_have_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(errors.BackendError, match=r"a build[\s\S]*help: "):
         Build(**wrong)
@@ -41,9 +43,10 @@ def test_a_build_that_no_kernel_can_have_is_refused(wrong: dict[str, int]) -> No
 
 @pytest.mark.null
 def test_the_smallest_and_the_largest_build_fit_the_registers_of_a_multiprocessor() -> None:
-    assert Build(chunk=1, block=1, warps=1, rows=1).options["num_warps"] == 1
+    assert Build(chunk=1, block=1, warps=1, rows=1).options()["num_warps"] == 1
     builds = [Build(chunk=1024, block=1024, warps=1 << power) for power in range(6)]
-    assert [own.options["maxnreg"] for own in builds] == [168, 168, 168, 168, 128, 64]
+    for real, most in (("float32", 128), ("float64", 255)):
+        assert [own.options(real)["maxnreg"] for own in builds] == [most, most, most, most, 128, 64]
 
 
 @pytest.mark.interp

@@ -51,7 +51,7 @@ def ptx(name: str, dtype: str) -> dict[str, str]:
     kernel = TritonKernel(program, build=Build(block=THREADS * SIXTEEN_BYTES[dtype]))
     own = gpu_kernels.kernels_of(kernel.source, f"{name}_{dtype}")
     asked = [name for name in own if dtype == "float32" or name.startswith("pass_")]
-    return {name: gpu_kernels.compiled(own[name], ARCH)["ptx"] for name in asked}
+    return {name: gpu_kernels.compiled(own[name], ARCH, dtype)["ptx"] for name in asked}
 
 
 def half(dtype: str) -> dict[str, str]:
@@ -59,7 +59,7 @@ def half(dtype: str) -> dict[str, str]:
     kinds = ["*fp32", "*u32", "*u16", "*i16", "*fp32", "*u16", "*u16", "*u16", "*i16", "*fp32", "*u32", *["i32"] * 5]
     signature = dict(zip(every.arg_names, [*kinds, "constexpr", "constexpr"], strict=True))
     source = ASTSource(every, signature, constexprs={"HALF": dtype == "float16", "BLOCK": 1024})
-    return {"every": triton.compile(source, target=GPUTarget("cuda", ARCH, 32), options=Build().options).asm["ptx"]}
+    return {"every": triton.compile(source, target=GPUTarget("cuda", ARCH, 32), options=Build().options()).asm["ptx"]}
 
 
 if __name__ == "__main__":

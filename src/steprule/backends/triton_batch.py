@@ -115,10 +115,11 @@ class TritonBatch(Batch):
     def _prepare(self) -> None:
         """Compile the kernels for what they are given: before the first pass, the passes, after the last."""
         arguments, (tensors, pieces) = (*self._tables, *self._counts), self._counts
+        options = self._build.options(self.program.layout.real)
         passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
         self._first, *self._walks, self._last = (
             [
-                self._device.prepare(self._functions[name], programs, arguments, self._build.options)
+                self._device.prepare(self._functions[name], programs, arguments, options)
                 for name, programs in stage
                 if name in self._functions
             ]

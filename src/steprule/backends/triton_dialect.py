@@ -35,6 +35,8 @@ TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "hos
 COUNTS = ("tensor_count", "chunk_count")
 WARPS, REGISTERS = 32, 65_536
 """As many as one program may have, of 32 threads each; and those of a multiprocessor."""
+LONGEST = 1 << 20
+"""Elements that Triton allows in a block."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,20 @@ class Build:
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
-            if size < 1 or size & (size - 1):
-                raise BackendError(f"a build's `{name}` is {size}", fix="give a power of two")
+            if not 0 < size <= LONGEST or size & (size - 1):
+                raise BackendError(f"a build's `{name}` is {size}", fix=f"give a power of two, {LONGEST:,} or less")
         if self.block > self.chunk:
             raise BackendError(f"a build's blocks of {self.block} are longer than chunks", fix="make chunks longer")
         if self.warps > WARPS:
             raise BackendError(f"a build has {self.warps} warps", fix=f"give {WARPS} or fewer")
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What Triton compiles with: every operation is rounded alone, and what is subnormal is not taken for 0.
+    def options(self, real: str = "float32") -> dict[str, Any]:
+        """Return what Triton compiles with: operations are rounded one by one, and subnormals are not taken for 0.
 
         Left alone, the assembler aims at more programs a multiprocessor, for which a few kernels keep registers in
-        memory. Memory is busy with 512 threads.
+        memory. Memory is busy with 512 threads, or with 256 that compute in float64.
         """
-        registers = REGISTERS // max(512, 32 * self.warps)
+        registers = min(255, REGISTERS // max(256 if real == "float64" else 512, 32 * self.warps))
         return {"num_warps": self.warps, "maxnreg": registers, "enable_fp_fusion": False, "enable_reflect_ftz": False}
 
 
