@@ -94,7 +94,7 @@ def test_gauges_of_a_rule_that_the_package_does_not_know_are_those_of_plain_torc
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_watching_changes_no_bit_of_a_step(backend: str) -> None:
-    plain, watching = (made(sr.board.adam, clip=1.0, backend=backend, watch=watch) for watch in (None, True))
+    plain, watching = (made(clip=1.0, backend=backend, watch=watch) for watch in (None, True))
     for optimizer in (plain, watching):
         torch.manual_seed(4)
         for _ in range(3):
@@ -102,7 +102,7 @@ def test_watching_changes_no_bit_of_a_step(backend: str) -> None:
             optimizer.step()
     for one, other in zip(plain.param_groups[0]["params"], watching.param_groups[0]["params"], strict=True):
         assert torch.equal(one, other)
-        assert all(torch.equal(plain.state[one][name], watching.state[other][name]) for name in ("m", "s"))
+        assert torch.equal(plain.state[one]["trail"], watching.state[other]["trail"])
 
 
 @pytest.mark.null
@@ -116,7 +116,7 @@ def test_the_plan_has_as_many_passes_and_moves_as_many_bytes_as_without(clip: An
     assert set(plain.reductions) <= set(watching.reductions)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_what_clipping_needs_and_the_count_of_skipped_steps_are_there_without_asking(backend: str) -> None:
     optimizer = made(clip=2.0, nonfinite="skip", backend=backend)
     assert dict(optimizer.gauges()) == {"skipped": 0}
@@ -149,7 +149,7 @@ def test_a_step_that_is_left_out_counts_and_tells_what_it_has_seen(backend: str)
 
 
 def test_a_step_that_raises_tells_what_it_has_seen() -> None:
-    optimizer = made(nonfinite="raise", watch=["nonfinite"])
+    optimizer = made(nonfinite="raise", watch=["nonfinite"], backend="eager")
     fill(optimizer)
     optimizer.param_groups[0]["params"][0].grad[7] = math.inf
     with pytest.raises(NonFiniteError):
@@ -157,8 +157,10 @@ def test_a_step_that_raises_tells_what_it_has_seen() -> None:
     assert dict(optimizer.gauges()) == {"nonfinite": 1, "skipped": 1}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "backend"), [(torch.bfloat16, "numba_cpu"), (torch.bfloat16, "eager"), (torch.float16, "eager"),
+                           pytest.param(torch.float16, "triton_gpu", marks=pytest.mark.interp)],
+)  # fmt: skip
 def test_stalling_of_16_bits_is_found_within_20_steps(dtype: torch.dtype, backend: str) -> None:
     optimizer = made(sr.board.adam(lr=1e-4), models(dtype, (300,)), backend=backend, watch=["stalled"])
     for _ in range(20):
@@ -181,14 +183,17 @@ def _stored(optimizer: sr.Optimizer) -> dict[str, list[torch.Tensor]]:
 
 def test_float32_stalls_where_steps_are_far_smaller_and_other_roundings_are_compared_as_they_store() -> None:
     tiny = made(sr.board.sgd(lr=1e-12), watch=["stalled"])
-    tiny_decayed = made(sr.chain(sr.weight_decay(1e-3), sr.board.sgd(lr=1e-12)), watch=["stalled"])
+    decayed = sr.chain(sr.weight_decay(1e-3), sr.board.sgd(lr=1e-12))
+    tiny_decayed = made(decayed, watch=["stalled"], backend="eager")
     still = made(sr.board.sgd(lr=0), watch=["stalled"])
     for optimizer, expected in ((tiny, 1.0), (tiny_decayed, 1.0), (still, 0.0)):
         fill(optimizer)
         optimizer.step()
         assert optimizer.gauges()["stalled"] == pytest.approx(expected, abs=0.01)
     for rounding in ("stochastic", "compensated"):
-        optimizer = made(sr.board.adam(lr=1e-4), models(torch.bfloat16), rounding=rounding, watch=True)
+        backend = "numba_cpu" if rounding == "stochastic" else "eager"
+        formula = sr.board.adam(lr=1e-4)
+        optimizer = made(formula, models(torch.bfloat16), rounding=rounding, watch=True, backend=backend)
         fill(optimizer)
         before = flat(optimizer.param_groups[0]["params"])
         optimizer.step()
@@ -201,7 +206,7 @@ def test_gauges_of_several_groups_types_and_absent_gradients_are_of_what_was_ste
     a, b, c = models(sizes=(40, 17, 33))
     b.data = b.data.double()
     groups = [{"params": [a, c]}, {"params": [b], "lr": 0.3, "weight_decay": 0.1}]
-    optimizer = sr.optim.AdamW(groups, lr=1e-2, weight_decay=0.0, clip=1.0, watch=True)
+    optimizer = sr.optim.AdamW(groups, lr=1e-2, weight_decay=0.0, clip=1.0, watch=True, backend="eager")
     fill(optimizer)
     optimizer.step()
     c.grad = None
@@ -218,7 +223,7 @@ def test_gauges_of_several_groups_types_and_absent_gradients_are_of_what_was_ste
 
 @pytest.mark.parametrize(("clip", "changed"), [(sr.clip_norm(max_norm=5.0), None), (sr.clip_value(limit=0.5), 0.5)])
 def test_clipping_by_tensors_and_by_elements_is_told_as_a_whole(clip: Any, changed: float | None) -> None:
-    optimizer = made(clip=clip, watch=["clip_coefficient", "clipped"])
+    optimizer = made(clip=clip, watch=["clip_coefficient", "clipped"], backend="eager")
     fill(optimizer)
     gradients = [p.grad.double() for p in optimizer.param_groups[0]["params"]]
     own = [g.clamp(-0.5, 0.5) if changed else g * min(1, 5 / (float(g.norm()) + 1e-6)) for g in gradients]
@@ -229,7 +234,7 @@ def test_clipping_by_tensors_and_by_elements_is_told_as_a_whole(clip: Any, chang
 
 
 def test_a_gauge_that_a_rule_does_not_have_is_left_out_with_the_reason() -> None:
-    optimizer = made(sr.board.sgd, watch=True)
+    optimizer = made(sr.board.sgd, watch=True, backend="eager")
     fill(optimizer)
     optimizer.step()
     told = optimizer.gauges().lacking
@@ -260,7 +265,7 @@ def test_the_option_is_checked_copied_and_can_be_set_later() -> None:
         made(watch=["update_nrm"])
     with pytest.raises(HyperparameterError, match="watch is 'update_norm'"):
         made(watch="update_norm")
-    optimizer = made(sr.board.momentum, clip=1.0)
+    optimizer = made(sr.board.momentum, clip=1.0, backend="eager")
     fill(optimizer)
     optimizer.step()
     before = optimizer.state_dict()
@@ -273,7 +278,7 @@ def test_the_option_is_checked_copied_and_can_be_set_later() -> None:
 
 
 def test_a_hook_gets_the_gauges_of_every_so_many_steps_until_it_is_removed() -> None:
-    optimizer, seen = made(watch=["update_norm"]), list[sr.Gauges]()
+    optimizer, seen = made(watch=["update_norm"], backend="eager"), list[sr.Gauges]()
     handle = optimizer.register_gauges_hook(seen.append, every=2)
     for _ in range(5):
         fill(optimizer)
