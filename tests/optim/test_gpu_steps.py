@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -271,14 +272,21 @@ def test_what_answers_ctrl_c_is_asked_once_when_the_step_is_whole(fake: FakeDevi
     fill_gradients(parameters)
     fake.before_launch = lambda name: name == "pass_0" and signal.raise_signal(signal.SIGINT)
     before, heard = signal.getsignal(signal.SIGINT), []
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno())  # as event loops do
     try:
         for handler in (lambda *told: heard.append(list(fake.launched)), signal.SIG_IGN):
             signal.signal(signal.SIGINT, handler)
             optimizer.step()
             assert signal.getsignal(signal.SIGINT) is handler
     finally:
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, before)
     assert heard == [["begin", "pass_0"]]
+    theirs.close()
+    with ours:
+        assert ours.recv(99) == bytes([signal.SIGINT]), "of the first; nothing answers the second"
     fake.before_launch = lambda name: None
     thread = threading.Thread(target=optimizer.step)
     thread.start()

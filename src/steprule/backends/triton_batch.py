@@ -29,20 +29,19 @@ def uninterrupted(write: Callable[[], None]) -> None:
     """Hold Ctrl-C back while something is launched: after an interrupt nobody could tell which launch has happened."""
     pending: list[Any] = []
     before = _python.getsignal(signal.SIGINT)
+    held = callable(before)  # nothing else raises
     try:
-        if before is not None:  # a handler that is not Python's raises nothing, and is left alone
+        if held:
             _python.signal(signal.SIGINT, lambda *told: pending.append(told))
     except ValueError:  # threads other than the main one are not interrupted
-        before = None
+        held = False
     try:
         write()
     finally:
-        if before is not None:
+        if held:
             _python.signal(signal.SIGINT, before)
-        if pending and callable(before):  # a signal raised again would be heard twice by an event loop
-            before(*pending[0])
-        elif pending:
-            signal.raise_signal(signal.SIGINT)
+            if pending:  # once, also for an event loop, which has been woken
+                before(*pending[0])
 
 
 class TritonBatch(Batch):
