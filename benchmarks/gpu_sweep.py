@@ -74,7 +74,7 @@ class Sweep:
             **row(host, each, walks * dtype.itemsize * self.size),
         }
         self.results.add("rates", told)
-        print(f"{told['dtype']:>8}  {arm:<40} {told['gigabytes_per_second']:>8.0f} GB/s", flush=True)
+        print(f"{told['dtype']:>8}  {arm:<42} {told['gigabytes_per_second']:>8.0f} GB/s", flush=True)
 
     def made(self, dtype: torch.dtype, *, zeros: bool = False, offset: int = 0) -> torch.nn.Parameter:
         """Make the large tensor, with its gradient."""
