@@ -361,3 +361,32 @@ def test_a_state_of_parts_is_refused_by_a_whole_parameter() -> None:
     optimizer.step()
     with pytest.raises(StateError, match="'exp_avg' is a DTensor, but the parameter is a whole tensor"):
         adamw([plain]).load_state_dict(optimizer.state_dict())
+
+
+def test_state_of_8_bits_is_a_part_of_that_of_the_whole() -> None:
+    """Codes and exponents are DTensors, distributed as the parameter; rows that are cut are refused."""
+    torch.manual_seed(0)
+    whole, gradient = torch.randn(100, 65), torch.randn(100, 65)
+    alone = torch.nn.Parameter(whole.clone())
+    part = torch.nn.Parameter(shared(whole[:25].clone(), (100, 65), [Shard(0)], line()))
+    for own, g in ((alone, gradient), (part, shared(gradient[:25].clone(), (100, 65), [Shard(0)], line()))):
+        own.grad = g
+    one, other = (sr.optim.AdamW([own], state="8bit", backend="eager") for own in (alone, part))
+    for _ in range(2):
+        one.step()
+        other.step()
+    for name, value in one.state[alone].items():
+        held = other.state[part][name]
+        if value.ndim:
+            assert (tuple(held.shape), held.placements) == (tuple(value.shape), (Shard(0),))
+            assert torch.equal(held.to_local(), value[:25])
+    assert torch.equal(part.detach().to_local(), alone.detach()[:25])
+    again = sr.optim.AdamW([part], state="8bit", backend="eager")
+    again.load_state_dict(other.state_dict())
+    assert torch.equal(again.state[part]["exp_avg"].to_local(), other.state[part]["exp_avg"].to_local())
+    told = other.state_dict(format="float32")["state"][0]["exp_avg"]
+    assert (type(told), told.dtype, tuple(told.shape)) == (DTensor, torch.float32, (100, 65))
+    cut = parameter((100, 17), (100, 65), [Shard(1)], line())
+    cut.grad = shared(torch.zeros(100, 17), (100, 65), [Shard(1)], line())
+    with pytest.raises(ParameterError, match="each process holds parts of rows"):
+        sr.optim.AdamW([cut], state="8bit").step()

@@ -144,6 +144,18 @@ def test_a_code_is_right_on_average(kind: str) -> None:
         assert distance > 0
 
 
+@every_kind
+def test_the_greatest_of_a_group_is_right_on_average(kind: str) -> None:
+    """Wherever it lies between two powers of two: rounded up, it still has a code."""
+    random = np.arange(1 << 16, dtype=np.uint32)
+    for kept in (1.0, 1.8, 1.88, 1.95, 1.99, 1.9999):
+        kept = np.float32(kept)
+        codes, exponent = code(np.full(1 << 16, kept if kind == "int8" else kept**2), kind, random)
+        found = say[f"widen_{kind}"](codes, say["unit"](exponent)).astype(np.float64)
+        told = np.sqrt(found) if kind == "uint8" else found
+        assert abs(told.mean() - float(kept)) < 1e-5, kept
+
+
 def test_one_huge_number_costs_others_what_the_bound_says() -> None:
     found = there_and_back([1e4, 1.0, 0.01, -0.3], "int8")
     np.testing.assert_allclose(found, [1e4, 1.0, 0.01, -0.3], rtol=1 / 16, atol=2.0**-17 * 1e4)
