@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import gpu_kernels
 
 from steprule.bench.arms import OURS
 from steprule.bench.bars import bar_lines
@@ -218,6 +217,13 @@ def shards_section(name: str, record: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def beside(name: str) -> Any:
+    """Import a script that lies beside this one, also where this one was found by its file."""
+    if str(HERE) not in sys.path:
+        sys.path.append(str(HERE))
+    return import_module(name)
+
+
 def page(folder: Path = HERE / "records") -> str:
     """Return the whole of BENCHMARKS.md; records of the first format count only until there is one of today's."""
     records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
@@ -227,7 +233,7 @@ def page(folder: Path = HERE / "records") -> str:
             path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("shards/*.json"))
         }
         sharded = (shards_section(name, record) for name, record in shards.items())
-        machine_code = [gpu_kernels.section(records["gpu-kernels"])] if "gpu-kernels" in records else []
+        machine_code = [beside("gpu_kernels").section(records["gpu-kernels"])] if "gpu-kernels" in records else []
         return "\n".join([HEAD, *(section(name, record) for name, record in new.items()), *sharded, *machine_code])
     return "\n".join([OLD_HEAD, *(old_section(name, record) for name, record in records.items())])
 
