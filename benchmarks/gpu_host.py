@@ -1,4 +1,4 @@
-"""What the host does for a step on a GPU, timed without a GPU: `python benchmarks/gpu_host.py FILE`, about ten seconds.
+"""What the host does for a step on a GPU, without a GPU: `python benchmarks/gpu_host.py FILE`, about twenty seconds.
 
 Steps of clipping and AdamW on tensors of 64 numbers. One arm is the GPU backend, its Python as it is, above a
 device whose last calls do nothing: the record lists what is `replaced`. A launch costs what an empty function costs.
@@ -73,7 +73,7 @@ def measured(count: int, device: SilentGpu) -> dict[str, Any]:
     times: dict[str, dict[str, list[float]]] = {name: {"staying": [], "moving": []} for name in arms}
     arms[GPU].timed(5, moving=True)
     before = device.counted.copy()
-    steps = max(10, 300 // count)
+    steps = max(40, 300 // count)
     for _ in range(ROUNDS):
         for name in dice.sample(list(arms), len(arms)):
             arms[name].timed(1, moving=True)
