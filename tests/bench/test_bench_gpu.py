@@ -463,7 +463,8 @@ def test_the_table_of_a_gpu_comes_last_and_fits_a_terminal(rehearsed):
 
 
 @pytest.mark.cpu
-def test_the_page_has_the_hosts_time_and_how_the_gpu_was_run(rehearsed, tmp_path):
+def test_the_page_has_the_hosts_time_and_how_the_gpu_was_run(rehearsed, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("benchmarks_report", ROOT / "benchmarks" / "report.py")
     report = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(report)
