@@ -42,6 +42,7 @@ class Gauges(Mapping[str, float]):
 
     Norms are those of all elements together, shares are of all elements, counts are sums. NaN stands for what a step
     that was left out has not measured. Printed, they are one line; `rich` prints it in colours.
+    CPU kernels add squares of float32 in runs of 512: an element below 1e-19 counts as 0 there, one above 1e19 as ∞.
     """
 
     total: dict[str, float]
