@@ -59,7 +59,7 @@ def twice(life: Callable[[bool], sr.Optimizer]) -> None:
     assert bits(life(True)) == bits(life(False))
 
 
-@pytest.mark.parametrize("program", [None, CLIPPED, corrected_adam], ids=["AdamW", "clipped", "corrected"])
+@pytest.mark.parametrize("program", [None, CLIPPED], ids=["AdamW", "clipped"])
 def test_a_capture_makes_nothing_and_a_replay_is_a_step(fake: FakeDevice, program: Any) -> None:
     """With rates in tensors, a guard, and a scaler that finds an overflow; steps without a graph come between."""
 
@@ -104,7 +104,7 @@ def test_several_steps_in_a_graph_send_what_each_of_them_sent(fake: FakeDevice) 
             with fake.capture() as graph:
                 three()
             step = lambda: fake.replay(graph)  # noqa: E731
-        for number in range(3):
+        for number in range(2):
             fill(optimizer, number)
             step()
             group["lr"] = 7.0  # a step without the graph leaves other numbers on the device

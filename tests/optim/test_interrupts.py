@@ -172,7 +172,7 @@ def test_an_interrupt_at_any_bytecode_launches_all_of_a_gpu_step_or_nothing(
         optimizer.step()
         fake.launched.clear()
         before = [parameter._version for parameter in parameters]
-        after += 5
+        after += 9
         sys.settrace(Signal(after))
         try:
             optimizer.step()
