@@ -38,7 +38,7 @@ TRITON = ("tests/test_golden.py", "tests/backends/test_triton_memory.py", "tests
           "tests/optim/test_gpu_captures.py", "tests/optim/test_gpu_device.py", "tests/backends/test_builds.py",
           "tests/backends/test_chunks.py", "tests/optim/test_gpu_steps.py", "tests/optim/test_guards.py",
           "tests/optim/test_absent_gradients.py", "tests/optim/test_rounding.py", "tests/optim/test_interrupts.py",
-          "tests/backends/test_reducers.py",
+          "tests/optim/test_gauges.py", "tests/backends/test_reducers.py",
           "tests/test_random_rules.py::test_gpu_kernels_agree_with_the_interpreter_on_random_rules",
           "tests/backends/test_triton_compiled.py")  # fmt: skip
 OPTIM = ("tests/optim/test_facade.py", "tests/optim/test_options.py", "tests/optim/test_settings.py",
@@ -84,7 +84,11 @@ FIRST = {
     "graph/simplify.py": ("tests/graph/test_rewrites.py",),
     "graph/bounds.py": ("tests/graph/test_rewrites.py",),
     "optim/aliasing.py": ("tests/optim/test_aliasing.py",),
-    "optim/bucket.py": ("tests/optim/test_cells.py", "tests/optim/test_settings.py"),
+    "optim/bucket.py": (
+        "tests/optim/test_cells.py",
+        "tests/optim/test_settings.py",
+        "tests/optim/test_hostile_memory.py",
+    ),
     "optim/checks.py": ("tests/optim/test_fast_check.py", "tests/optim/test_aliasing.py"),
     "optim/classes.py": ("tests/parity/test_arguments.py", "tests/parity/test_parity.py"),
     "optim/compiled.py": ("tests/optim/test_explain.py",),
