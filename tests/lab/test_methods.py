@@ -185,7 +185,7 @@ def test_a_wrong_hyperparameter_is_refused(name, key, value, told):
 def test_every_option_of_the_library_can_be_set_on_every_optimiser_of_ours():
     """The names come from the fields: a new option needs no line in the lab."""
     fields = {field.name: field.default for field in dataclasses.fields(sr.optim.Options)}
-    assert {name: value for name, value in fields.items() if name not in {"clip", "capturable"}} == OPTIONS
+    assert {name: value for name, value in fields.items() if name not in {"clip", "capturable", "watch"}} == OPTIONS
     for name in ("adam", "adamw", "steprule.optim:SGD", "nesterov-implicit"):
         assert find(name).options == OPTIONS
         assert not OPTIONS.keys() & find(name).takes.keys()

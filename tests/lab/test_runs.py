@@ -158,10 +158,10 @@ def test_the_diagnostics_are_what_they_are_called(name, clips):
             method.clip(model.parameters())
         optimizer.step()
         with at_theta(optimizer):
-            moved = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) - before
+            after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
         seen = probe.read()
     assert seen.gradient_norm == pytest.approx(gradient.norm().item(), rel=1e-6)
-    assert seen.update_ratio == pytest.approx((moved.norm() / before.norm()).item(), rel=1e-5)
+    assert seen.update_ratio == pytest.approx(((after - before).norm() / after.norm()).item(), rel=1e-5)
     if not clips:
         assert seen.clip_coefficient is None
         return

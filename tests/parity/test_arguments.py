@@ -17,7 +17,7 @@ from steprule.optim.torch_classes import Own
 pytestmark = [pytest.mark.cpu, pytest.mark.parity]
 
 ADDED = {"clip": None, "nonfinite": "propagate", "backend": None, "compensated": False}
-ADDED |= {"rounding": "nearest", "state": None, "seed": 0}
+ADDED |= {"rounding": "nearest", "state": None, "seed": 0, "watch": None}
 BETAS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 every_class = pytest.mark.parametrize("name", CLASSES)
 

@@ -26,8 +26,8 @@ class Seen:
     update_ratio: float | None = None
 
 
-WATCHED = ("gradient_norm", "clip_coefficient", "update_norm", "parameter_norm")
-"""The gauges that the measurements of our own optimisers are made of."""
+WATCHED = ("gradient_norm", "clip_coefficient", "update_ratio")
+"""The gauges that are the measurements of our own optimisers."""
 
 
 def watch(optimizer: Any) -> None:
@@ -39,8 +39,8 @@ def watch(optimizer: Any) -> None:
 class Probe:
     """Is made before a step, with the gradients in place, and read after it; an implicit step's are measured later.
 
-    An optimiser of ours tells by its gauges; the parameters before its first step, and another's step, are measured
-    here. All the numbers of a network are put into one tensor first: it is many small ones, and each costs a call.
+    An optimiser of ours tells by its gauges; another's step is measured here. All the numbers of a network are put into
+    one tensor first: it is many small ones, and each costs a call.
     """
 
     def __init__(
@@ -52,11 +52,9 @@ class Probe:
         self._ours = isinstance(optimizer, sr.Optimizer)
         watch(optimizer)
         self.measure()
-        self._length = optimizer.gauges().get("parameter_norm", math.nan) if self._ours else math.nan
-        if not math.isfinite(self._length):
+        if not self._ours:
             with at_theta(optimizer):
                 self._before = _flat(self._parameters)
-            self._length = norm([self._before])
 
     def measure(self) -> None:
         """Measure the gradients that are in place now, unless gauges will."""
@@ -67,16 +65,17 @@ class Probe:
         self._coefficient = _coefficient(gradient, self._norm, self._method) if self._method.clips else None
 
     def read(self) -> Seen:
-        """Return the measurements of the step: ‖Δθ‖ relative to ‖θ‖, at θ itself."""
+        """Return the measurements of the step: ‖Δθ‖ relative to ‖θ‖ after it, at θ itself."""
         if self._scale is not None and self._scale.get_scale() < self._scaled:
             return Seen()  # the gradient overflowed, and there was no step
         if self._ours:
             gauges = self._optimizer.gauges()
-            found, moved = [gauges.get(name) for name in WATCHED[:2]], gauges.get("update_norm", math.nan)
+            found = [gauges.get(name) for name in WATCHED]
         else:
             with at_theta(self._optimizer):
-                found, moved = [self._norm, self._coefficient], norm([_flat(self._parameters).sub_(self._before)])
-        found.append(moved / self._length if self._length else None)
+                after = _flat(self._parameters)
+            length = norm([after])
+            found = [self._norm, self._coefficient, norm([after.sub_(self._before)]) / length if length else None]
         return Seen(*(value if value is not None and math.isfinite(value) else None for value in found))
 
 
