@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,6 +27,7 @@ Part = tuple[int, int]
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
+@cache
 def torch_library() -> Any:
     """Return torch's library of CPU operations, already loaded; None where it is not found under its usual name."""
     folder = Path(torch.__file__).parent / "lib"

@@ -143,11 +143,9 @@ def _places() -> Places | None:
         (_shape, _shape_at, 8, [tensor for tensor in held if tensor.dim() <= WITHIN]),
     ]
     for value, read, step, tensors in asked:
-        places = [
-            place
-            for place in range(0, 192, step)  # no torch has made a tensor smaller
-            if all(read(tensor._cdata + place) == value(tensor) for tensor in tensors)  # noqa: SLF001
-        ]
+        known = [(tensor._cdata, value(tensor)) for tensor in tensors]  # noqa: SLF001
+        # No torch has made a tensor smaller.
+        places = [place for place in range(0, 192, step) if all(read(own + place) == told for own, told in known)]
         if len(places) != 1:
             return None
         found += places
