@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -80,3 +81,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for (optimiser, option), by in sorted(worst.items()):
             seen = "  ".join(f"{by[dtype]:8.1e}" if dtype in by else " " * 8 for dtype in ("float32", "float64"))
             terminalreporter.write_line(f"{optimiser:<9} {seen}  {option}")
+
+
+@pytest.fixture
+def bound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count how often tensors are bound: a number a binding that is made."""
+    from steprule.optim import binding
+
+    made: list[int] = []
+    make_one = binding.Binding.__init__
+
+    def counted(self: Any, *given: Any) -> None:
+        make_one(self, *given)
+        made.append(len(self.parameters))
+
+    monkeypatch.setattr(binding.Binding, "__init__", counted)
+    return made

@@ -52,20 +52,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
-@pytest.fixture
-def bound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count how often tensors are bound: a number a binding that is made."""
-    made: list[int] = []
-    make_one = binding.Binding.__init__
-
-    def counted(self: Any, *given: Any) -> None:
-        make_one(self, *given)
-        made.append(len(self.parameters))
-
-    monkeypatch.setattr(binding.Binding, "__init__", counted)
-    return made
-
-
 def made(program: Any, way: str, dtype: torch.dtype = torch.float64, **own: Any) -> sr.Optimizer:
     torch.manual_seed(5)
     parameters = make(*SHAPES, dtype=dtype)

@@ -313,19 +313,20 @@ def test_another_device_of_the_same_kind_is_noticed(what: str) -> None:
 @pytest.mark.parametrize("which", ["parameter", "slot"])
 def test_a_storage_that_has_another_size_at_the_same_address_is_noticed(way: str, which: str) -> None:
     """Shrink storages until the allocator gives back an address that the kernel knows."""
-    for _ in range(300):
-        parameter = torch.nn.Parameter(torch.zeros(100))
+    # Whether it does for small ones is its own affair. A large one has pages of its own, and fits where it was.
+    for count in (*[100] * 300, 9_000_000):
+        parameter = torch.nn.Parameter(torch.zeros(count))
         optimizer = sr.optim.AdamW([parameter], clip=1.0)
         fill([parameter])
         optimizer.step()
         tensor = parameter.data if which == "parameter" else own(optimizer, parameter)["exp_avg"]
         address, storage = tensor.data_ptr(), tensor.untyped_storage()
-        for size in range(8, 360, 16):
+        for size in range(8, 360, 16) if count == 100 else range(4 * count - 64, 4 * count - 1024, -64):
             storage.resize_(size)
             if tensor.data_ptr() == address:
                 assert not asks(optimizer)
                 return
-    pytest.skip("no address came back: the allocator of this process shows nothing")
+    pytest.fail("no address came back, so this shows nothing")
 
 
 def test_what_may_change_is_not_taken_for_a_change(way: str) -> None:

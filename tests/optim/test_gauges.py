@@ -148,6 +148,17 @@ def test_a_step_that_is_left_out_counts_and_tells_what_it_has_seen(backend: str)
     assert optimizer.gauges()["skipped"] == 1
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_however_often_tensors_are_bound_anew_steps_left_out_are_counted_in_two_places_at_most(backend: str) -> None:
+    optimizer = sr.board.sgd.optimizer([torch.nn.Parameter(torch.ones(3))], lr=0.1, nonfinite="skip", backend=backend)
+    for number in range(5):
+        optimizer.param_groups[0]["params"][0].grad = torch.full((3,), math.nan if number % 4 else 1.0)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.gauges()["skipped"] == 3
+    assert len(optimizer._skipped_there) <= 2
+
+
 def test_a_step_that_raises_tells_what_it_has_seen() -> None:
     optimizer = made(nonfinite="raise", watch=["nonfinite"], backend="eager")
     fill(optimizer)

@@ -21,7 +21,6 @@ from counted import calls
 from fake_device import SilentGpu
 from steprule.backends import triton_device
 from steprule.backends.triton_gpu import interpreted
-from steprule.optim import binding
 
 pytestmark = [
     pytest.mark.interp,
@@ -36,20 +35,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SilentGpu:
     own = SilentGpu()
     monkeypatch.setitem(triton_device.DEVICES, "cpu", lambda where: own)
     return own
-
-
-@pytest.fixture
-def bound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count how often tensors are bound: a number a binding that is made."""
-    made: list[int] = []
-    make_one = binding.Binding.__init__
-
-    def counted(self: Any, *given: Any) -> None:
-        make_one(self, *given)
-        made.append(len(self.parameters))
-
-    monkeypatch.setattr(binding.Binding, "__init__", counted)
-    return made
 
 
 def model(count: int, **options: Any) -> tuple[list[torch.nn.Parameter], sr.Optimizer, Callable[[], None]]:

@@ -56,10 +56,10 @@ def watched(graph: Graph, asked: bool | Sequence[str] | None) -> Graph:
     """
     if asked is None:
         return graph
-    offered = {item.name: item for item in (*standard(graph), *graph.gauges)}
+    every = {item.name: item for item in (*standard(graph), *graph.gauges)}
     if isinstance(asked, bool):
-        return replace(graph, gauges=tuple(offered.values()) if asked else ())
-    known = {*offered, *MEANINGS, COUNT, *(f"{STALLED}{slot.name}" for slot in graph.element_slots)}
+        return replace(graph, gauges=tuple(every.values()) if asked else ())
+    known = {*every, *MEANINGS, COUNT, *(f"{STALLED}{slot.name}" for slot in graph.element_slots)}
     for name in asked:
         if name not in known:
             written = [item.name for item in graph.gauges]
@@ -67,8 +67,8 @@ def watched(graph: Graph, asked: bool | Sequence[str] | None) -> Graph:
                 f"`{graph.name}` has no gauge {name!r}",
                 fix=f"watch any of {', '.join([*MEANINGS, COUNT, *written])}; or True for all",
             )
-    chosen = [item for name, item in offered.items() if name in asked]
-    slots = [item for name, item in offered.items() if name.startswith(STALLED) and "stalled" in asked]
+    chosen = [item for name, item in every.items() if name in asked]
+    slots = [item for name, item in every.items() if name.startswith(STALLED) and "stalled" in asked]
     return replace(graph, gauges=tuple(dict.fromkeys([*chosen, *slots])))
 
 
@@ -241,7 +241,9 @@ def _averages(node: Node, slot: Node, known: set[Node]) -> bool:
 
 def _unscaled(node: Node) -> Node:
     """Return what scalars multiply."""
-    while node.op == "neg" or (node.op in {"mul", "div"} and min(child.rank.value for child in node.inputs) < 15):
+    while node.op == "neg" or (
+        node.op in {"mul", "div"} and any(child.rank is not Rank.ELEMENT for child in node.inputs)
+    ):
         if node.op == "div" and node.inputs[1].rank is Rank.ELEMENT:
             break
         node = next(child for child in node.inputs if child.rank is Rank.ELEMENT or node.op == "neg")

@@ -208,6 +208,14 @@ def _missing(bucket: Bucket, asked: bool | Sequence[str] | None) -> dict[str, st
     return {name: told for name, told in why.items() if name in wanted}
 
 
+def merged(counters: list[torch.Tensor], *, graphs: bool) -> list[torch.Tensor]:
+    """Add up the counters of all bindings but the last one's, unless CUDA graphs may still count in them."""
+    past = counters[:-1]
+    if graphs or len(past) < 2 or len({own.device for own in past}) > 1:
+        return counters
+    return [torch.stack(past).sum(), counters[-1]]
+
+
 def hooked(hook: Callable[[Gauges], Any], every: int) -> Callable[..., None]:
     """Return a hook for torch that reads the gauges of every so many steps."""
     if type(every) is not int or every < 1:

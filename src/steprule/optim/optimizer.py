@@ -19,7 +19,7 @@ from .away import Away
 from .binding import Binding, bind
 from .compiled import Compiled, Kernels, Reader, composed, seen
 from .documented import documented
-from .gauges import Gauges, hooked, measure
+from .gauges import Gauges, hooked, measure, merged
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
 from .options import NAMES, Option, Options, State
@@ -282,7 +282,7 @@ class Optimizer(Away):
                         if state := held(self.state, group, index, place):
                             state.update(self._complete(choose(group), state))  # others may have put it there
                 binding = bind(choose, mood, self.param_groups, self.state, self.backend, binding)
-                self._skipped_there += binding.skips()
+                self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
         stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
         self._binding = binding
         if not stepped:

@@ -134,11 +134,14 @@ def remainder_bfloat16(x):
     return narrow_signed(where(x == x, bits(x), 0))
 
 
+def _of_one_sign(upper, u):
+    return number(where(((u ^ upper) >> 31) > 0, upper, u))  # below zero a remainder would have another number's sign
+
+
 def joined_bfloat16(half, remainder):
     """Return the number again, bit for bit; of a zero that was written over a number, zero."""
     upper = unsigned(half) << 16
-    u = word(upper + signed(remainder))
-    return number(where(((u ^ upper) >> 31) > 0, upper, u))  # below zero a remainder would have another number's sign
+    return _of_one_sign(upper, word(upper + signed(remainder)))
 
 
 def _upper_24(x):
@@ -158,8 +161,7 @@ def remainder8_bfloat16(x):
 def joined8_bfloat16(half, remainder):
     """Return the 24 bits again; of a zero that was written over a number, zero."""
     upper = unsigned(half) << 16
-    u = word(upper + (signed_byte(remainder) << 8))
-    return number(where(((u ^ upper) >> 31) > 0, upper, u))
+    return _of_one_sign(upper, word(upper + (signed_byte(remainder) << 8)))
 
 
 # float16: bits moved where it is normal, arithmetic where it is not -----------------------------------
