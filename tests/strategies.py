@@ -25,6 +25,7 @@ from steprule.plan.tables import array_rows, host_columns, hyper_columns
 HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
 POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
 REDUCTIONS = sorted(name for name, row in OPS.items() if row.reducer is not None)
+LOGIC = sorted(name for name, row in OPS.items() if row.kind == "logic")
 COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
 
 
@@ -70,8 +71,10 @@ class _Drawer:
         return make(name, *inputs)
 
     def comparison(self, depth: int, rank: Rank) -> Node:
-        name = self.draw(st.sampled_from(COMPARE))
+        name = self.draw(st.sampled_from([*COMPARE, *LOGIC]))
         self.used.add(name)
+        if name in LOGIC:
+            return make(name, *(self.comparison(0, rank) for _ in range(OPS[name].arity)))
         return make(name, self.expression(min(depth, 1), rank), self.expression(min(depth, 1), rank))
 
     def reduction(self, depth: int) -> Node:

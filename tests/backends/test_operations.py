@@ -27,6 +27,9 @@ def every_operation() -> Graph:
     for name, op in OPS.items():
         if op.kind == "compare":
             news[name] = make("where", make(name, theta, g), theta, const(7.0))
+        elif op.kind == "logic":
+            held = make("gt", theta, const(0.0)), make("lt", g, const(1.0))
+            news[name] = make("where", make(name, *held[: op.arity]), theta, const(7.0))
         elif op.kind == "pointwise" and name != "where":
             news[name] = make(name, *[theta, g][: op.arity])
     slots = tuple(Slot(name) for name in news)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.interp
 
 ASKED = [("adam", "float32"), ("board", "bfloat16"), ("everything", "float32"), ("adam", "float64"),
          ("board", "float16")]  # fmt: skip
+LIBRARY = ("library", "float32")
 HALF = [("half", "bfloat16"), ("half", "float16")]
 GOLDEN = ["board.sgd", "papers.lion"]
 NARROW = {"float32": "b32", "float64": "b64", "bfloat16": "b16", "float16": "b16"}
@@ -34,7 +35,11 @@ RECORD = gpu_kernels.read()
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Compile in a process that does not interpret, and keeps machine code of no other run."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("triton_compile.py")), json.dumps([ASKED + HALF, GOLDEN])],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("triton_compile.py")),
+            json.dumps([[*ASKED, *HALF, LIBRARY], GOLDEN]),
+        ],
         env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
         capture_output=True,
         text=True,
@@ -48,7 +53,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.fixture(scope="module")
 def compiled(answers: list[Any]) -> dict[tuple[str, str], dict[str, str]]:
     """Return PTX, by program and dtype, by kernel."""
-    return dict(zip(ASKED + HALF, answers[0], strict=True))
+    return dict(zip([*ASKED, *HALF, LIBRARY], answers[0], strict=True))
 
 
 def test_compiled_kernels_round_correctly_load_widely_and_use_no_atomics(compiled: Any) -> None:
@@ -69,6 +74,13 @@ def test_compiled_kernels_round_correctly_load_widely_and_use_no_atomics(compile
             moved = set(re.findall(rf"\b{kind}\.global\.(\S+)", update))
             assert alone in moved
             assert {word for word in moved if word.startswith("v")} == {wide}
+
+
+def test_remainders_and_angles_compile_to_what_rounds_in_the_end(compiled: Any) -> None:
+    """A remainder is exact: its last steps are fused products and differences, whatever quotient it began with."""
+    text = compiled[LIBRARY]["pass_1"]
+    assert "div.approx" in text
+    assert text.count("fma.rn.f32") > 10
 
 
 def test_what_is_subnormal_is_not_taken_for_0(compiled: Any) -> None:

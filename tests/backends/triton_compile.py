@@ -20,7 +20,7 @@ from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.ops import OPS, Reducer, reduction
 from steprule.plan.program import lowered
 from steprule.plan.schedule import schedule
-from steprule.rule import exp, log, mean, norm, sqrt
+from steprule.rule import atan2, exp, floor, log, mean, norm, sqrt, tanh, where
 from steprule.rule import max as largest
 from steprule.rule.symbols import apply
 from steprule.zoo.adam import adam
@@ -39,10 +39,19 @@ OPS["product"] = reduction("product", "tensor", Reducer(1.0, "mul", each="abs"),
 def everything(theta, g, m, *, lr=0.1, beta=0.9, t):
     """Use what is spelled by a helper."""
     m = beta**t * m + exp(-abs(g)) * log(1 + m * m) ** 1.5
+    often = (abs(g) < 1) & ~(m > 2) | (t % 10 == 0)
+    m = where(often, tanh(m), floor(g))
     return theta - lr * m / sqrt(norm(g) + mean(m) + largest(g) + apply("product", g)), m
 
 
-PROGRAMS = {"adam": chain(clip_global_norm(max_norm=1.0), adam), "board": board.adam, "everything": everything}
+@rule
+def library(theta, g, *, lr=0.1):
+    """Use what NVIDIA's library approximates first, and then corrects."""
+    return theta - lr * (atan2(g, theta) % 3)
+
+
+PROGRAMS = {"adam": chain(clip_global_norm(max_norm=1.0), adam), "board": board.adam, "everything": everything,
+            "library": library}  # fmt: skip
 
 
 def ptx(name: str, dtype: str) -> dict[str, str]:

@@ -225,7 +225,7 @@ def _values(random: Random) -> tuple[list[dict[str, Any]], list[dict[str, float]
 
 def _scale(graph: Graph, arrays: list[dict[str, Any]], numbers: list[dict[str, float]]) -> float:
     """Return the greatest finite number that a formula meets: what cancels is rounded to a part of it."""
-    outer = [node for node in graph.nodes if OPS[node.op].kind != "compare"]
+    outer = [node for node in graph.nodes if not node.truth]
     slots = tuple(Slot(f"n{index}", node.rank) for index, node in enumerate(outer))
     wide = Graph("wide", "theta", "g", (*SLOTS, *slots), HYPERS, THETA, (M, S, K, H, *outer))
     values = [np.ravel(v) for own in evaluate(wide, [a | dict.fromkeys([s.name for s in slots], 0.0) for a in arrays],

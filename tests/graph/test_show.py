@@ -107,8 +107,22 @@ def test_chains_print_each_gradient_with_one_more_star() -> None:
     assert formula(CHAINS["decayed"].graph).endswith("θₜ = θₜ₋₁ (1 − η λ) − η mₜ / √(sₜ + ε)")
 
 
+@rule
+def conditional(theta, g, m, *, lr=0.1, k=10, t):
+    inside = (sr.abs(g) < 1) & ((theta > 0) | ~(m >= sr.floor(g))) & (t % k == 0) | (m > 2)
+    return sr.where(inside, theta - lr * sr.tanh(g), sr.atan2(g, m)), m
+
+
+def test_conditions_have_brackets_where_or_stands_in_and() -> None:
+    assert formula(conditional.graph).splitlines()[-1] == (
+        "θₜ = (θₜ₋₁ − η tanh(g) if |g| < 1 ∧ (θₜ₋₁ > 0 ∨ ¬(mₜ₋₁ ≥ ⌊g⌋)) ∧ mod(t, k) = 0 ∨ mₜ₋₁ > 2, "
+        "else atan2(g, mₜ₋₁))"
+    )
+
+
 def everything() -> list[tuple[str, Any]]:
-    return [(name, item[0]) for name, item in BOARD.items()] + list(CHAINS.items())
+    others = [*CHAINS.items(), ("conditional", conditional)]
+    return [(name, item[0]) for name, item in BOARD.items()] + others
 
 
 @pytest.mark.parametrize(("name", "program"), everything(), ids=lambda item: item if isinstance(item, str) else "")

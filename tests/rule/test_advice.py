@@ -52,15 +52,6 @@ def loops_by_choice(theta, g, *, lr=0.1, steps=choice(5, 10)):
     return theta - g
 
 
-def every_third(theta, g, *, lr=0.1, k=3, t):
-    return where(t % k == 0, theta - lr * g, theta)
-
-
-def every_third_by_a_slot(theta, g, n=slot(rank="host"), *, lr=0.1, k=3):
-    n = where(n + 1 < k, n + 1, 0)
-    return where(n == 0, theta - lr * g, theta), n
-
-
 def takes_sum_for_addition(theta, g, *, lr=0.1):
     return theta - lr * sr.sum(theta, g)
 
@@ -110,7 +101,6 @@ CASES: list[Case] = [
     (variants, "where(nesterov > 0, a, b)", lambda theta, g, *, lr=0.1, n=0.0: where(n > 0, theta - lr * g, theta)),
     (modes, 'mode=choice("fast", "slow")', modes_as_a_choice),
     (loops, "steps=choice(5, 10)", loops_by_choice),
-    (every_third, "n = where(n + 1 < k, n + 1, 0)", every_third_by_a_slot),
     (takes_sum_for_addition, "a + b", of(lambda theta, g: theta + g)),
     (assigns_what_it_reads, "before this line", assigns_another),
     (recurses, "for _ in range(3)", repeats),
@@ -139,17 +129,26 @@ CASES: list[Case] = [
             (lambda theta, g: g * (g > 0), "where(a < b, 1, 0)", lambda theta, g: g * where(g > 0, 1, 0)),
             (
                 lambda theta, g: g if 0 < g < 1 else theta,
-                "where(a < b, where(b < c, x, y), y)",
-                lambda theta, g: where(g > 0, where(g < 1, g, theta), theta),
+                "where((a < b) & (b < c), x, y)",
+                lambda theta, g: where((g > 0) & (g < 1), g, theta),
             ),
             (
+                lambda theta, g: where(g > 0 & theta > 0, g, 0),
+                "give each its brackets",
                 lambda theta, g: where((g > 0) & (theta > 0), g, 0),
-                "where(a, where(b, x, y), y)",
-                lambda theta, g: where(g > 0, where(theta > 0, g, 0), 0),
             ),
-            (lambda theta, g: where(~(g > 0), g, 0), "where(a, y, x)", lambda theta, g: where(g > 0, 0, g)),
-            (lambda theta, g: g if not g else theta, "where(a, y, x)", lambda theta, g: where(g != 0, theta, g)),
-            (lambda theta, g: g and theta, "x if a and b", lambda theta, g: where(g == 0, g, theta)),
+            (lambda theta, g: where(~g, g, 0), "give each its brackets", lambda theta, g: where(~(g > 0), g, 0)),
+            (
+                lambda theta, g: where((g > 0) ^ (g < 1), g, 0),
+                "(a | b) & ~(a & b)",
+                lambda theta, g: where(((g > 0) | (g < 1)) & ~((g > 0) & (g < 1)), g, 0),
+            ),
+            (
+                lambda theta, g: g if not g else theta,
+                "where(~(a < b), x, y)",
+                lambda theta, g: where(~(g != 0), g, theta),
+            ),
+            (lambda theta, g: g and theta, "where((a < b) & (c < d), x, y)", lambda theta, g: where(g == 0, g, theta)),
             (lambda theta, g: len(g), "sum(where(g == g, 1, 1))", lambda theta, g: sr.sum(where(g == g, 1, 1))),
             (lambda theta, g: g.numel(), "sum(where(g == g, 1, 1))", lambda theta, g: sr.sum(where(g == g, 1, 1))),
             (lambda theta, g: g @ theta, "sum(a * b)", lambda theta, g: sr.sum(g * theta)),
@@ -162,10 +161,12 @@ CASES: list[Case] = [
             (lambda theta, g: g.min(), "-max(-x)", lambda theta, g: -sr.max(-g)),
             (lambda theta, g: g.detach(), "leave .detach out", lambda theta, g: g),
             (lambda theta, g: sr.sigmoid(g), "exp(-x)", lambda theta, g: 1 / (1 + sr.exp(-g))),
-            (lambda theta, g: round(g), "no rounding", lambda theta, g: where(g < 0.5, 0, 1)),
+            (lambda theta, g: round(g), "floor(x + 0.5)", lambda theta, g: sr.floor(g + 0.5)),
             (lambda theta, g: int(g), "leave int(...) out", lambda theta, g: g),
-            (lambda theta, g: g // 2, "n + 1 < k", lambda theta, g: g / 2),
-            (lambda theta, g: divmod(g, 2)[0], "n + 1 < k", lambda theta, g: g / 2),
+            (lambda theta, g: g // 2, "floor(x / y)", lambda theta, g: sr.floor(g / 2)),
+            (lambda theta, g: divmod(g, 2)[1], "x % y", lambda theta, g: g % 2),
+            (lambda theta, g: math.floor(g), "write floor(x)", lambda theta, g: sr.floor(g)),
+            (lambda theta, g: torch.fmod(g, 2), "write x % y", lambda theta, g: g % 2),
             (lambda theta, g: g[0], "any one element", lambda theta, g: mean(g)),
             (lambda theta, g: g * "0.5", "no quotes", lambda theta, g: g * 0.5),
             (lambda theta, g: g * float("inf"), "1e30", lambda theta, g: g * 1e30),
@@ -211,13 +212,13 @@ def test_every_spelling_that_is_advised_is_one() -> None:
 def test_alternatives_to_missing_functions_are_what_they_say() -> None:
     @rule
     def alternatives(theta, g, m, s, *, lr=1.0):
-        return 1 / (1 + sr.exp(-g)), 1 - 2 / (sr.exp(2 * g) + 1), -sr.max(-g) + 0 * g + sr.sum(where(g == g, 1, 1))
+        return 1 / (1 + sr.exp(-g)), -sr.floor(-g), -sr.max(-g) + 0 * g + sr.sum(where(g == g, 1, 1))
 
     g = np.array([0.5, -2.0, 3.0])
     arrays = dict.fromkeys(("theta", "g", "m", "s"), g)
     (new,) = evaluate(alternatives.graph, [arrays], [{"lr": 1.0}])
     np.testing.assert_allclose(new["theta"], 1 / (1 + np.exp(-g)))
-    np.testing.assert_allclose(new["m"], np.tanh(g))
+    np.testing.assert_allclose(new["m"], np.ceil(g))
     np.testing.assert_allclose(new["s"], [1.0, 1.0, 1.0])
 
 

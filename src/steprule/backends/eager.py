@@ -26,6 +26,7 @@ _SPELLING: dict[str, Callable[..., Any]] = {
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "neg": lambda a: -a,
+    "mod": lambda a, b: torch.remainder(a, b) + 0.0,
     "sign": lambda a: torch.where(a != a, a, torch.sgn(a)),
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
@@ -225,7 +226,7 @@ class EagerBatch(Batch):
 
         def visit(node: Node) -> Any:
             if node not in values:
-                if node.rank is Rank.HOST and node.kind != "compare":
+                if node.rank is Rank.HOST and not node.truth:
                     values[node] = float(evaluate_host([node], self._numbers[tensor])[0])
                 elif node.reduces:
                     shared = node.kind == "global"
@@ -238,7 +239,7 @@ class EagerBatch(Batch):
                     inputs = [np.float64(visit(child)) for child in node.inputs]
                     with np.errstate(all="ignore"):
                         values[node] = OPS[node.op].meaning(*inputs)[()]
-                    values[node] = bool(values[node]) if node.kind == "compare" else float(values[node])
+                    values[node] = bool(values[node]) if node.truth else float(values[node])
             return values[node]
 
         for root in roots:

@@ -54,8 +54,10 @@ class NumbaDialect(Dialect):
         "sign": "{0} if {0} != {0} else np.{real}({0} > 0) - np.{real}({0} < 0)",
         "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
         "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",
-        "where": "{1} if {0} else {2}",
+        "where": "{1} if {0} else {2}", "floor": "np.floor({})", "mod": "np.mod({}, {}) + np.{real}(0)",
+        "tanh": "np.tanh({})", "atan2": "np.arctan2({}, {})",
         "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
+        "and": "{} & {}", "or": "{} | {}", "not": "not {}",
     }  # fmt: skip
     reserved = frozenset({
         *TABLES, *COUNTS, *_MEMORY, *FORMULAS, "begins", "np", "stage", "lo", "hi", "row", "chunk", "tensor", "start",

@@ -92,7 +92,7 @@ class Dialect(ABC):
         for node in program.plan.graph.nodes:
             if node.rank not in _RANKS:
                 return f"`{node.op}` varies over {node.rank.word}s, for which there are no kernels"
-            if node.kind in {"pointwise", "compare", "matrix"} and node.op not in cls.spelling:
+            if node.kind in {"pointwise", "compare", "logic", "matrix"} and node.op not in cls.spelling:
                 return f"there is no kernel with `{node.op}`"
         return ""
 
@@ -239,7 +239,7 @@ class Dialect(ABC):
         known = {node: (self._leaf if hosts else self._known)(node) for node in topological(roots)}
         order = topological(roots, {node for node in known if known[node] is not None or node.reduces})
         used = {child for node in order for child in node.inputs}
-        short = {node for node in roots if narrow and self.real != WIDE and node.kind != "compare"}
+        short = {node for node in roots if narrow and self.real != WIDE and not node.truth}
         for node in order:
             real = self.real if node in short and node not in used else WIDE
             if node.op == "const":

@@ -98,6 +98,8 @@ _SPELLING = {
     "neg": "-{}", "sqrt": "root({})", "exp": "exponential({})", "log": "logarithm({})", "abs": "tl.abs({})",
     "sign": "sign({})", "minimum": "minimum({}, {})", "maximum": "maximum({}, {})", "where": "tl.where({}, {}, {})",
     "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}",
+    "floor": "tl.floor({})", "mod": "modulo({}, {})", "tanh": "tanh({})", "atan2": "angle({}, {})",
+    "and": "tl.where({0}, {1}, {0})", "or": "tl.where({0}, {0}, {1})", "not": "{} == 0",
 }  # fmt: skip
 HELPERS = frozenset({"add", "add_square", "at", "finite", "fold", "padded", "read", "write", *FORMULAS,
                      *re.findall(r"(?<![.\w])([a-z]+)(?=\()", " ".join(_SPELLING.values()))})  # fmt: skip

@@ -57,6 +57,15 @@ def _library(name: str, of_arrays: Any) -> Any:
 
 
 exponential, logarithm, power = _library("exp", np.exp), _library("log", np.log), _library("pow", np.power)
+tanh, angle = _library("tanh", np.tanh), _library("atan2", np.arctan2)
+remainder = _library("fmod", np.fmod)
+
+
+@jit
+def modulo(x, y):
+    """Return what is left of a division, with the sign of the divisor; 0 has none."""
+    left = remainder(x, y)
+    return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left) + 0.0
 
 
 @jit

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
+import numpy as np
+
 from .graph import Graph, Hyper
 from .node import Node, hyper, read, topological
 
@@ -48,6 +50,10 @@ _RULES: dict[str, Callable[..., Bounds]] = {
     "abs": _length,
     "sqrt": lambda a: (math.sqrt(max(a[0], 0.0)), math.sqrt(max(a[1], 0.0))),
     "sign": lambda _: (-1.0, 1.0),
+    "floor": lambda a: (float(np.floor(a[0])), float(np.floor(a[1]))),
+    "mod": lambda _, b: (min(b[0], 0.0), max(b[1], 0.0)),
+    "tanh": lambda _: (-1.0, 1.0),
+    "atan2": lambda *_: (-4.0, 4.0),
     "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
     "mul": _times,

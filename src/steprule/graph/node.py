@@ -79,6 +79,11 @@ class Node:
         return OPS[self.op].kind
 
     @property
+    def truth(self) -> bool:
+        """Whether it says that something holds, and is no number."""
+        return OPS[self.op].truth
+
+    @property
     def array(self) -> str:
         """The name of the array that it reads, or ""."""
         return self.attr[0] if isinstance(self.attr, tuple) else ""

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["leaf", "pointwise", "compare", "matrix", "tensor", "global", "stored"]
-"""A `matrix` function takes a tensor as a matrix, its leading index by all others, and gives one of that shape. What is
-`stored` is a new value as its array holds it, which only gauges ask."""
+Kind = Literal["leaf", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
+"""A `compare` says of numbers whether something holds, `logic` makes one answer of such. A `matrix` function takes a
+tensor as a matrix, its leading index by all others, and gives one of that shape. What is `stored` is a new value as its
+array holds it, which only gauges ask."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)
@@ -69,7 +70,7 @@ class Op:
     text: str
     latex: str
     binding: int = 9
-    """How tightly the printed form binds: 1 comparison, 2 sum, 3 product, 4 power, 9 never needs brackets."""
+    """How tightly the printed form binds: −1 or, 0 and, 1 comparison, 2 sum, 3 product, 4 power, 9 no brackets."""
     flops: int = 1
     reducer: Reducer | None = None
     operator: str = ""
@@ -81,6 +82,15 @@ class Op:
     def arity(self) -> int:
         """Number of inputs."""
         return len(self.sample)
+
+    @property
+    def truth(self) -> bool:
+        """Whether it says that something holds, and is no number."""
+        return self.kind in {"compare", "logic"}
+
+    def asks(self, place: int) -> bool:
+        """Whether the input at a place must say that something holds, and be no number."""
+        return self.kind == "logic" or (self.name == "where" and place == 0)
 
 
 def _reduced(reducer: Reducer, x: Any, axis: int | None = None) -> Any:
@@ -108,6 +118,10 @@ def reduction(
         )
     flops = OPS[reducer.combine].flops + (each.flops if each is not None else 0)
     return Op(name, kind, (ANY,), partial(_reduced, reducer), "", text, latex, flops=flops, reducer=reducer, doc=doc)
+
+
+def _modulo(a: Any, b: Any) -> Any:
+    return np.mod(a, b) + 0.0  # a remainder of 0 has no sign
 
 
 def _leaf(name: str) -> Op:
@@ -142,12 +156,24 @@ _ROWS = (
     Op("where", "pointwise", ((0.0, 1.0), ANY, ANY), np.where, "where",
        "({1} if {0}, else {2})", r"\left({1}\ \mathrm{{if}}\ {0},\ \mathrm{{else}}\ {2}\right)",
        doc="Return `a` where the condition holds, else `b`."),
+    Op("floor", "pointwise", (ANY,), np.floor, "floor", "⌊{}⌋", r"\left\lfloor {} \right\rfloor",
+       doc="Return the greatest whole number that is not above, of every element."),
+    Op("mod", "pointwise", (ANY, AWAY), _modulo, "remainder", "mod({}, {})",
+       r"\mathrm{{mod}}\left({},\, {}\right)", 9, 20, operator="mod"),
+    Op("tanh", "pointwise", (ANY,), np.tanh, "tanh", "tanh({})", r"\tanh\left({}\right)", 9, 20,
+       doc="Return the hyperbolic tangent of every element."),
+    Op("atan2", "pointwise", (ANY, ANY), np.arctan2, "atan2", "atan2({}, {})",
+       r"\mathrm{{atan2}}\left({},\, {}\right)", 9, 20,
+       doc="Return the angle of the point (b, a), from −π to π: whose tangent is a / b."),
     Op("lt", "compare", (ANY, ANY), np.less, "lt", "{} < {}", "{} < {}", 1, operator="lt"),
     Op("le", "compare", (ANY, ANY), np.less_equal, "le", "{} ≤ {}", r"{} \leq {}", 1, operator="le"),
     Op("gt", "compare", (ANY, ANY), np.greater, "gt", "{} > {}", "{} > {}", 1, operator="gt"),
     Op("ge", "compare", (ANY, ANY), np.greater_equal, "ge", "{} ≥ {}", r"{} \geq {}", 1, operator="ge"),
     Op("eq", "compare", (ANY, ANY), np.equal, "eq", "{} = {}", "{} = {}", 1, operator="eq"),
     Op("ne", "compare", (ANY, ANY), np.not_equal, "ne", "{} ≠ {}", r"{} \neq {}", 1, operator="ne"),
+    Op("and", "logic", (ANY, ANY), np.logical_and, "logical_and", "{} ∧ {}", r"{} \wedge {}", 0, operator="and"),
+    Op("or", "logic", (ANY, ANY), np.logical_or, "logical_or", "{} ∨ {}", r"{} \vee {}", -1, operator="or"),
+    Op("not", "logic", (ANY,), np.logical_not, "logical_not", "¬({})", r"\neg\left({}\right)", operator="invert"),
     Op("kept", "stored", (ANY,), np.positive, "positive", "{}", "{}", flops=0),
 )  # fmt: skip
 

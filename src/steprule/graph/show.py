@@ -22,6 +22,8 @@ _LATEX["ε"] = r"\varepsilon"
 _BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g")}
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+ALONE = -1
+"""How tightly an expression must bind to stand without brackets where nothing is beside it: as it likes."""
 LONGEST = 100
 """Operations that an expression may print before parts of it get names and lines of their own."""
 
@@ -102,7 +104,7 @@ class _Printer:
                 return self.inner(node.inputs[0], 9) + exponent.translate(_SUPERSCRIPTS)
         template = row.latex if self.latex else row.text
         if node.op == "where" and self.cases:
-            condition, yes, no = (self.inner(child, 0) for child in node.inputs)
+            condition, yes, no = (self.inner(child, ALONE) for child in node.inputs)
             return rf"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & \text{{otherwise}} \end{{cases}}"
         if (
             node.op == "mul"
@@ -121,7 +123,7 @@ class _Printer:
         """Return how tightly the input at this place must bind to stand without brackets."""
         fraction = node.op == "div" and self.latex
         if fraction or (node.op == "pow" and place == 1 and self.latex) or OPS[node.op].binding == 9:
-            return 0
+            return ALONE
         own = OPS[node.op].binding
         if node.op == "pow":
             return 9
@@ -171,7 +173,7 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
             continue  # a transform by itself, which gives a gradient and no parameter
         name_parts(node)
         left = printer.dated(name, before=False)
-        lines.append((left, printer.inner(node, 0)))
+        lines.append((left, printer.inner(node, ALONE)))
         if node.kind != "leaf":
             names[node] = left
     for item in graph.gauges:

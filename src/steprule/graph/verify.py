@@ -42,11 +42,10 @@ def _reductions(graph: Graph) -> Iterator[tuple[Node, str]]:
 def _comparisons(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
         for place, child in enumerate(node.inputs):
-            wanted = node.op == "where" and place == 0
-            if (child.kind == "compare") is not wanted:
-                yield node, "a comparison stands outside the first place of `where`, or is missing there"
+            if child.truth is not OPS[node.op].asks(place):
+                yield node, "a comparison stands outside of conditions, or is missing there"
     for name, node in graph.outputs:
-        if node.kind == "compare":
+        if node.truth:
             yield node, f"the new `{name}` is a comparison"
 
 

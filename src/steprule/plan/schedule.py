@@ -233,10 +233,9 @@ def _host_values(
     scalars = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
     small = [node.inputs[0] for item in passes for node in item.reductions if not walks(node)]
     for node in topological([*scalars, *small]):
-        compare = node.kind == "compare"
-        inputs = node.inputs if node.rank > Rank.HOST or compare else ()
+        inputs = node.inputs if node.rank > Rank.HOST or node.truth else ()
         for child in (*((node,) if node in scalars else ()), *inputs):
-            if child.rank is Rank.HOST and child.op != "const" and child.kind != "compare":
+            if child.rank is Rank.HOST and child.op != "const" and not child.truth:
                 wanted[child] = None
     return list(wanted | dict.fromkeys(node for _, node in host_writes))
 

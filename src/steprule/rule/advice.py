@@ -38,7 +38,13 @@ _SPELLED = {
     "x + value * a * b": "addcmul",
     "x + value * a / b": "addcdiv",
     "1 / (1 + exp(-x))": "sigmoid",
-    "1 - 2 / (exp(2 * x) + 1)": "tanh",
+    "-floor(-x)": "ceil",
+    "floor(x + 0.5)": "round",
+    "sign(x) * floor(abs(x))": "trunc fix",
+    "x % y": "mod fmod remainder",
+    "floor(x / y)": "floor_divide",
+    "atan2(x, y)": "arctan2",
+    "atan2(x, 1)": "atan arctan",
     "log(x) / log(2)": "log2",
     "log(1 + x)": "log1p",
     "exp(x) - 1": "expm1",
@@ -100,15 +106,13 @@ def decision(origin: Origin | None, *, hyper: str = "") -> str:
         other, sign = ("minimum", "<") if name == "min" else ("maximum", ">")
         return f"write {other}(a, b), which chooses for every element, as where(a {sign} b, a, b) does"
     if isinstance(found, ast.BoolOp):
-        both = isinstance(found.op, ast.And)
-        nested = "where(a, where(b, x, y), y)" if both else "where(a, x, where(b, x, y))"
-        return f"write {nested} for x if a {'and' if both else 'or'} b, else y"
+        return f"write where({'(a < b) & (c < d)' if isinstance(found.op, ast.And) else '(a < b) | (c < d)'}, x, y)"
     if isinstance(found, ast.UnaryOp):
-        return "write where(a, y, x) for x if not a, else y; a is a comparison"
+        return "write where(~(a < b), x, y)"
     if isinstance(found, ast.Compare) and isinstance(found.ops[0], ast.In | ast.NotIn):
         return "compare with one after another: where(x == a, y, where(x == b, y, z))"
     if isinstance(found, ast.Compare) and len(found.ops) > 1:
-        return "write where(a < b, where(b < c, x, y), y) for x if a < b < c, else y"
+        return "write where((a < b) & (b < c), x, y)"
     if hyper:
         return (
             f"a variant that is fixed when the rule is read is declared as {hyper}=choice(False, True); "
@@ -119,24 +123,20 @@ def decision(origin: Origin | None, *, hyper: str = "") -> str:
     return "write where(condition, a, b), which chooses for every element; see also minimum, maximum, clamp"
 
 
-BITS = "write where(a, where(b, x, y), y) for a and b, where(a, x, where(b, x, y)) for a or b, where(a, y, x) for not a"
-EVERY = (
-    'there is no remainder; a slot counts to every k-th step: n=slot(rank="host"), and n = where(n + 1 < k, n + 1, 0)'
-)
+BITS = "write (a < b) & (c < d), (a < b) | (c < d) or ~(a < b); of a and b, one is (a | b) & ~(a & b)"
 FIXED = (
     "Python runs a loop when it reads the rule, so its length is fixed then: declare steps=choice(5, 10), "
     "or write a number"
 )
-UNROUNDED = "there is no rounding; where(x < a, b, c) makes steps"
+WHOLES = "write floor(x / y), and x % y for what is left"
 WHOLE = (
     "a formula says what happens to any one element, and takes no tensor apart; "
     "sum, mean, max and norm reduce a whole tensor"
 )
 _OPERATORS = {
-    **dict.fromkeys(("mod", "rmod", "floordiv", "rfloordiv", "divmod", "rdivmod"), EVERY),
+    **dict.fromkeys(("floordiv", "rfloordiv", "divmod", "rdivmod"), WHOLES),
     **dict.fromkeys(("matmul", "rmatmul"), "there is no matrix product; sum(a * b) is a scalar one"),
-    **dict.fromkeys(("and", "rand", "or", "ror", "xor", "rxor", "invert"), BITS),
-    **dict.fromkeys(("round", "floor", "ceil", "trunc"), UNROUNDED),
+    **dict.fromkeys(("xor", "rxor"), BITS),
     "len": f"the number of elements is {COUNT}",
 }
 
@@ -148,8 +148,8 @@ def without_value(method: str, origin: Origin | None) -> str:
         return _OPERATORS[method]
     if name == "range" or (method == "index" and not name):
         return FIXED
-    if name in {"round", "floor", "ceil", "trunc"}:
-        return UNROUNDED
+    if method in {"round", "floor", "ceil", "trunc"}:
+        return instead(method)
     if name in {"int", "float", "complex"}:
         return f"leave {name}(...) out: a formula has no types"
     if method == "iter" and name in {"sum", "max"}:
@@ -157,6 +157,18 @@ def without_value(method: str, origin: Origin | None) -> str:
     if name in FUNCTIONS or name in SPELLED:
         return instead(name)
     return WHOLE if method in {"iter", "getitem", "setitem", "delitem", "contains"} else instead(name)
+
+
+def truth(op: str, *, wanted: bool) -> tuple[str, str]:
+    """Say what is wrong where a number stands for a comparison that is wanted, or a comparison for a number."""
+    if op == "where" and wanted:
+        return "`where` needs a comparison first", "write where(a < b, x, y): where(a < b, 1, 0) is a number"
+    if wanted:
+        sign = {"and": "&", "or": "|", "not": "~"}[op]
+        return f"`{sign}` takes comparisons, and this is a number", (
+            "give each its brackets, since & | ~ bind more tightly: where((a < b) & (c < d), x, y)"
+        )
+    return f"`{op}` cannot take a comparison as a number", "write where(a < b, x, y): where(a < b, 1, 0) is a number"
 
 
 def misused(name: str, error: str) -> str:

@@ -2,16 +2,22 @@
 
 from typing import Any
 
-__all__ = ['abs', 'clamp', 'exp', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'sign', 'sqrt', 'sum', 'where']
+__all__ = ['abs', 'atan2', 'clamp', 'exp', 'floor', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'sign', 'sqrt', 'sum', 'tanh', 'where']
 
 def abs(x: Any) -> Any:
     """Return the absolute value of every element."""
+
+def atan2(a: Any, b: Any) -> Any:
+    """Return the angle of the point (b, a), from −π to π: whose tangent is a / b."""
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """Move every element into [low, high]."""
 
 def exp(x: Any) -> Any:
     """Return e to the power of every element."""
+
+def floor(x: Any) -> Any:
+    """Return the greatest whole number that is not above, of every element."""
 
 def global_norm(x: Any) -> Any:
     """Return the Euclidean length over all tensors of the optimiser, accumulated in float64."""
@@ -45,6 +51,9 @@ def sqrt(x: Any) -> Any:
 
 def sum(x: Any) -> Any:
     """Return the sum over the elements of one tensor."""
+
+def tanh(x: Any) -> Any:
+    """Return the hyperbolic tangent of every element."""
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """Return `a` where the condition holds, else `b`."""

@@ -108,14 +108,14 @@ def _written(op: str, *, reflected: bool = False) -> Callable[..., Symbol]:
 
 for _method in (
     *("iter", "len", "getitem", "setitem", "delitem", "contains", "float", "int", "index", "complex", "round", "floor"),
-    *("ceil", "trunc", "array", "mod", "rmod", "floordiv", "rfloordiv", "divmod", "rdivmod", "matmul", "rmatmul"),
-    *("and", "rand", "or", "ror", "xor", "rxor", "invert"),
+    *("ceil", "trunc", "array", "floordiv", "rfloordiv", "divmod", "rdivmod", "matmul", "rmatmul"),
+    *("xor", "rxor"),
 ):
     setattr(Symbol, f"__{_method}__", _without_value(_method))
 for _op, _row in OPS.items():
     if _row.operator:
         setattr(Symbol, f"__{_row.operator}__", _written(_op))
-    if _row.operator and _row.kind == "pointwise" and _row.arity == 2:
+    if _row.operator and _row.kind in {"pointwise", "logic"} and _row.arity == 2:
         setattr(Symbol, f"__r{_row.operator}__", _written(_op, reflected=True))
 
 
@@ -147,12 +147,8 @@ def apply(op: str, *operands: Any) -> Symbol:
             "reduce an array of the rule (the parameter, the gradient, a slot), or drop the reduction",
         )
     for place, node in enumerate(nodes):
-        wanted = op == "where" and place == 0
-        if (node.kind == "compare") is not wanted:
-            raise refusal(
-                "`where` needs a comparison first" if wanted else f"`{op}` cannot take a comparison as a number",
-                "write where(a < b, x, y): where(a < b, 1, 0) is a number",
-            )
+        if node.truth is not OPS[op].asks(place):
+            raise refusal(*advice.truth(op, wanted=not node.truth))
     node = make(op, *nodes)
     recorder.remember(node)
     return Symbol(node, recorder)

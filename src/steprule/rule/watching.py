@@ -42,7 +42,7 @@ def watch(name: str, expression: Any) -> Any:
         raise refusal(f"{expression!r} is no expression of a rule, so there is nothing to watch",
                       f"inside a @rule or @transform write {_EXAMPLE}")  # fmt: skip
     node, recorder = expression.node, expression.recorder
-    if node.kind == "compare":
+    if node.truth:
         raise refusal(
             f"the gauge {name!r} is a comparison, which is no number", "write where(a < b, 1, 0), or its mean"
         )
