@@ -255,3 +255,20 @@ def test_what_would_reduce_over_shards_is_refused_everywhere_when_the_optimiser_
 def test_a_look_ahead_works_on_sharded_parameters(both: Any) -> None:
     for side in found(both, "FSDP2 with a look-ahead"):
         assert deviation(side["own"], side["alone"]) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["gauges", "gauges of 16 bits"])
+def test_gauges_of_parts_are_those_of_whole_tensors_and_send_only_when_they_are_read(name: str, both: Any) -> None:
+    """Uneven and empty parts, replicas, which count once, meshes of two dimensions, absent gradients, NaN in a part."""
+    first, second = found(both, name)
+    assert first["found"] == pytest.approx(second["found"], rel=0, nan_ok=True)
+    for side in (first, second):
+        assert side["found"] == pytest.approx(side["alone"], rel=1e-6, nan_ok=True)
+        assert list(side["each"]) == list(side["alone each"])
+        for own, alone in zip(side["each"].values(), side["alone each"].values(), strict=True):
+            assert own == pytest.approx(alone, rel=1e-6, abs=1e-12, nan_ok=True)
+        assert side["sent in steps"] == []
+        assert 1 <= side["sent"] <= 4  # one for all that the same processes share
+        assert side["lacking"] == {}
+    whole = first["found"]
+    assert whole["update_ratio"] > 0 if name == "gauges" else (whole["nonfinite"] == 1 and whole["stalled"] > 0.1)

@@ -226,13 +226,16 @@ MAKERS: dict[str, Any] = {
 }
 
 
-def distributed(name: str) -> dict[str, Any]:
-    """Step DTensors and, here too, the whole tensors; go on from a state dict at half; see whether bits agree."""
+Kind = tuple[tuple[int, ...], Any, list[Any]]
+
+
+def every_kind() -> list[Kind]:
+    """List shapes, meshes and placements."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import Replicate, Shard
 
     line, row, column = (init_device_mesh("cpu", shape) for shape in ((WORLD,), (1, WORLD), (WORLD, 1)))
-    kinds: list[tuple[tuple[int, ...], Any, list[Any]]] = [
+    return [
         ((7, 3), line, [Shard(0)]),
         ((1, 4), line, [Shard(0)]),  # the second process has nothing
         ((37,), line, [Shard(0)]),
@@ -244,14 +247,24 @@ def distributed(name: str) -> dict[str, Any]:
         ((9,), line, [Replicate()]),  # its gradients are sums that are yet to be taken
         ((9, 2), line, [Shard(0)]),  # likewise, and each process needs a part of them
     ]
+
+
+def shared(values: Iterable[torch.Tensor], kinds: list[Kind]) -> list[Any]:
+    from torch.distributed.tensor import distribute_tensor
+
+    return [distribute_tensor(v.detach().clone(), *kind[1:]) for v, kind in zip(values, kinds, strict=True)]
+
+
+def distributed(name: str) -> dict[str, Any]:
+    """Step DTensors and, here too, the whole tensors; go on from a state dict at half; see whether bits agree."""
+    from torch.distributed.tensor import DTensor, Partial
+
+    kinds = every_kind()
+    line = kinds[0][1]
     late = len(kinds) - 2
     generator = torch.Generator().manual_seed(5)
     whole = [torch.nn.Parameter(torch.randn(shape, generator=generator).double()) for shape, _, _ in kinds]
-
-    def shared(values: Iterable[torch.Tensor]) -> list[Any]:
-        return [distribute_tensor(v.detach().clone(), *kind[1:]) for v, kind in zip(values, kinds, strict=True)]
-
-    own = [torch.nn.Parameter(value) for value in shared(whole)]
+    own = [torch.nn.Parameter(value) for value in shared(whole, kinds)]
     optimizer, other = MAKERS[name](own), MAKERS[name](whole)
     same: list[bool] = []
     bindings: set[Any] = set()
@@ -263,7 +276,7 @@ def distributed(name: str) -> dict[str, Any]:
             optimizer = MAKERS[name](own)
             optimizer.load_state_dict(saved)
         gradients = [torch.randn(p.shape, generator=generator).double() for p in whole]
-        for place, (p, q, value, new) in enumerate(zip(whole, own, gradients, shared(gradients), strict=True)):
+        for place, (p, q, value, new) in enumerate(zip(whole, own, gradients, shared(gradients, kinds), strict=True)):
             absent = step == 1 and place % 3 == 0  # later bindings are used again
             if place >= late:
                 new = DTensor.from_local(value / WORLD, line, [Partial()])
@@ -290,6 +303,31 @@ def distributed(name: str) -> dict[str, Any]:
         ),
         "backend": sr.explain(optimizer).backend,
     }
+
+
+def gauges(dtype: torch.dtype) -> dict[str, Any]:
+    """Watch DTensors and, here too, the whole tensors, of which some are absent; count what is sent."""
+    kinds, generator = every_kind(), torch.Generator().manual_seed(6)
+    whole = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape, _, _ in kinds]
+    sides = [[torch.nn.Parameter(value) for value in shared(whole, kinds)], whole]
+    optimizers = [sr.optim.AdamW(side, lr=3e-3, clip=sr.clip_value(limit=0.5), watch=True) for side in sides]
+    sent, send = list[int](), dist.all_gather
+    dist.all_gather = lambda *given, **named: (sent.append(len(given[1])), send(*given, **named))[1]
+    try:
+        for step in range(3):
+            gradients = [torch.randn(p.shape, generator=generator).to(dtype) for p in whole]
+            if step == 2 and dtype == torch.bfloat16:
+                gradients[0][-1, -1] = torch.nan  # in the second process
+            for p, q, value, new in zip(*sides, shared(gradients, kinds), gradients, strict=True):
+                p.grad, q.grad = (None, None) if step == 2 and q.shape == (37,) else (value, new)
+            for optimizer in optimizers:
+                optimizer.step()
+        silent = list(sent)
+        found, alone = (optimizer.gauges() for optimizer in optimizers)
+    finally:
+        dist.all_gather = send
+    return {"found": dict(found), "alone": dict(alone), "each": found.parameters, "alone each": alone.parameters,
+            "sent in steps": silent, "sent": len(sent), "lacking": found.lacking}  # fmt: skip
 
 
 REFUSED: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -347,6 +385,8 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"FSDP2 refuses {kind}": lambda kind=kind: fsdp_refused(kind) for kind in REFUSED},
     **{f"DTensors {name}": lambda name=name: distributed(name) for name in MAKERS},
     "FSDP2 with a look-ahead": fsdp_look_ahead,
+    "gauges": lambda: gauges(torch.float64),
+    "gauges of 16 bits": lambda: gauges(torch.bfloat16),
 }
 
 

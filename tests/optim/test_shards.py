@@ -252,8 +252,15 @@ def centred(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
     return theta - lr * (g - sr.mean(g))
 
 
+@sr.rule
+def watching(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
+    """Descend, and watch the length of all gradients together."""
+    sr.watch("length", sr.global_norm(g))
+    return theta - lr * g
+
+
 REFUSED: dict[str, tuple[Make, str, str]] = {
-    "watch": (lambda params: sr.optim.AdamW(params, watch=["update_norm"]), "gauges reduce", "pass watch=False"),
+    "watch": (watching.optimizer, "a gauge needs ‖g‖ of all tensors", 'sr.watch("length", sr.norm(g))'),
     "clip": (lambda params: sr.optim.AdamW(params, clip=1.0), "needs ‖g‖ of all of it", "leave clip=None"),
     "clip each tensor": (lambda params: sr.optim.SGD(params, clip=sr.clip_norm), "needs ‖g‖_tensor", "clip=None"),
     "skip": (lambda params: sr.optim.AdamW(params, nonfinite="skip"), "a guard", 'leave nonfinite="propagate"'),

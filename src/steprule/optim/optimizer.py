@@ -324,7 +324,8 @@ class Optimizer(Away):
         {'gradient_norm': 1.732, 'clip_coefficient': 0.577, 'clipped': 1.0, 'skipped': 0.0}
 
         The norm that clipping needs, and the number of steps left out since this object was made, are there without
-        asking; `watch` asks for more. Reading waits for a GPU; steps do not.
+        asking; `watch` asks for more. Reading waits for a GPU; steps do not. Of DTensors, it is the reading that sends
+        what parts were reduced to: every process must call it.
         """
         with self._busy:
             skipped = sum(map(float, self._skipped_there), float(self._skipped))

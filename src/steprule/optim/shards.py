@@ -1,19 +1,22 @@
 """DTensors: this process's part of a tensor that several processes share.
 
 A plan without reductions makes an element from that element's own numbers, so each process updates its part as if it
-were a tensor of its own, and nothing is sent. The state stays DTensors, distributed as their parameters, for whoever
-saves or reshards it. A part is read from `_local_tensor`, where DTensor has kept it from its beginning: `to_local()`
-gives the same in fifteen times the time, and a view of it while gradients are recorded.
+were a tensor of its own, and nothing is sent. What only gauges reduce is sent when they are read. The state stays
+DTensors, distributed as their parameters, for whoever saves or reshards it. A part is read from `_local_tensor`, where
+DTensor has kept it from its beginning: `to_local()` gives the same in fifteen times the time, and a view of it while
+gradients are recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress, repeat
 from operator import attrgetter, is_, is_not
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _part, _spec = attrgetter("_local_tensor"), attrgetter("_spec")
 _PLAIN = (torch.nn.Parameter, torch.Tensor)
@@ -42,6 +45,49 @@ def _several(tensor: Any) -> list[Any]:
 def whole(tensor: Any) -> bool:
     """Whether all of a tensor is here: it is no DTensor, or a copy of it is with every process."""
     return not distributed(tensor) or all(item.is_replicate() for item in _several(tensor))
+
+
+def _cut_by(tensor: Any, axis: int) -> bool:
+    """Whether processes along a dimension of a tensor's mesh have different parts of it."""
+    if not distributed(tensor) or axis >= tensor.device_mesh.ndim or tensor.device_mesh.size(axis) == 1:
+        return False
+    return not tensor.placements[axis].is_replicate()
+
+
+class Shared(NamedTuple):
+    """What the local part of a tensor has been reduced to, and how that is joined with other parts'."""
+
+    owner: Any
+    numbers: NDArray[np.float64]
+    join: Callable[[Sequence[NDArray[np.float64]]], NDArray[np.float64]]
+
+
+def over_processes(parts: Sequence[Shared]) -> list[NDArray[np.float64]]:
+    """Return what whole tensors reduce to: of DTensors, parts are sent, so every process must call this with its own.
+
+    Numbers are joined in the order of processes, the same everywhere, along one dimension of a mesh after the other.
+    """
+    found = [part.numbers for part in parts]
+    meshes = [part.owner.device_mesh for part in parts if distributed(part.owner)]
+    for axis in range(max((mesh.ndim for mesh in meshes), default=0)):
+        groups: dict[Any, list[int]] = {}
+        for index, part in enumerate(parts):
+            if _cut_by(part.owner, axis):
+                groups.setdefault(part.owner.device_mesh.get_group(axis), []).append(index)
+        for group, members in groups.items():
+            mine = torch.from_numpy(np.concatenate([found[index] for index in members]))
+            everyones = _sent(mine.to(parts[members[0]].owner.device_mesh.device_type), group)
+            ends = np.cumsum([len(found[index]) for index in members])[:-1]
+            for index, rows in zip(members, zip(*(np.split(own, ends) for own in everyones), strict=True), strict=True):
+                found[index] = parts[index].join(rows)
+    return found
+
+
+def _sent(mine: torch.Tensor, group: Any) -> list[NDArray[np.float64]]:
+    """Return the numbers of every process of a group, in order."""
+    everyones = [torch.empty_like(mine) for _ in range(group.size())]
+    torch.distributed.all_gather(everyones, mine, group=group)
+    return [own.cpu().numpy() for own in everyones]
 
 
 def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[repor
 from ..backends import BACKENDS, EAGER, Backend
 from ..backends.threads import alone
 from ..errors import BackendError, HyperparameterError, ParameterError
+from ..graph.node import Node
 from ..graph.show import one_line
 from ..plan.schedule import Plan
 from .shards import distributed, local, pending, placed, placed_as, whole
@@ -180,18 +181,24 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
         if pending(parameter):
             raise _refuse(entry, "the parameter is a DTensor, of which each process holds a term of a sum (Partial)",
                           "p = nn.Parameter(p.redistribute(placements=[Replicate()]))")  # fmt: skip
-        if plan.reductions and not whole(parameter):
+        if _needed(plan) and not whole(parameter):
             what, fix = _reduces(plan)
             raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
+
+
+def _needed(plan: Plan) -> list[Node]:
+    """List the reductions that a step of a part cannot do without, or that gauges cannot join later."""
+    return [node for node in plan.reductions if node not in plan.only_watched or node.kind == "global"]
 
 
 def _reduces(plan: Plan) -> tuple[str, str]:
     """Name the parts of a plan that need whole tensors, and a way without them."""
     clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
-    own = [node for node in plan.reductions if node is not plan.guard and node not in plan.only_watched]
+    wanted = [node for node in _needed(plan) if node is not plan.guard]
+    own = [node for node in wanted if node not in plan.only_watched]
     if not own and plan.guard is None:
-        names = ", ".join(item.name for item in plan.graph.gauges)
-        return f"gauges reduce all of it ({names})", "pass watch=False; after the step ask DTensor, e.g. p.norm()"
+        fix = 'watch a reduction of each tensor, as sr.watch("length", sr.norm(g)): gauges() joins them'
+        return f"a gauge needs {one_line(wanted[0], plan.graph)} of all tensors", fix
     if not own:
         finite = clip.format("torch.inf") + ".full_tensor().isfinite()"
         return ("a guard against NaN and infinity looks at all of every gradient",
