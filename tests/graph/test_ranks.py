@@ -81,9 +81,13 @@ def test_keys_of_what_there_was_before_rows_and_columns_are_what_they_were() -> 
 
 
 def test_a_tensor_is_seen_as_a_matrix_of_its_leading_index_by_all_others() -> None:
-    sides = {shape: (*ROW.shape(shape), *COLUMN.shape(shape)) for shape in SHAPES}
+    sides = {shape: ELEMENT.view(shape) for shape in SHAPES}
     assert sides == {(3, 4): (3, 4), (): (1, 1), (5,): (5, 1), (2, 3, 4): (2, 12), (0, 4): (0, 4), (3, 0): (3, 0),
                      (1, 1): (1, 1)}  # fmt: skip
+    kept = {shape: (ROW.shape(shape), COLUMN.shape(shape)) for shape in SHAPES}
+    assert kept == {(3, 4): ((3, 1), (1, 4)), (): ((), ()), (5,): ((5,), (1,)), (2, 3, 4): ((2, 1, 1), (1, 3, 4)),
+                    (0, 4): ((0, 1), (1, 4)), (3, 0): ((3, 1), (1, 0)), (1, 1): ((1, 1), (1, 1))}  # fmt: skip
+    assert all(rank.view(shape) == rank.view(rank.shape(shape)) for rank in (ROW, COLUMN) for shape in SHAPES)
     assert ELEMENT.shape((2, 3, 4)) == (2, 3, 4)
     assert TENSOR.shape((2, 3)) == HOST.shape((2, 3)) == ()
 
@@ -99,15 +103,16 @@ def test_a_slot_of_rows_has_float32_at_least() -> None:
 def test_factored_squares_are_as_numpy_has_them(graph: Graph) -> None:
     for index, (shape, new) in enumerate(zip(SHAPES, run(graph, SHAPES), strict=True)):
         own = arrays_of(shape, index)
-        g = own["g"].reshape(*ROW.shape(shape), *COLUMN.shape(shape))
+        g = own["g"].reshape(ELEMENT.view(shape))
+        own |= {"r": own["r"].ravel(), "c": own["c"].ravel()}
         with np.errstate(all="ignore"):
             r = 0.5 * own["r"] + np.array([np.sum(row * row) for row in g]) / np.float64(g.shape[1])
             c = 0.5 * own["c"] + np.array([np.sum(column * column) for column in g.T]) / np.float64(g.shape[0])
             k = np.sum(r) / np.float64(len(r))
             theta = own["theta"] - ((0.5 + index) * g / np.sqrt(np.outer(r, c) / k)).reshape(shape)
         for name, value in {"theta": theta, "r": r, "c": c, "k": k}.items():
-            assert new[name].shape == value.shape, (name, shape)
-            np.testing.assert_allclose(new[name], value, rtol=1e-13, err_msg=f"{name} of {shape}")
+            assert new[name].shape == graph.ranks[name].shape(shape), (name, shape)
+            np.testing.assert_allclose(new[name].ravel(), value.ravel(), rtol=1e-13, err_msg=f"{name} of {shape}")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -115,7 +120,7 @@ def test_factored_squares_are_as_numpy_has_them(graph: Graph) -> None:
 def test_every_reduction_goes_along_rows_and_columns(op: str, shape: tuple[int, ...]) -> None:
     """Of nothing, each is what it is of a tensor without elements."""
     new = run(a_graph(r=make(op, G, attr=ROW), c=make(op, G, attr=COLUMN)), [shape])[0]
-    g = arrays_of(shape)["g"].reshape(*ROW.shape(shape), *COLUMN.shape(shape))
+    g = arrays_of(shape)["g"].reshape(ELEMENT.view(shape))
     truth: dict[str, Any] = {
         "sum": np.sum,
         "norm": np.linalg.norm,
@@ -123,8 +128,8 @@ def test_every_reduction_goes_along_rows_and_columns(op: str, shape: tuple[int, 
         "max": lambda x: np.max(x, initial=-np.inf),
     }
     with np.errstate(all="ignore"):
-        np.testing.assert_allclose(new["r"], [truth[op](row) for row in g], rtol=1e-14)
-        np.testing.assert_allclose(new["c"], [truth[op](column) for column in g.T], rtol=1e-14)
+        np.testing.assert_allclose(new["r"].ravel(), [truth[op](row) for row in g], rtol=1e-14)
+        np.testing.assert_allclose(new["c"].ravel(), [truth[op](column) for column in g.T], rtol=1e-14)
 
 
 def test_numbers_of_rows_are_reduced_as_they_are_one_each() -> None:
@@ -139,9 +144,9 @@ def test_numbers_of_rows_are_reduced_as_they_are_one_each() -> None:
 def test_a_number_fills_every_place_of_a_slot_of_rows() -> None:
     new = run(a_graph(new=R, r=LR, c=K), [(2, 3)])[0]
     own = arrays_of((2, 3))
-    assert new["r"].tolist() == [0.5, 0.5]
-    assert new["c"].tolist() == [own["k"]] * 3
-    assert new["theta"].tolist() == [[value] * 3 for value in own["r"]]
+    assert new["r"].tolist() == [[0.5], [0.5]]
+    assert new["c"].tolist() == [[own["k"]] * 3]
+    assert new["theta"].tolist() == [[value] * 3 for (value,) in own["r"]]
 
 
 # The laws --------------------------------------------------------------------------------------------

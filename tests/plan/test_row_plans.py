@@ -91,10 +91,9 @@ def test_a_plan_in_which_rows_are_reduced_before_they_are_known_is_refused() -> 
         lowered(replace(few, passes=(replace(few.passes[0], reductions=()),)))
 
 
-@pytest.mark.parametrize("kernel", [EagerKernel, CpuKernel, TritonKernel])
-def test_every_backend_refuses_rows_at_its_door(kernel: Callable[..., Any]) -> None:
-    with pytest.raises(
-        BackendError, match=r"numbers that are one a column or row(?s:.*)help: keep one number a tensor"
-    ):
+@pytest.mark.parametrize("kernel", [CpuKernel, TritonKernel])
+def test_kernels_refuse_rows_at_their_door(kernel: Callable[..., Any]) -> None:
+    with pytest.raises(BackendError, match=r"varies over (rows|columns)(?s:.*)help: backend=\"eager\" runs it"):
         kernel(lowered(factored()))
+    assert EagerKernel(lowered(factored())).program.plan.axes
     assert kernel(lowered(schedule(board.adam.graph))).program.plan.axes == frozenset()

@@ -61,7 +61,7 @@ def test_only_a_python_function_becomes_a_rule(thing: Any) -> None:
 
 def test_declarations_out_of_range_are_refused() -> None:
     assert "-1" in refused(lambda: hyper(-1, low=0)).what
-    assert "rank 'row'" in refused(lambda: slot(rank="row")).what  # type: ignore[arg-type]
+    assert "rank 'line'" in refused(lambda: slot(rank="line")).what  # type: ignore[arg-type]
     assert "at least one option" in refused(lambda: choice()).what
 
 

@@ -32,8 +32,8 @@ def written() -> str:
     body = []
     for name in names:
         one = getattr(functions, name)
-        arguments = ", ".join(f"{argument}: Any" for argument in inspect.signature(one).parameters)
-        body.append(f'def {name}({arguments}) -> Any:\n    """{one.__doc__}"""\n')
+        arguments = str(inspect.signature(one, eval_str=True)).replace("typing.", "")
+        body.append(f'def {name}{arguments}:\n    """{one.__doc__}"""\n')
     return head + "\n" + "\n".join(body)
 
 

@@ -67,12 +67,8 @@ class Kernel(ABC):
     """The language of its source, or None without a source."""
 
     def __init__(self, program: Program, *, capturable: bool = False) -> None:
-        if program.plan.axes:
-            axes = " or ".join(sorted(axis.word for axis in program.plan.axes))
-            raise BackendError(
-                f"`{program.plan.graph.name}` has numbers that are one a {axes}, which no backend computes",
-                fix="keep one number a tensor, or one an element",
-            )
+        if self.dialect is not None and (why := self.dialect.lacks(program)):
+            raise BackendError(f"`{program.plan.graph.name}` has no such kernel: {why}", fix='backend="eager" runs it')
         self.program, self.capturable = program, capturable
         own = self._writer()
         self.source = "" if own is None else own.module(__version__)

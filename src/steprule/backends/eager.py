@@ -11,9 +11,10 @@ import torch
 
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank
-from ..graph.ops import OPS, Reducer
+from ..graph.ops import OPS
 from ..plan.groups import row_length
-from ..plan.program import Accumulate, Array, Call, Compute, Exchange, Keep, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Array, Call, Combine, Compute, Exchange, Keep, Load, Loop, Program, Store
+from ..plan.schedule import walks
 from ..plan.storage import REMAINDER, units_of
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
@@ -89,7 +90,7 @@ class EagerBatch(Batch):
         calls = [part for loop in program.loops for part in loop.after if isinstance(part, Call)]
         self._scratch = [array.name for part in calls for array in (part.source, part.target)]
         self.arrays |= {name: [None] * len(self.rows) for name in self._scratch}
-        self._sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
+        self._shapes = [tuple(tensor.shape) for tensor in arrays[plan.graph.parameter]]
         self.total = np.zeros(len(plan.reductions))
         self._columns = hyper_columns(plan)
         self._numbers: list[dict[str, float]] = []
@@ -132,6 +133,12 @@ class EagerBatch(Batch):
                     whole = self.arrays[part.source.name][tensor]
                     result = spelling(part.node.op)(whole.reshape(Rank.ELEMENT.view(tuple(whole.shape))))
                     self.arrays[part.target.name][tensor] = result.reshape(whole.shape)
+            elif isinstance(part, Combine) and not walks(part.node):
+                (inner,) = part.node.inputs
+                for tensor in self._present(tensors):
+                    value = self._scalars(tensor, [inner])[inner]
+                    with np.errstate(all="ignore"):
+                        self._reduced[tensor][part.node] = part.node.reducer.joined(value, part.node.axis)
             elif isinstance(part, Exchange):
                 shares = [float(reduced[part.node]) for reduced in self._reduced if part.node in reduced]
                 with np.errstate(all="ignore"):
@@ -165,8 +172,9 @@ class EagerBatch(Batch):
         parameter = self.arrays[self.plan.graph.parameter][tensor]
         working = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         for node in loop.scalars:  # as a kernel does: computed in float64, given to elements in their own type
-            dtype = torch.bool if isinstance(values[node], bool) else working
-            values[node] = torch.tensor(values[node], dtype=dtype, device=parameter.device)
+            dtype = torch.bool if node.truth else working
+            value = torch.tensor(values[node], dtype=dtype, device=parameter.device)
+            values[node] = value.reshape(node.rank.shape(parameter.shape))
         for part in loop.body:
             if isinstance(part, Load):
                 values[part.node] = self._load(part.array, tensor)
@@ -174,7 +182,7 @@ class EagerBatch(Batch):
                 inputs = (values[child] for child in part.node.inputs)
                 values[part.node] = spelling(part.node.op)(*inputs).expand(parameter.shape)
             elif isinstance(part, Accumulate):
-                self._reduced[tensor][part.node] = _joined(part.node.reducer, _wide(values[part.node.inputs[0]]))
+                self._reduced[tensor][part.node] = _joined(part.node, _wide(values[part.node.inputs[0]]))
             elif isinstance(part, Keep):
                 values[part.node] = _left(self._stored(tensor, part.store, values))
         return values
@@ -187,9 +195,11 @@ class EagerBatch(Batch):
             return decoded(stored, self.arrays[units_of(array.name)][tensor], self._row_length(tensor))
         return stored.float() if stored.is_floating_point() and stored.element_size() < 4 else stored
 
+    def _whole(self, tensor: int) -> tuple[int, ...]:
+        return self._shapes[tensor] if self._where is None else self._where[tensor].shape
+
     def _row_length(self, tensor: int) -> int:
-        assert self._where is not None
-        return row_length(self._where[tensor].shape)
+        return row_length(self._whole(tensor))
 
     def _stored(self, tensor: int, store: Store, values: dict[Node, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return where a value goes, and what is held there."""
@@ -217,11 +227,15 @@ class EagerBatch(Batch):
 
     def reduced(self) -> Table:
         """Return what each tensor's elements were reduced to in the last step; this waits for a device."""
-        rows = [[float(own.get(node, node.reducer.init)) for node in self.plan.reductions] for own in self._reduced]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.plan.reductions))
+        nodes = self.plan.reductions
+        rows = [
+            [float(own.get(node, node.reducer.init)) if node.rank <= Rank.TENSOR else np.nan for node in nodes]
+            for own in self._reduced
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(nodes))
 
     def _scalars(self, tensor: int, roots: Sequence[Node]) -> dict[Node, Any]:
-        """Compute what is below element rank: host values in NumPy, the rest in Python floats."""
+        """Compute what is below element rank in NumPy: numbers, and columns or rows of a matrix of them."""
         values: dict[Node, Any] = {}
 
         def visit(node: Node) -> Any:
@@ -232,15 +246,19 @@ class EagerBatch(Batch):
                     shared = node.kind == "global"
                     total = self.total[self.plan.reductions.index(node)] if shared else self._reduced[tensor][node]
                     with np.errstate(all="ignore"):
-                        values[node] = float(node.reducer.finished(np.float64(total), self._sizes[tensor]))
+                        values[node] = node.reducer.finished(_numbers(total), node.count(self._shapes[tensor]))
                 elif node.array:
-                    values[node] = float(self.arrays[node.array][tensor])
+                    values[node] = _numbers(self.arrays[node.array][tensor]).reshape(view(node))
+                elif node.kind == "size":
+                    values[node] = np.float64(OPS[node.op].meaning(self._whole(tensor)))
                 else:
-                    inputs = [np.float64(visit(child)) for child in node.inputs]
+                    inputs = [np.asarray(visit(child)) for child in node.inputs]
                     with np.errstate(all="ignore"):
-                        values[node] = OPS[node.op].meaning(*inputs)[()]
-                    values[node] = bool(values[node]) if node.truth else float(values[node])
+                        values[node] = OPS[node.op].meaning(*inputs)
             return values[node]
+
+        def view(node: Node) -> tuple[int, ...]:
+            return node.rank.view(self._shapes[tensor]) if node.rank > Rank.TENSOR else ()
 
         for root in roots:
             visit(root)
@@ -257,7 +275,9 @@ class EagerBatch(Batch):
         for tensor in self._present(range(len(self.rows))):
             values = self._scalars(tensor, [node for _, node in self.plan.tensor_writes])
             for name, node in self.plan.tensor_writes:
-                pairs.append((self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)))
+                target, value = self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)
+                shape = node.rank.shape(self._shapes[tensor])
+                pairs.append((target, value.reshape(shape)))
         self._copy(len(self.rows), pairs)
 
 
@@ -268,14 +288,29 @@ def _left(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     return joined(*stored) if len(stored) > 1 else stored[0].to(real)
 
 
-def _joined(reducer: Reducer, value: torch.Tensor) -> torch.Tensor:
-    """Join the elements of a tensor: sums as torch adds them, the rest by halves."""
+def _numbers(value: Any) -> Any:
+    """Return numbers of a tensor, or one number, in NumPy and float64."""
+    if isinstance(value, torch.Tensor):
+        value = _wide(value.detach()).cpu().numpy()
+    return np.array(value, dtype=np.float64)
+
+
+def _joined(node: Node, value: torch.Tensor) -> torch.Tensor:
+    """Join the elements of a tensor, or of each row or column: sums as torch adds them, the rest by halves.
+
+    What is one number a row or column comes as such of a matrix.
+    """
+    reducer, shape = node.reducer, tuple(value.shape)
     each, join = OPS.get(reducer.each), spelling(reducer.combine)
     terms = value if each is None else spelling(reducer.each)(*[value] * each.arity)
-    if reducer.combine == "add":
+    if node.axis is None and reducer.combine == "add":
         return terms.sum()
-    terms = terms.reshape(-1)
-    while len(terms) > 1:
-        half = len(terms) // 2
-        terms = torch.cat([join(terms[:half], terms[half : 2 * half]), terms[2 * half :]])
-    return terms[0].clone() if len(terms) else torch.tensor(reducer.init)
+    terms = terms.reshape(-1) if node.axis is None else terms.reshape(Rank.ELEMENT.view(shape)).movedim(node.axis, 0)
+    if reducer.combine == "add":
+        total = terms.sum(0)
+    else:
+        while len(terms) > 1:
+            half = len(terms) // 2
+            terms = torch.cat([join(terms[:half], terms[half : 2 * half]), terms[2 * half :]])
+        total = terms[0].clone() if len(terms) else terms.new_full(terms.shape[1:], reducer.init)
+    return total if node.axis is None else total.reshape(node.rank.view(shape))

@@ -92,6 +92,8 @@ class Dialect(ABC):
         for node in program.plan.graph.nodes:
             if node.rank not in _RANKS:
                 return f"`{node.op}` varies over {node.rank.word}s, for which there are no kernels"
+            if node.kind == "size":
+                return f"there is no kernel with `{node.op}`"
             if node.kind in {"pointwise", "compare", "logic", "matrix"} and node.op not in cls.spelling:
                 return f"there is no kernel with `{node.op}`"
         return ""

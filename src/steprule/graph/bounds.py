@@ -10,6 +10,7 @@ import numpy as np
 
 from .graph import Graph, Hyper
 from .node import Node, hyper, read, topological
+from .ops import Reducer
 
 Bounds = tuple[float, float]
 
@@ -41,6 +42,14 @@ def _length(a: Bounds) -> Bounds:
 def _power(a: Bounds, b: Bounds) -> Bounds:
     even = b[0] == b[1] and b[0] % 2 == 0
     return (0.0, math.inf) if even or a[0] >= 0 else ANYWHERE
+
+
+def _reduced(own: Reducer, each: Bounds) -> Bounds:
+    """Return bounds of a reduction; a sum of what is never negative is not, however it is rounded."""
+    if own.combine != "add" or own.finish not in {"", "div", "sqrt"}:
+        return ANYWHERE
+    low, high = (0.0, math.inf) if own.each == "mul" else ANYWHERE if own.each else each
+    return (0.0 if low >= 0 else -math.inf, 0.0 if high <= 0 else math.inf)
 
 
 _RULES: dict[str, Callable[..., Bounds]] = {
@@ -76,8 +85,10 @@ def bounds(value: Node, known: Mapping[Node, Bounds] | None = None) -> Bounds:
             found[node] = (0.0, math.inf)
         elif node.op == "const":
             found[node] = (float(node.attr), float(node.attr))  # type: ignore[arg-type]
-        elif node.reduces and node.reducer.length:
-            found[node] = (0.0, math.inf)
+        elif node.reduces:
+            found[node] = _reduced(node.reducer, found[node.inputs[0]])
+        elif node.kind == "size":
+            found[node] = (0.0, LARGE)
         else:
             rule = _RULES.get(node.op)
             found[node] = rule(*(found[child] for child in node.inputs)) if rule is not None else ANYWHERE

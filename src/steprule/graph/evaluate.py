@@ -13,8 +13,6 @@ from .node import Node, Rank, topological
 from .ops import OPS
 
 Array = NDArray[np.float64]
-_AXIS = {Rank.ROW: 1, Rank.COLUMN: 0}
-"""Along which axis of a matrix a reduction goes that gives one number a row, or a column."""
 
 
 def _leaf(node: Node, arrays: Mapping[str, Any], numbers: Mapping[str, float]) -> Array:
@@ -63,14 +61,16 @@ def _values(
     with np.errstate(all="ignore"):
         for node in nodes:
             meaning = OPS[node.op].meaning
-            if node.kind == "leaf":
+            if node.kind == "size":
+                values[node] = [np.float64(meaning(shape)) for shape in shapes]  # type: ignore[misc]
+            elif node.kind == "leaf":
                 values[node] = [_beside(_leaf(node, arrays[i], numbers[i]), node.rank, shapes[i]) for i in everything]
             elif node.kind == "global":
                 parts = [values[node.inputs[0]][i].ravel() for i in everything]
                 total = np.asarray(meaning(np.concatenate(parts) if parts else np.zeros(0)))
                 values[node] = [total for _ in everything]
             else:
-                axis = [_AXIS[node.attr]] if isinstance(node.attr, Rank) else []
+                axis = [] if node.axis is None else [node.axis]
                 values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs), *axis)) for i in everything]
     return values
 

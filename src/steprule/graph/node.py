@@ -40,10 +40,11 @@ class Rank(Flag):
         return rows if self >= Rank.ROW else 1, columns if self >= Rank.COLUMN else 1
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape in which it is kept: the tensor's own, or a vector, or a number."""
-        if self is Rank.ELEMENT:
-            return tuple(shape)
-        return {Rank.ROW: self.view(shape)[:1], Rank.COLUMN: self.view(shape)[1:]}.get(self, ())
+        """Return the shape in which it is kept: a number, or the tensor's own, with 1 along what it does not vary."""
+        if self <= Rank.TENSOR:
+            return ()
+        leading = tuple(size if self >= Rank.ROW else 1 for size in shape[:1])
+        return (*leading, *(size if self >= Rank.COLUMN else 1 for size in shape[1:]))
 
     def __le__(self, other: Rank) -> bool:
         return self & other is self
@@ -55,6 +56,8 @@ class Rank(Flag):
         return f"<Rank.{self.name}: {min(self.value.bit_count(), 3)}>"
 
 
+AXES = {0: Rank.COLUMN, 1: Rank.ROW}
+"""What a reduction along an axis of a matrix gives a number for each of."""
 Attr = float | str | tuple[str, Rank] | Rank | None
 
 
@@ -94,6 +97,16 @@ class Node:
         return OPS[self.op].reducer is not None
 
     @property
+    def axis(self) -> int | None:
+        """Along which axis of a matrix it reduces; None if it reduces all there is."""
+        return next((axis for axis, kept in AXES.items() if self.attr is kept), None)
+
+    def count(self, shape: Sequence[int]) -> int:
+        """Return how many numbers each result of a reduction is made of, in a tensor of a shape."""
+        sizes = zip((Rank.ROW, Rank.COLUMN), self.inputs[0].rank.view(shape), strict=True)
+        return math.prod(size for axis, size in sizes if not axis <= self.rank)
+
+    @property
     def reducer(self) -> Reducer:
         """How it does that, if it `reduces`."""
         return OPS[self.op].reducer  # type: ignore[return-value]
@@ -122,6 +135,8 @@ def _rank_of(op: str, inputs: tuple[Node, ...], attr: Attr) -> Rank:
         return attr if isinstance(attr, Rank) else Rank.TENSOR
     if kind == "global":
         return Rank.GLOBAL
+    if kind == "size":
+        return Rank.TENSOR
     return reduce(or_, (node.rank for node in inputs), Rank.HOST)
 
 

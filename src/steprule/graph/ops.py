@@ -7,6 +7,7 @@ reduction has a `Reducer` instead, from which its meaning and all that a backend
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["leaf", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
-"""A `compare` says of numbers whether something holds, `logic` makes one answer of such. A `matrix` function takes a
-tensor as a matrix, its leading index by all others, and gives one of that shape. What is `stored` is a new value as its
-array holds it, which only gauges ask."""
+Kind = Literal["leaf", "size", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
+"""A `size` is a number of a whole tensor's shape, whoever has how much of it. A `compare` says of numbers whether
+something holds, `logic` makes one answer of such. A `matrix` function takes a tensor as a matrix, its leading index by
+all others, and gives one of that shape. What is `stored` is a new value as its array holds it; only gauges ask it."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)
@@ -49,6 +50,14 @@ class Reducer:
     def length(self) -> bool:
         """Whether it is a Euclidean length, of which a common factor's absolute value is a factor."""
         return (self.combine, self.each, self.finish) == ("add", "mul", "sqrt")
+
+    def joined(self, x: Any, axis: int | None = None) -> Any:
+        """Return what all elements of a matrix, or those along an axis, are joined to, in NumPy."""
+        each, join = OPS.get(self.each), OPS[self.combine].meaning
+        terms = x if each is None else each.meaning(*[x] * each.arity)
+        if np.size(x, axis):
+            return join.reduce(terms, axis=axis, keepdims=axis is not None)  # type: ignore[attr-defined]
+        return np.full(() if axis is None else (np.shape(x)[1 - axis], 1)[:: 1 if axis else -1], self.init)
 
     def finished(self, total: Any, count: float) -> Any:
         """Return the float64 result, from what `count` elements were joined to."""
@@ -94,14 +103,7 @@ class Op:
 
 
 def _reduced(reducer: Reducer, x: Any, axis: int | None = None) -> Any:
-    each, join = OPS.get(reducer.each), OPS[reducer.combine].meaning
-    terms = x if each is None else each.meaning(*[x] * each.arity)
-    count = np.size(x, axis)
-    if count:
-        total = join.reduce(terms, axis=axis, keepdims=axis is not None)  # type: ignore[attr-defined]
-    else:
-        total = np.full(() if axis is None else (np.shape(x)[1 - axis], 1)[:: 1 if axis else -1], reducer.init)
-    return reducer.finished(total, count)
+    return reducer.finished(reducer.joined(x, axis), np.size(x, axis))
 
 
 def reduction(
@@ -128,11 +130,20 @@ def _leaf(name: str) -> Op:
     return Op(name, "leaf", (), float, "", "", "", flops=0)
 
 
+def _size(name: str, meaning: Callable[..., Any], doc: str) -> Op:
+    return Op(name, "size", (), meaning, "", name, rf"\mathrm{{{{{name}}}}}", flops=0, doc=doc)
+
+
 _ROWS = (
     _leaf("const"),
     _leaf("hyper"),
     _leaf("step"),
     _leaf("read"),
+    _size("numel", math.prod, "Return the number of elements of a whole tensor."),
+    _size("rows", lambda shape: shape[0] if shape else 1,
+          "Return the number of rows of a whole tensor: its leading size; a vector's is that of its elements."),
+    _size("columns", lambda shape: math.prod(shape[1:]),
+          "Return the number of columns of a whole tensor: the elements of a row; 1 for a vector."),
     Op("add", "pointwise", (ANY, ANY), np.add, "add", "{} + {}", "{} + {}", 2, operator="add"),
     Op("sub", "pointwise", (ANY, ANY), np.subtract, "sub", "{} − {}", "{} - {}", 2, operator="sub"),
     Op("mul", "pointwise", (ANY, ANY), np.multiply, "mul", "{} {}", r"{} \, {}", 3, operator="mul"),
@@ -183,15 +194,15 @@ OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 _SUM, _NORM = Reducer(0.0), Reducer(0.0, each="mul", finish="sqrt")
 _REDUCTIONS = (
     reduction("sum", "tensor", _SUM, "sum{under}({})", r"\mathrm{{sum}}{under}\left({}\right)",
-              "Return the sum over the elements of one tensor."),
+              "Return the sum over the elements of one tensor, or of each of its rows (axis=1) or columns (axis=0)."),
     reduction("mean", "tensor", Reducer(0.0, finish="div"), "mean{under}({})",
               r"\mathrm{{mean}}{under}\left({}\right)",
-              "Return the mean over the elements of one tensor; NaN if it has none."),
+              "Return the mean over the elements of one tensor, each row (axis=1) or column (axis=0); NaN of none."),
     reduction("max", "tensor", Reducer(-np.inf, "maximum"), "largest{under}({})",
               r"\mathrm{{largest}}{under}\left({}\right)",
-              "Return the largest element of one tensor; −∞ if it has none."),
+              "Return the largest element of one tensor, of each row (axis=1) or column (axis=0); −∞ if it has none."),
     reduction("norm", "tensor", _NORM, "‖{}‖_{each}", r"\left\Vert {} \right\Vert_{{\mathrm{{{each}}}}}",
-              "Return the Euclidean length of one tensor, accumulated in float64."),
+              "Return the Euclidean length of one tensor, of each row (axis=1) or column (axis=0), added in float64."),
     reduction("global_sum", "global", _SUM, "sum over all({})", r"\mathrm{{sum}}_{{\mathrm{{all}}}}\left({}\right)",
               "Return the sum over all elements of all tensors of the optimiser."),
     reduction("global_norm", "global", _NORM, "‖{}‖", r"\left\Vert {} \right\Vert",

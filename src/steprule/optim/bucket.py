@@ -22,7 +22,7 @@ from ..plan.tables import array_rows, host_columns, hyper_columns
 from .compiled import Compiled, Kernels
 from .settings import OnDevice, plain
 from .shards import local
-from .state import STEP
+from .slots import STEP
 from .tensors import Entry
 
 Groups = Sequence[dict[str, Any]]

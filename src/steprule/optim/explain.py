@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..backends import EAGER
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
@@ -209,5 +210,7 @@ def explain(program: Formula | Optimizer) -> Explanation:
     own = lowered(schedule(paths.closure_free if paths else graph))
     device = torch.device("cpu")
     backend = at_home(device)
+    if lacking := backend.lacks(own):
+        return _of(program, own, backend=EAGER.name, reason=lacking, source="")
     source = backend.kernel(own).source
     return _of(program, own, backend=backend.name, reason=backend.reason(device), source=source)

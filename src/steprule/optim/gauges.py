@@ -15,13 +15,13 @@ from ..errors import HyperparameterError
 from ..graph.evaluate import evaluate_scalars
 from ..graph.gauges import COUNT, MEANINGS, STALLED, lacking
 from ..graph.graph import Gauge
-from ..graph.node import Node, topological
+from ..graph.node import Node, make, topological
 from ..graph.ops import OPS, Reducer
 from ..plan.tables import hyper_columns
 from .binding import Binding
 from .bucket import Bucket
 from .shards import Shared, over_processes
-from .state import STEP
+from .slots import STEP
 
 Numbers = NDArray[np.float64]
 _UNFINISHED = {"": lambda x, _: x, "sqrt": lambda x, _: x * x, "div": lambda x, n: x * n}
@@ -98,7 +98,9 @@ class _Table:
         self.places = [i for i, member in enumerate(bucket.members) if binding.present[member]]
         self.members = [bucket.members[i] for i in self.places]
         self.owners = [binding.parameters[i] for i in self.members]
-        self.sizes = np.array([owner.numel() for owner in self.owners], dtype=np.float64)
+        self._shapes = [tuple(owner.shape) for owner in self.owners]
+        self._sizes = {make(op): np.array([row.meaning(shape) for shape in self._shapes], dtype=np.float64)
+                       for op, row in OPS.items() if row.kind == "size"}  # fmt: skip
         self._stopped = stopped
         self.numbers = self._numbers()
         self.reduced = np.array(bucket.batch.reduced())[self.places]
@@ -127,8 +129,12 @@ class _Table:
         for place, node in enumerate(self.plan.reductions):
             raw = np.full(len(self.places), total[place]) if node.kind == "global" else self.reduced[:, place]
             with np.errstate(all="ignore"):
-                value = np.asarray(node.reducer.finished(np.asarray(raw, np.float64), self.sizes))  # type: ignore[arg-type]
+                value = np.asarray(node.reducer.finished(np.asarray(raw, np.float64), self.counts(node)))  # type: ignore[arg-type]
             self._known[node] = np.full(len(self.places), np.nan) if self._stopped and node not in early else value
+
+    def counts(self, node: Node) -> Numbers:
+        """Return how many numbers of each tensor a reduction is made of."""
+        return np.array([node.count(shape) for shape in self._shapes], dtype=np.float64)
 
     def readings(self) -> dict[str, _Reading]:
         """Return the gauges of this bucket, by name."""
@@ -142,7 +148,7 @@ class _Table:
 
     def _spread(self, node: Node, known: Mapping[Node, Any]) -> Numbers:
         """Return a scalar's value on every tensor."""
-        value = evaluate_scalars([node], self.numbers, known)[0]
+        value = evaluate_scalars([node], self.numbers, {**self._sizes, **known})[0]
         return np.broadcast_to(np.asarray(value, np.float64), (len(self.places),))
 
     def together(self, item: Gauge, totals: Sequence[float]) -> Numbers:
@@ -166,10 +172,11 @@ def _total(pairs: Sequence[tuple[_Table, _Reading]]) -> float | None:
     for place, (node, _) in enumerate(pairs[0][1].gauge.parts):
         alike = {reading.gauge.parts[place][0].op for _, reading in pairs if place < len(reading.parts)}
         values = np.concatenate([reading.parts[place] for _, reading in pairs]) if len(alike) == 1 else None
-        sizes = np.concatenate([table.sizes for table, _ in pairs])
-        joined = (
-            None if values is None else (values[0] if node.kind == "global" else _joined(node.reducer, values, sizes))
-        )
+        if values is None or node.kind == "global":
+            joined = None if values is None else values[0]
+        else:
+            sizes = np.concatenate([table.counts(reading.gauge.parts[place][0]) for table, reading in pairs])
+            joined = _joined(node.reducer, values, sizes)
         if joined is None:
             return None
         totals.append(float(joined))

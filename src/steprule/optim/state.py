@@ -19,18 +19,17 @@ from ..plan.storage import CODES, KEEPING, REMAINDER, asked, units_of
 from .compiled import Kernels
 from .formats import check_rows, flaw, fresh, is_coded, narrowed, numbers_of, opened, together, widened
 from .shards import distributed, local, placed, placed_as
-from .tensors import in_order_of_slot, label, like, name_of, oddity, present, single
-
-STEP = "step"
-KEPT = Slot(REMAINDER)
-"""The remainder beside a compensated 16-bit parameter: int16 or int8, laid out as the parameter."""
-REMAINDERS = (torch.int16, torch.int8)
-PLAIN = (torch.Tensor, torch.nn.Parameter)
-_FREED = "points at memory that was freed"
+from .slots import FREED, KEPT, STEP, in_order_of_lines, numbers_flaw, slot_flaw
+from .tensors import in_order_of_slot, label, like, name_of, present, single
 
 
 def _fresh(
-    kernels: Kernels, slot: Slot, init: float | str, parameter: torch.Tensor, dtype: torch.dtype | None
+    kernels: Kernels,
+    slot: Slot,
+    init: float | str,
+    parameter: torch.Tensor,
+    dtype: torch.dtype | None,
+    shape: Sequence[int],
 ) -> torch.Tensor:
     if slot is KEPT:
         return like(parameter.detach(), 0, kernels.keeps(parameter.dtype))
@@ -38,8 +37,8 @@ def _fresh(
         return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
     if isinstance(init, str):
         return like(parameter.detach(), parameter.detach(), dtype)
-    if slot.rank is Rank.TENSOR:
-        return torch.full((), init, dtype=dtype, device=parameter.device)
+    if slot.rank is not Rank.ELEMENT:
+        return torch.full(slot.rank.shape(shape), init, dtype=dtype, device=parameter.device)
     return like(parameter.detach(), init, dtype)
 
 
@@ -70,11 +69,11 @@ def ensure(
             init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init
             dtype = types.get(slot.name)
             if dtype is None or name_of(dtype) not in CODES:
-                state[slot.name] = _fresh(kernels, slot, init, parameter, dtype)
+                state[slot.name] = _fresh(kernels, slot, init, parameter, dtype, whole)
             elif init == 0 or parameter.shape != whole:
                 state[slot.name], state[units_of(slot.name)] = fresh(parameter, whole, dtype)
             else:
-                state[slot.name] = _fresh(kernels, slot, init, parameter, torch.float32)
+                state[slot.name] = _fresh(kernels, slot, init, parameter, torch.float32, whole)
                 narrowed(parameter, slot.name, state, dtype)
 
 
@@ -87,33 +86,6 @@ def expected(kernels: Kernels, dtype: torch.dtype) -> Iterator[Slot]:
         yield KEPT
 
 
-def _flaw(value: Any, *, kept: bool = False) -> str:
-    """Say why a saved value cannot be taken for floating-point numbers, or for the `kept` ones, or return ""."""
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-        return "is no floating-point tensor"
-    coded = is_coded(value) and not kept
-    if not (value.is_floating_point() or coded or (kept and value.dtype in REMAINDERS)):
-        return f"is {value.dtype}, not torch.int16" if kept else "is no floating-point tensor"
-    if odd := oddity(value, whole_too=kept or coded):
-        return odd[0]
-    return "" if type(value) not in PLAIN or present(value) else _FREED
-
-
-def slot_flaw(slot: Slot, value: Any) -> str:
-    """Say why a value of a state cannot be a slot, or return "" if it can or is yet to be made."""
-    if value is None or (slot.rank is Rank.HOST and isinstance(value, int | float)):
-        return ""
-    if not isinstance(value, torch.Tensor):
-        return f"is a {type(value).__name__}, no tensor"
-    odd = oddity(value, whole_too=slot.rank is Rank.HOST or slot is KEPT or is_coded(value))
-    if odd is not None:
-        return odd[0]
-    if slot is KEPT and (flaw := _flaw(value, kept=True)):
-        return flaw
-    one = slot.rank is Rank.ELEMENT or value.numel() == 1
-    return "" if one else f"has shape {tuple(value.shape)}, but is one number"
-
-
 def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], who: str) -> None:
     """Give slots whose strides differ from the parameter's (a checkpoint, a moved model) its layout.
 
@@ -121,11 +93,11 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
     """
     slots = list(expected(kernels, parameter.dtype))
     for slot in slots:
-        if flaw := slot_flaw(slot, state.get(slot.name)):
+        if told := slot_flaw(slot, state.get(slot.name), parameter.shape):
             fix = "give it back what it was, load a checkpoint, or delete the state of this parameter to begin anew"
-            raise ParameterError(f"state {slot.name!r} {flaw}", where=f"  {who}", fix=fix)
+            raise ParameterError(f"state {slot.name!r} {told}", where=f"  {who}", fix=fix)
     for slot in [slot for slot in slots if slot.single and slot.name in state]:
-        state[slot.name] = state[slot.name].to(single(state[slot.name].dtype))
+        state[slot.name] = in_order_of_lines(state[slot.name], slot.name, who)
     if kernels.options.rounding in KEEPING and KEPT not in slots:
         state.pop(REMAINDER, None)  # of what was narrow before
     for slot in [slot for slot in slots if slot.rank is Rank.ELEMENT and slot.name in state]:
@@ -184,11 +156,11 @@ def _copied(key: str, value: Any) -> Any:
 
     Objects that cannot be copied (a lock, a tensor with a history) are shared, as torch shares unknown values.
     """
-    flaw = _flaw(value)
-    if flaw == _FREED:
-        raise StateError(f"the saved {key!r} {flaw}", fix="save it again")
+    told = numbers_flaw(value)
+    if told == FREED:
+        raise StateError(f"the saved {key!r} {told}", fix="save it again")
     try:
-        return deepcopy(value) if flaw else value.detach().clone()
+        return deepcopy(value) if told else value.detach().clone()
     except RecursionError:
         raise
     except (TypeError, RuntimeError):
@@ -203,6 +175,8 @@ def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Te
         dtype = torch.float32 if name_of(dtype) in CODES else dtype
     if slot.rank is Rank.ELEMENT:
         return like(parameter.detach(), value.detach().to(parameter.device), dtype)
+    if slot.rank > Rank.TENSOR:
+        return value.detach().contiguous().to(parameter.device, dtype, copy=True)
     device = "cpu" if slot.rank is Rank.HOST else parameter.device
     dtype = kernels.host_dtype if slot.rank is Rank.HOST else dtype
     return value.detach().reshape(()).to(device, dtype, copy=True)
@@ -211,16 +185,16 @@ def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Te
 def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: Any) -> torch.Tensor:
     """Return a copy of one saved value of a parameter, or raise an error that does not yet name the parameter."""
     key, rank = own.name, own.rank
-    shape = tuple(parameter.shape) if rank is Rank.ELEMENT else ()
+    shape = rank.shape(parameter.shape)
     if isinstance(value, int | float) and not isinstance(value, bool) and rank is Rank.HOST:
         value = torch.tensor(float(value), dtype=torch.float64)
     if value is None:
         raise StateError(f"the saved state has no {key!r}", fix=f"it was saved by another rule than "
                          f"`{kernels.plan.graph.name}`; load a checkpoint of the same one")  # fmt: skip
-    if flaw := _flaw(value, kept=own is KEPT):
-        raise StateError(f"the saved {key!r} {flaw}", fix="save it again")
+    if told := numbers_flaw(value, kept=own is KEPT):
+        raise StateError(f"the saved {key!r} {told}", fix="save it again")
     assert isinstance(value, torch.Tensor)
-    if tuple(value.shape) != shape and (rank is Rank.ELEMENT or value.numel() != 1):
+    if tuple(value.shape) != shape and (rank > Rank.TENSOR or value.numel() != 1):
         raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
                          fix="the parameters must be given in the order in which they were saved")  # fmt: skip
     if rank is Rank.ELEMENT and distributed(value) is not distributed(parameter):

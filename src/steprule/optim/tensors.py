@@ -16,14 +16,15 @@ from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[repor
 from ..backends import BACKENDS, EAGER, Backend
 from ..backends.threads import alone
 from ..errors import BackendError, HyperparameterError, ParameterError
-from ..graph.node import Node
+from ..graph.node import Node, Rank
 from ..graph.show import one_line
-from ..plan.schedule import Plan
+from ..plan.schedule import Plan, walks
 from .shards import distributed, local, pending, placed, placed_as, whole
 
 _WHOLE = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _SCALES = frozenset({"torch.float8_e8m0fnu", "torch.float4_e2m1fn_x2"})
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
+_WITHOUT = "sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm"
 SHARD_REASON = "each process updates its part of a DTensor by one compiled kernel, and sends nothing"
 
 
@@ -181,6 +182,10 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
         if pending(parameter):
             raise _refuse(entry, "the parameter is a DTensor, of which each process holds a term of a sum (Partial)",
                           "p = nn.Parameter(p.redistribute(placements=[Replicate()]))")  # fmt: skip
+        lines = [f"`{slot.name}`" for slot in plan.graph.slots if Rank.TENSOR < slot.rank < Rank.ELEMENT]
+        if lines and not whole(parameter):
+            raise _refuse(entry, "the parameter is a DTensor, of which this process has a part, and rows and columns "
+                          f"of all of it are kept in {', '.join(lines)}", _WITHOUT)  # fmt: skip
         if _needed(plan) and not whole(parameter):
             what, fix = _reduces(plan)
             raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
@@ -188,7 +193,8 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
 
 def _needed(plan: Plan) -> list[Node]:
     """List the reductions that a step of a part cannot do without, or that gauges cannot join later."""
-    return [node for node in plan.reductions if node not in plan.only_watched or node.kind == "global"]
+    joined = [node for node in plan.reductions if node.kind != "global" and node.axis is None and walks(node)]
+    return [node for node in plan.reductions if node not in plan.only_watched or node not in joined]
 
 
 def _reduces(plan: Plan) -> tuple[str, str]:
@@ -208,7 +214,7 @@ def _reduces(plan: Plan) -> tuple[str, str]:
     clip = clip.format("max_norm=1.0")
     if all(node.kind == "global" for node in own):
         return what, f"leave clip=None{guard}, and write before optimizer.step(): {clip}"
-    rule = f"sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm; leave clip=None{guard} there"
+    rule = f"{_WITHOUT}; leave clip=None{guard} there"
     return what, f"{rule}, and clip before optimizer.step(): {clip}"
 
 

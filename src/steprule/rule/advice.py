@@ -13,9 +13,6 @@ FUNCTIONS = (*(name for name, row in OPS.items() if row.doc), "clamp")
 """The functions of the language."""
 LISTED = ", ".join(FUNCTIONS)
 
-COUNT = "sum(where(g == g, 1, 1))"
-"""How many elements a tensor has."""
-
 _SPELLED = {
     "x + y": "add",
     "x - y": "sub subtract",
@@ -53,7 +50,8 @@ _SPELLED = {
     "sqrt(mean((x - mean(x)) ** 2))": "std",
     "0 * x": "zeros_like",
     "0 * x + 1": "ones_like",
-    COUNT: "numel nelement size shape",
+    "numel(x)": "nelement size",
+    "rows(x)": "shape",
 }
 SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split() if name not in FUNCTIONS}
 NEEDLESS = {"item", "detach", "clone", "copy", "float", "double", "half", "to", "cpu", "numpy", "data", "contiguous"}
@@ -131,13 +129,13 @@ FIXED = (
 WHOLES = "write floor(x / y), and x % y for what is left"
 WHOLE = (
     "a formula says what happens to any one element, and takes no tensor apart; "
-    "sum, mean, max and norm reduce a whole tensor"
+    "sum, mean, max and norm reduce a whole tensor, with axis=1 each row, with axis=0 each column"
 )
 _OPERATORS = {
     **dict.fromkeys(("floordiv", "rfloordiv", "divmod", "rdivmod"), WHOLES),
     **dict.fromkeys(("matmul", "rmatmul"), "there is no matrix product; sum(a * b) is a scalar one"),
     **dict.fromkeys(("xor", "rxor"), BITS),
-    "len": f"the number of elements is {COUNT}",
+    "len": "the number of elements is numel(x), that of rows is rows(x)",
 }
 
 
@@ -178,7 +176,10 @@ def misused(name: str, error: str) -> str:
     if name in {"sum", "max"} and "positional" in error and "keyword" not in error and "missing" not in error:
         return f"write {'maximum(a, b)' if name == 'max' else 'a + b'} for two values; {name}(x) reduces one tensor"
     if name in OPS and OPS[name].reducer is not None:
-        return f"write {name}(x) alone: it is one number for a whole tensor, without dimensions"
+        along = (
+            f"; {name}(x, axis=1) is one a row, {name}(x, axis=0) one a column" if OPS[name].kind == "tensor" else ""
+        )
+        return f"write {name}(x) alone, which is one number for a whole tensor{along}"
     return f"write {_USAGE.get(name, f'{name}(x)')}"
 
 

@@ -11,7 +11,7 @@ from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
 from .origin import refusal
 
-RANKS: dict[str, Rank] = {"element": Rank.ELEMENT, "tensor": Rank.TENSOR, "host": Rank.HOST}
+RANKS: dict[str, Rank] = {rank.word: rank for rank in (Rank.ELEMENT, Rank.ROW, Rank.COLUMN, Rank.TENSOR, Rank.HOST)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _checked(declared: Hyper, value: float | None) -> Hyper:
 def slot(
     *,
     init: float | Literal["theta"] = 0.0,
-    rank: Literal["element", "tensor", "host"] = "element",
+    rank: Literal["element", "row", "column", "tensor", "host"] = "element",
     low: float | None = None,
 ) -> Any:
     """Declare a state slot that does not start from zero, is smaller than the parameter, or is never negative.
@@ -80,14 +80,17 @@ def slot(
     ...     return theta - lr * g / sr.sqrt(s), s
 
     `init="theta"` starts it as a copy of the parameter at its first step, by whatever name the rule has for that.
-    `rank="tensor"` keeps one number a tensor, in float32 at least; `rank="host"` one float64 number on the host.
+    `rank="row"` keeps one number a row, `rank="column"` one a column, `rank="tensor"` one a tensor, each in float32 at
+    least; `rank="host"` one float64 number on the host. Rows and columns are those of a matrix: a tensor's
+    leading index by all others. A vector is one column, of which every element is a row.
     `low=0` promises that it is never negative, where the formula does not show that as above: 8 bits keep its root.
     """
     if rank not in tuple(RANKS):
         raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
     if isinstance(init, str) and (init, rank) != ("theta", "element"):
+        few = "" if rank == "element" else f": rank {rank!r} is one number a {rank}"
         raise refusal(
-            f"a slot cannot start from {init!r}{'' if rank == 'element' else f': rank {rank!r} is one number'}",
+            f"a slot cannot start from {init!r}{few}",
             'give a number; or leave out rank=, and init="theta" copies the parameter',
         )
     if init != "theta":

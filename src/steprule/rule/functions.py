@@ -13,21 +13,25 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuleError
+from ..graph.node import AXES, Rank
 from ..graph.ops import OPS, Op
-from .origin import here
-from .symbols import Symbol, apply
+from .origin import here, refusal
+from .symbols import Symbol, apply, size_of
 
-_ARGUMENTS = {1: ("x",), 2: ("a", "b"), 3: ("condition", "a", "b")}
+_ARGUMENTS = {0: ("x",), 1: ("x",), 2: ("a", "b"), 3: ("condition", "a", "b")}
 
 
 def function(row: Op) -> Callable[..., Any]:
     """Return the function that authors call for an operation."""
     names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Any) for name in _ARGUMENTS[row.arity]]
+    if row.kind == "tensor":
+        names.append(Parameter("axis", Parameter.KEYWORD_ONLY, default=None, annotation=Any))
     signature = Signature(names, return_annotation=Any)
 
     def called(*operands: Any, **named: Any) -> Any:
         try:
-            return _call(row.name, *signature.bind(*operands, **named).args)
+            given = signature.bind(*operands, **named)
+            return _call(row.name, *given.args, **given.kwargs)
         except TypeError as error:
             if isinstance(error, RuleError):
                 raise
@@ -39,11 +43,14 @@ def function(row: Op) -> Callable[..., Any]:
     return called
 
 
-def _call(op: str, *operands: Any) -> Any:
+def _call(op: str, *operands: Any, axis: Any = None) -> Any:
+    attr = _kept(op, axis)
     if op == "where" and not isinstance(operands[0], Symbol):  # Python knows the answer
         return operands[1 if operands[0] else 2]
+    if OPS[op].kind == "size":
+        return size_of(op, operands[0]) if isinstance(operands[0], Symbol) else 1.0  # a number is a matrix of one
     if any(isinstance(x, Symbol) for x in operands):
-        return apply(op, *operands)
+        return apply(op, *operands, attr=attr)
     try:
         numbers = [np.float64(float(x)) for x in operands]
     except (TypeError, ValueError, OverflowError, RuntimeError):
@@ -52,6 +59,18 @@ def _call(op: str, *operands: Any) -> Any:
         ) from None
     with np.errstate(all="ignore"):
         return float(OPS[op].meaning(*numbers))
+
+
+def _kept(op: str, axis: Any) -> Rank | None:
+    """Return what a reduction along an axis gives a number for each of: rows or columns; None without an axis."""
+    if axis is None:
+        return None
+    if type(axis) is int and axis in AXES:
+        return AXES[axis]
+    raise refusal(
+        f"`{op}` is taken along axis={axis!r}, and a tensor is seen as a matrix: its leading index by all others",
+        f"{op}(x, axis=1) is one number a row, {op}(x, axis=0) one a column, {op}(x) one a tensor",
+    )
 
 
 def _fitting(op: str, operands: tuple[Any, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ['abs', 'atan2', 'clamp', 'exp', 'floor', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'sign', 'sqrt', 'sum', 'tanh', 'where']
+__all__ = ['abs', 'atan2', 'clamp', 'columns', 'exp', 'floor', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'numel', 'rows', 'sign', 'sqrt', 'sum', 'tanh', 'where']
 
 def abs(x: Any) -> Any:
     """Return the absolute value of every element."""
@@ -12,6 +12,9 @@ def atan2(a: Any, b: Any) -> Any:
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """Move every element into [low, high]."""
+
+def columns(x: Any) -> Any:
+    """Return the number of columns of a whole tensor: the elements of a row; 1 for a vector."""
 
 def exp(x: Any) -> Any:
     """Return e to the power of every element."""
@@ -28,20 +31,26 @@ def global_sum(x: Any) -> Any:
 def log(x: Any) -> Any:
     """Return the natural logarithm of every element."""
 
-def max(x: Any) -> Any:
-    """Return the largest element of one tensor; −∞ if it has none."""
+def max(x: Any, *, axis: Any = None) -> Any:
+    """Return the largest element of one tensor, of each row (axis=1) or column (axis=0); −∞ if it has none."""
 
 def maximum(a: Any, b: Any) -> Any:
     """Return the larger of two values, element by element; NaN wins."""
 
-def mean(x: Any) -> Any:
-    """Return the mean over the elements of one tensor; NaN if it has none."""
+def mean(x: Any, *, axis: Any = None) -> Any:
+    """Return the mean over the elements of one tensor, each row (axis=1) or column (axis=0); NaN of none."""
 
 def minimum(a: Any, b: Any) -> Any:
     """Return the smaller of two values, element by element; NaN wins."""
 
-def norm(x: Any) -> Any:
-    """Return the Euclidean length of one tensor, accumulated in float64."""
+def norm(x: Any, *, axis: Any = None) -> Any:
+    """Return the Euclidean length of one tensor, of each row (axis=1) or column (axis=0), added in float64."""
+
+def numel(x: Any) -> Any:
+    """Return the number of elements of a whole tensor."""
+
+def rows(x: Any) -> Any:
+    """Return the number of rows of a whole tensor: its leading size; a vector's is that of its elements."""
 
 def sign(x: Any) -> Any:
     """Return −1, 0 or 1 for every element; NaN stays NaN."""
@@ -49,8 +58,8 @@ def sign(x: Any) -> Any:
 def sqrt(x: Any) -> Any:
     """Return the square root of every element."""
 
-def sum(x: Any) -> Any:
-    """Return the sum over the elements of one tensor."""
+def sum(x: Any, *, axis: Any = None) -> Any:
+    """Return the sum over the elements of one tensor, or of each of its rows (axis=1) or columns (axis=0)."""
 
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent of every element."""

@@ -136,19 +136,42 @@ def lift(value: Any, recorder: Recorder) -> Node:
     return node
 
 
-def apply(op: str, *operands: Any) -> Symbol:
-    """Build the node of an operation on symbols and numbers, checking what tracing can check."""
-    recorder = next(x.recorder for x in operands if isinstance(x, Symbol))
-    nodes = [lift(x, recorder) for x in operands]
-    if OPS[op].reducer is not None and nodes[0].rank <= Rank.TENSOR:
-        what = "a host scalar" if nodes[0].rank is Rank.HOST else "already one number"
+def _check_reduction(op: str, given: Rank, kept: Rank) -> None:
+    """Raise `RuleError` for a reduction of what has no more numbers than are kept."""
+    if given <= Rank.TENSOR:
+        what = "a host scalar" if given is Rank.HOST else "already one number"
         raise refusal(
             f"`{op}` reduces over elements, but its argument is {what}: there is nothing to reduce",
             "reduce an array of the rule (the parameter, the gradient, a slot), or drop the reduction",
         )
+    if not kept < given:
+        raise refusal(
+            f"`{op}` is to give one number a {kept.word}, but its argument is already one number a {given.word}",
+            f"leave axis out, which gives one number of all {given.word}s; or drop the reduction",
+        )
+
+
+def size_of(op: str, operand: Symbol) -> Symbol:
+    """Build the node of a number of the shape of an array of the rule, which all arrays of a tensor share."""
+    if operand.node.rank is not Rank.ELEMENT:
+        raise refusal(
+            f"`{op}` is asked of what has one number a {operand.node.rank.word}, not of a tensor",
+            f"ask it of an array of the rule, the gradient for instance: {op}(g)",
+        )
+    node = make(op)
+    operand.recorder.remember(node)
+    return Symbol(node, operand.recorder)
+
+
+def apply(op: str, *operands: Any, attr: Rank | None = None) -> Symbol:
+    """Build the node of an operation on symbols and numbers, checking what tracing can check."""
+    recorder = next(x.recorder for x in operands if isinstance(x, Symbol))
+    nodes = [lift(x, recorder) for x in operands]
+    if OPS[op].reducer is not None:
+        _check_reduction(op, nodes[0].rank, attr or (Rank.GLOBAL if OPS[op].kind == "global" else Rank.TENSOR))
     for place, node in enumerate(nodes):
         if node.truth is not OPS[op].asks(place):
             raise refusal(*advice.truth(op, wanted=not node.truth))
-    node = make(op, *nodes)
+    node = make(op, *nodes, attr=attr)
     recorder.remember(node)
     return Symbol(node, recorder)

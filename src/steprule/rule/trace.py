@@ -152,10 +152,12 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
 
 def _room_for(slot: Slot, value: Node) -> str:
     """Say how a slot and its new value come together."""
-    reduced = "reduce the value first, e.g. by mean(...), " if value.rank is Rank.ELEMENT else ""
-    rank = "element" if value.rank is Rank.ELEMENT and slot.rank is Rank.TENSOR else "tensor"
-    joined = "and" if reduced and slot.rank is Rank.HOST else "or" if reduced else ""
-    return f"{reduced}{joined} declare {slot.name}=slot(rank={rank!r})".strip()
+    if value.rank <= Rank.TENSOR:
+        return f"declare {slot.name}=slot(rank='tensor')"
+    axis = {Rank.ROW: ", axis=1", Rank.COLUMN: ", axis=0"}.get(slot.rank, "") if value.rank is Rank.ELEMENT else ""
+    rank = "tensor" if slot.rank is Rank.HOST else (value.rank | slot.rank).word
+    joined = "and" if slot.rank is Rank.HOST else "or"
+    return f"reduce the value first, e.g. by mean(...{axis}), {joined} declare {slot.name}=slot(rank={rank!r})"
 
 
 def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | None:
