@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import steprule as sr
+
 from steprule.console.options import FOLDER, OUTPUT, Number
 from steprule.console.progress import about, meter
 from steprule.console.screen import Screen
@@ -16,7 +18,7 @@ from steprule.lab.config import Configured
 from steprule.lab.dispatch import asked
 from steprule.lab.earlier import REPORT
 from steprule.lab.home import at_home
-from steprule.lab.methods import crossed
+from steprule.lab.methods import crossed, varied
 from steprule.lab.optimizers import TITLES
 from steprule.lab.options import CLIPPING, HYPER, TENSORBOARD, TRAINING, OptimizerNames
 from steprule.lab.protocol import REPORT_OFFSET, Comparison, Study, StudyPlan, geometric
@@ -46,6 +48,15 @@ if TYPE_CHECKING:
 @click.option("--optimizers", type=OptimizerNames(), default=",".join(TITLES), show_default=True, help=options.NAMED)
 @click.option("--schedules", type=options.Schedules(), default="constant", show_default=True, help="Each is an arm.")
 @click.option("--clip", type=options.Bounds(), default="none", show_default=True, help="none,1: each is an arm.")
+@click.option(
+    "--variant",
+    "variants",
+    type=options.Variant(),
+    multiple=True,
+    metavar="NAME=VALUE,...",
+    help="Options with which every optimiser is an arm once more, such as state=8bit, or "
+    "parameters=bfloat16,rounding=stochastic; may be given again. It learns with the rate found without them.",
+)
 @click.option(
     "--trials", "--lrs", "lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates an arm."
 )
@@ -107,7 +118,11 @@ def _plans(ctx: click.Context, values: dict[str, Any]) -> tuple[StudyPlan, ...]:
     names = values["tasks"] or (values["task"],)
     if len(names) > 1 and values["target"] is not None:
         raise click.UsageError("--target is of one task: leave it out, or give --task.")
-    methods = crossed(options.methods(ctx, values["optimizers"], values), values["schedules"], values["clip"])
+    arms = crossed(options.methods(ctx, values["optimizers"], values), values["schedules"], values["clip"])
+    try:
+        methods = varied(arms, values["variants"])
+    except sr.errors.HyperparameterError as error:
+        raise click.UsageError(f"--variant: {error.what}; {error.fix}.") from error
     tasks = [options.task({**values, "task": name}) for name in names]
     _told_apart(tasks)
     return tuple(_plan(ctx, values, task, methods) for task in tasks)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 from ast import literal_eval
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 import steprule as sr
+from steprule.console.text import near
 from steprule.lab.clips import Clip
 from steprule.lab.loading import digest
+from steprule.lab.network import WIDE, kept_in
 from steprule.lab.optimizers import Kind, find, worded
 
 _USUAL = "clip_global_norm"
@@ -27,6 +29,10 @@ class Method:
     hyper: tuple[tuple[str, Any], ...] = ()
     clips: tuple[Clip, ...] = ()
     schedule: str = "constant"
+    parameters: str = WIDE
+    """The type in which the network's parameters are kept."""
+    of: Method | None = None
+    """Of a variant, the method that it varies, whose learning rate it takes."""
 
     @property
     def kind(self) -> Kind:
@@ -41,7 +47,7 @@ class Method:
     @property
     def key(self) -> str:
         """A name unlike any other arm's, `adam · cosine · clip 1`."""
-        settings = [f"{name}={worded(value)}" for name, value in self.hyper]
+        settings = self._worded()
         schedule = [] if self.schedule == "constant" else [self.schedule]
         before = [f"{'clip' if clip.name == _USUAL else clip.name} {clip.bound:g}" for clip in self.clips]
         return " · ".join([self.name, *settings, *schedule, *before])
@@ -50,8 +56,12 @@ class Method:
     def settings(self) -> str:
         """All settings except the learning rate, in words; "" without any."""
         parts = [clip.label for clip in self.clips]
-        parts += [f"{name}={worded(value)}" for name, value in self.hyper]
+        parts += self._worded()
         return ", ".join(parts + ([] if self.schedule == "constant" else [f"{self.schedule} schedule"]))
+
+    def _worded(self) -> list[str]:
+        kept = [] if self.parameters == WIDE else [f"parameters={self.parameters}"]
+        return kept + [f"{name}={worded(value)}" for name, value in self.hyper]
 
     @property
     def full_batch(self) -> bool:
@@ -85,7 +95,7 @@ class Method:
 
     def explain(self) -> Any:
         """Return the library's own account of the method, or None for another library's optimiser."""
-        return self.kind.account(dict(self.hyper), self.clips)
+        return self.kind.account(dict(self.hyper), self.clips, self.parameters)
 
     def made_of(self) -> str:
         """Return the optimiser's formula if we know it, else the code that defines it."""
@@ -96,6 +106,7 @@ class Method:
 
     def check(self, model: torch.nn.Module, lr: float) -> None:
         """Refuse, before any work, an optimiser that cannot train this model; the model is used up."""
+        model = kept_in(model, self.parameters)
         if self.kind.is_ours:
             self.optimizer(model.parameters(), lr)
             return
@@ -153,3 +164,25 @@ def crossed(
         for schedule in schedules
         for bound in bounds
     )
+
+
+def varied(methods: Iterable[Method], variants: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
+    """Return every method, each followed by its variants: the same formula with other options or parameters."""
+    return tuple(one for method in methods for one in (method, *(_variant(method, own) for own in variants)))
+
+
+def _variant(method: Method, own: Mapping[str, Any]) -> Method:
+    """Return a method with other options."""
+    unknown = [name for name in own if name != "parameters" and name not in method.kind.options]
+    if unknown:
+        known = ", ".join(["parameters", *method.kind.options])
+        raise sr.errors.HyperparameterError(
+            f"{unknown[0]!r} is no option of {method.name}: a variant changes no formula, since it is not tuned",
+            fix=f"{near(unknown[0], known.split(', '))} it takes {known}".strip(),
+        )
+    for name, value in own.items():
+        if name != "parameters":
+            method.kind.check_value(name, value)
+    options = {name: value for name, value in own.items() if name != "parameters"}
+    hyper = tuple({**dict(method.hyper), **options}.items())
+    return replace(method, hyper=hyper, parameters=own.get("parameters", method.parameters), of=method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +23,48 @@ CHUNK = 512
 SEEN_AT_ONCE = 2048
 """Evaluation walks a larger set in chunks of this many examples."""
 
+WIDE = "float32"
+"""The type in which parameters are as networks come with them."""
+
+KEPT = (WIDE, "bfloat16")
+"""The types in which parameters can be kept."""
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The types in which a network can compute. Parameters, losses and evaluations are always float32."""
+"""The types in which a network can compute. Losses and evaluations are always float32."""
+
+
+def kept_in(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """Round a network's float32 parameters to the type in which they are kept, and return it."""
+    if dtype != WIDE:
+        for parameter in model.parameters():
+            if parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model
+
+
+def _narrow(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: one for name, one in model.named_parameters() if one.dtype == torch.bfloat16}
+
+
+def outputs_of(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return a network's outputs, computed with its parameters as float32 numbers.
+
+    So what is compared is how parameters are kept, and not how their products are rounded.
+    """
+    narrow = _narrow(model)
+    if not narrow:
+        return model(inputs)
+    return torch.func.functional_call(model, {name: one.float() for name, one in narrow.items()}, (inputs,))
+
+
+def widened(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the network, or one with the same numbers as float32 where it keeps them otherwise."""
+    if not _narrow(model):
+        return model
+    wide = deepcopy(model)
+    for parameter in _narrow(wide).values():
+        parameter.data = parameter.data.float()
+    return wide
 
 
 @contextmanager
@@ -51,7 +92,7 @@ def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, f
     training = model.training
     model.eval()
     with torch.no_grad():
-        outputs = torch.cat([model(inputs) for inputs in split.inputs.split(SEEN_AT_ONCE)])
+        outputs = torch.cat([outputs_of(model, inputs) for inputs in split.inputs.split(SEEN_AT_ONCE)])
         loss = task.loss(outputs, split.labels).item()
         score = task.score(outputs, split.labels, loss)
     model.train(training)
@@ -116,10 +157,10 @@ def _gradient(
 ) -> float:
     """Add the gradient of one micro-batch's share of the loss, and return that share."""
     if precision == "float32":
-        loss = task.loss(model(inputs), labels)
+        loss = task.loss(outputs_of(model, inputs), labels)
     else:
         with torch.autocast("cpu", PRECISIONS[precision]):
-            outputs = model(inputs)
+            outputs = outputs_of(model, inputs)
         loss = task.loss(outputs.float(), labels)
     if share != 1.0:
         loss = loss * share

@@ -115,13 +115,14 @@ class Kind:
     def _options_in(self, hyper: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in hyper.items() if key in self.options}
 
-    def account(self, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
+    def account(self, hyper: dict[str, Any], before: Sequence[Clip], parameters: str = "float32") -> Any:
         """Return the library's account of formula, passes and bytes, or None for an optimiser that is not ours."""
         if not self.is_ours:
             return None
-        if self.is_rule and not self._options_in(hyper):
+        if self.is_rule and not self._options_in(hyper) and parameters == "float32":
             return sr.explain(self._program(hyper, before))
-        return sr.explain(self.build([torch.nn.Parameter(torch.ones(2))], 0.1, hyper, before))
+        large = torch.ones(64, 64, dtype=getattr(torch, parameters))  # small ones have no slots of 8 bits
+        return sr.explain(self.build([torch.nn.Parameter(large)], 0.1, hyper, before))
 
     def check_value(self, name: str, value: Any) -> None:
         """Refuse a hyperparameter or option that it does not take, or a value of another kind than the default's."""

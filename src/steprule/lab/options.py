@@ -17,7 +17,7 @@ from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
 from steprule.lab.loading import digest
 from steprule.lab.methods import Method, accepted, value_of
-from steprule.lab.network import PRECISIONS
+from steprule.lab.network import KEPT, PRECISIONS, WIDE
 from steprule.lab.optimizers import NAMES, find
 from steprule.lab.schedules import SCHEDULES
 from steprule.lab.tasks import TASKS, TaskSpec, named, several, takes
@@ -215,7 +215,14 @@ TRAINING = together(
     click.option(
         "--precision",
         type=click.Choice(list(PRECISIONS)),
-        help="The type in which the network computes. Parameters stay float32; float16 scales its loss.",
+        help="The type in which the network computes; float16 scales its loss.",
+    ),
+    click.option(
+        "--parameters",
+        type=click.Choice(KEPT),
+        default=WIDE,
+        show_default=True,
+        help="The type in which parameters are kept; gradients have it, too.",
     ),
     click.option("--timeout", type=Number(), metavar="SECONDS", help="End a run as failed after this time."),
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),
@@ -252,9 +259,11 @@ def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) 
             raise click.UsageError(f"--{key} is no hyperparameter of {', '.join(names)}; allowed: {known}.")
     own = _settings(names, values.get("settings", ()))
     clips: tuple[Clip, ...] = tuple(ctx.meta.get("clips", ()))
-    schedule = values.get("schedule", "constant")
+    schedule, parameters = values.get("schedule", "constant"), values["parameters"]
     return tuple(
-        Method(name, (*accepted(name, {**shared, **own[name]}), *_further(name, own[name])), clips, schedule)
+        Method(
+            name, (*accepted(name, {**shared, **own[name]}), *_further(name, own[name])), clips, schedule, parameters
+        )
         for name in names
     )
 
@@ -262,6 +271,24 @@ def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) 
 def _further(name: str, own: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return the settings that an optimiser's signature does not name."""
     return [item for item in own.items() if item[0] not in find(name).takes]
+
+
+class Variant(click.ParamType):
+    """Options of every optimiser, and the type of parameters: NAME=VALUE, separated by commas."""
+
+    name = "variant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Return the values by name, or describe the allowed ones."""
+        if isinstance(value, dict):
+            return value  # pyright: ignore[reportUnknownVariableType] - read already
+        found: dict[str, Any] = {}
+        for part in str(value).split(","):
+            name, sign, text = part.partition("=")
+            found[name.strip()] = value_of(text)
+            if not sign or (name.strip() == "parameters" and found["parameters"] not in KEPT):
+                self.fail(f"{part!r} is not NAME=VALUE, such as state=8bit or parameters=bfloat16.", param, ctx)
+        return found
 
 
 def _settings(names: tuple[str, ...], given: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -39,6 +39,11 @@ DEFAULTS = (
     "no number of these runs decides anything about the tuned ones."
 )
 
+VARIANTS = (
+    "A variant has the formula of its optimiser and other options. It is not tuned: it takes the learning rate that was "
+    "kept for the optimiser, and the same fresh seeds."
+)
+
 REPORT_OFFSET = 100
 """Report seeds start this far above the tuning seeds, so that no report run repeats a tuning run."""
 
@@ -58,10 +63,15 @@ class StudyPlan:
     defaults: bool = False
 
     @property
+    def tuned(self) -> tuple[Method, ...]:
+        """The methods that try learning rates: all but variants."""
+        return tuple(method for method in self.methods if method.of is None)
+
+    @property
     def runs(self) -> int:
         """The number of runs of the plan, without an extension of the grid."""
         untuned = sum(method.default_lr is not None for method in self.methods) if self.defaults else 0
-        tuning = len(self.methods) * len(self.grid) * len(self.tuning_seeds)
+        tuning = len(self.tuned) * len(self.grid) * len(self.tuning_seeds)
         return tuning + (len(self.methods) + untuned) * len(self.report_seeds)
 
 
@@ -168,7 +178,7 @@ class Study:
         """Return the learning rate with the lowest validation loss, which is None if every one diverged."""
         if self.fixed_lr is not None:
             return ChosenRate(self.fixed_lr, None)
-        tried = [pair for pair in self.sensitivity(method) if self.cut is None or pair[0] in self.cut]
+        tried = [pair for pair in self.sensitivity(method.of or method) if self.cut is None or pair[0] in self.cut]
         lr, loss = min(tried, key=lambda pair: pair[1], default=(0.0, math.inf))
         if not math.isfinite(loss):
             return ChosenRate(None, None)
@@ -245,7 +255,7 @@ def tuning_specs(plan: StudyPlan, rates: Iterable[float]) -> list[RunSpec]:
     return [
         RunSpec(plan.task, method, lr, seed, plan.budget, "tuning")
         for lr in rates
-        for method in plan.methods
+        for method in plan.tuned
         for seed in plan.tuning_seeds
     ]
 

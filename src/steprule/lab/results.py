@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import steprule as sr
 from steprule.console.text import escaped
-from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, cut_words
+from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, VARIANTS, cut_words
 from steprule.lab.report.shape import MOST, SCHEMA
 from steprule.lab.runs import DIVERGENCE, StepTimes
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
@@ -120,6 +120,7 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
     plan, tuned = first.plan, first.fixed_lr is None
     grown = [EXTENSION] if plan.extend else []
     untuned = [DEFAULTS] if plan.defaults else []
+    untuned += [VARIANTS] if len(plan.tuned) < len(plan.methods) else []
     said = [SELECTION, *grown, KEPT, *untuned, *comparison.words, *map(cut_words, comparison.studies)]
     several = [INTERVAL] if len(plan.report_seeds) > 1 else []
     return {

@@ -18,7 +18,7 @@ import steprule as sr
 from steprule.lab.data import batches
 from steprule.lab.diagnostics import Probe, Seen, state_bytes, watch
 from steprule.lab.interrupt import Interrupt, waiting
-from steprule.lab.network import accumulate, at_theta, evaluate, scaler
+from steprule.lab.network import accumulate, at_theta, evaluate, kept_in, scaler, widened
 from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, StepTimes, failure
 from steprule.lab.schedules import SCHEDULES
 
@@ -299,7 +299,7 @@ def train(
     such as dropout's, follow from the seed; torch's own generator stays as it was.
     """
     task = spec.task.build()
-    model = task.model(spec.seed)
+    model = kept_in(task.model(spec.seed), spec.method.parameters)
     optimizer = spec.method.optimizer(model.parameters(), spec.lr)
     watch(optimizer)
     run = _Run(spec, task, model, optimizer, observe, checkpoint, scaler(spec.budget.precision))
@@ -379,7 +379,7 @@ def _exhibits(run: _Run) -> tuple[Exhibit, ...]:
         return ()
     run.model.eval()
     with torch.no_grad():
-        return tuple(run.task.exhibit(run.model))
+        return tuple(run.task.exhibit(widened(run.model)))
 
 
 def _microseconds(step_ns: list[int]) -> dict[str, Any]:
