@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import steprule as sr
-
 from steprule.console.options import FOLDER, OUTPUT, Number
 from steprule.console.progress import about, meter
 from steprule.console.screen import Screen
@@ -181,7 +180,7 @@ def _agreed(
 def _announce(talk: Screen, plans: tuple[StudyPlan, ...], workers: int, guess: list[str]) -> None:
     """Announce the runs and an estimate of their time."""
     plan, runs = plans[0], sum(plan.runs for plan in plans)
-    tuning = f"{len(plan.methods)} methods × {len(plan.grid)} learning rates"
+    tuning = f"{len(plan.tuned)} methods × {len(plan.grid)} learning rates"
     if len(plan.tuning_seeds) > 1:
         tuning += f" × {len(plan.tuning_seeds)} seeds"
     if len(plans) > 1:

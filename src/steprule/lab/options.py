@@ -259,7 +259,7 @@ def methods(ctx: click.Context, names: tuple[str, ...], values: dict[str, Any]) 
             raise click.UsageError(f"--{key} is no hyperparameter of {', '.join(names)}; allowed: {known}.")
     own = _settings(names, values.get("settings", ()))
     clips: tuple[Clip, ...] = tuple(ctx.meta.get("clips", ()))
-    schedule, parameters = values.get("schedule", "constant"), values["parameters"]
+    schedule, parameters = values.get("schedule", "constant"), values.get("parameters", WIDE)
     return tuple(
         Method(
             name, (*accepted(name, {**shared, **own[name]}), *_further(name, own[name])), clips, schedule, parameters

@@ -40,8 +40,8 @@ DEFAULTS = (
 )
 
 VARIANTS = (
-    "A variant has the formula of its optimiser and other options. It is not tuned: it takes the learning rate that was "
-    "kept for the optimiser, and the same fresh seeds."
+    "A variant has the formula of its optimiser and other options. It is not tuned: it takes the learning rate that "
+    "was kept for the optimiser, and the same fresh seeds."
 )
 
 REPORT_OFFSET = 100

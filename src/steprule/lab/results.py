@@ -22,7 +22,7 @@ from steprule.console.text import escaped
 from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, VARIANTS, cut_words
 from steprule.lab.report.shape import MOST, SCHEMA
 from steprule.lab.runs import DIVERGENCE, StepTimes
-from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, verdict, winner
+from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, variants, verdict, winner
 
 if TYPE_CHECKING:
     from steprule.lab.methods import Method
@@ -105,6 +105,9 @@ def document(comparison: Comparison, provenance: Provenance) -> dict[str, Any]:
         "optimizers": [_optimizer(studies[0], method) for method in methods],
         "results": [_result(study, study.plan.task.build(), method) for study in studies for method in methods],
         "comparisons": [_pair(study, pair) for study in studies for pair in compared(study)],
+        "variants": [
+            {"task": study.plan.task.build().name, **asdict(one)} for study in studies for one in variants(study)
+        ],
         "verdicts": {study.plan.task.build().name: verdict(study) for study in studies},
         "winner": {study.plan.task.build().name: winner(study) for study in studies},
     }

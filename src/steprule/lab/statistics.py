@@ -127,6 +127,46 @@ def compared(study: Study) -> list[Pair]:
     return pairs
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A variant beside the method that it varies: training losses at the end, and their differences seed by seed.
+
+    A variant learns as well where the two intervals `overlap`.
+    """
+
+    optimizer: str
+    of: str
+    loss: Interval
+    of_loss: Interval
+    difference: Interval
+    overlap: bool
+    verdict: Verdict
+
+
+def variants(study: Study) -> list[Beside]:
+    """Return every variant beside the method that it varies, on the fresh seeds that both have been run on."""
+    found: list[Beside] = []
+    for method in study.plan.methods:
+        own, others = (_losses(study, one) if one else {} for one in (method, method.of))
+        seeds = sorted(own.keys() & others.keys())
+        if method.of is None or not seeds:
+            continue
+        a, b = ([losses[seed] for seed in seeds] for losses in (own, others))
+        difference, told = compare(a, b, higher=False)
+        loss, of_loss = interval(_bounded(a, b)), interval(_bounded(b, a))
+        if loss is not None and of_loss is not None:
+            overlap = loss.overlaps(of_loss)
+            found.append(Beside(method.key, method.of.key, loss, of_loss, difference, overlap, told))
+    return found
+
+
+def _losses(study: Study, method: Method) -> dict[int, float]:
+    """Return a method's loss on the whole training set at the end, by fresh seed; infinite where it did not finish."""
+    return {
+        run.spec.seed: run.final_loss if run.status == "finished" else math.inf for run in study.report_runs(method)
+    }
+
+
 def leaders(study: Study) -> list[str]:
     """Return the method with the best median, then those that the tuned runs cannot tell from it."""
     higher = study.plan.task.build().metric.higher

@@ -192,12 +192,15 @@ def _tables(document: dict[str, Any], chapter: Chapter) -> list[tuple[Table, str
     """Return the tables of a task, each with a sentence on how to read it."""
     read = {
         "matrix": "▲ the row's optimiser is better than the column's, ▼ worse, ≈ the data cannot tell.",
+        "variants": "The loss on the whole training set at the end. Where the two intervals overlap, the variant "
+        "learns as well, as far as these seeds tell.",
         "defaults": "Each optimiser at the learning rate its authors give, and at the one that tuning kept.",
         "costs": "Measured while training this network: the step of the optimiser alone, its memory between steps. "
         "The notes above describe the timing.",
     }
     found = {
         "matrix": tables.matrix(document, chapter),
+        "variants": tables.variants(document, chapter),
         "defaults": tables.defaults(chapter),
         "costs": tables.costs(chapter),
     }

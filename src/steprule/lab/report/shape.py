@@ -56,6 +56,7 @@ _NUMBER, _COUNT = Maybe(float), Maybe(int)
 _INTERVAL = Maybe({"middle": float, "low": float, "high": float})
 _SPREAD = Sometimes(Maybe({"low": float, "high": float, "steps": int}))
 """The quartiles of the times of steps, and how many were timed."""
+VERDICT = One(("better", "worse", "indistinguishable"))
 _EXHIBIT = {"caption": str, "png": Maybe(str), "text": Maybe(str)}
 
 COLUMNS = (
@@ -190,9 +191,23 @@ DOCUMENT = {
             "a": str,
             "b": str,
             "difference": _INTERVAL,
-            "verdict": One(("better", "worse", "indistinguishable")),
+            "verdict": VERDICT,
         }
     ],
+    "variants": Sometimes(
+        [
+            {
+                "task": str,
+                "optimizer": str,
+                "of": str,
+                "loss": _INTERVAL,
+                "of_loss": _INTERVAL,
+                "difference": _INTERVAL,
+                "overlap": bool,
+                "verdict": VERDICT,
+            }
+        ]
+    ),
     "verdicts": Each(str),
     "winner": Each(Maybe(str)),
 }

@@ -161,6 +161,24 @@ def matrix(document: dict[str, Any], chapter: Chapter) -> Table | None:
     return _per_arm(chapter, caption, ["optimiser", *keys], row)
 
 
+def variants(document: dict[str, Any], chapter: Chapter) -> Table | None:
+    """Return the training loss of every variant beside that of its optimiser, or None without variants."""
+    found = words.variants_of(document, chapter)
+    if not found:
+        return None
+    places = {cell.arm.key: cell.arm.look.place for cell in chapter.cells}
+    rows = [
+        [
+            one["optimizer"],
+            *(words.losses(one[part]) for part in ("loss", "of_loss", "difference")),
+            "yes" if one["overlap"] else "no",
+        ]
+        for one in found
+    ]
+    head = ["optimiser", "training loss, median [95 %]", "without it", "difference by seed", "overlap"]
+    return Table("Variants beside their optimisers", head, rows, [places.get(one["optimizer"]) for one in found])
+
+
 _OPPOSITE = {"better": "worse", "worse": "better", "indistinguishable": "indistinguishable"}
 _SIGNS = {"better": "▲", "worse": "▼", "indistinguishable": "≈"}
 

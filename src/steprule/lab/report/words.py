@@ -31,6 +31,11 @@ def score(value: dict[str, float] | None, metric: dict[str, Any]) -> str:
     return middle + suffix(metric) if low == high else f"{middle}{suffix(metric)} [{low}, {high}]"
 
 
+def losses(value: dict[str, float] | None) -> str:
+    """Word a loss with its interval."""
+    return NONE if value is None else f"{loss(value['middle'])} [{loss(value['low'])}, {loss(value['high'])}]"
+
+
 def single(value: float, metric: dict[str, Any]) -> str:
     """Word a score without its unit."""
     return f"{100 * value:.1f}" if metric["percent"] else loss(value)
@@ -121,7 +126,13 @@ def _many(count: int, noun: str) -> str:
 def footnotes(document: dict[str, Any], chapter: Chapter) -> list[str]:
     """Return the notes to a task's table."""
     first = [*_lengths(chapter), *_evaluated(chapter)]
-    notes = [*first, *_choices(chapter), *_failures(chapter), *_timing(document, chapter)]
+    notes = [
+        *first,
+        *_choices(chapter),
+        *_variants(document, chapter),
+        *_failures(chapter),
+        *_timing(document, chapter),
+    ]
     return (
         [*notes, "The comparison was interrupted: this is what was done by then."] if document["interrupted"] else notes
     )
@@ -185,6 +196,24 @@ def _choices(chapter: Chapter) -> list[str]:
     if none:
         notes.append(f"No learning rate of the grid let {listed(none)} finish.")
     return notes
+
+
+def variants_of(document: dict[str, Any], chapter: Chapter) -> list[dict[str, Any]]:
+    """Return a task's variants beside their optimisers; a record of an earlier version has none."""
+    return [one for one in document.get("variants", []) if one["task"] == chapter.task["name"]]
+
+
+def _variants(document: dict[str, Any], chapter: Chapter) -> list[str]:
+    """Say how many variants learn as their optimisers do, and name the others."""
+    found = variants_of(document, chapter)
+    if not found:
+        return []
+    apart = [f"{one['optimizer']} ({losses(one['loss'])}, {one['of']} {losses(one['of_loss'])})"
+             for one in found if not one["overlap"]]  # fmt: skip
+    told = (
+        f"Of {plural(len(found), 'variant')}, {len(found) - len(apart)} end at a training loss whose interval overlaps"
+    )
+    return [f"{told} that of the optimiser{'; not ' + listed(apart) if apart else ''}."]
 
 
 def _failures(chapter: Chapter) -> list[str]:
