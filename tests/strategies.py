@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 import steprule as sr
 from steprule.backends import cache
-from steprule.backends.base import Batch
+from steprule.backends.base import Batch, Place
 from steprule.backends.eager import EagerBatch
 from steprule.backends.numba_cpu import CpuBatch, CpuKernel
 from steprule.backends.triton_gpu import TritonKernel
+from steprule.graph.chance import parameter_seed
 from steprule.graph.graph import Graph, Hyper, Slot
-from steprule.graph.node import Node, Rank, const, hyper, make, read, step
-from steprule.graph.ops import ANY, OPS, Range
+from steprule.graph.node import Node, Rank, const, drawn, hyper, make, read, step
+from steprule.graph.ops import ANY, DRAWN, OPS, Range
 from steprule.graph.verify import verify
 from steprule.plan.program import lowered
 from steprule.plan.schedule import Plan
@@ -43,6 +44,7 @@ class _Drawer:
     draw: st.DrawFn
     reads: list[Node]
     reductions: int = 0
+    sites: int = 0
     used: set[str] = field(default_factory=set)
 
     def leaf(self, rank: Rank) -> Node:
@@ -51,6 +53,9 @@ class _Drawer:
             const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0]))),
         ]
         arrays = [node for node in self.reads if node.rank <= rank]
+        if rank is Rank.ELEMENT and self.draw(st.integers(0, 9)) == 9:
+            self.sites += 1
+            return drawn(self.draw(st.sampled_from(DRAWN)), self.sites)
         return self.draw(st.sampled_from([*arrays, *arrays, *choices]))
 
     def expression(self, depth: int, rank: Rank = Rank.ELEMENT) -> Node:
@@ -135,17 +140,22 @@ def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64
     hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
     program = lowered(plan, str(dtype).removeprefix("torch."))
     batch: Batch
+    streams = parameter_seed(np.array([0], np.uint64), np.arange(len(data.arrays))).view(np.int64).tolist()
+    shapes = [np.shape(a[names[0]]) for a in data.arrays]
+    where = [Place(own, shape, (0,) * len(shape)) for own, shape in zip(streams, shapes, strict=True)]
     if kind == "eager":
-        batch = EagerBatch(program, arrays, rows)
+        batch = EagerBatch(program, arrays, rows, where)
     elif kind == "triton":
         before = [[data.numbers[row][name] - (name == "t") for name in host_columns(plan)] for row in rows]
-        batch = TritonKernel(program).batch(arrays, rows, torch.tensor(before, dtype=torch.float64, device=device))
+        batch = TritonKernel(program).batch(
+            arrays, rows, torch.tensor(before, dtype=torch.float64, device=device), where
+        )
         hyper = np.ascontiguousarray(hyper[rows][:, : len(plan.graph.hypers)])
     else:
         kernel = CpuKernel(program)
         if kind == "plain":
             kernel._function = cache.plain(kernel.source)
-        batch = CpuBatch(kernel, arrays, rows)
+        batch = CpuBatch(kernel, arrays, rows, where)
     with np.errstate(all="ignore"):
         batch.step(hyper)
     kept = [names[0], *names[2:]]

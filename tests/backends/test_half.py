@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from steprule.backends import cache as kernels
 from steprule.backends import half, half_torch, memory
+from steprule.graph import chance
+from steprule.graph import words as plan_words
 from steprule.plan import minifloats, rounding
-from steprule.plan import words as plan_words
 
 WORDS = np.arange(1 << 16, dtype=np.uint16)
 FORMATS = rounding.FORMATS
 DTYPE = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 NAN = {"bfloat16": 0x7FC0, "float16": 0x7E00}
 INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}
-KEY = rounding.key(rounding.parameter_seed(np.array([3]), np.array([1])), np.array([2]), np.array([0]))
+KEY = chance.key(chance.parameter_seed(np.array([3]), np.array([1])), np.array([2]), np.array([0]))
 formula = SimpleNamespace(**rounding.FORMULAS)
 
 
@@ -195,7 +196,7 @@ def test_a_zero_written_over_a_parameter_is_zero_whatever_remainder_is_left(name
 
 def bits_of(seed: int = 0, t: int = 1, parameter: int = 0, array: int = 0, first: int = 0) -> NDArray[np.float64]:
     """Draw what a step draws for one array; centred, in units of its deviation."""
-    key = rounding.key(rounding.parameter_seed([seed], [parameter]), [t], [array // 2])
+    key = chance.key(chance.parameter_seed([seed], [parameter]), [t], [array // 2])
     found = formula.draw(first, np.arange(1 << 15), key)
     found = formula.high_bits(found) if array % 2 else formula.low_bits(found)
     return (found - 32767.5) / (65536 / 12**0.5)
@@ -238,8 +239,8 @@ def test_rounding_by_what_is_drawn_is_right_on_average(name: str) -> None:
 @pytest.mark.null
 def test_draws_are_what_they_were() -> None:
     """A training run that goes on draws as it did before: these numbers never change."""
-    first = rounding.parameter_seed(np.array([0, 7]), np.array([0, 3]))
-    keys = rounding.key(first, np.array([1, 1000]), np.array([0, 1]))
+    first = chance.parameter_seed(np.array([0, 7]), np.array([0, 3]))
+    keys = chance.key(first, np.array([1, 1000]), np.array([0, 1]))
     assert [hex(int(one)) for one in (*first, *keys)] == GOLDEN_KEYS
     drawn = [formula.draw(start, np.arange(2), keys[1:]) for start in (0, (1 << 32) + 5)]
     assert [hex(int(one)) for one in np.concatenate(drawn)] == GOLDEN_DRAWS
@@ -366,7 +367,7 @@ def kernel(lo, hi, directory):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("module", [rounding, half, memory, minifloats, plan_words])
+@pytest.mark.parametrize("module", [rounding, half, memory, minifloats, chance, plan_words])
 def test_a_formula_that_changes_makes_other_kernels(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from truth import Truth, as_array
 
 import steprule as sr
+from steprule.graph import chance
 from steprule.graph.bounds import never_negative
 from steprule.graph.node import Rank
 from steprule.plan import groups, rounding
@@ -60,8 +61,8 @@ def decoded(codes: np.ndarray, exponents: np.ndarray, kind: str) -> np.ndarray:
 
 def draws(seed: int, position: int, t: int, number: int, places: np.ndarray) -> np.ndarray:
     """Return the 16 random bits of elements by their places in the whole tensor."""
-    start = rounding.parameter_seed(np.array([seed], np.uint64), np.array([position]))
-    found = rounding.draw(np.zeros(1, np.int64), places.reshape(-1), rounding.key(start, np.array([t]), number // 2))
+    start = chance.parameter_seed(np.array([seed], np.uint64), np.array([position]))
+    found = chance.draw(np.zeros(1, np.int64), places.reshape(-1), chance.key(start, np.array([t]), number // 2))
     return rounding.high_bits(found) if number % 2 else rounding.low_bits(found)
 
 

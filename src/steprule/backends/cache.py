@@ -35,8 +35,9 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 
+from ..graph import chance, words
 from ..locks import lock
-from ..plan import minifloats, rounding, words
+from ..plan import minifloats, rounding
 from . import compiler, half, memory
 
 VARIABLE = "STEPRULE_CACHE"
@@ -119,7 +120,7 @@ def _private(path: Path) -> bool:
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
 
 
-_CALLED = (memory, half, rounding, minifloats, words)
+_CALLED = (memory, half, rounding, minifloats, chance, words)
 """The modules of which kernels are made, besides their own text."""
 
 
@@ -127,10 +128,7 @@ def digest(source: str) -> str:
     """Return the name of a kernel's entry: its source, and all that decides its machine code."""
     parts = (
         source,
-        *(
-            Path(str(module.__file__)).read_text(encoding="utf-8")
-            for module in (memory, half, rounding, minifloats, words)
-        ),
+        *(Path(str(module.__file__)).read_text(encoding="utf-8") for module in _CALLED),
         numba.__version__,
         llvmlite.__version__,
         sys.version,

@@ -18,7 +18,7 @@ from ..plan.schedule import walks
 from ..plan.storage import REMAINDER, units_of
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
-from .half_torch import coded, decoded, drawn, joined, random_bits, remainder, rounded
+from .half_torch import chance, coded, decoded, drawn, joined, random_bits, remainder, rounded
 from .threads import alone
 
 _SPELLING: dict[str, Callable[..., Any]] = {
@@ -178,6 +178,10 @@ class EagerBatch(Batch):
         for part in loop.body:
             if isinstance(part, Load):
                 values[part.node] = self._load(part.array, tensor)
+            elif isinstance(part, Compute) and part.node.kind == "chance":
+                assert self._where is not None
+                place, t = self._where[tensor], int(self._numbers[tensor]["t"])
+                values[part.node] = chance(part.node, parameter, place, t)
             elif isinstance(part, Compute):
                 inputs = (values[child] for child in part.node.inputs)
                 values[part.node] = spelling(part.node.op)(*inputs).expand(parameter.shape)

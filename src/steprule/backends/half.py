@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from ..graph.ops import DRAWN
 from ..plan import rounding
 from ..plan.storage import CODES, NARROW
 from .memory import instructions
@@ -45,7 +46,7 @@ class _Value:
 
 def _operator(words: str, reals: str, *comparison: str) -> Any:
     def apply(one: _Value, other: Any) -> _Value:
-        instruction = reals if one.value.type == _REAL else words
+        instruction = words if isinstance(one.value.type, ir.IntType) else reals
         return one.write(instruction, *comparison, one.value, one.like(other))
 
     return apply
@@ -64,9 +65,15 @@ def _where(condition: _Value, one: Any, other: Any) -> _Value:
     return condition.write("select", condition.value, beside.like(one), beside.like(other))
 
 
-def _root(x: _Value) -> _Value:
-    form = ir.FunctionType(_REAL, [_REAL])
-    return _Value(x.builder, x.builder.call(x.builder.module.declare_intrinsic("llvm.sqrt", (_REAL,), form), [x.value]))
+def _of_one(name: str) -> Any:
+    """Return one of LLVM's functions of a number, of its own type."""
+
+    def call(x: _Value) -> _Value:
+        kind = x.value.type
+        function = x.builder.module.declare_intrinsic(name, (kind,), ir.FunctionType(kind, [kind]))
+        return _Value(x.builder, x.builder.call(function, [x.value]))
+
+    return call
 
 
 _LLVM: dict[str, Any] = {
@@ -81,7 +88,10 @@ _LLVM: dict[str, Any] = {
     "byte": lambda code: code.to(_INT32, "zext"),
     "signed_byte": lambda code: code.to(_INT32, "sext"),
     "narrow_byte": lambda u: u.to(_INT8, "trunc"),
-    "root": _root,
+    "root": _of_one("llvm.sqrt"),
+    "logarithm": _of_one("llvm.log"),
+    "ratio": lambda a, b: a.write("fdiv", a.value, b.value),
+    "double": lambda x: x.to(ir.DoubleType(), "fpext"),
     "real": lambda u: u.to(_REAL, "sitofp"),
     "where": _where,
 }
@@ -127,6 +137,8 @@ _SIGNATURES = (
         "parameter_seed": (_LONG, _LONG, _LONG),
         "key": (_LONG, _LONG, _LONG, _LONG),
         "draw": (_WORD, _PLACE, _PLACE, _LONG),
+        **{f"{kind}_float32": (_NUMBER, _WORD) for kind in DRAWN},
+        **{f"{kind}_float64": (types.float64, _WORD) for kind in DRAWN},
         "low_bits": (_WORD, _WORD),
         "high_bits": (_WORD, _WORD),
         "magnitude": (_WORD, _NUMBER),

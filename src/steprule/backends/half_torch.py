@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..graph import chance as chance_formulas
+from ..graph.node import Node
 from ..plan import rounding
 from ..plan.groups import group_of, units
 from .base import Place
@@ -26,6 +28,9 @@ _FORMULAS = rounding.spelled(
         "signed_byte": lambda code: code.view(torch.int8).to(torch.int64),
         "narrow_byte": lambda u: u.to(torch.uint8),
         "root": torch.sqrt,
+        "logarithm": torch.log,
+        "ratio": torch.divide,
+        "double": lambda x: x.double(),
         "real": lambda n: n.to(torch.float32),
         "where": torch.where,
         "widen_float16": lambda half: half.view(torch.float16).float(),
@@ -61,13 +66,25 @@ def draws(index: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
     return _FORMULAS["low_bits"](found), _FORMULAS["high_bits"](found)
 
 
-def random_bits(x: torch.Tensor, place: Place, t: int, number: int) -> torch.Tensor:
-    """Return what is drawn at step t for a tensor like this, the array of this number."""
+def _places(x: torch.Tensor, place: Place) -> torch.Tensor:
+    """Return the index of each element in the whole tensor, row by row."""
     index = torch.zeros((), dtype=torch.int64, device=x.device)
     for size, whole, start in zip(x.shape, place.shape, place.offset, strict=True):
         index = index.unsqueeze(-1) * whole + torch.arange(start, start + size, device=x.device)
-    key = int(rounding.key(np.array([place.stream]), np.array([t]), number // 2)[0])
-    return draws(index, key)[number % 2]
+    return index
+
+
+def chance(node: Node, x: torch.Tensor, place: Place, t: int) -> torch.Tensor:
+    """Return what a rule draws at step t for a tensor like this, in the type that is computed in."""
+    real = "float64" if x.dtype is torch.float64 else "float32"
+    key = int(chance_formulas.key(np.array([place.stream]), np.array([t]), node.site)[0])
+    return _FORMULAS[f"{node.op}_{real}"](_FORMULAS["draw"](0, _places(x, place), key))
+
+
+def random_bits(x: torch.Tensor, place: Place, t: int, number: int) -> torch.Tensor:
+    """Return what is drawn at step t for a tensor like this, the array of this number."""
+    key = int(chance_formulas.key(np.array([place.stream]), np.array([t]), number // 2)[0])
+    return draws(_places(x, place), key)[number % 2]
 
 
 def drawn(x: torch.Tensor, dtype: torch.dtype, place: Place, t: int, number: int) -> torch.Tensor:

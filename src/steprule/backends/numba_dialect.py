@@ -299,7 +299,7 @@ class NumbaDialect(Dialect):
                 self.source.line(*(f"{name} = {self._of(name)}" for name in ("tensor", "start", "count")))
                 with self._absent():
                     self.source.line(*(self._begins(part, self._partial(part.place)) for part in loop.accumulated))
-                self.source.line(*([f"row = {self._of('row')}"] if loop.scalars or loop.draws else []))
+                self.source.line(*([f"row = {self._of('row')}"] if loop.scalars or loop.rounded or loop.drawn else []))
                 if loop.scalars:
                     self._pass_scalars(loop)
                 self._walk(loop)

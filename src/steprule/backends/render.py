@@ -78,7 +78,7 @@ class Dialect(ABC):
         self.source = Source(self.graph.origins)
         self.names: dict[Node, str] = {}
         self.fresh = Names(self.reserved)
-        self.keys, self.drawn, self.sum = list[str](), dict[int, str](), WIDE
+        self.keys, self.drawn, self.sum = dict[int, str](), dict[int, str](), WIDE
         self.groups: dict[str, dict[str, str]] = {}
 
     @classmethod
@@ -205,6 +205,8 @@ class Dialect(ABC):
 
     def _spell(self, node: Node, real: str) -> str:
         """Spell a node, whose inputs have names."""
+        if node.kind == "chance":
+            return f"{node.op}_{real}(draw(begins, {self.index}, {self.keys[node.site]}))"
         return self._apply(node.op, *(self.names[child] for child in node.inputs), real=real)
 
     def _assign(self, node: Node, wanted: str, text: str) -> None:
@@ -312,14 +314,14 @@ class Dialect(ABC):
         return self.running.format(self._literal(node.reducer.init))
 
     def _draw_keys(self, loop: Loop) -> None:
-        """Compute what random bits of a chunk begin with; two arrays share a draw."""
-        self.keys = []
-        if loop.draws:
+        """Compute what random bits of a chunk begin with; two arrays that are rounded share a draw."""
+        sites = [node.site for node in loop.drawn]
+        self.keys = {number: self.fresh.fresh("own_key") for number in (*range((loop.rounded + 1) // 2), *sites)}
+        if self.keys:
             self.source.line(f"begins = {self._of('first')} + start")
-        for pair in range((loop.draws + 1) // 2):
+        for number, name in self.keys.items():
             t = self._cast(self._known(step()) or "", "int64")
-            self.keys.append(self.fresh.fresh("own_key"))
-            self.source.line(f"{self.keys[-1]} = key({self._of('stream')}, {t}, {pair})")
+            self.source.line(f"{name} = key({self._of('stream')}, {t}, {number})")
 
     def _body(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         results = {store.node: f"new_{store.array.name}" for store in loop.stores}

@@ -175,6 +175,7 @@ _WORDS = {
     "byte(code)": "tl.cast(code, tl.uint32)",
     "signed_byte(code)": "code.to(tl.int8, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)",
     "narrow_byte(u)": "u.to(tl.uint8)",
+    "double(x)": "x.to(tl.float64)",
     "real(u)": "u.to(tl.int32, bitcast=True).to(tl.float32)",
     "where(condition, one, other)": "tl.where(condition, one, other)",
     "widen_float16(half)": "half.to(tl.float16, bitcast=True).to(tl.float32)",
@@ -186,5 +187,11 @@ if not interpreted:
 _lines = (f"def {head}:\n    return {value}" for head, value in _WORDS.items())
 _written = execute("\n".join(("import triton.language as tl", *_lines)), "words")
 _names = [head.partition("(")[0] for head in _WORDS]
-_language = {"tl": tl, "root": root, **{name: jit(_written[name]) for name in _names}}
+_language = {
+    "tl": tl,
+    "root": root,
+    "logarithm": logarithm,
+    "ratio": divide,
+    **{name: jit(_written[name]) for name in _names},
+}
 globals().update(spelled(_language, function=jit, constant=(lambda one: one) if interpreted else tl.constexpr))

@@ -53,6 +53,9 @@ def _reduced(own: Reducer, each: Bounds) -> Bounds:
 
 
 _RULES: dict[str, Callable[..., Bounds]] = {
+    "normal": lambda: (-6.0, 6.0),
+    "uniform": lambda: (0.0, 1.0),
+    "rademacher": lambda: (-1.0, 1.0),
     "hyper": lambda: (-LARGE, LARGE),
     "step": lambda: (1.0, LARGE),
     "neg": lambda a: (-a[1], -a[0]),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .chance import draw, key, parameter_seed
 from .graph import Graph
 from .node import Node, Rank, topological
 from .ops import OPS
@@ -26,26 +27,27 @@ def _leaf(node: Node, arrays: Mapping[str, Any], numbers: Mapping[str, float]) -
 
 
 def evaluate(
-    graph: Graph, arrays: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[str, float]]
+    graph: Graph, arrays: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[str, float]], *, seed: int = 0
 ) -> list[dict[str, Array]]:
     """Run one step of a rule in float64 on all tensors of an optimiser.
 
     `arrays[i]` holds tensor i's parameter, gradient and slots by name, in the shapes that their ranks have;
     `numbers[i]` its hyperparameters and, under `t`, its step count. The answer holds the new parameter and slots.
+    What is drawn for an element depends on the seed, on i, t and the element's place, row by row.
     """
     everything, shapes = range(len(arrays)), [np.shape(item[graph.parameter]) for item in arrays]
-    values = _values(graph.nodes, arrays, numbers, shapes)
+    values = _values(graph.nodes, arrays, numbers, shapes, seed)
     return [
         {name: _kept(values[node][i], graph.ranks[name], shapes[i]) for name, node in graph.outputs} for i in everything
     ]
 
 
 def evaluate_gauges(
-    graph: Graph, arrays: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[str, float]]
+    graph: Graph, arrays: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[str, float]], *, seed: int = 0
 ) -> list[dict[str, float]]:
     """Return the gauges of a graph, as they are written, for every tensor of one step."""
     shapes = [np.shape(item[graph.parameter]) for item in arrays]
-    values = _values(topological([item.formula for item in graph.gauges]), arrays, numbers, shapes)
+    values = _values(topological([item.formula for item in graph.gauges]), arrays, numbers, shapes, seed)
     return [{item.name: float(values[item.formula][i].item()) for item in graph.gauges} for i in range(len(arrays))]
 
 
@@ -54,6 +56,7 @@ def _values(
     arrays: Sequence[Mapping[str, Any]],
     numbers: Sequence[Mapping[str, float]],
     shapes: Sequence[tuple[int, ...]],
+    seed: int,
 ) -> dict[Node, list[Array]]:
     """Compute nodes, of which inputs come first, on all tensors."""
     everything = range(len(arrays))
@@ -65,6 +68,8 @@ def _values(
                 values[node] = [np.float64(meaning(shape)) for shape in shapes]  # type: ignore[misc]
             elif node.kind == "leaf":
                 values[node] = [_beside(_leaf(node, arrays[i], numbers[i]), node.rank, shapes[i]) for i in everything]
+            elif node.kind == "chance":
+                values[node] = [meaning(words(node, shapes[i], numbers[i]["t"], i, seed)) for i in everything]
             elif node.kind == "global":
                 parts = [values[node.inputs[0]][i].ravel() for i in everything]
                 total = np.asarray(meaning(np.concatenate(parts) if parts else np.zeros(0)))
@@ -73,6 +78,13 @@ def _values(
                 axis = [] if node.axis is None else [node.axis]
                 values[node] = [np.asarray(meaning(*(values[x][i] for x in node.inputs), *axis)) for i in everything]
     return values
+
+
+def words(node: Node, shape: tuple[int, ...], t: float, parameter: int, seed: int) -> NDArray[np.uint32]:
+    """Return the random bits of a whole tensor's elements, seen as a matrix, from which a node's numbers are made."""
+    rows, columns = Rank.ELEMENT.view(shape)
+    own = key(parameter_seed(np.array([seed], np.uint64), np.array([parameter])), np.array([int(t)]), node.site)
+    return draw(0, np.arange(rows * columns).reshape(rows, columns), own)
 
 
 def _beside(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:

@@ -167,9 +167,14 @@ class Graph:
         return tuple(node for item in self.gauges for _, node in item.parts)
 
     @once
+    def draws(self) -> tuple[Node, ...]:
+        """The random numbers it asks for."""
+        return tuple(node for node in self.nodes if node.kind == "chance")
+
+    @once
     def uses_step(self) -> bool:
-        """Whether the optimiser counts steps: t appears, or the rule has it as an argument."""
-        return self.counts_steps or any(node.op == "step" for node in self.nodes)
+        """Whether the optimiser counts steps: t appears, something is drawn, or the rule has t as an argument."""
+        return self.counts_steps or bool(self.draws) or any(node.op == "step" for node in self.nodes)
 
     @property
     def element_slots(self) -> tuple[Slot, ...]:

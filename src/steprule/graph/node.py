@@ -12,6 +12,7 @@ from functools import reduce
 from operator import or_
 
 from ..locks import lock
+from .chance import SITES
 from .ops import OPS, Kind, Reducer
 
 
@@ -66,8 +67,8 @@ class Node:
     """One operation on earlier nodes; make it with `make` or the leaf functions, never directly.
 
     `attr` is a constant's value, the name of a hyperparameter or of the array that keeps a value, the (name, rank) of
-    an array that is read, or ROW or COLUMN where a reduction gives a number for each. `key` is a digest of the
-    structure: equal in every process, so orders built on it are too.
+    an array that is read, the number of a call that draws, or ROW or COLUMN where a reduction gives a number for each.
+    `key` is a digest of the structure: equal in every process, so orders built on it are too.
     """
 
     op: str
@@ -90,6 +91,11 @@ class Node:
     def array(self) -> str:
         """The name of the array that it reads, or ""."""
         return self.attr[0] if isinstance(self.attr, tuple) else ""
+
+    @property
+    def site(self) -> int:
+        """The number of a call that draws, as keys have it."""
+        return SITES + int(self.attr)  # type: ignore[arg-type]
 
     @property
     def reduces(self) -> bool:
@@ -131,6 +137,8 @@ def _rank_of(op: str, inputs: tuple[Node, ...], attr: Attr) -> Rank:
     if op == "read" and isinstance(attr, tuple):
         return attr[1]
     kind = OPS[op].kind
+    if kind == "chance":
+        return Rank.ELEMENT
     if kind == "tensor":
         return attr if isinstance(attr, Rank) else Rank.TENSOR
     if kind == "global":
@@ -166,6 +174,11 @@ def hyper(name: str) -> Node:
 def step() -> Node:
     """Return the node of t, the step count, from 1."""
     return make("step")
+
+
+def drawn(op: str, site: int) -> Node:
+    """Return the node of random numbers; each call in a rule has a `site` of its own, and so other numbers."""
+    return make(op, attr=float(site))
 
 
 def read(name: str, rank: Rank = Rank.ELEMENT) -> Node:

@@ -15,10 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["leaf", "size", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
-"""A `size` is a number of a whole tensor's shape, whoever has how much of it. A `compare` says of numbers whether
-something holds, `logic` makes one answer of such. A `matrix` function takes a tensor as a matrix, its leading index by
-all others, and gives one of that shape. What is `stored` is a new value as its array holds it; only gauges ask it."""
+from . import chance
+
+Kind = Literal["leaf", "chance", "size", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
+"""By `chance` come random numbers, one for every element. A `size` is a number of a whole tensor's shape, whoever has how
+much of it. A `compare` says of numbers whether something holds, `logic` makes one answer of such. A `matrix` function
+takes a tensor as a matrix, its leading index by all others, and gives one of that shape. What is `stored` is a new value
+as its array holds it; only gauges ask it."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)
@@ -134,6 +137,18 @@ def _size(name: str, meaning: Callable[..., Any], doc: str) -> Op:
     return Op(name, "size", (), meaning, "", name, rf"\mathrm{{{{{name}}}}}", flops=0, doc=doc)
 
 
+def _drawn(name: str, doc: str) -> Op:
+    meaning = vars(chance)[f"{name}_float64"]
+    return Op(name, "chance", (), meaning, "", f"{name}{{}}()", rf"\mathrm{{{{{name}}}}}{{}}()", flops=20, doc=doc)
+
+
+_DRAWN = (
+    _drawn("normal", "Return a standard normal number for every element, another one at every step."),
+    _drawn("uniform", "Return a number from 0, below 1, for every element, another one at every step."),
+    _drawn("rademacher", "Return −1 or 1 for every element, each as often, another one at every step."),
+)
+DRAWN = tuple(row.name for row in _DRAWN)
+"""What a rule may draw: the float64 meaning of each is that of 32 random bits."""
 _ROWS = (
     _leaf("const"),
     _leaf("hyper"),
@@ -144,6 +159,7 @@ _ROWS = (
           "Return the number of rows of a whole tensor: its leading size; a vector's is that of its elements."),
     _size("columns", lambda shape: math.prod(shape[1:]),
           "Return the number of columns of a whole tensor: the elements of a row; 1 for a vector."),
+    *_DRAWN,
     Op("add", "pointwise", (ANY, ANY), np.add, "add", "{} + {}", "{} + {}", 2, operator="add"),
     Op("sub", "pointwise", (ANY, ANY), np.subtract, "sub", "{} − {}", "{} - {}", 2, operator="sub"),
     Op("mul", "pointwise", (ANY, ANY), np.multiply, "mul", "{} {}", r"{} \, {}", 3, operator="mul"),

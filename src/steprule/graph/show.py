@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
+from .chance import SITES
 from .gauges import of_every_rule
 from .graph import Graph
 from .node import Node, Rank, topological
@@ -98,6 +99,10 @@ class _Printer:
         row = OPS[node.op]
         if node.kind == "leaf":
             return self.leaf(node)
+        if node.kind == "chance":
+            number = str(node.site - SITES + 1) if len(self.graph.draws) > 1 else ""
+            under = f"_{{{number}}}" if self.latex and number else number.translate(_SUBSCRIPTS)
+            return (row.latex if self.latex else row.text).format(under)
         if node.op == "pow" and not self.latex and node.inputs[1].op == "const":
             exponent = self.leaf(node.inputs[1])
             if exponent.isdigit():

@@ -13,11 +13,11 @@ from ..backends import BACKENDS
 from ..backends.base import Backend, Kernel, Place, Where
 from ..errors import HyperparameterError, RuleError
 from ..graph.bounds import never_negative
+from ..graph.chance import parameter_seed
 from ..graph.gauges import watched
 from ..graph.graph import Graph
 from ..plan.groups import groupable
 from ..plan.program import Program, lower
-from ..plan.rounding import parameter_seed
 from ..plan.schedule import Plan
 from ..plan.storage import CODES, KEEPING, REMAINDER, beside, draws, format_of, layout
 from ..plan.tables import array_rows
@@ -32,7 +32,7 @@ Reader = Callable[[dict[str, Any]], Any]
 """Reads one hyperparameter of a param group."""
 Kinds = tuple[torch.dtype, ...]
 """The types of a parameter and of its slots in memory, in order."""
-_SCATTERED = "stochastic rounding counts elements row by row in the whole tensor, and memory has another order"
+_SCATTERED = "what draws counts elements row by row in the whole tensor, and memory has another order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Kernels:
         def lacks(backend: Backend) -> str:
             if (backend.name, kinds) not in self._lacking:
                 self._lacking[backend.name, kinds] = backend.lacks(program)
-            scattered = program.layout.random and not in_order(entry.owner, local(entry.parameter))
+            scattered = program.draws and not in_order(entry.owner, local(entry.parameter))
             return self._lacking[backend.name, kinds] or (_SCATTERED if scattered else "")
 
         held = [state[name] for name in program.tensors[2:]]

@@ -21,7 +21,21 @@ other numbers: a second moment of 0 under a first that is not would move a param
 
 from __future__ import annotations
 
-from .words import DOUBLE, INFINITY, LEAST, MAGNITUDE, REBIAS, SIGN, bits, byte, narrow_byte, number, real, root, where
+from ..graph.words import (
+    DOUBLE,
+    INFINITY,
+    LEAST,
+    MAGNITUDE,
+    REBIAS,
+    SIGN,
+    bits,
+    byte,
+    narrow_byte,
+    number,
+    real,
+    root,
+    where,
+)
 
 GROUPED = ("int8", "uint8")
 _STEP_M3, _STEP_M4 = 2.0**-17, 2.0**-18

@@ -136,9 +136,14 @@ class Loop:
         return tuple(dict.fromkeys(part.array for part in (*self.loads, *self.stores)))
 
     @property
-    def draws(self) -> int:
+    def rounded(self) -> int:
         """The number of arrays that it rounds stochastically."""
         return sum(store.draw >= 0 for store in self.stores)
+
+    @property
+    def drawn(self) -> tuple[Node, ...]:
+        """The random numbers of the rule that it computes."""
+        return tuple(part.node for part in self.body if isinstance(part, Compute) and part.node.kind == "chance")
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -155,7 +160,7 @@ class Program:
     arrays: tuple[Array, ...]
     """The parameter, the gradient, then every slot that lives in memory."""
     host: tuple[Node, ...]
-    """What is computed once a step: the plan's host values, and the step count if stores draw."""
+    """What is computed once a step: the plan's host values, and the step count if something is drawn."""
     loops: tuple[Loop, ...]
     finish: tuple[Store, ...]
 
@@ -174,6 +179,11 @@ class Program:
     def gauges(self) -> tuple[Gauge, ...]:
         """The gauges that a step tells: those asked for, and those whose reductions it makes anyway."""
         return offered(self.plan.graph, {part.node for loop in self.loops for part in loop.after})
+
+    @property
+    def draws(self) -> bool:
+        """Whether something is drawn: for the rule, or to round what is stored."""
+        return self.layout.random or bool(self.plan.graph.draws)
 
     @property
     def guard(self) -> int:
@@ -250,7 +260,7 @@ def lower(plan: Plan, layout: Layout) -> Program:
     arrays |= {name: Array(name, form, graph.ranks[name]) for name, form in layout.slots}
     loops = tuple(_loop(item, plan, arrays, layout.drawn) for item in plan.passes)
     finish = tuple(Store(arrays[name], node) for name, node in plan.tensor_writes)
-    t = (step(),) if layout.random and step() not in plan.host else ()
+    t = (step(),) if (layout.random or graph.draws) and step() not in plan.host else ()
     return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish))
 
 
@@ -277,8 +287,8 @@ def _early(user: str, roots: Sequence[Node], ended: set[Node]) -> Iterator[str]:
 def _flaws(program: Program) -> Iterator[str]:
     """Say what is wrong with a program."""
     ended = set[Node]()
-    if program.layout.random and not program.plan.graph.uses_step:
-        yield "its stores draw anew at every step, and nobody counts steps"
+    if program.draws and not program.plan.graph.uses_step:
+        yield "it draws anew at every step, and nobody counts steps"
     for loop in program.loops:
         yield from _known(loop, ended)
         yield from _early(f"loop {loop.index}", loop.scalars, ended)

@@ -17,11 +17,8 @@ A sign makes no difference but to the sign. NaN becomes one canonical NaN. What 
 upper neighbour of the largest number is infinity: so nearest overflows from half a unit on, and stochastic now and then
 between the two.
 
-Random bits are a pure function of the seed, the step, the parameter's place in the optimiser, the array's number (the
-parameter is 0, then come slots) and the element's place in the whole tensor. A `key`, of all but the last, is an output
-of SplitMix64 (Steele, Lea & Flood, 2014): of keys that are alike, draws would be. `draw` hashes a place with it by two
-multiplications (lowbias32, of Wellons, 2018) into 32 bits, which two arrays share: `low_bits` are those of an even
-number, `high_bits` those of the next.
+Random bits are those of `graph.chance`: two arrays, of which the parameter is 0, then come slots, share a draw.
+`low_bits` are those of an even number, `high_bits` those of the next.
 """
 
 # pyright: reportMissingParameterType=false
@@ -32,8 +29,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from . import minifloats
-from .words import (
+from ..graph import chance
+from ..graph.words import (
     DOUBLE,
     INFINITY,
     LEAST,
@@ -50,12 +47,11 @@ from .words import (
     signed_byte,
     unsigned,
     where,
-    wide,
     word,
 )
+from . import minifloats
 
 FORMATS = ("bfloat16", "float16")
-_GOLDEN = 0x9E3779B97F4A7C15
 _BF_NAN = 0x7FC0
 _HALF_LEAST, _HALF_INFINITY, _HALF_NAN = 0x38800000, 0x7C00, 0x7E00
 """Of float16: the least normal number, 2⁻¹⁴, as the bits of float32; its own infinity and NaN."""
@@ -66,33 +62,6 @@ _TWO_M24, _WHOLE = 2.0**-24, 1.5 * 2.0**23
 
 
 # Random bits ------------------------------------------------------------------------------------------
-
-
-def _mixed(x):
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
-    return x ^ (x >> 31)
-
-
-def parameter_seed(seed, parameter):
-    """Return a parameter's own seed, which stays what it is from step to step."""
-    return _mixed(_mixed(wide(seed) + _GOLDEN) + (wide(parameter) + 1) * _GOLDEN)
-
-
-def key(seed, t, pair):
-    """Return a step's key for arrays 2 pair and 2 pair + 1 of a parameter with this seed."""
-    return _mixed(wide(seed) + ((wide(t) << 16) + wide(pair)) * _GOLDEN)
-
-
-def draw(first, index, key):
-    """Return the 32 random bits of elements: of those `index` after the `first`, which has a place in a whole tensor.
-
-    Places count modulo 2³². They are added and not combined otherwise, which LLVM would do in 64 bits.
-    """
-    x = word(word(index) + (word(first) + word(wide(key) >> 32)))
-    x = word((x ^ (x >> 16)) * 0x7FEB352D) ^ word(key)
-    x = word((x ^ (x >> 15)) * 0x846CA68B)
-    return x ^ (x >> 16)
 
 
 def low_bits(draw):
@@ -255,11 +224,12 @@ def joined8_float16(half, remainder):
 
 # Other languages --------------------------------------------------------------------------------------
 
-_ALL = {**vars(minifloats), **globals()}
+_OF = (chance, minifloats)
+_ALL = {name: value for module in _OF for name, value in vars(module).items()} | globals()
 FORMULAS: dict[str, Callable[..., Any]] = {
     name: value
     for name, value in _ALL.items()
-    if isinstance(value, FunctionType) and value.__module__ in (__name__, minifloats.__name__)
+    if isinstance(value, FunctionType) and value.__module__ in (__name__, *(module.__name__ for module in _OF))
 }
 
 

@@ -52,6 +52,9 @@ _SPELLED = {
     "0 * x + 1": "ones_like",
     "numel(x)": "nelement size",
     "rows(x)": "shape",
+    "normal()": "randn randn_like standard_normal gauss normalvariate",
+    "uniform()": "rand rand_like random random_sample",
+    "where(uniform() < p, 1, 0)": "bernoulli",
 }
 SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split() if name not in FUNCTIONS}
 NEEDLESS = {"item", "detach", "clone", "copy", "float", "double", "half", "to", "cpu", "numpy", "data", "contiguous"}
@@ -59,6 +62,7 @@ _USAGE = {
     "where": "where(condition, a, b)",
     "clamp": "clamp(x, low, high); of one bound, maximum(x, low) or minimum(x, high)",
     "minimum": "minimum(a, b)",
+    "atan2": "atan2(a, b)",
     "maximum": "maximum(a, b)",
 }
 
@@ -91,7 +95,7 @@ def instead(name: str) -> str:
     if plain in SPELLED:
         return f"write {SPELLED[plain]}"
     if plain in FUNCTIONS:
-        return f"write {_USAGE.get(plain, f'{plain}(x)')}, the language's own (from steprule import {plain})"
+        return f"write {_usage(plain)}, the language's own (from steprule import {plain})"
     meant = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(plain, FUNCTIONS, 1))
     return f"{meant}the functions are {LISTED} (from steprule import ...)"
 
@@ -180,7 +184,12 @@ def misused(name: str, error: str) -> str:
             f"; {name}(x, axis=1) is one a row, {name}(x, axis=0) one a column" if OPS[name].kind == "tensor" else ""
         )
         return f"write {name}(x) alone, which is one number for a whole tensor{along}"
-    return f"write {_USAGE.get(name, f'{name}(x)')}"
+    return f"write {_usage(name)}"
+
+
+def _usage(name: str) -> str:
+    """Spell how a function of the language is called."""
+    return _USAGE.get(name) or (f"{name}()" if OPS[name].kind == "chance" else f"{name}(x)")
 
 
 def value(given: Any) -> str:

@@ -16,14 +16,15 @@ from ..errors import RuleError
 from ..graph.node import AXES, Rank
 from ..graph.ops import OPS, Op
 from .origin import here, refusal
-from .symbols import Symbol, apply, size_of
+from .symbols import Symbol, apply, draw, size_of
 
 _ARGUMENTS = {0: ("x",), 1: ("x",), 2: ("a", "b"), 3: ("condition", "a", "b")}
 
 
 def function(row: Op) -> Callable[..., Any]:
     """Return the function that authors call for an operation."""
-    names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Any) for name in _ARGUMENTS[row.arity]]
+    own = () if row.kind == "chance" else _ARGUMENTS[row.arity]
+    names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Any) for name in own]
     if row.kind == "tensor":
         names.append(Parameter("axis", Parameter.KEYWORD_ONLY, default=None, annotation=Any))
     signature = Signature(names, return_annotation=Any)
@@ -44,6 +45,8 @@ def function(row: Op) -> Callable[..., Any]:
 
 
 def _call(op: str, *operands: Any, axis: Any = None) -> Any:
+    if OPS[op].kind == "chance":
+        return draw(op)
     attr = _kept(op, axis)
     if op == "where" and not isinstance(operands[0], Symbol):  # Python knows the answer
         return operands[1 if operands[0] else 2]

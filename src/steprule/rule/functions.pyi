@@ -52,6 +52,12 @@ def numel(x: Any) -> Any:
 def rows(x: Any) -> Any:
     """Return the number of rows of a whole tensor: its leading size; a vector's is that of its elements."""
 
+def normal() -> Any:
+    """Return a standard normal number for every element, another one at every step."""
+
+def rademacher() -> Any:
+    """Return −1 or 1 for every element, each as often, another one at every step."""
+
 def sign(x: Any) -> Any:
     """Return −1, 0 or 1 for every element; NaN stays NaN."""
 
@@ -63,6 +69,9 @@ def sum(x: Any, *, axis: Any = None) -> Any:
 
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent of every element."""
+
+def uniform() -> Any:
+    """Return a number from 0, below 1, for every element, another one at every step."""
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """Return `a` where the condition holds, else `b`."""

@@ -29,7 +29,7 @@ NOW = {"now", "today", "utcnow"}
 DEPTH, WIDTH = 3, 100
 FIX = (
     "what changes from step to step comes in as a hyperparameter (set it in param_groups before the step), "
-    "as t, or is kept in a slot"
+    "as t, or is kept in a slot; normal(), uniform() and rademacher() of steprule draw anew at every step"
 )
 
 Function = Callable[..., Any]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ..errors import Origin
-from ..graph.node import Node, Rank, const, make
+from ..graph.node import Node, Rank, const, drawn, make
 from ..graph.ops import OPS
 from . import advice
 from .origin import here, refusal
@@ -27,6 +29,8 @@ class Recorder:
 
     def __init__(self, *, quick: bool = False) -> None:
         self.origins: dict[Node, Origin] = {}
+        self.sites = 0
+        """How often something was drawn."""
         self.gauges: dict[str, Node] = {}
         """What the current function watches."""
         self._where: Callable[[], Origin | None] = (lambda: _NOWHERE) if quick else here
@@ -134,6 +138,33 @@ def lift(value: Any, recorder: Recorder) -> Node:
     node = const(number)
     recorder.remember(node)
     return node
+
+
+_now: ContextVar[Recorder | None] = ContextVar("_now", default=None)
+
+
+@contextmanager
+def reading(recorder: Recorder) -> Generator[None]:
+    """Let calls without arguments know, in this block, for which rule they are."""
+    before = _now.set(recorder)
+    try:
+        yield
+    finally:
+        _now.reset(before)
+
+
+def draw(op: str) -> Symbol:
+    """Build the node of random numbers, other ones at every call."""
+    recorder = _now.get()
+    if recorder is None:
+        raise refusal(
+            f"{op}() gives a number to every element of a parameter, and no rule is being read",
+            "call it inside a @rule or @transform; other random numbers are NumPy's or torch's",
+        )
+    node = drawn(op, recorder.sites)
+    recorder.sites += 1
+    recorder.remember(node)
+    return Symbol(node, recorder)
 
 
 def _check_reduction(op: str, given: Rank, kept: Rank) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import Origin, RuleError, StepruleError
 from ..graph.graph import Graph, Hyper, Slot, gauge
-from ..graph.node import Node, Rank, read
+from ..graph.node import Node, Rank, read, topological
 from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
 from ..graph.verify import verify
@@ -16,7 +16,7 @@ from . import advice
 from .origin import of_definition, of_return, of_traceback, refusal
 from .purity import pure
 from .signature import STEP, Signature
-from .symbols import Recorder, Symbol, lift
+from .symbols import Recorder, Symbol, lift, reading
 
 Moves = Literal["gradient", "parameter"]
 Declared = TypeVar("Declared", Slot, Hyper)
@@ -177,13 +177,25 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | 
             function,
         )
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
-    return lift(value, theta.recorder)
+    point = lift(value, theta.recorder)
+    if any(node.kind == "chance" for node in topological([point])):
+        raise refusal(
+            f"the point where `{bound.part.name}` takes its gradient is drawn, and could not be told again",
+            "draw in the update, or keep what was drawn in a slot",
+            function,
+        )
+    return point
 
 
 def trace(name: str, parts: Sequence[Part]) -> Graph:
     """Return the graph of a chain of transforms that ends in a rule (or of one transform alone)."""
     functions = [function for part in parts for function in (part.evaluate_at, part.function) if function is not None]
-    return pure(name, functions, lambda recorder: _read(name, parts, recorder))
+
+    def read_again(recorder: Recorder) -> Graph:
+        with reading(recorder):
+            return _read(name, parts, recorder)
+
+    return pure(name, functions, read_again)
 
 
 def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:

@@ -67,7 +67,22 @@ def narrow_byte(word):
 
 def root(x):
     """Return square roots, correctly rounded."""
-    return np.sqrt(np.asarray(x, np.float32))
+    return np.sqrt(x)
+
+
+def logarithm(x):
+    """Return natural logarithms, in the type of the numbers."""
+    return np.log(x)
+
+
+def ratio(a, b):
+    """Return what a division gives, rounded once."""
+    return a / b
+
+
+def double(x):
+    """Return float32 numbers in float64, exactly."""
+    return np.asarray(x).astype(np.float64)
 
 
 def narrow_signed(word):
@@ -87,6 +102,6 @@ def where(condition, one, other):
 
 PRIMITIVES = (
     *(bits, number, word, wide, unsigned, signed, narrow, narrow_signed),
-    *(byte, signed_byte, narrow_byte, real, where, root),
+    *(byte, signed_byte, narrow_byte, real, double, where, root, logarithm, ratio),
 )
 """What a language must have."""
