@@ -206,6 +206,7 @@ def test_every_spelling_that_is_advised_is_one() -> None:
                 "high": 1.0,
                 "value": lr,
                 "weight": lr,
+                "p": lr,
             }
             return theta - lr * eval(text, known | names), m, s  # noqa: S307
 

@@ -24,7 +24,7 @@ from .words import double, logarithm, ratio, real, root, where, wide, word
 SITES = 1 << 15
 """The number of the first call in a rule, as `key` counts pairs; those of arrays are below."""
 _GOLDEN = 0x9E3779B97F4A7C15
-_UNIT, _HALF_UNIT = 2.0**-24, 2.0**-25
+_STEP_24, _STEP_25 = 2.0**-24, 2.0**-25
 _CENTRE = 1 << 24
 
 
@@ -57,7 +57,7 @@ def draw(first, index, key):
 
 def uniform_float32(draw):
     """Return a number from 0, below 1."""
-    return real(draw >> 8) * _UNIT
+    return real(draw >> 8) * _STEP_24
 
 
 def uniform_float64(draw):
@@ -86,7 +86,7 @@ def normal_float64(draw):
 
 
 def _centred(draw):
-    return real(((draw >> 8) << 1) + 1 - _CENTRE) * _HALF_UNIT  # less than half on either side of 0, and exact
+    return real(((draw >> 8) << 1) + 1 - _CENTRE) * _STEP_25  # less than half on either side of 0, and exact
 
 
 def _quantile(q):

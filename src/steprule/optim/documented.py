@@ -59,9 +59,9 @@ OPTIONS = {
              'rounded stochastically; "8bit", minifloats in units of a group of 32, for parameters of two dimensions '
              'and 4,096 elements or more, float32 for others; a dict names some, as {"exp_avg": "8bit"}. State that is '
              "loaded is made so, too. None makes them as torch does, in the parameter's type, and keeps what is loaded",
-    "seed": 'for stochastic rounding, a whole number from 0. A draw is a function of it, of the step, of the '
-            "parameter's place in the optimiser and the element's in the parameter, whatever the threads and shards; "
-            "give optimisers that work side by side different ones",
+    "seed": 'for stochastic rounding and what a rule draws, a whole number from 0. A draw is a function of it, of the '
+            "step, of the parameter's place in the optimiser and the element's in the parameter, whatever threads and "
+            "shards; give optimisers that work side by side different ones",
     "watch": "True watches every gauge, a list those of these names, and False none: what a step did, reduced on its "
              "way through memory; gauges() reads them. None watches those that the rule writes itself",
 }  # fmt: skip
