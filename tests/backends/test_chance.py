@@ -210,3 +210,24 @@ def test_draws_of_rules_are_what_they_were_and_no_two_formulas_share_a_constant(
 
 
 GOLDEN = ["0x719e2c5e", "0x53579b3d", "0x4f37d8c"]
+
+
+@rule
+def drawn_first(theta, g, *, lr=0.1):
+    """Draw in a pass that reads no array, and before any scalar is needed."""
+    return theta - lr * sr.norm(normal()) * g
+
+
+@pytest.mark.interp
+@pytest.mark.usefixtures("small_chunks")
+def test_a_first_pass_that_only_draws_knows_the_step_on_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("kernels are compiled, for tensors on a device")
+    arrays: Any = {name: [torch.ones(11, dtype=torch.float64)] for name in ("theta", "g")}
+    kernel = BACKENDS["triton_gpu"].kernel(lowered(schedule(drawn_first.graph), "float64"))
+    counts = torch.full((1, 1), T - 1.0, dtype=torch.float64)
+    kernel.batch(arrays, [0], counts, places([(11,)])).step(np.array([[0.1]]))
+    (right,) = evaluate(
+        drawn_first.graph, [dict.fromkeys(("theta", "g"), np.ones(11))], [{"lr": 0.1, "t": T}], seed=SEED
+    )
+    np.testing.assert_allclose(arrays["theta"][0].numpy(), right["theta"], rtol=1e-12)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from ..errors import BackendError
-from ..graph.node import Node, topological
+from ..graph.node import Node, step, topological
 from ..graph.ops import Reducer
 from ..plan.program import Accumulate, Loop, Program
 from ..plan.rounding import FORMULAS
@@ -177,7 +177,7 @@ class TritonDialect(Dialect):
 
     def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         """Take whole blocks the wide way, where all that this chunk has begins at a multiple of 16 bytes."""
-        begins = " | ".join(f"{place}.to(tl.int64)" for place in at.values())
+        begins = " | ".join(f"{place}.to(tl.int64)" for place in at.values()) or "0"
         self.source.line(f"aligned = (({begins}) & 15) == 0")
         self.source.line("whole = tl.where(aligned, count // BLOCK * BLOCK, 0)")
         super()._over(loop, at, totals)
@@ -211,7 +211,7 @@ class TritonDialect(Dialect):
     def _has_begin(self) -> bool:
         """Whether host scalars are wanted before the first pass ends, and so need a launch of their own."""
         first = self.program.loops[0]
-        early = set(self.hosted) & set(topological(first.scalars))
+        early = set(self.hosted) & {*topological(first.scalars), *([step()] if first.drawn else [])}
         return bool(self.hosted) and (len(self.program.loops) == 1 or not first.after or bool(early))
 
     def _host_function(self) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 from . import chance
 
 Kind = Literal["leaf", "chance", "size", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
-"""By `chance` come random numbers, one for every element. A `size` is a number of a whole tensor's shape, whoever has how
-much of it. A `compare` says of numbers whether something holds, `logic` makes one answer of such. A `matrix` function
-takes a tensor as a matrix, its leading index by all others, and gives one of that shape. What is `stored` is a new value
-as its array holds it; only gauges ask it."""
+"""By `chance` come random numbers, one for every element. A `size` is a number of a whole tensor's shape, whoever has
+how much of it. A `compare` says of numbers whether something holds, `logic` makes one answer of such. A `matrix`
+function takes a tensor as a matrix, its leading index by all others, and gives one of that shape. What is `stored` is a
+new value as its array holds it; only gauges ask it."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)

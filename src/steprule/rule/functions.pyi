@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ['abs', 'atan2', 'clamp', 'columns', 'exp', 'floor', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'numel', 'rows', 'sign', 'sqrt', 'sum', 'tanh', 'where']
+__all__ = ['abs', 'atan2', 'clamp', 'columns', 'exp', 'floor', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'normal', 'numel', 'rademacher', 'rows', 'sign', 'sqrt', 'sum', 'tanh', 'uniform', 'where']
 
 def abs(x: Any) -> Any:
     """Return the absolute value of every element."""
@@ -46,17 +46,17 @@ def minimum(a: Any, b: Any) -> Any:
 def norm(x: Any, *, axis: Any = None) -> Any:
     """Return the Euclidean length of one tensor, of each row (axis=1) or column (axis=0), added in float64."""
 
-def numel(x: Any) -> Any:
-    """Return the number of elements of a whole tensor."""
-
-def rows(x: Any) -> Any:
-    """Return the number of rows of a whole tensor: its leading size; a vector's is that of its elements."""
-
 def normal() -> Any:
     """Return a standard normal number for every element, another one at every step."""
 
+def numel(x: Any) -> Any:
+    """Return the number of elements of a whole tensor."""
+
 def rademacher() -> Any:
     """Return −1 or 1 for every element, each as often, another one at every step."""
+
+def rows(x: Any) -> Any:
+    """Return the number of rows of a whole tensor: its leading size; a vector's is that of its elements."""
 
 def sign(x: Any) -> Any:
     """Return −1, 0 or 1 for every element; NaN stays NaN."""
