@@ -1,6 +1,7 @@
 """State formats: bytes of every class a parameter, and times of a step of AdamW behind clipping beside torch's.
 
     python benchmarks/state_formats.py                     the table of bytes, as storages have them
+    python benchmarks/state_formats.py --record            writes it down, for BENCHMARKS.md
     python benchmarks/state_formats.py --speed --threads 1 --size 124
 
 Times are of one interleaved run: medians of ratios to torch's fused float32 step with `clip_grad_norm_`; of one thread
@@ -14,12 +15,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import steprule as sr
 
+RECORD = Path(__file__).parent / "records" / "state-formats.json"
 FORMATS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16 state": {"state": "bfloat16"},
@@ -62,6 +65,29 @@ def table() -> list[dict[str, Any]]:
             row[name] = {"state": round(state, 3), "all": round(state + 2 * own[0].element_size(), 3)}
         rows.append(row)
     return rows
+
+
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the table of bytes, for a page."""
+    head = ["| class | " + " | ".join(FORMATS) + " |", "|---" + "|---:" * len(FORMATS) + "|"]
+    cells = [[f"{row[name]['state']:g} ({row[name]['all']:g})" for name in FORMATS] for row in rows]
+    return head + [f"| {row['class']} | {' | '.join(told)} |" for row, told in zip(rows, cells, strict=True)]
+
+
+def section(record: dict[str, Any]) -> str:
+    """Return the part of BENCHMARKS.md that a record makes."""
+    told = [
+        "## State in every format",
+        "",
+        f"`python benchmarks/state_formats.py --record`, steprule {record['steprule']}, torch {record['torch']}.",
+        "",
+        "Bytes a parameter of the state, as its storages have them, of a 512 by 512 matrix and its bias; in brackets",
+        "with parameter and gradient. *Seven bytes* are bfloat16 parameters with",
+        '`rounding="compensated8"` and `state="8bit"`. The bias keeps float32 where 8 bits',
+        'are asked for, and takes them under `"8bit-all"`.',
+        "",
+    ]
+    return "\n".join([*told, *lines(record["classes"]), ""])
 
 
 def shapes_of(millions: float) -> list[tuple[int, ...]]:
@@ -116,14 +142,15 @@ def main() -> None:
     asking.add_argument("--threads", type=int, default=1)
     asking.add_argument("--size", type=float, default=124, help="millions of elements")
     asking.add_argument("--rounds", type=int, default=15)
+    asking.add_argument("--record", action="store_true", help="write the table of bytes to records/state-formats.json")
     given = asking.parse_args()
     if given.speed:
         print(json.dumps(speed(given.threads, given.size, given.rounds), indent=2))
         return
-    print("| class |", *(f"{name} |" for name in FORMATS))
-    print("|---" * (len(FORMATS) + 1) + "|")
-    for row in table():
-        print(f"| {row['class']} |", *(f"{row[name]['state']:g} ({row[name]['all']:g}) |" for name in FORMATS))
+    made = {"torch": torch.__version__, "steprule": sr.__version__, "classes": table()}
+    if given.record:
+        RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(lines(made["classes"])))
 
 
 if __name__ == "__main__":

@@ -251,6 +251,7 @@ def test_explain_speaks_text_latex_source_and_json(capsys):
         "passes",
         "bytes_per_parameter",
         "state_bytes_per_parameter",
+        "state_bytes_in",
         "backend",
         "reason",
         "source",

@@ -41,7 +41,8 @@ def master(parameter: torch.Tensor, remainder: torch.Tensor) -> np.ndarray:
 
 def coded(x: np.ndarray, kind: str, random: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return an array in 8 bits, and the exponents of its groups."""
-    rows, group, say = x.reshape(len(x), -1), groups.group_of(groups.row_length(x.shape)), rounding.FORMULAS
+    length, say = groups.row_length(x.shape), rounding.FORMULAS
+    rows, group = x.reshape(-1, length), groups.group_of(length)
     kept = say[f"kept_{kind}"](rows.astype(np.float32))
     greatest = np.zeros((len(rows), groups.units(rows.shape[1])), np.uint32)
     np.maximum.at(greatest, (slice(None), group), say["magnitude"](kept))
@@ -54,9 +55,10 @@ def coded(x: np.ndarray, kind: str, random: np.ndarray | None = None) -> tuple[n
 
 def decoded(codes: np.ndarray, exponents: np.ndarray, kind: str) -> np.ndarray:
     """Return the numbers of an array in 8 bits."""
-    group = groups.group_of(groups.row_length(codes.shape))
+    length = groups.row_length(codes.shape)
+    group = groups.group_of(length)
     unit = rounding.FORMULAS["unit"](exponents)[:, group]
-    return rounding.FORMULAS[f"widen_{kind}"](codes.reshape(len(codes), -1), unit).reshape(codes.shape)
+    return rounding.FORMULAS[f"widen_{kind}"](codes.reshape(-1, length), unit).reshape(codes.shape)
 
 
 def draws(seed: int, position: int, t: int, number: int, places: np.ndarray) -> np.ndarray:
@@ -95,9 +97,9 @@ class StoredTruth(Truth):
         """Return the type that the optimiser asks for a slot."""
         asked = self.optimizer.state_dtype
         form = asked.get(name) if isinstance(asked, dict) else asked
-        if form == "8bit":
+        if form in groups.WORDS:
             roots = name in never_negative(self.graph)
-            return (torch.uint8 if roots else torch.int8) if groups.groupable(self.shape) else torch.float32
+            return (torch.uint8 if roots else torch.int8) if form in groups.words_of(self.shape) else torch.float32
         return getattr(torch, form) if form else None
 
     def _store(self, parameter: torch.Tensor, position: int) -> dict[str, np.ndarray]:

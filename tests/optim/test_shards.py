@@ -397,3 +397,14 @@ def test_state_of_8_bits_is_a_part_of_that_of_the_whole() -> None:
     cut.grad = shared(torch.zeros(100, 17), (100, 65), [Shard(1)], line())
     with pytest.raises(ParameterError, match="each process holds parts of rows"):
         sr.optim.AdamW([cut], state="8bit").step()
+    row = parameter((25,), (100,), [Shard(0)], line())
+    row.grad = shared(torch.zeros(25), (100,), [Shard(0)], line())
+    with pytest.raises(ParameterError, match=r'help: ask for state="8bit"$'):
+        sr.optim.AdamW([row], state="8bit-all").step()
+    sr.optim.AdamW([row], state="8bit", backend="eager").step()
+    copied = parameter((100,), (100,), [Replicate()], line())
+    copied.grad = shared(torch.ones(100), (100,), [Replicate()], line())
+    optimizer = sr.optim.AdamW([copied], state="8bit-all", backend="eager")
+    optimizer.step()
+    held = optimizer.state[copied]["exp_avg_scale"]
+    assert (tuple(held.shape), held.placements) == ((1, 4), (Replicate(),))

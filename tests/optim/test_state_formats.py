@@ -100,8 +100,8 @@ def test_a_slot_of_bfloat16_follows_changes_below_half_of_its_last_bit() -> None
     assert float(optimizer.state[parameter]["exp_avg_sq"].float().mean()) == pytest.approx(0.999**100, abs=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "8bit", None])
-@pytest.mark.parametrize("saved", ["bfloat16", "8bit"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "8bit", "8bit-all", None])
+@pytest.mark.parametrize("saved", ["bfloat16", "8bit", "8bit-all"])
 def test_a_checkpoint_is_loaded_in_the_format_that_is_asked_for_and_goes_on_bit_for_bit(saved: str, kind: Any) -> None:
     """Without any it is kept as it was, 8 bits as numbers; with weights_only: tensors and numbers are all there is."""
     torch.manual_seed(0)
@@ -114,10 +114,14 @@ def test_a_checkpoint_is_loaded_in_the_format_that_is_asked_for_and_goes_on_bit_
     again = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
     other = own.optimizer(again, state=kind, seed=3, backend="eager")
     other.load_state_dict(torch.load(file, weights_only=True))
-    told = {"float32": torch.float32, "bfloat16": torch.bfloat16, "8bit": torch.int8}
+    told = dict.fromkeys(("8bit", "8bit-all"), torch.int8) | {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    small = other.state[again[1]]["fast"].dtype  # of 7 numbers, which one word means and the other does not
+    assert (
+        small == told["float32" if (kind or saved) == "8bit" or (saved, kind) == ("8bit-all", None) else kind or saved]
+    )
     assert types(other)["fast"] == told[kind or (saved if saved == "bfloat16" else "float32")]
     one, its = (made.state_dict(format="float32")["state"] for made in (optimizer, other))
-    rtol = {"8bit": 1 / 16, "bfloat16": 1 / 256}.get(kind, 0.0) * (kind != saved)
+    rtol = {"8bit": 1 / 16, "8bit-all": 1 / 16, "bfloat16": 1 / 256}.get(kind, 0.0) * (kind != saved)
     for index, name in product(one, ("fast", "slow", "k")):
         torch.testing.assert_close(its[index][name], one[index][name], rtol=rtol, atol=1e-4 * rtol)
     assert not any("scale" in name for state in (*one.values(), *its.values()) for name in state)
@@ -151,7 +155,7 @@ def test_torch_s_float32_state_is_loaded_and_given_back(form: str) -> None:
 def test_what_is_no_state_of_8_bits_is_refused() -> None:
     """Codes without exponents, of another shape, or beside a DTensor; in a checkpoint, and put into the state."""
     parameters = make((64, 65))
-    optimizer = own.optimizer(parameters, state="8bit")
+    optimizer = own.optimizer(parameters, state="8bit", backend="eager")
     train(optimizer, 1)
     saved = optimizer.state_dict()
     saved["state"][0].pop("fast_scale")
@@ -180,12 +184,29 @@ def of_few_bits(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ANYWHERE)
-def test_8_bits_hold_what_the_definitions_say(backend: Any, dtype: torch.dtype) -> None:
-    """Codes and exponents bit for bit: rows with a tail, short ones, long ones, of three dimensions; small tensors."""
+@pytest.mark.parametrize("form", ["8bit", "8bit-all"])
+def test_8_bits_hold_what_the_definitions_say(form: str, backend: Any, dtype: torch.dtype) -> None:
+    """Codes and exponents bit for bit: rows with a tail, short ones, long ones, of three dimensions; small tensors.
+
+    Under the word for all, what has one dimension, or none, is one row, however short, and of several chunks.
+    """
     torch.manual_seed(1)
-    shapes = [(9, 600), (700, 7), (3, 1500), (8, 16, 40), (64, 63), (5000,), (4096, 1)]
+    shapes = [
+        (9, 600),
+        (700, 7),
+        (3, 1500),
+        (8, 16, 40),
+        (64, 63),
+        (5000,),
+        (4096, 1),
+        (40001,),
+        (3, 3),
+        (1,),
+        (),
+        (0,),
+    ]
     parameters = [torch.nn.Parameter(of_few_bits(*shape).to(dtype)) for shape in shapes]
-    optimizer = exactly.optimizer(parameters, state="8bit", seed=2**40, backend=backend)
+    optimizer = exactly.optimizer(parameters, state=form, seed=2**40, backend=backend)
     truth = StoredTruth(optimizer)
     for step in range(3):
         for place, parameter in enumerate(parameters):
@@ -198,7 +219,13 @@ def test_8_bits_hold_what_the_definitions_say(backend: Any, dtype: torch.dtype) 
         "m": (torch.int8, (9, 600)), "m_scale": (torch.uint8, (9, 19)),
         "s": (torch.uint8, (9, 600)), "s_scale": (torch.uint8, (9, 19)),
     }  # fmt: skip
-    assert [optimizer.state[p]["m"].dtype for p in parameters[4:6]] == [torch.float32] * 2
+    small = [place for place, shape in enumerate(shapes) if len(shape) < 2 or torch.Size(shape).numel() < 4096]
+    assert {optimizer.state[parameters[place]]["m"].dtype for place in small[:-1]} == {
+        torch.float32 if form == "8bit" else torch.int8
+    }
+    assert optimizer.state[parameters[-1]]["m"].dtype is torch.float32  # which is empty
+    told = [tuple(optimizer.state[p]["s_scale"].shape) for p in parameters[7:11]] if form == "8bit-all" else []
+    assert told == [(1, 1251), (3, 1), (1, 1), (1, 1)][: len(told)]
 
 
 def test_one_zero_gradient_does_not_move_a_parameter_by_m_over_epsilon() -> None:

@@ -181,4 +181,8 @@ def test_groups_have_32_elements_at_most_and_lie_within_their_block(length: int)
 
 def test_whether_a_tensor_has_groups_depends_on_its_shape() -> None:
     asked = [(), (0,), (10**6,), (64, 63), (64, 64), (4096, 1), (2, 3, 1000), (0, 5), (5000, 0)]
-    assert [groups.groupable(shape) for shape in asked] == [False, False, False, False, True, True, True, False, False]
+    found = [groups.words_of(shape) for shape in asked]
+    assert ["8bit" in words for words in found] == [False, False, False, False, True, True, True, False, False]
+    assert ["8bit-all" in words for words in found] == [True, False, True, True, True, True, True, False, False]
+    rows = [(groups.row_count(shape), groups.row_length(shape)) for shape in asked]
+    assert rows == [(1, 1), (1, 0), (1, 10**6), (64, 63), (64, 64), (4096, 1), (2, 3000), (0, 5), (5000, 0)]

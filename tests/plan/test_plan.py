@@ -219,7 +219,7 @@ def test_explain_tells_the_plan_as_plain_data() -> None:
     assert "# m = (1 - beta1) * g + beta1 * m" in told.source
     data = told.as_json()
     assert set(data) == {
-        *("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter"),
+        *("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "state_bytes_in"),
         *("backend", "reason", "source"),
     }
     assert json.loads(json.dumps(data))["passes"] == list(told.passes)
@@ -231,6 +231,8 @@ def test_explain_prints_for_people() -> None:
     assert "    θₜ = θₜ₋₁ − η mₜ" in lines
     assert "pass 0: reads g; ends in ‖g‖_tensor (4 bytes, 2 flops a parameter)" in lines
     assert "2 passes, 24 bytes a parameter in float32; state: 4 bytes a parameter" in lines
+    assert "state may take 2 in bfloat16, 1.03125 in 8bit" in lines
+    assert "may take" not in str(sr.explain(board.sgd))
     assert lines[-1].startswith("backend: numba_cpu (")
     assert "1 pass, 12 bytes" in str(sr.explain(board.sgd))
 

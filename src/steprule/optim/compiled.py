@@ -16,7 +16,7 @@ from ..graph.bounds import never_negative
 from ..graph.chance import parameter_seed
 from ..graph.gauges import watched
 from ..graph.graph import Graph
-from ..plan.groups import groupable
+from ..plan.groups import WORDS, words_of
 from ..plan.program import Program, lower
 from ..plan.schedule import Plan
 from ..plan.storage import CODES, KEEPING, REMAINDER, beside, draws, format_of, layout
@@ -84,7 +84,7 @@ class Kernels:
 
     def types(self, dtype: torch.dtype, shape: Sequence[int]) -> Mapping[str, torch.dtype]:
         """Return the types of new slots in memory beside a parameter of a type and a whole shape, by name."""
-        key = (dtype, groupable(shape))
+        key = (dtype, words_of(shape))
         if key not in self._types:
             own = layout(self.plan.graph, name_of(dtype), state=self.options.state, groups=key[1])
             self._types[key] = {name: getattr(torch, form.dtype) for name, form in own.slots}
@@ -92,7 +92,7 @@ class Kernels:
 
     def coded(self, parameter: torch.Tensor) -> dict[str, torch.dtype]:
         """Return the slots of a parameter that are to be in 8 bits."""
-        if isinstance(self.options.state, str | None) and self.options.state != "8bit":
+        if isinstance(self.options.state, str | None) and self.options.state not in WORDS:
             return {}
         types = self.types(parameter.dtype, parameter.shape)
         return {name: dtype for name, dtype in types.items() if name_of(dtype) in CODES}

@@ -57,7 +57,8 @@ OPTIONS = {
                 'an int16 slot `remainder`: together they are float32; "compensated8" keeps 8 more, in an int8 slot',
     "state": 'how slots as large as their parameter are kept: "float32" beside narrower parameters, too; "bfloat16", '
              'rounded stochastically; "8bit", minifloats in units of a group of 32, for parameters of two dimensions '
-             'and 4,096 elements or more, float32 for others; a dict names some, as {"exp_avg": "8bit"}. State that is '
+             'and 4,096 elements or more, float32 for others; "8bit-all", for all; a dict names some, as '
+             '{"exp_avg": "8bit"}. State that is '
              "loaded is made so, too. None makes them as torch does, in the parameter's type, and keeps what is loaded",
     "seed": 'for stochastic rounding and what a rule draws, a whole number from 0. A draw is a function of it, of the '
             "step, of the parameter's place in the optimiser and the element's in the parameter, whatever threads and "

@@ -12,9 +12,10 @@ from ..backends import EAGER
 from ..errors import RuleError
 from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
+from ..plan.groups import ALL
 from ..plan.program import Loop, Program, lowered
 from ..plan.schedule import Pass, Plan, schedule, summary
-from ..plan.storage import REMAINDER, Layout
+from ..plan.storage import REMAINDER, STATES, Layout, layout, state_bytes
 from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
@@ -22,7 +23,10 @@ from .optimizer import Optimizer, Running
 from .tensors import at_home
 
 KEYS = ("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "backend", "reason", "source")
+RULE_KEYS = (*KEYS[:5], "state_bytes_in", *KEYS[5:])
 GROUP_KEYS = ("group", "tensors", "parameters", "dtype", "storage", "device", *KEYS)
+FORMATS = tuple(word for word in STATES if word != ALL)
+"""The formats of state in which a rule is told; one of a word for more parameters has the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Explanation:
     tensors: int = 0
     parameters: int = 0
     groups: tuple[Explanation, ...] = ()
+    state_bytes_in: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a rule, the bytes of its state a parameter in each format that `state=` may ask for."""
     means: Means | None = field(default=None, compare=False)
     """The means of an optimiser's steps: whether anything makes them slower than they could be, and why."""
 
@@ -58,7 +64,7 @@ class Explanation:
         """Return the facts as JSON data, under fixed keys; of an optimiser also those of `means` and of `groups`."""
         steps = {} if self.means is None else self.means.as_json()
         groups = {"groups": [_pick(one, GROUP_KEYS) for one in self.groups]} if self.groups else {}
-        return _pick(self, KEYS) | steps | groups
+        return _pick(self, RULE_KEYS if self.state_bytes_in else KEYS) | steps | groups
 
     def __str__(self) -> str:
         slower = [] if self.means is None else self.means.slower()
@@ -85,6 +91,8 @@ def _lines(one: Explanation) -> list[str]:
         count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
         lines.append(f"{count}, {one.bytes_per_parameter:g} bytes a parameter in {one.dtype}; "
                      f"state: {one.state_bytes_per_parameter:g} bytes a parameter")  # fmt: skip
+    if others := [f"{size:g} in {form}" for form, size in one.state_bytes_in.items() if form != one.dtype and size]:
+        lines.append(f"state may take {', '.join(others)}")
     if one.storage != one.dtype:
         lines.append(f"stored: {one.storage}")
     return [*lines, f"backend: {one.backend} ({one.reason})"]
@@ -191,6 +199,8 @@ def explain(program: Formula | Optimizer) -> Explanation:
     >>> told = sr.explain(sr.chain(sr.clip_global_norm(max_norm=1.0), sr.board.adam(lr=1e-3)))
     >>> len(told.passes), told.bytes_per_parameter, told.state_bytes_per_parameter
     (2, 32, 8)
+    >>> told.state_bytes_in
+    {'float32': 8, 'bfloat16': 4, '8bit': 2.0625}
 
     Takes a rule, a chain, a transform or an optimiser. `str()` of the result is for people, `as_json()` for programs.
     An optimiser is asked what it runs: guards, the types of its parameters and of its state as they are now, and every
@@ -210,7 +220,8 @@ def explain(program: Formula | Optimizer) -> Explanation:
     own = lowered(schedule(paths.closure_free if paths else graph))
     device = torch.device("cpu")
     backend = at_home(device)
+    kept = {form: state_bytes(graph, layout(graph, "float32", state=form)) for form in FORMATS}
     if lacking := backend.lacks(own):
-        return _of(program, own, backend=EAGER.name, reason=lacking, source="")
-    source = backend.kernel(own).source
-    return _of(program, own, backend=backend.name, reason=backend.reason(device), source=source)
+        return _of(program, own, backend=EAGER.name, reason=lacking, source="", state_bytes_in=kept)
+    source, reason = backend.kernel(own).source, backend.reason(device)
+    return _of(program, own, backend=backend.name, reason=reason, source=source, state_bytes_in=kept)

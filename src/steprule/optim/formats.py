@@ -13,7 +13,7 @@ import torch
 
 from ..backends.half_torch import coded, decoded
 from ..errors import ParameterError, StateError
-from ..plan.groups import row_length, units
+from ..plan.groups import row_count, row_length, units
 from ..plan.storage import CODES, units_of
 from .shards import distributed, local, placed, whole_rows
 from .tensors import like, name_of
@@ -31,7 +31,7 @@ def fresh(part: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> tuple
 
 
 def _zeros(part: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    rows = part.shape[0] if part.ndim == len(shape) else 0
+    rows = row_count(part.shape) if part.ndim == len(shape) else 0
     return torch.zeros(rows, units(row_length(shape)), dtype=torch.uint8, device=part.device)
 
 
@@ -39,7 +39,7 @@ def _beside(owner: Any, part: torch.Tensor, shape: Sequence[int]) -> Any:
     """Return what is beside a slot distributed as its parameter's rows are."""
     if not distributed(owner):
         return part
-    size, stride = torch.Size((shape[0], part.shape[1])), (part.shape[1], 1)
+    size, stride = torch.Size((row_count(shape), part.shape[1])), (part.shape[1], 1)
     return type(owner.data).from_local(
         part, owner.device_mesh, owner.placements, run_check=False, shape=size, stride=stride
     )
@@ -66,8 +66,8 @@ def decode(owner: torch.Tensor, codes: torch.Tensor, exponents: torch.Tensor) ->
 def flaw(owner: torch.Tensor, name: str, state: Mapping[str, Any]) -> str:
     """Say why codes of a state cannot be read with what is beside them, or return ""."""
     codes, beside = state[name], state.get(units_of(name))
-    shape = (owner.shape[0], units(row_length(owner.shape))) if owner.ndim > 1 else ()
-    if tuple(codes.shape) != tuple(owner.shape) or not shape:
+    shape = (row_count(owner.shape), units(row_length(owner.shape)))
+    if tuple(codes.shape) != tuple(owner.shape) or not owner.numel():
         return f"is {codes.dtype} of shape {tuple(codes.shape)}, which are no codes of a parameter {tuple(owner.shape)}"
     if not isinstance(beside, torch.Tensor) or beside.dtype != torch.uint8 or tuple(beside.shape) != shape:
         return f"is {codes.dtype}, but {units_of(name)!r} beside it is not uint8 of shape {shape}"
@@ -78,10 +78,11 @@ def flaw(owner: torch.Tensor, name: str, state: Mapping[str, Any]) -> str:
 def check_rows(owner: torch.Tensor) -> None:
     """Raise `ParameterError` for a parameter whose rows are shared among processes."""
     if not whole_rows(owner):
+        other = f'ask for state="{"bfloat16" if owner.ndim > 1 else "8bit"}"'
         raise ParameterError(
             "state in 8 bits has groups along rows, and of this DTensor each process holds parts of rows",
             where=f"  a parameter of shape {tuple(owner.shape)}{placed(owner)}",
-            fix='distribute it along its leading index, Shard(0), or ask for state="bfloat16"',
+            fix=f"distribute it along its leading index, Shard(0), or {other}" if owner.ndim > 1 else other,
         )
 
 

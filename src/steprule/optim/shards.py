@@ -101,7 +101,12 @@ def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def whole_rows(tensor: Any) -> bool:
-    """Whether a process has all of each row that it has any of: no dimension but the leading one is cut."""
+    """Whether a process has all of each row that it has any of: no dimension but the leading one is cut.
+
+    What has one dimension is one row.
+    """
+    if tensor.ndim < 2:
+        return whole(tensor)
     return not distributed(tensor) or all(getattr(item, "dim", 0) == 0 for item in _several(tensor))
 
 

@@ -18,7 +18,7 @@ from ..graph.graph import Gauge
 from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
 from .schedule import Pass, Plan, late, nearest, walks
-from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout, units_of
+from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout, state_bytes, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,8 @@ class Program:
 
     @property
     def state_bytes_per_parameter(self) -> float:
-        """Bytes of state kept a parameter; slots smaller than the parameter count nothing."""
-        beside = self.layout.parameter.bytes - self.arrays[1].format.bytes
-        return beside + sum(array.format.bytes for array in self.arrays[2:] if array.rank is Rank.ELEMENT)
+        """Bytes of state kept a parameter."""
+        return state_bytes(self.plan.graph, self.layout)
 
 
 def _scratch(node: Node, real: str, of: str = "") -> Array:

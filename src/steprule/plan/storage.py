@@ -5,19 +5,19 @@ A format does not describe its loads and stores: a dialect spells them, and refu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..graph.graph import Graph, Slot
 from ..graph.node import Rank
-from .groups import GROUP
+from .groups import GROUP, WORDS
 
 REMAINDER = "remainder"
 """The name in the state of the tensor that holds what a compensated parameter leaves out."""
 ROUNDINGS = ("nearest", "stochastic", "compensated", "compensated8")
 KEEPING = ("compensated", "compensated8")
 """Those that keep what 16 bits leave out: 16 bits of it, or 8."""
-STATES = ("float32", "bfloat16", "8bit")
+STATES = ("float32", "bfloat16", *WORDS)
 """The formats that an optimiser may ask for its slots."""
 State = str | Mapping[str, str] | None
 """What it asks: one format for all slots, or one for each of those that are named; None: the usual one."""
@@ -139,13 +139,13 @@ def layout(
     state: State = None,
     found: Mapping[str, str] | None = None,
     *,
-    groups: bool = True,
+    groups: Collection[str] = WORDS,
 ) -> Layout:
     """Return the layout of a rule beside parameters of a dtype.
 
     A slot has the dtype that is `found`; else the one that `state` asks for; else the parameter's, or float32 if that
-    is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does. Of
-    tensors without `groups`, slots of 8 bits are float32.
+    is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does. Slots
+    that are asked to be in 8 bits by another word than those of `groups` are float32.
     """
     parameter = format_of(beside(dtype, rounding) if rounding in KEEPING else dtype)
     known = found or {}
@@ -154,12 +154,18 @@ def layout(
     for slot in graph.slots:
         if slot.rank is not Rank.HOST:
             wish = asked(state, slot)
-            wide = slot.single or wish == "float32" or (wish == "8bit" and not groups)
+            wide = slot.single or wish == "float32" or (wish in WORDS and wish not in groups)
             usual = parameter.real if wide else wish or parameter.dtype
-            if usual == "8bit":
+            if usual in WORDS:
                 usual = CODES[slot.low == 0]
             form = format_of(known.get(slot.name, usual))
             slots.append((slot.name, form))
             if form.narrow and (rounding == "stochastic" or form.grouped or _drawn(wish)):
                 drawn.add(slot.name)
     return Layout(parameter, tuple(slots), rounding, frozenset(drawn))
+
+
+def state_bytes(graph: Graph, own: Layout) -> float:
+    """Return the bytes of state a parameter in a layout; slots smaller than the parameter count nothing."""
+    beside = own.parameter.bytes - format_of(own.parameter.dtype).bytes
+    return beside + sum(form.bytes for name, form in own.slots if graph.ranks[name] is Rank.ELEMENT)
