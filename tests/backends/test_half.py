@@ -18,7 +18,7 @@ from steprule.backends import cache as kernels
 from steprule.backends import half, half_torch, memory
 from steprule.graph import chance
 from steprule.graph import words as plan_words
-from steprule.plan import minifloats, rounding
+from steprule.plan import float16, minifloats, rounding
 
 WORDS = np.arange(1 << 16, dtype=np.uint16)
 FORMATS = rounding.FORMATS
@@ -367,7 +367,7 @@ def kernel(lo, hi, directory):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("module", [rounding, half, memory, minifloats, chance, plan_words])
+@pytest.mark.parametrize("module", [rounding, half, memory, float16, minifloats, chance, plan_words])
 def test_a_formula_that_changes_makes_other_kernels(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

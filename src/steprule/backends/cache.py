@@ -37,7 +37,7 @@ import numpy as np
 
 from ..graph import chance, words
 from ..locks import lock
-from ..plan import minifloats, rounding
+from ..plan import float16, minifloats, rounding
 from . import compiler, half, memory
 
 VARIABLE = "STEPRULE_CACHE"
@@ -120,7 +120,7 @@ def _private(path: Path) -> bool:
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
 
 
-_CALLED = (memory, half, rounding, minifloats, chance, words)
+_CALLED = (memory, half, rounding, float16, minifloats, chance, words)
 """The modules of which kernels are made, besides their own text."""
 
 

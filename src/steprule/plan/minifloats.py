@@ -30,18 +30,20 @@ from ..graph.words import (
     SIGN,
     bits,
     byte,
+    narrow,
     narrow_byte,
     number,
-    real,
     root,
+    signed_byte,
     where,
 )
+from .float16 import widen_float16
 
 GROUPED = ("int8", "uint8")
-_STEP_M3, _STEP_M4 = 2.0**-17, 2.0**-18
-"""The smallest numbers of E4M3 and E4M4."""
 _ROOM_M3, _ROOM_M4 = 0x100400, 0x080400
 """Added to the greatest magnitude, these reach the next exponent where rounding up could leave the codes."""
+_LAST_M3, _FIRST_M4 = (REBIAS >> 20) + 0x7F, (REBIAS >> 19) + 1
+"""The last code of E4M3, and the first of E4M4 but 0, below the exponent that 8 bits leave out."""
 _LEAST_ROOT = 72
 """The exponent of the smallest unit of roots: its smallest root still has a square."""
 
@@ -52,8 +54,8 @@ def kept_int8(x):
 
 
 def kept_uint8(x):
-    """Return the root, of which twice the range of exponents has room."""
-    return root(x)
+    """Return the root, of which twice the range of exponents has room; that of −0 is 0."""
+    return number(magnitude(root(x)))
 
 
 def magnitude(kept):
@@ -91,24 +93,23 @@ def inverse(exponent):
     return number(where(e < 254, (254 - e) << 23, 1 << 22))
 
 
-def _aligned(scaled):
+def _aligned(u):
     """Return bits in which numbers of one unit in the last place are equally far apart, those below 2⁻¹⁴ too."""
-    u = bits(scaled) & MAGNITUDE
     small = bits(number(u) + LEAST) - DOUBLE
     return where(small > u, small, u)
 
 
 def stochastic_int8(kept, inverse, random):
     """Return one of the two neighbours: the one further from zero as often as 16 of the bits that are dropped say."""
-    code = (_aligned(kept * inverse) + (random << 4) - REBIAS) >> 20
-    return narrow_byte(where(code < 0x7F, code, 0x7F) | ((bits(kept) >> 24) & 0x80))
+    code = (_aligned(bits(kept * inverse) & MAGNITUDE) + (random << 4)) >> 20
+    code = where(code < _LAST_M3, code, _LAST_M3)
+    return narrow_byte(code & ((bits(kept) >> 24) | 0x7F))  # without a sign, bit 7 is that of the exponent's offset
 
 
 def stochastic_uint8(kept, inverse, random):
     """Return one of the two neighbours of a root, at least the smallest."""
-    code = (_aligned(kept * inverse) + (random << 3) - REBIAS) >> 19
-    code = where(code < 0xFF, code, 0xFF)
-    return narrow_byte(where(code > 1, code, 1))
+    code = (_aligned(bits(kept * inverse)) + (random << 3)) >> 19
+    return narrow_byte(where(code > _FIRST_M4, code, _FIRST_M4))
 
 
 def nearest_int8(kept, inverse):
@@ -122,15 +123,11 @@ def nearest_uint8(kept, inverse):
 
 
 def widen_int8(code, unit):
-    """Return the number that a code stands for, exactly."""
-    u = byte(code)
-    size = u & 0x7F
-    scaled = where(size < 8, real(size) * _STEP_M3, number((size << 20) + REBIAS))
-    return number(bits(scaled * unit) | ((u & 0x80) << 24))
+    """Return the number that a code stands for, exactly: E4M3 is float16 without its greatest numbers and last bits."""
+    return widen_float16(narrow((signed_byte(code) << 7) & 0xBF80)) * unit
 
 
 def widen_uint8(code, unit):
     """Return the square of the root that a code stands for."""
-    u = byte(code)
-    kept = where(u < 16, real(u) * _STEP_M4, number((u << 19) + REBIAS)) * unit
+    kept = widen_float16(narrow(byte(code) << 6)) * unit
     return kept * kept
