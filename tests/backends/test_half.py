@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from steprule.backends import cache as kernels
-from steprule.backends import half, half_torch, memory
+from steprule.backends import half, half_torch, lanes, memory
 from steprule.graph import chance
 from steprule.graph import words as plan_words
 from steprule.plan import float16, minifloats, rounding
@@ -367,7 +367,7 @@ def kernel(lo, hi, directory):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("module", [rounding, half, memory, float16, minifloats, chance, plan_words])
+@pytest.mark.parametrize("module", [rounding, half, lanes, memory, float16, minifloats, chance, plan_words])
 def test_a_formula_that_changes_makes_other_kernels(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -38,7 +38,7 @@ import numpy as np
 from ..graph import chance, words
 from ..locks import lock
 from ..plan import float16, minifloats, rounding
-from . import compiler, half, memory
+from . import compiler, half, lanes, memory
 
 VARIABLE = "STEPRULE_CACHE"
 """The one environment variable: where kernels are kept."""
@@ -120,7 +120,7 @@ def _private(path: Path) -> bool:
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
 
 
-_CALLED = (memory, half, rounding, float16, minifloats, chance, words)
+_CALLED = (memory, half, lanes, rounding, float16, minifloats, chance, words)
 """The modules of which kernels are made, besides their own text."""
 
 
@@ -315,5 +315,7 @@ def plain(source: str) -> Kernel:
         function = getattr(value, "py_func", value)
         if isinstance(function, FunctionType):
             namespace[name] = FunctionType(function.__code__, namespace, name)
-    namespace |= {name: meaning for name, meaning in (memory.PLAIN | half.PLAIN).items() if name in namespace}
+    namespace |= {
+        name: meaning for name, meaning in (memory.PLAIN | half.PLAIN | lanes.PLAIN).items() if name in namespace
+    }
     return np.errstate(all="ignore")(namespace["kernel"])  # machine code does not warn either

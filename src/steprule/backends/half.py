@@ -22,31 +22,40 @@ _REAL, _HALF = ir.FloatType(), ir.HalfType()
 _INT8, _INT16, _INT32, _INT64 = (ir.IntType(size) for size in (8, 16, 32, 64))
 
 
-class _Value:
-    """A value of a kernel, when its instructions are written: Python's operators write them."""
+class Value:
+    """A value of a kernel, or a vector of them, when its instructions are written: Python's operators write them."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
+    @property
+    def lanes(self) -> int:
+        """The length of a vector; 0 is of one value."""
+        return self.value.type.count if isinstance(self.value.type, ir.VectorType) else 0
+
     def like(self, value: Any) -> Any:
         """Return the operand that another value, or a number, is beside this one."""
-        return value.value if isinstance(value, _Value) else self.value.type(value)
+        if isinstance(value, Value):
+            return value.value
+        return self.value.type([value] * self.lanes if self.lanes else value)
 
-    def write(self, instruction: str, *operands: Any) -> _Value:
+    def write(self, instruction: str, *operands: Any) -> Value:
         """Write an instruction."""
-        return _Value(self.builder, getattr(self.builder, instruction)(*operands))
+        return Value(self.builder, getattr(self.builder, instruction)(*operands))
 
-    def to(self, kind: Any, instruction: str) -> _Value:
+    def to(self, kind: Any, instruction: str) -> Value:
         """Write a conversion, unless the value is of that type."""
+        kind = ir.VectorType(kind, self.lanes) if self.lanes else kind
         return self if self.value.type == kind else self.write(instruction, self.value, kind)
 
-    def __rsub__(self, word: int) -> _Value:
+    def __rsub__(self, word: int) -> Value:
         return self.write("sub", self.like(word), self.value)
 
 
 def _operator(words: str, reals: str, *comparison: str) -> Any:
-    def apply(one: _Value, other: Any) -> _Value:
-        instruction = words if isinstance(one.value.type, ir.IntType) else reals
+    def apply(one: Value, other: Any) -> Value:
+        kind = one.value.type.element if one.lanes else one.value.type
+        instruction = words if isinstance(kind, ir.IntType) else reals
         return one.write(instruction, *comparison, one.value, one.like(other))
 
     return apply
@@ -57,21 +66,21 @@ for _name, _instructions in {
     "xor": ("xor", ""), "lshift": ("shl", ""), "rshift": ("lshr", ""), "lt": ("icmp_unsigned", "fcmp_ordered", "<"),
     "gt": ("icmp_unsigned", "fcmp_ordered", ">"), "eq": ("icmp_unsigned", "fcmp_ordered", "=="),
 }.items():  # fmt: skip
-    setattr(_Value, f"__{_name}__", _operator(*_instructions))
+    setattr(Value, f"__{_name}__", _operator(*_instructions))
 
 
-def _where(condition: _Value, one: Any, other: Any) -> _Value:
-    beside = one if isinstance(one, _Value) else other
+def _where(condition: Value, one: Any, other: Any) -> Value:
+    beside = one if isinstance(one, Value) else other
     return condition.write("select", condition.value, beside.like(one), beside.like(other))
 
 
 def _of_one(name: str) -> Any:
     """Return one of LLVM's functions of a number, of its own type."""
 
-    def call(x: _Value) -> _Value:
+    def call(x: Value) -> Value:
         kind = x.value.type
         function = x.builder.module.declare_intrinsic(name, (kind,), ir.FunctionType(kind, [kind]))
-        return _Value(x.builder, x.builder.call(function, [x.value]))
+        return Value(x.builder, x.builder.call(function, [x.value]))
 
     return call
 
@@ -97,11 +106,11 @@ _LLVM: dict[str, Any] = {
 }
 
 
-def _widen(half: _Value) -> _Value:
+def _widen(half: Value) -> Value:
     return half.to(_HALF, "bitcast").to(_REAL, "fpext")
 
 
-def _nearest(x: _Value) -> _Value:
+def _nearest(x: Value) -> Value:
     ordinary: Any = x == x
     return _where(ordinary, x.to(_HALF, "fptrunc").to(_INT16, "bitcast"), 0x7E00)
 
@@ -117,11 +126,16 @@ def converts(target: tuple[str, str, str]) -> bool:
     return target[0].startswith(("aarch64", "arm64")) or "+f16c" in target[2].split(",")
 
 
+def formulas(context: Any) -> dict[str, Any]:
+    """Return the formulas for the processor that a kernel is compiled for."""
+    return _FORMULAS[converts(context.codegen().magic_tuple())]
+
+
 def _function(name: str, result: Any, *given: Any) -> Any:
     @instructions(result, *given)
     def write(context: Any, builder: Any, *values: Any) -> Any:
-        formula = _FORMULAS[converts(context.codegen().magic_tuple())][name]
-        return formula(*(_Value(builder, value) for value in values)).value
+        formula = formulas(context)[name]
+        return formula(*(Value(builder, value) for value in values)).value
 
     return write
 

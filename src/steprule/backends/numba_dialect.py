@@ -38,6 +38,8 @@ _ROOMS = {"kept": "block", "unit": "lane", "inverse": "lane", "most": "word"}
 _MEMORY = frozenset({"add", "add_square", "float32_at", "float64_at", "inner", "int16_at", "int64_at", "uint8_at",
                      "uint16_at", "draw_room", *(f"{room}_room" for room in _ROOMS.values())})  # fmt: skip
 """What kernels call of `memory`."""
+_LANES = frozenset({"open_groups", *(f"close_groups_{form}" for form in CODES)})
+"""What they call of `lanes`."""
 _BYTES = {"float64": ("float64", 8), "float32": ("float32", 4), "int16": ("int16", 2),
           **dict.fromkeys(CODES, ("uint8", 1))}  # fmt: skip
 """As what the elements of an array are read, and how far apart they are; if not here, as 16 bits."""
@@ -60,10 +62,11 @@ class NumbaDialect(Dialect):
         "and": "{} & {}", "or": "{} | {}", "not": "not {}",
     }  # fmt: skip
     reserved = frozenset({
-        *TABLES, *COUNTS, *_MEMORY, *FORMULAS, "begins", "np", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
+        *TABLES, *COUNTS, *_MEMORY, *_LANES, *FORMULAS,
+        "begins", "np", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
         "count", "kernel", "first", "last", "part", "directory", "of", "i", "host_scalars", "finish_tensors", "abs",
         "range", "t", "known", "begin", "end", "min", "max", "length", "units", "column", "line", "lanes", "lane",
-        "place", "size", "turn", "first_unit", "kept", "exponent",
+        "place", "size", "turn", "first_unit", "kept",
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
         "whole": "{at}[i]", "narrow": "widen_{form}({at}[i])", "beside": "joined{more}_{form}({at}[i], {beside}[i])",
@@ -205,11 +208,8 @@ class NumbaDialect(Dialect):
         Most blocks are walked over `by` 16 lanes: 8 groups are then 16, of which two are one.
         """
         known, line = dict(self.names), self.source.line
-        with self.source.block(f"for lane in range({by or 'lanes'}):"):
-            for own in self.groups.values():
-                group = "lane & (lanes - 1)" if by else "lane"
-                line(f"{own['unit']}[lane] = unit({own['scale']}[first_unit + ({group})])")
-                line(f"{own['most']}[lane] = np.uint32(0)")
+        line(*(f"open_groups({own['unit']}, {own['most']}, {own['scale']}, first_unit, lanes)"
+               for own in self.groups.values()))  # fmt: skip
         with self._turns(by):
             line("i = begin + place")
             self._body(loop, at, totals)
@@ -223,26 +223,12 @@ class NumbaDialect(Dialect):
             self.names = known
         for store in loop.stores:
             if store.array.format.grouped:
-                self._units(self.groups[store.array.name], store.array.format.name, by)
+                own, form = self.groups[store.array.name], store.array.format.name
+                line(f"close_groups_{form}({own['most']}, {own['inverse']}, {own['scale']}, first_unit, lanes)")
                 with self._turns(by):
-                    own, form = self.groups[store.array.name], store.array.format.name
                     bits = f"{('low', 'high')[store.draw % 2]}_bits({rooms[store.draw // 2]}[place])"
                     new = f"stochastic_{form}({own['kept']}[place], {own['inverse']}[lane], {bits})"
                     line(f"{at[store.array.name]}[begin + place] = {new}")
-
-    def _units(self, own: Mapping[str, str], form: str, by: int) -> None:
-        """Find and write the units of a block's groups."""
-        most, inverse, same = own["most"], own["inverse"], "lane & (lanes - 1)"
-        rest = f"for lane in range(lanes, {by}):"
-        if by:
-            with self.source.block(rest):
-                self.source.line(f"{most}[{same}] = max({most}[{same}], {most}[lane])")
-        with self.source.block("for lane in range(lanes):"):
-            self.source.line(f"exponent = exponent_{form}({most}[lane])")
-            self.source.line(f"{own['scale']}[first_unit + lane] = exponent", f"{inverse}[lane] = inverse(exponent)")
-        if by:
-            with self.source.block(rest):
-                self.source.line(f"{inverse}[lane] = {inverse}[{same}]")
 
     @contextmanager
     def _turns(self, by: int) -> Generator[None]:
@@ -257,10 +243,9 @@ class NumbaDialect(Dialect):
     def _adds_in_runs(self, loop: Loop) -> bool:
         """Whether short runs may be added in float32, in wider vectors: squares of 16 bits, and the guard's zeros."""
         squares = [part.node for part in loop.accumulated if part.node is not self.plan.guard]
-        loaded = {part.node for part in loop.loads}
+        loaded = {part.node for part in loop.loads if part.array.format.narrow}
         return (
             bool(squares)
-            and self.program.layout.parameter.narrow
             and not loop.stores
             and all(
                 (node.reducer.combine, node.reducer.each) == ("add", "mul") and node.inputs[0] in loaded
@@ -390,6 +375,6 @@ class NumbaDialect(Dialect):
 
     def _imports(self, called: set[str]) -> None:
         self.source.line("import numpy as np", "")
-        for module, words in (("half", FORMULAS.keys()), ("memory", _MEMORY)):
+        for module, words in (("half", FORMULAS.keys()), ("lanes", _LANES), ("memory", _MEMORY)):
             if used := sorted(called & words):
                 self.source.line(f"from steprule.backends.{module} import {', '.join(used)}")
