@@ -25,6 +25,7 @@ from steprule.plan.tables import array_rows, host_columns, hyper_columns
 
 HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
 POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
+MATRICES = sorted(name for name, row in OPS.items() if row.kind == "matrix")
 REDUCTIONS = sorted(name for name, row in OPS.items() if row.reducer is not None)
 LOGIC = sorted(name for name, row in OPS.items() if row.kind == "logic")
 COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
@@ -45,6 +46,8 @@ class _Drawer:
     reads: list[Node]
     reductions: int = 0
     sites: int = 0
+    matrices: int = 2
+    """How many functions of matrices may be drawn yet."""
     used: set[str] = field(default_factory=set)
 
     def leaf(self, rank: Rank) -> Node:
@@ -66,6 +69,8 @@ class _Drawer:
             return self.leaf(rank)
         if kind == 1 and self.reductions < 3 and rank is not Rank.HOST:
             return self.reduction(depth)
+        if kind == 2 and self.matrices and rank is Rank.ELEMENT:
+            return self.matrix(depth)
         name = self.draw(st.sampled_from(POINTWISE))
         self.used.add(name)
         inputs = [
@@ -82,22 +87,47 @@ class _Drawer:
             return make(name, *(self.comparison(0, rank) for _ in range(OPS[name].arity)))
         return make(name, self.expression(min(depth, 1), rank), self.expression(min(depth, 1), rank))
 
+    def element(self, depth: int) -> Node:
+        inner = self.expression(depth)
+        return inner if inner.rank is Rank.ELEMENT else make("add", inner, self.reads[1])
+
+    def matrix(self, depth: int) -> Node:
+        """Draw a function of matrices, in a place where a matrix that is nearly singular decides nothing."""
+        self.matrices -= 1
+        x, name = _into(self.element(depth - 1), ANY), self.draw(st.sampled_from(MATRICES))
+        rest = [const((low + high) / 2) for low, high in OPS[name].sample[1:]]
+        if name.startswith("orthogonalize"):
+            return make(name, x, *rest[:-1], const(self.draw(st.integers(0, 5))))
+        square = self.draw(st.sampled_from([gram(x), *(node for node in self.reads if node.rank is Rank.LEFT)]))
+        if OPS[name].sides == "aa->aa":
+            found = make(name, square, *rest)
+            square = found if rest else make("matmul", found, make("transpose", found))
+        return make("matmul", make("where", self.comparison(0, Rank.HOST), square, gram(self.reads[1])), x)
+
     def reduction(self, depth: int) -> Node:
-        inner = self.expression(depth - 1)
-        if inner.rank is not Rank.ELEMENT:
-            inner = make("add", inner, self.reads[1])
+        inner = self.element(depth - 1)
         self.reductions += 1
         name = self.draw(st.sampled_from(REDUCTIONS))
         self.used.add(name)
         return make(name, _into(inner, ANY))
 
 
+def gram(x: Node) -> Node:
+    """Return the matrix of all products of a matrix's rows."""
+    return make("matmul", x, make("transpose", x))
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Draw a whole rule: two element slots, one tensor slot, one host slot, reductions of every kind."""
+    """Draw a whole rule: two element slots, one tensor slot, one host slot, reductions of every kind.
+
+    A rule in a few has functions of matrices, and a slot that is one.
+    """
     slots = (Slot("m"), Slot("s", init=0.25), Slot("k", Rank.TENSOR, 1.0), Slot("h", Rank.HOST, 2.0))
+    matrices = draw(st.integers(0, 5)) == 0
+    slots += (Slot("p", Rank.LEFT, "identity"),) if matrices else ()
     reads = [read("theta"), read("g"), *(read(slot.name, slot.rank) for slot in slots)]
-    drawer = _Drawer(draw, reads)
+    drawer = _Drawer(draw, reads, matrices=2 * matrices)
     new = drawer.expression(draw(st.integers(1, 3)))
     m = drawer.expression(draw(st.integers(0, 2)))
     s = drawer.expression(1)
@@ -106,6 +136,11 @@ def graphs(draw: st.DrawFn) -> Graph:
         k = make("mean", k)
     h = drawer.expression(1, Rank.HOST)
     bounded = [_into(node, ANY) for node in (new, m, s, k, h)]
+    bounded += (
+        [make("add", make("mul", const(0.5), reads[-1]), gram(_into(make("add", m, reads[1]), ANY)))]
+        if matrices
+        else []
+    )
     hypers = tuple(Hyper(name, value) for name, value in HYPERS.items())
     return verify(Graph("drawn", "theta", "g", slots, hypers, bounded[0], tuple(bounded[1:])))
 
@@ -124,7 +159,8 @@ def problem(seed: int, shapes: list[tuple[int, ...]]) -> Problem:
     arrays, numbers = [], []
     for index, shape in enumerate(shapes):
         own = {name: rng.normal(size=shape) for name in ("theta", "g", "m", "s")}
-        arrays.append(own | {"k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)})
+        rows = rng.normal(size=(shape or (1,))[:1] * 2)
+        arrays.append(own | {"p": rows @ rows.T, "k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)})
         numbers.append(
             {name: value * (1 + index % 2) for name, value in HYPERS.items()} | {"t": 3.0, "h": 1.5 + index % 2}
         )

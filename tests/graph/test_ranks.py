@@ -20,7 +20,7 @@ from steprule.graph.verify import verify
 
 pytestmark = pytest.mark.null
 
-HOST, GLOBAL, TENSOR, ROW, COLUMN, ELEMENT = Rank.__members__.values()
+HOST, GLOBAL, TENSOR, ROW, COLUMN, ELEMENT, *_ = Rank.__members__.values()
 THETA, G, LR = read("theta"), read("g"), hyper("lr")
 R, C, K = read("r", ROW), read("c", COLUMN), read("k", TENSOR)
 SLOTS = (Slot("r", ROW), Slot("c", COLUMN), Slot("k", TENSOR))

@@ -1,110 +1,123 @@
-"""Functions of matrices stand between passes: planned, lowered to `Call`, executed by eager, refused by kernels."""
+"""Functions of matrices stand between passes: planned, lowered to `Call`, and hand arrays on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import steprule as sr
-from steprule.errors import BackendError, GraphError
-from steprule.graph.evaluate import evaluate
-from steprule.graph.node import const, make
-from steprule.graph.ops import ANY, OPS, Op
+from steprule.errors import GraphError
+from steprule.graph.node import Rank, const, make, read
 from steprule.graph.verify import verify as verify_graph
-from steprule.plan.program import Call, lowered, verify
+from steprule.plan.program import Call, Program, lowered, verify
 from steprule.plan.schedule import schedule, summary
-from steprule.rule.symbols import apply
 
 pytestmark = pytest.mark.null
-SHAPES = ((3, 3), (1, 1), (2, 2, 1), ())
 
 
-@pytest.fixture(autouse=True)
-def inverse() -> Iterator[None]:
-    """Add one row: no function of matrices is in the language yet."""
-    OPS["inverse"] = Op("inverse", "matrix", (ANY,), np.linalg.inv, "inverse", "inverse({})", "{}^{{-1}}")
-    yield
-    del OPS["inverse"]
+@sr.rule
+def turned(theta, g, m, *, lr=0.1, t):
+    m = 0.5 * m + g
+    root = sr.orthogonalize(m)
+    return theta - lr * t * root / (1 + sr.norm(root)), m
 
 
-@pytest.fixture
-def rule() -> Any:
-    @sr.rule
-    def turned(theta, g, m, *, lr=0.1, t):
-        m = 0.5 * m + g
-        root = apply("inverse", m)
-        return theta - lr * t * root / (1 + sr.norm(root)), m
-
-    return turned
+@sr.rule
+def shampoo(theta, g, left=sr.slot(rank="left"), right=sr.slot(rank="right", init="identity"), *, lr=0.1):
+    left = left + g @ sr.transpose(g)
+    right = right + sr.transpose(g) @ g
+    return theta - lr * (sr.inverse_root(left, 4) @ g @ sr.inverse_root(right, 4)), left, right
 
 
-def scratch(graph: Any) -> set[str]:
-    loops = lowered(schedule(graph)).loops
-    calls = [part for loop in loops for part in loop.after if isinstance(part, Call)]
-    return {array.name for part in calls for array in (part.source, part.target)}
+def program(formula: Any) -> Program:
+    return lowered(schedule(formula.graph))
 
 
-def test_its_argument_is_stored_by_the_pass_before_and_its_value_loaded_by_the_pass_after(rule: Any) -> None:
-    plan = schedule(sr.chain(sr.clip_global_norm, rule).graph)
-    assert [summary(item, plan.graph).partition(";")[2] for item in plan.passes][1].startswith(" then inverse(")
+def calls_of(own: Program) -> list[list[Call]]:
+    return [list(loop.calls) for loop in own.loops]
+
+
+def test_its_argument_is_stored_by_the_pass_before_and_its_value_loaded_by_the_pass_after() -> None:
+    plan = schedule(sr.chain(sr.clip_global_norm, turned).graph)
+    told = [summary(item, plan.graph) for item in plan.passes]
+    assert told[1].partition("; ")[2].startswith("keeps 0.5 mₜ₋₁")
+    assert told[2].startswith("after orthogonalize(")
     own = lowered(plan)
-    assert [len(item.calls) for item in plan.passes] == [0, 1, 0, 0]
-    (call,) = (part for loop in own.loops for part in loop.after if isinstance(part, Call))
-    assert [store.array for store in own.loops[1].stores] == [call.source]
+    assert [len(item.calls) for item in plan.passes] == [0, 0, 1, 0]
+    (call,) = (call for loop in own.loops for call in loop.calls)
+    assert [store.array for store in own.loops[1].stores] == list(call.sources)
     for loop in own.loops[2:]:
         assert [load.array for load in loop.loads if load.array.scratch] == [call.target]
     # g; m, g and the argument; the value; θ, m, g and the value, of which two are written
     assert [loop.bytes_per_parameter for loop in own.loops] == [4, 12, 4, 24]
 
 
-@pytest.mark.parametrize("clip", [None, 1.0])
-def test_eager_agrees_with_the_interpreter(rule: Any, clip: Any) -> None:
-    torch.manual_seed(1)
-    parameters = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in SHAPES]
-    optimizer = rule.optimizer(parameters, clip=clip)
-    graph = optimizer.program.graph
-    held = [{"theta": p.detach().numpy().copy(), "m": np.zeros(p.shape)} for p in parameters]
-    for step in range(1, 4):
-        there = [step != 2 or place != 0 for place in range(len(parameters))]
-        for parameter, present in zip(parameters, there, strict=True):
-            parameter.grad = torch.randn_like(parameter) if present else None
-        stepped = [i for i, present in enumerate(there) if present]
-        numbers = [{"lr": 0.1, "max_norm": 1.0, "t": float(step - (step == 3 and i == 0))} for i in stepped]
-        given = [held[i] | {"g": parameters[i].grad.numpy()} for i in stepped]
-        for i, new in zip(stepped, evaluate(graph, given, numbers), strict=True):
-            held[i] = new
-        optimizer.step()
-        for parameter, own in zip(parameters, held, strict=True):
-            np.testing.assert_allclose(parameter.detach().numpy(), own["theta"], rtol=1e-9)
-    (bucket,) = optimizer._binding.buckets
-    assert {name for name, own in bucket.batch.arrays.items() if all(one is None for one in own)} >= scratch(graph)
+def test_functions_of_functions_need_no_pass_between_them_and_share_one_array() -> None:
+    own = program(shampoo)
+    assert [len(calls) for calls in calls_of(own)] == [0, 9]
+    assert [loop.bytes_per_parameter for loop in own.loops] == [8, 12]  # g and its copy; θ twice and the direction
+    assert own.scratch_bytes_per_parameter == 4
+    assert [store.array.name for store in own.matrices] == ["left", "right"]
+    assert {array.format.dtype for array in lowered(schedule(shampoo.graph), "bfloat16").scratch} == {"float32"}
 
 
-def test_kernels_say_that_they_lack_it(rule: Any) -> None:
-    parameter = torch.nn.Parameter(torch.eye(2))
-    parameter.grad = torch.eye(2)
-    optimizer = rule.optimizer([parameter])
-    optimizer.step()
-    told = sr.explain(optimizer)
-    assert (told.backend, told.reason) == ("eager", "there is no kernel with `inverse`")
-    with pytest.raises(BackendError, match="there is no kernel with `inverse`"):
-        rule.optimizer([parameter], backend="numba_cpu").step()
+def test_what_is_taken_of_slots_alone_is_called_before_the_first_pass() -> None:
+    @sr.rule
+    def lagging(theta, g, left=sr.slot(rank="left", init="identity"), *, lr=0.1):
+        return theta - lr * (sr.inverse_root(left, 2) @ g), left + g @ sr.transpose(g)
+
+    before, after = calls_of(program(lagging))
+    assert [call.node.op for call in before] == ["inverse_root"]
+    assert {"matmul", "transpose", "add"} == {call.node.op for call in after}
 
 
-def test_a_number_is_no_matrix(rule: Any) -> None:
-    with pytest.raises(GraphError, match="a value that is no matrix"):
-        verify_graph(replace(rule.graph, new_slots=(make("inverse", const(2.0)),)))
+def test_a_value_that_two_calls_need_is_kept_once_and_not_written_over() -> None:
+    @sr.rule
+    def twice(theta, g, *, lr=0.1):
+        first = sr.orthogonalize(g + theta)
+        return theta - lr * first / sr.norm(first) * sr.norm(sr.orthogonalize((g + theta) / (1 + sr.norm(first))))
+
+    own = program(twice)
+    (first,), (second,) = (calls for calls in calls_of(own) if calls)
+    assert first.target not in second.sources
+    assert len(own.scratch) == 2
 
 
-def test_a_call_without_its_argument_and_a_load_before_its_call_are_found(rule: Any) -> None:
-    own = lowered(schedule(rule.graph))
+def test_a_matrix_function_of_what_does_not_fit_is_no_graph() -> None:
+    graph = turned.graph
+    for new in (make("orthogonalize", const(2.0), *map(const, (1.0,) * 5)), make("matmul", read("g"), read("g"))):
+        with pytest.raises(GraphError, match="no matrices of fitting shapes"):
+            verify_graph(replace(graph, new_slots=(new,)))
+    square = make("matmul", read("g"), make("transpose", read("g")))
+    for new, told in (
+        (make("add", read("g"), square), "elements of different shapes"),
+        (make("norm", square), "has not the parameter's shape"),
+        (square, "the new `m` varies over lefts"),
+    ):
+        with pytest.raises(GraphError, match=told):
+            verify_graph(replace(graph, new_slots=(new,)))
+    with pytest.raises(GraphError, match="has not its shape"):
+        verify_graph(replace(graph, new_parameter=square))
+
+
+def test_a_call_without_its_argument_and_a_load_before_its_call_are_found() -> None:
+    own = program(turned)
     first, *rest = own.loops
-    with pytest.raises(GraphError, match="has not stored its argument"):
+    with pytest.raises(GraphError, match="none has stored its argument"):
         verify(replace(own, loops=(replace(first, body=first.body[:-1]), *rest)))
     with pytest.raises(GraphError, match="before it has ended"):
-        verify(replace(own, loops=(replace(first, after=()), *rest)))
+        verify(replace(own, loops=(first, *(replace(loop, calls=()) for loop in rest))))
+    last = replace(own.loops[-1], calls=rest[0].calls)  # a call that a reduction waits for comes too late
+    with pytest.raises(GraphError, match="before it has ended"):
+        verify(replace(own, loops=(first, replace(rest[0], calls=()), *rest[1:-1], last)))
+
+
+def test_the_shapes_of_products_are_the_tensors_rows_and_columns() -> None:
+    shape = (2, 3, 4)
+    views = {rank: rank.view(shape) for rank in (Rank.ELEMENT, Rank.LEFT, Rank.RIGHT, Rank.TRANSPOSED)}
+    assert list(views.values()) == [(2, 12), (2, 2), (12, 12), (12, 2)]
+    assert Rank.LEFT.shape(()) == Rank.RIGHT.shape((7,)) == (1, 1)
+    assert not any(other >= Rank.LEFT for other in (Rank.ELEMENT, Rank.ROW, Rank.RIGHT))
+    assert make("mul", read("k", Rank.TENSOR), read("left", Rank.LEFT)).rank is Rank.LEFT

@@ -155,7 +155,9 @@ CASES: list[Case] = [
             (lambda theta, g: g and theta, "where((a < b) & (c < d), x, y)", lambda theta, g: where(g == 0, g, theta)),
             (lambda theta, g: len(g), "numel(x)", lambda theta, g: sr.numel(g)),
             (lambda theta, g: g.numel(), "numel(x)", lambda theta, g: sr.numel(g)),
-            (lambda theta, g: g @ theta, "sum(a * b)", lambda theta, g: sr.sum(g * theta)),
+            (lambda theta, g: g @ theta, "a @ transpose(b)", lambda theta, g: g @ sr.transpose(theta) @ g),
+            (lambda theta, g: torch.mm(g, theta), "a @ b", lambda theta, g: (g @ sr.transpose(theta)) @ g),
+            (lambda theta, g: 2 @ g, "a * b", lambda theta, g: 2 * g),
             (lambda theta, g: math.sqrt(g), "sqrt(x)", lambda theta, g: sqrt(g)),
             (lambda theta, g: np.maximum(g, 0), "maximum(a, b)", lambda theta, g: maximum(g, 0)),
             (lambda theta, g: torch.sigmoid(g), "1 / (1 + exp(-x))", lambda theta, g: 1 / (1 + sr.exp(-g))),
@@ -208,6 +210,9 @@ def test_every_spelling_that_is_advised_is_one() -> None:
                 "weight": lr,
                 "p": lr,
             }
+            if any(word in text for word in ("transpose", "@", "eigenvectors")):
+                square = g @ sr.transpose(g)
+                return theta - lr * (eval(text, known | dict.fromkeys("xab", square)) @ g), m, s  # noqa: S307
             return theta - lr * eval(text, known | names), m, s  # noqa: S307
 
         assert rule(spelled).graph.new_parameter, text

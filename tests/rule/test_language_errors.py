@@ -158,7 +158,7 @@ def divides_by_zero_in_python(theta, g, *, lr=0.1):
         (reads_an_attribute, "g.shape", ".shape"),
         (takes_an_element, "g[0]", "no value"),
         (takes_the_length, "len(g)", "no value"),
-        (multiplies_matrices, "g @ theta", "no value"),
+        (multiplies_matrices, "g @ theta", "rows by columns and a matrix of rows by columns"),
         (iterates, "tuple(g)", "no value"),
         (writes_a_string, 'g * "0.5"', "'0.5'"),
         (writes_nothing, "g * None", "None"),

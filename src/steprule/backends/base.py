@@ -18,6 +18,7 @@ from ..plan.groups import row_length
 from ..plan.program import Program
 from ..plan.schedule import Pass, Plan
 from ..version import __version__
+from .calls import Calls
 from .render import Dialect
 
 Table = NDArray[np.float64]
@@ -127,9 +128,10 @@ class Backend(ABC):
 class Batch(ABC):
     """Tensors of one dtype and device, bound to a plan.
 
-    The caller runs `begin`, then `sweep` for every pass, after which it may replace the totals of global reductions by
-    those of all batches; then `end`. `step` does all of it for a batch that is alone. After an interrupt `begun` tells
-    whether anything was written, `finish` ends the last pass, and `end` is left as it is if that was done; `clear`
+    The caller runs `begin`, then `call` and `sweep` for every pass, after which it may replace the totals of global
+    reductions by those of all batches; then `end`. `step` does all of it for a batch that is alone. After an interrupt
+    `begun` tells whether anything was written, `finish` ends the last pass, and `end` is left as it is if that was
+    done; `clear`
     forgets a step that has been counted.
     """
 
@@ -141,6 +143,8 @@ class Batch(ABC):
     """Hyperparameters that are on the device already, where kernels decide by themselves."""
     why_slow = ""
     """Why its launches cost more than they could, or ""."""
+    calls: Calls | None = None
+    """What is computed on whole tensors between passes."""
     host: Table | None = None
     """After `begin`, the plan's `host` values, a row a setting, unless they are computed where used."""
 
@@ -184,6 +188,23 @@ class Batch(ABC):
     def begin(self, hyper: Table) -> None:
         """Take this step's hyperparameters: a row a distinct setting, columns as `hyper_columns` says."""
 
+    def call(self, index: int) -> None:
+        """Compute what pass `index` needs of whole tensors. Whatever fails here fails before anything is written."""
+        if self.calls is not None:
+            self.calls.before(index, self)
+
+    def present(self) -> NDArray[np.bool_]:
+        """Say which tensors have gradients in this step."""
+        raise NotImplementedError
+
+    def numbers(self, nodes: Sequence[Node]) -> Table:
+        """Return the values of nodes below element rank, a row a tensor; this may wait for a device."""
+        raise NotImplementedError
+
+    def scalars(self, nodes: Sequence[Node]) -> torch.Tensor:
+        """Return the same in float64 where the tensors are; of what stands on a device, without waiting."""
+        return torch.from_numpy(self.numbers(nodes))
+
     @abstractmethod
     def sweep(self, index: int) -> None:
         """Walk over memory once, and reduce: pass `index`."""
@@ -212,6 +233,7 @@ class Batch(ABC):
         """Run every pass; return whether anything was written (a guarded plan stops at a bad gradient)."""
         self.begin(hyper)
         for item in self.plan.passes:
+            self.call(item.index)
             self.sweep(item.index)
             if self.refuses(item.index):
                 return False
@@ -237,10 +259,13 @@ def run(work: Sequence[tuple[Batch, Table]]) -> bool:
     for index in range(max((len(batch.plan.passes) for batch in batches), default=1) - 1):
         walking = [batch for batch in batches if index < len(batch.plan.passes) - 1]
         for batch in walking:
+            batch.call(index)
             batch.sweep(index)
         _share_totals([(batch, batch.plan.passes[index]) for batch in walking])
         if any(batch.refuses(index) for batch in walking):
             return False
+    for batch in batches:
+        batch.call(len(batch.plan.passes) - 1)
     for batch in batches:
         batch.sweep(len(batch.plan.passes) - 1)
     _wind_up(batches)

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..graph.evaluate import evaluate_host
 from ..graph.node import Node, Rank
 from ..graph.ops import OPS
 from ..plan.groups import row_length
-from ..plan.program import Accumulate, Array, Call, Combine, Compute, Exchange, Keep, Load, Loop, Program, Store
+from ..plan.program import Accumulate, Array, Combine, Compute, Exchange, Keep, Load, Loop, Program, Store
 from ..plan.schedule import walks
 from ..plan.storage import REMAINDER, units_of
 from ..plan.tables import hyper_columns
 from .base import Arrays, Backend, Batch, Gradients, Kernel, Table, Where
+from .calls import calls_of
 from .half_torch import chance, coded, decoded, drawn, joined, random_bits, remainder, rounded
 from .threads import alone
-
-_SPELLING: dict[str, Callable[..., Any]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "neg": lambda a: -a,
-    "mod": lambda a, b: torch.remainder(a, b) + 0.0,
-    "sign": lambda a: torch.where(a != a, a, torch.sgn(a)),
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-}
-
-
-def spelling(op: str) -> Callable[..., Any]:
-    """Return the torch meaning of an operation on tensors and numbers."""
-    return _SPELLING.get(op) or getattr(torch, OPS[op].torch)
+from .torch_ops import spelling
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
@@ -87,11 +69,11 @@ class EagerBatch(Batch):
         self.arrays = {name: list(tensors) for name, tensors in arrays.items()}
         self.rows = list(rows)
         self._where = where
-        calls = [part for loop in program.loops for part in loop.after if isinstance(part, Call)]
-        self._scratch = [array.name for part in calls for array in (part.source, part.target)]
-        self.arrays |= {name: [None] * len(self.rows) for name in self._scratch}
+        self.calls = calls_of(program, arrays, ordered=False)
+        self.arrays |= {} if self.calls is None else self.calls.arrays
         self._shapes = [tuple(tensor.shape) for tensor in arrays[plan.graph.parameter]]
         self.total = np.zeros(len(plan.reductions))
+        self._real: torch.dtype = getattr(torch, program.layout.real)
         self._columns = hyper_columns(plan)
         self._numbers: list[dict[str, float]] = []
         self._reduced: list[dict[Node, Any]] = []
@@ -116,6 +98,25 @@ class EagerBatch(Batch):
         self._numbers = [rows[row] for row in self.rows]
         self._reduced = [{} for _ in self.rows]
         self._writing = None
+        if self.calls is not None:
+            self.calls.begin()
+
+    def present(self) -> NDArray[np.bool_]:
+        """Say which tensors have gradients in this step."""
+        return np.array([gradient is not None for gradient in self.arrays[self.plan.graph.gradient]])
+
+    def numbers(self, nodes: Sequence[Node]) -> Table:
+        """Return the values of nodes below element rank, a row a tensor; of those without gradients, zeros."""
+        table = np.zeros((len(self.rows), len(nodes)))
+        for tensor in self._present(range(len(self.rows))):
+            own = self._scalars(tensor, nodes)
+            table[tensor] = [float(own[node]) for node in nodes]
+        return table
+
+    def scalars(self, nodes: Sequence[Node]) -> torch.Tensor:
+        """Return the same where the tensors are."""
+        device = next((own.device for own in self.arrays[self.plan.graph.parameter]), None)
+        return torch.from_numpy(self.numbers(nodes)).to(self._real).to(device)
 
     @alone
     @torch.no_grad()
@@ -128,12 +129,7 @@ class EagerBatch(Batch):
             values = self._elements(tensor, loop, self._scalars(tensor, loop.scalars))
             self._copy(tensor, [pair for store in loop.stores for pair in self._stored(tensor, store, values)])
         for part in loop.after:
-            if isinstance(part, Call):
-                for tensor in self._present(tensors):
-                    whole = self.arrays[part.source.name][tensor]
-                    result = spelling(part.node.op)(whole.reshape(Rank.ELEMENT.view(tuple(whole.shape))))
-                    self.arrays[part.target.name][tensor] = result.reshape(whole.shape)
-            elif isinstance(part, Combine) and not walks(part.node):
+            if isinstance(part, Combine) and not walks(part.node):
                 (inner,) = part.node.inputs
                 for tensor in self._present(tensors):
                     value = self._scalars(tensor, [inner])[inner]
@@ -146,7 +142,9 @@ class EagerBatch(Batch):
                     self.total[part.place] = reduce(combine, shares, part.node.reducer.init)
 
     def end(self) -> None:
-        """Write the slots of one number a tensor, after the last pass."""
+        """Write the slots that no pass writes, after the last one."""
+        if self.calls is not None:
+            self.calls.write()
         if self.plan.tensor_writes and (self._writing or (-1,))[0] < len(self.rows):
             self._write_tensor_slots()
 
@@ -165,7 +163,9 @@ class EagerBatch(Batch):
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._writing = None
-        self.arrays |= {self.plan.graph.gradient: [], **{name: [None] * len(self.rows) for name in self._scratch}}
+        self.arrays[self.plan.graph.gradient] = []
+        if self.calls is not None:
+            self.calls.begin()
 
     def _elements(self, tensor: int, loop: Loop, values: dict[Node, Any]) -> dict[Node, Any]:
         """Do what a loop does to elements, but the stores; return all values."""
@@ -209,7 +209,7 @@ class EagerBatch(Batch):
         """Return where a value goes, and what is held there."""
         value = values[store.node]
         if store.array.scratch:
-            self.arrays[store.array.name][tensor] = value
+            self.arrays[store.array.name][tensor].copy_(value)
             return []
         target = self.arrays[store.array.name][tensor].detach()
         if store.array.format.beside:

@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..graph.evaluate import evaluate_scalars
+from ..graph.node import Node, Rank, read
 from . import cache, compiler
 from .base import (
+    ABSENT,
     DTYPES,
     Arrays,
     Backend,
@@ -24,6 +27,7 @@ from .base import (
     row_lengths,
     tensor_table,
 )
+from .calls import calls_of
 from .numba_dialect import COUNTS, TABLES, NumbaDialect
 from .threads import cheap, walk
 
@@ -86,7 +90,10 @@ class CpuBatch(Batch):
         self.program = kernel.program
         self.plan = plan = kernel.program.plan
         self._function = kernel.function
+        self.calls = calls_of(self.program, arrays)
+        self._arrays = arrays if self.calls is not None else {}
         pointed = [arrays[name] for name in self.program.tensors if name != plan.graph.gradient]
+        pointed += [] if self.calls is None else self.calls.arrays.values()
         self._held: list[Any] = [*pointed, ()]  # what is pointed at must not be freed
         sizes = [tensor.numel() for tensor in arrays[plan.graph.parameter]]
         pointers = [addresses_of(own) for own in pointed]
@@ -132,9 +139,33 @@ class CpuBatch(Batch):
     def begin(self, hyper: Table) -> None:
         """Compute the host scalars."""
         self._done.fill(0)
+        if self.calls is not None:
+            self.calls.begin()
         if self._hyper is not hyper:
             self._take(hyper)
         self._once(0)
+
+    def present(self) -> NDArray[np.bool_]:
+        """Say which tensors have gradients in this step."""
+        return self._gradients != ABSENT
+
+    def numbers(self, nodes: Sequence[Node]) -> Table:
+        """Return the values of nodes below element rank, a row a tensor."""
+        known: dict[Node, Any] = {} if self.calls is None else dict(self.calls.sizes)
+        rows, sizes = self._tensors[:, 0], self._tensors[:, 1]
+        host = np.zeros((0, 0)) if self.host is None else self.host
+        known |= {node: host[rows, place] for place, node in enumerate(self.program.host)}
+        for place, node in enumerate(self.plan.reductions):
+            total = self.total[place] if node.kind == "global" else self._reduced[:, place]
+            with np.errstate(all="ignore"):
+                known[node] = node.reducer.finished(total, sizes)
+        for name, rank in self.plan.graph.ranks.items():
+            if name in self._arrays and rank is Rank.TENSOR:
+                known[read(name, rank)] = np.array([float(own) for own in self._arrays[name]])
+        table = np.empty((len(rows), len(nodes)))
+        for place, value in enumerate(evaluate_scalars(nodes, {}, known)):
+            table[:, place] = value
+        return table
 
     def _take(self, hyper: Table) -> None:
         """List the addresses of all tables, unless they are as before."""
@@ -209,17 +240,21 @@ class CpuBatch(Batch):
     def clear(self) -> None:
         """Forget how far this step has come, and its gradients, so that zero_grad frees them."""
         self._done.fill(0)
+        if self.calls is not None:
+            self.calls.begin()
         self._held[-1] = ()
 
     def end(self) -> None:
-        """Write the slots of one number a tensor, after the last pass."""
+        """Write the slots that no pass writes, after the last one."""
+        if self.calls is not None:
+            self.calls.write()
         if self.plan.tensor_writes and not self._done[len(self._parts) - 1]:
             self._once(2 * len(self.plan.passes) + 1)
 
     def step(self, hyper: Table) -> bool:
-        """Run every pass: in one call when one thread will do."""
+        """Run every pass: in one call when one thread will do, and nothing is called between passes."""
         parts = self._share()
-        if len(parts) > 2:  # one part has two ends
+        if len(parts) > 2 or self.calls is not None:  # one part has two ends
             return super().step(hyper)
         if self._hyper is not hyper:
             self._take(hyper)

@@ -74,6 +74,7 @@ class Dialect(ABC):
         self.graph = program.plan.graph
         self.real = program.layout.real
         self.pointed = [name for name in program.tensors if name != self.graph.gradient]
+        self.pointed += [array.name for array in program.scratch]
         self.hosted: Sequence[Node] = program.host
         self.source = Source(self.graph.origins)
         self.names: dict[Node, str] = {}
@@ -90,11 +91,13 @@ class Dialect(ABC):
             if array.format.kind not in cls.loads:
                 return f"`{array.name}` is in 8 bits, for which there are no kernels here"
         for node in program.plan.graph.nodes:
+            if node.whole or node.rank.apart:  # torch computes it, between passes
+                continue
             if node.rank not in _RANKS:
                 return f"`{node.op}` varies over {node.rank.word}s, for which there are no kernels"
             if node.kind == "size":
                 return f"there is no kernel with `{node.op}`"
-            if node.kind in {"pointwise", "compare", "logic", "matrix"} and node.op not in cls.spelling:
+            if node.kind in {"pointwise", "compare", "logic"} and node.op not in cls.spelling:
                 return f"there is no kernel with `{node.op}`"
         return ""
 
@@ -285,7 +288,7 @@ class Dialect(ABC):
         arrays = {array.name: array.format.dtype for array in loop.arrays}
         if self.graph.parameter in arrays and (beside := self.program.layout.parameter.beside):
             arrays[REMAINDER] = beside
-        at = {name: self.fresh.fresh(f"{name}_at") for name in arrays}
+        at = {name: self.fresh.fresh(f"{name.replace(' ', '_')}_at") for name in arrays}
         self.source.line(*(f"{at[name]} = {self._point(name, dtype, 'start')}" for name, dtype in arrays.items()))
         same = self._same(loop)
         totals = {part: self.fresh.fresh(f"{part.node.op}_of") for part in loop.accumulated if same[part] is part}
@@ -324,7 +327,7 @@ class Dialect(ABC):
             self.source.line(f"{name} = key({self._of('stream')}, {t}, {number})")
 
     def _body(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
-        results = {store.node: f"new_{store.array.name}" for store in loop.stores}
+        results = {store.node: f"new_{store.array.name}" for store in loop.stores if not store.array.scratch}
         kept = {part.store: part.node for part in loop.body if isinstance(part, Keep)}
         self.drawn = {}
         for part in loop.body:
@@ -332,7 +335,7 @@ class Dialect(ABC):
                 form = part.array.format
                 known = {"at": at[part.array.name], "beside": at.get(REMAINDER), "form": form.dtype, "real": self.real}
                 known |= {"more": form.more, "rest": form.beside, **self.groups.get(part.array.name, {})}
-                self._assign(part.node, part.array.name, self.loads[form.kind].format(**known))
+                self._assign(part.node, part.array.name.replace(" ", "_"), self.loads[form.kind].format(**known))
             elif isinstance(part, Compute):
                 self._assign(part.node, results.get(part.node, "x"), self._spell(part.node, self.real))
             elif isinstance(part, Accumulate):

@@ -8,16 +8,23 @@ gradients' addresses and hyperparameters in one piece, and never asks.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import BackendError
+from ..graph.evaluate import evaluate_scalars
+from ..graph.node import Node, Rank, hyper, read, step, topological
+from ..graph.ops import OPS
 from ..plan.program import Program
-from .base import Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, tensor_table
+from ..plan.tables import TENSOR, host_columns
+from .base import ABSENT, Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, tensor_table
+from .calls import calls_of, scalars_there
+from .torch_ops import spelling
 from .triton_device import Device, Upload
 from .triton_dialect import Build, derived
 
@@ -66,6 +73,9 @@ class TritonBatch(Batch):
         self._functions, self._build, self._device, self._kept = functions, build, device, kept
         names = [name for name in program.tensors if name != program.plan.graph.gradient]
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
+        self.calls, self._counted = calls_of(program, arrays), counts
+        self._held += [] if self.calls is None else self.calls.arrays.values()
+        self._numbers = {name: arrays[name] for name, rank in program.plan.graph.ranks.items() if rank is Rank.TENSOR}
         sizes = [tensor.numel() for tensor in arrays[program.plan.graph.parameter]]
         self._changing(len(sizes), len(program.plan.graph.hypers))
         self._tables = self._make_tables(sizes, counts, where)
@@ -73,6 +83,8 @@ class TritonBatch(Batch):
         self._streams = {self._now.stream}
         self._rows = b""
         self._found_now: torch.Tensor | None = None
+        sizes = {} if self.calls is None else self.calls.sizes
+        self._sizes = {node: device.table(own.astype(np.int64)).double() for node, own in sizes.items()}
         self._begun = self._ended = self._may_leave_out = False
         self.set_gradients(arrays[program.plan.graph.gradient])
         self._prepare()
@@ -144,6 +156,8 @@ class TritonBatch(Batch):
         if now.capturing or now.stream not in self._streams:
             self._keep_tables()
         self._begun = self._ended = False
+        if self.calls is not None:
+            self.calls.begin()
         rows = hyper.tobytes()
         if rows != self._rows:
             self._hyper[...] = hyper[:, : self._hyper.shape[1]]  # the device counts by itself
@@ -183,9 +197,11 @@ class TritonBatch(Batch):
     def step(self, hyper: Table) -> bool:
         """Run every pass; return that it was launched, whatever kernels decide."""
         self.begin(hyper)
-        for walk in self._walks[:-1]:
+        for index, walk in enumerate(self._walks[:-1]):
+            self.call(index)
             for launch in walk:
                 launch(self._now)
+        self.call(len(self._walks) - 1)
         uninterrupted(self._write)
         return True
 
@@ -210,16 +226,23 @@ class TritonBatch(Batch):
     def _finish(self) -> None:
         for launch in self._last:
             launch(self._now)
+        if self.calls is not None:
+            self.calls.write(self._goes())
         self._ended = True
+
+    def _goes(self) -> torch.Tensor:
+        """Whether kernels take this step, as a number on the device."""
+        goes, guard = self.found[0] == 0, self.program.guard
+        return goes if guard < 0 else goes & self.total[guard].isfinite()
 
     def _write(self) -> None:
         self._walk_last()
-        if self._last:
+        if self._last or self.calls is not None:
             self._finish()
 
     def end(self) -> None:
-        """Write the slots of one number a tensor, after the last pass."""
-        if self._last and not self._ended:
+        """Write the slots that no pass writes, after the last one."""
+        if (self._last or self.calls is not None) and not self._ended:
             uninterrupted(self._finish)
 
     def refuses(self, index: int) -> bool:  # noqa: ARG002
@@ -263,3 +286,49 @@ class TritonBatch(Batch):
         """Forget that this step has written, and its gradients, so that zero_grad frees them."""
         self._begun = self._ended = False
         self._gradients = ()
+        if self.calls is not None:
+            self.calls.begin()
+
+    # What calls ask ------------------------------------------------------------------------------
+
+    def present(self) -> NDArray[np.bool_]:
+        """Say which tensors have gradients in this step."""
+        return self._cells != ABSENT
+
+    def numbers(self, nodes: Sequence[Node]) -> Table:
+        """Return the values of nodes that are known before the step; this waits for what the device counts."""
+        own, graph = set(topological(nodes)), self.plan.graph
+        there = [share for share in self.shares if hyper(graph.hypers[share[1]].name) in own]
+        counts = [self._count(name) for name in host_columns(self.plan)]
+        if self._now.capturing and (there or own & set(counts)):
+            raise BackendError(f"`{graph.name}` asks after t, or what is on the GPU, before it calls a function of "
+                               "matrices, and a CUDA graph cannot", fix="leave capturable=False")  # fmt: skip
+        table = self._hyper.copy()
+        for rows, column, number in there:
+            table[rows, column] = float(number)
+        known = {hyper(item.name): table[:, place] for place, item in enumerate(graph.hypers)}
+        if own & set(counts):
+            held = self._counted.double().cpu().numpy()
+            known |= {node: held[:, place] + (node.op == "step") for place, node in enumerate(counts)}
+        found = evaluate_scalars(nodes, {}, known)
+        return np.stack([np.broadcast_to(value, len(table)) for value in found], axis=1).astype(np.float64)
+
+    def _count(self, name: str) -> Node:
+        return step() if name == "t" else read(name, Rank.HOST)
+
+    def scalars(self, nodes: Sequence[Node]) -> torch.Tensor:
+        """Return the values of nodes below element rank on the device."""
+        known = {hyper(item.name): self._there[1][:, place] for place, item in enumerate(self.plan.graph.hypers)}
+        known |= self._sizes
+        for place, name in enumerate(host_columns(self.plan)):
+            node = self._count(name)
+            known[node] = self._counted[:, place].double() + (node.op == "step")
+        known |= {read(name, Rank.TENSOR): torch.stack([one.double() for one in own])
+                  for name, own in self._numbers.items()}  # fmt: skip
+        sizes = self._tables[2][:, TENSOR.index("size")]
+        for place, node in enumerate(self.plan.reductions):
+            total = self.total[place] if node.kind == "global" else self._tables[8][:, place]
+            finish = node.reducer.finish
+            taken = (total, sizes)[: OPS[finish].arity] if finish else ()
+            known[node] = spelling(finish)(*taken) if finish else total
+        return scalars_there(nodes, known, sizes)

@@ -14,20 +14,20 @@ from .node import Node, Rank, topological
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A state array kept from step to step: where it varies and what it starts from, a number or the parameter.
+    """A state array kept from step to step: where it varies and what it starts from, mostly a number.
 
     With `low` 0 it is never negative, which the rule's author promises.
     """
 
     name: str
     rank: Rank = Rank.ELEMENT
-    init: float | Literal["theta"] = 0.0
+    init: float | Literal["theta", "identity"] = 0.0
     low: float | None = None
 
     @property
     def single(self) -> bool:
         """Whether it has float32 at least beside narrower parameters: as all that is smaller than the parameter has."""
-        return Rank.HOST < self.rank < Rank.ELEMENT
+        return self.rank > Rank.HOST and self.rank is not Rank.ELEMENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ class Rank(Flag):
 
     A tensor is seen as a matrix, its leading index by all others: rows and columns vary within it, and neither is in
     the other. A vector is one column, of which every element is a row; a number is a matrix of one element.
+    Products have shapes of their own, whose elements stand beside none of the tensor's: rows by rows on its left,
+    columns by columns on its right, and columns by rows where it is transposed.
     """
 
     HOST = 0
@@ -29,6 +31,9 @@ class Rank(Flag):
     ROW = 7
     COLUMN = 11
     ELEMENT = 15
+    LEFT = 19
+    RIGHT = 35
+    TRANSPOSED = 67
 
     @property
     def word(self) -> str:
@@ -38,14 +43,24 @@ class Rank(Flag):
     def view(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return the shape of what varies so beside a tensor of a shape, as a matrix: 1 along what it does not vary."""
         rows, columns = shape[0] if shape else 1, math.prod(shape[1:])
+        if self in _SIDES:
+            first, last = (rows if side == "r" else columns for side in _SIDES[self])
+            return first, last
         return rows if self >= Rank.ROW else 1, columns if self >= Rank.COLUMN else 1
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape in which it is kept: a number, or the tensor's own, with 1 along what it does not vary."""
         if self <= Rank.TENSOR:
             return ()
+        if self.apart:
+            return self.view(shape)
         leading = tuple(size if self >= Rank.ROW else 1 for size in shape[:1])
         return (*leading, *(size if self >= Rank.COLUMN else 1 for size in shape[1:]))
+
+    @property
+    def apart(self) -> bool:
+        """Whether its values stand beside no element of the tensor: they are computed on whole tensors."""
+        return self in _SIDES and self is not Rank.ELEMENT
 
     def __le__(self, other: Rank) -> bool:
         return self & other is self
@@ -59,6 +74,9 @@ class Rank(Flag):
 
 AXES = {0: Rank.COLUMN, 1: Rank.ROW}
 """What a reduction along an axis of a matrix gives a number for each of."""
+_SIDES = {Rank.ELEMENT: "rc", Rank.LEFT: "rr", Rank.RIGHT: "cc", Rank.TRANSPOSED: "cr"}
+"""What the sides of a matrix are: the tensor's rows or its columns."""
+_OF_SIDES = {sides: rank for rank, sides in _SIDES.items()}
 Attr = float | str | tuple[str, Rank] | Rank | None
 
 
@@ -96,6 +114,11 @@ class Node:
     def site(self) -> int:
         """The number of a call that draws, as keys have it."""
         return SITES + int(self.attr)  # type: ignore[arg-type]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is computed between passes, on whole tensors: a function of matrices, or what has their shapes."""
+        return self.kind == "matrix" or (self.rank.apart and bool(self.inputs))
 
     @property
     def reduces(self) -> bool:
@@ -145,7 +168,24 @@ def _rank_of(op: str, inputs: tuple[Node, ...], attr: Attr) -> Rank:
         return Rank.GLOBAL
     if kind == "size":
         return Rank.TENSOR
+    if kind == "matrix" and (found := product(op, inputs)) is not None:
+        return found
     return reduce(or_, (node.rank for node in inputs), Rank.HOST)
+
+
+def product(op: str, inputs: Sequence[Node]) -> Rank | None:
+    """Return the rank of a function of matrices, by its row's `sides`; None if these inputs do not fit together.
+
+    Inputs without sides are numbers that are known before the step.
+    """
+    *taken, given = OPS[op].sides.replace("->", ",").split(",")
+    known: dict[str, str] = {}
+    for sides, node in zip(taken, inputs, strict=False):
+        own = _SIDES.get(node.rank)
+        if own is None or any(known.setdefault(side, is_) != is_ for side, is_ in zip(sides, own, strict=True)):
+            return None
+    fits = all(node.rank is Rank.HOST for node in inputs[len(taken) :])
+    return _OF_SIDES["".join(known[side] for side in given)] if fits else None
 
 
 def make(op: str, *inputs: Node, attr: Attr = None) -> Node:

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import chance
+from . import chance, matrices
 
 Kind = Literal["leaf", "chance", "size", "pointwise", "compare", "logic", "matrix", "tensor", "global", "stored"]
 """By `chance` come random numbers, one for every element. A `size` is a number of a whole tensor's shape, whoever has
 how much of it. A `compare` says of numbers whether something holds, `logic` makes one answer of such. A `matrix`
-function takes a tensor as a matrix, its leading index by all others, and gives one of that shape. What is `stored` is a
-new value as its array holds it; only gauges ask it."""
+function takes tensors as matrices, their leading index by all others, and gives a matrix. What is `stored` is a new
+value as its array holds it; only gauges ask it."""
 Range = tuple[float, float]
 
 ANY: Range = (-3.0, 3.0)
@@ -62,12 +62,12 @@ class Reducer:
             return join.reduce(terms, axis=axis, keepdims=axis is not None)  # type: ignore[attr-defined]
         return np.full(() if axis is None else (np.shape(x)[1 - axis], 1)[:: 1 if axis else -1], self.init)
 
-    def finished(self, total: Any, count: float) -> Any:
-        """Return the float64 result, from what `count` elements were joined to."""
+    def finished(self, total: Any, count: Any) -> Any:
+        """Return the float64 result, from what `count` elements were joined to; of many tensors, from arrays."""
         if not self.finish:
             return total
         row = OPS[self.finish]
-        return row.meaning(*(total, np.float64(count))[: row.arity])
+        return row.meaning(*(total, np.asarray(count, dtype=np.float64)[()])[: row.arity])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,8 @@ class Op:
     reducer: Reducer | None = None
     operator: str = ""
     """Python's operator that writes it, as the method between the underscores: `truediv` for /."""
+    sides: str = ""
+    """Of a function of matrices, as what sides of its first inputs become those of its value: `"ab,bc->ac"`."""
     doc: str = ""
     """What the function of this name does, in one sentence; what authors do not call by name has none."""
 
@@ -204,7 +206,29 @@ _ROWS = (
     Op("kept", "stored", (ANY,), np.positive, "positive", "{}", "{}", flops=0),
 )  # fmt: skip
 
-OPS: dict[str, Op] = {row.name: row for row in _ROWS}
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
+"""Those of the polynomial that is iterated: its slope at 0 is steep, and its values near 1 stay between 0.7 and 1.2."""
+_ITERATED = ((3.4, 3.5), (-4.8, -4.7), (2.0, 2.1), (1e-8, 1e-6), (1.0, 5.0))
+_NS = "orthogonalize({}; {}, {}, {}, {}, {})"
+_MATRICES = (
+    Op("orthogonalize", "matrix", (ANY, *_ITERATED), matrices.orthogonalize, "", _NS,
+       r"\mathrm{{orthogonalize}}\left({};\, {},\, {},\, {},\, {},\, {}\right)", sides="ab->ab"),
+    Op("orthogonalize_gram", "matrix", (ANY, *_ITERATED), matrices.orthogonalize, "", _NS,
+       r"\mathrm{{orthogonalize}}\left({};\, {},\, {},\, {},\, {},\, {}\right)", sides="ab->ab"),
+    Op("matmul", "matrix", (ANY, ANY), matrices.matmul, "", "{} @ {}", r"{} \times {}", 2,
+       operator="matmul", sides="ab,bc->ac", doc="Return the product of two matrices, as `a @ b` does."),
+    Op("transpose", "matrix", (ANY,), matrices.transpose, "", "{}ᵀ", r"{{{}}}^{{\top}}", 4,
+       sides="ab->ba", doc="Return a matrix with its rows as columns."),
+    Op("inverse_root", "matrix", (POSITIVE, (1.0, 4.0), (1e-6, 1e-2)), matrices.inverse_root, "",
+       "inverse_root({}, {}, {})", r"\left({}\right)^{{-1/{}}}_{{{}}}", sides="aa->aa"),
+    Op("eigenvectors", "matrix", (POSITIVE,), matrices.eigenvectors, "", "eigenvectors({})",
+       r"\mathrm{{eigenvectors}}\left({}\right)", sides="aa->aa",
+       doc="Return a symmetric matrix's eigenvectors as columns, by growing eigenvalue, the largest part positive."),
+    Op("qr", "matrix", (ANY,), matrices.qr, "", "qr({})", r"\mathrm{{qr}}\left({}\right)", sides="aa->aa",
+       doc="Return the orthonormal Q of a square matrix A = QR, where R is triangular and its diagonal not negative."),
+)  # fmt: skip
+
+OPS: dict[str, Op] = {row.name: row for row in (*_ROWS, *_MATRICES)}
 """Every operation, by name."""
 
 _SUM, _NORM = Reducer(0.0), Reducer(0.0, each="mul", finish="sqrt")

@@ -130,8 +130,8 @@ class _Printer:
         if fraction or (node.op == "pow" and place == 1 and self.latex) or OPS[node.op].binding == 9:
             return ALONE
         own = OPS[node.op].binding
-        if node.op == "pow":
-            return 9
+        if node.op in {"pow", "matmul"}:  # products of elements are written with no sign
+            return 9 if node.op == "pow" else 4
         tighter = (node.op in {"sub", "div"} and place == 1) or node.op == "neg"
         return own + 1 if tighter else own
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from ..errors import GraphError
 from .graph import Graph
-from .node import Node, Rank
+from .node import Node, Rank, product
 from .ops import OPS
 
 
@@ -31,8 +31,12 @@ def _reductions(graph: Graph) -> Iterator[tuple[Node, str]]:
         inner = node.inputs[0].rank if node.inputs else Rank.HOST
         if isinstance(node.attr, Rank) and (node.kind != "tensor" or node.attr not in {Rank.ROW, Rank.COLUMN}):
             yield node, f"`{node.op}` cannot give one number a {node.attr.word}"
-        elif node.kind == "matrix" and inner is not Rank.ELEMENT:
-            yield node, f"`{node.op}` is taken of a value that is no matrix"
+        elif node.kind == "matrix" and product(node.op, node.inputs) is None:
+            yield node, f"`{node.op}` is taken of values that are no matrices of fitting shapes"
+        elif node.reduces and inner.apart:
+            yield node, f"`{node.op}` is taken of a matrix that has not the parameter's shape"
+        elif node.rank not in Rank.__members__.values():
+            yield node, f"`{node.op}` puts elements of different shapes beside each other"
         elif node.reduces and inner <= Rank.TENSOR:
             yield node, f"`{node.op}` is taken of a value that does not vary over elements"
         elif node.reduces and not node.rank < inner:
@@ -61,6 +65,8 @@ def _leaves(graph: Graph) -> Iterator[tuple[Node, str]]:
 
 
 def _ranks(graph: Graph) -> Iterator[tuple[Node, str]]:
+    if not graph.new_parameter.rank <= Rank.ELEMENT:
+        yield graph.new_parameter, f"the new `{graph.parameter}` has not its shape"
     for slot, node in zip(graph.slots, graph.new_slots, strict=True):
         if not node.rank <= slot.rank:
             yield node, f"the new `{slot.name}` varies over {node.rank.word}s, its slot over {slot.rank.word}s"

@@ -47,7 +47,8 @@ def slot_flaw(slot: Slot, value: Any, shape: Sequence[int]) -> str:
         return told
     if slot.rank is Rank.ELEMENT or _fits(slot, value, shape):
         return ""
-    needed = f"one a {slot.rank.word}: {slot.rank.shape(shape)}" if slot.rank > Rank.TENSOR else "one number"
+    kept = "a matrix" if slot.rank.apart else f"one a {slot.rank.word}"
+    needed = f"{kept}: {slot.rank.shape(shape)}" if slot.rank > Rank.TENSOR else "one number"
     return f"has shape {tuple(value.shape)}, but is {needed}"
 
 

@@ -35,10 +35,13 @@ def _fresh(
         return like(parameter.detach(), 0, kernels.keeps(parameter.dtype))
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
+    if init == "identity":
+        return torch.eye(slot.rank.shape(parameter.shape)[0], dtype=dtype, device=parameter.device)
     if isinstance(init, str):
         return like(parameter.detach(), parameter.detach(), dtype)
     if slot.rank is not Rank.ELEMENT:
-        return torch.full(slot.rank.shape(shape), init, dtype=dtype, device=parameter.device)
+        kept = parameter.shape if slot.rank.apart else shape  # of a stand-in nothing: it may be large
+        return torch.full(slot.rank.shape(kept), init, dtype=dtype, device=parameter.device)
     return like(parameter.detach(), init, dtype)
 
 
@@ -179,7 +182,7 @@ def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Te
         return value.detach().contiguous().to(parameter.device, dtype, copy=True)
     device = "cpu" if slot.rank is Rank.HOST else parameter.device
     dtype = kernels.host_dtype if slot.rank is Rank.HOST else dtype
-    return value.detach().reshape(()).to(device, dtype, copy=True)
+    return value.detach().reshape(slot.rank.shape(parameter.shape)).to(device, dtype, copy=True).contiguous()
 
 
 def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: Any) -> torch.Tensor:

@@ -186,7 +186,7 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
         if lines and not whole(parameter):
             raise _refuse(entry, "the parameter is a DTensor, of which this process has a part, and rows and columns "
                           f"of all of it are kept in {', '.join(lines)}", _WITHOUT)  # fmt: skip
-        if _needed(plan) and not whole(parameter):
+        if (_needed(plan) or plan.called) and not whole(parameter):
             what, fix = _reduces(plan)
             raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
 
@@ -202,6 +202,11 @@ def _reduces(plan: Plan) -> tuple[str, str]:
     clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
     wanted = [node for node in _needed(plan) if node is not plan.guard]
     own = [node for node in wanted if node not in plan.only_watched]
+    if not own and plan.called:
+        return (
+            f"`{plan.graph.name}` needs {one_line(plan.called[0], plan.graph)} of all of it",
+            "leave this rule to parameters that are whole, or replicate it: p.redistribute(placements=[Replicate()])",
+        )
     if not own and plan.guard is None:
         fix = 'watch a reduction of each tensor, as sr.watch("length", sr.norm(g)): gauges() joins them'
         return f"a gauge needs {one_line(wanted[0], plan.graph)} of all tensors", fix

@@ -1,23 +1,24 @@
 """The lowered program: everything that a kernel does, and nothing of how it is spelled.
 
 A plan's pass becomes a loop over chunks. In it stand `Load`, `Compute`, `Accumulate` and `Store`, in the order in which
-they are done, and `Keep` where a gauge asks what a store has left. After it stand `Combine` (chunks to tensors and
-totals), `Exchange` (totals shared among batches) and `Call` (a function of matrices, on whole tensors that the loop has
-stored for it, and a later one loads). Backends run a program: a renderer writes it down in some language, and `eager`
-executes it with torch operations.
+they are done, and `Keep` where a gauge asks what a store has left. Before it stand `Call`s (functions of matrices, on
+whole tensors that an earlier loop has stored for them, and a later one loads), after it `Combine` (chunks to tensors
+and totals) and `Exchange` (totals shared among batches). Backends run a program: a renderer writes it down in some
+language, and `eager` executes it with torch operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from ..errors import GraphError
 from ..graph.gauges import offered
 from ..graph.graph import Gauge
 from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
-from .schedule import Pass, Plan, late, nearest, walks
+from .schedule import Pass, Plan, kept, late, nearest, walks
 from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout, state_bytes, units_of
 
 
@@ -95,21 +96,26 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Apply a function of matrices to a whole tensor, between two loops."""
+    """Compute a value on whole tensors, between two loops.
+
+    The sources hold those of its inputs that are elements; the target is where a later loop finds it, if one does. A
+    target may be what was the source of another call before the same loop.
+    """
 
     node: Node
-    source: Array
-    target: Array
+    sources: tuple[Array, ...]
+    target: Array | None
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One walk over memory: scalars that its elements use, what it does to an element, and what follows."""
+    """One walk over memory: what is called first, scalars that its elements use, what it does to one, what follows."""
 
     index: int
     scalars: tuple[Node, ...]
     body: tuple[Load | Compute | Accumulate | Store | Keep, ...]
-    after: tuple[Combine | Exchange | Call, ...]
+    after: tuple[Combine | Exchange, ...]
+    calls: tuple[Call, ...] = ()
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -153,7 +159,10 @@ class Loop:
 
 @dataclass(frozen=True)
 class Program:
-    """A plan for arrays of known formats: its loops in order, then the slots smaller than the parameter."""
+    """A plan for arrays of known formats: its loops in order, then the slots that they do not write.
+
+    Those are `finish`, of which there are fewer numbers than elements, and `matrices` of other shapes.
+    """
 
     plan: Plan
     layout: Layout
@@ -163,6 +172,9 @@ class Program:
     """What is computed once a step: the plan's host values, and the step count if something is drawn."""
     loops: tuple[Loop, ...]
     finish: tuple[Store, ...]
+    matrices: tuple[Store, ...] = ()
+    scratch: tuple[Array, ...] = ()
+    """What loops and calls hand to each other."""
 
     @once
     def tensors(self) -> tuple[str, ...]:
@@ -196,33 +208,52 @@ class Program:
         return sum(loop.bytes_per_parameter for loop in self.loops)
 
     @property
+    def scratch_bytes_per_parameter(self) -> float:
+        """Bytes a parameter that loops and calls hand to each other, besides what calls need while they run."""
+        return sum(array.format.bytes for array in self.scratch)
+
+    @property
     def state_bytes_per_parameter(self) -> float:
         """Bytes of state kept a parameter."""
         return state_bytes(self.plan.graph, self.layout)
 
 
-def _scratch(node: Node, real: str, of: str = "") -> Array:
-    """Return the array of a function's result, or of what it is taken `of`; no slot has such a name."""
-    return Array(f"{node.op} {node.key}{of}", format_of(real), scratch=True)
+def _rooms(plan: Plan, real: str) -> dict[Node, Array]:
+    """Give what loops and calls hand to each other arrays; no slot has such a name.
+
+    What calls give may lie where lay what they alone were taken of.
+    """
+    rooms, used = dict[Node, Array](), {node for item in plan.passes for node in item.results}
+    last = {child: item.index for item in plan.passes for node in item.calls for child in kept(node)}
+    numbers = count(1)
+    for item in plan.passes:
+        over = [rooms[node] for node in last if last[node] == item.index]
+        for node in (*(node for node in item.calls if node in used), *item.keeps):
+            new = over.pop(0) if over and node.whole else None
+            rooms[node] = new or Array(f"scratch {next(numbers)}", format_of(real), scratch=True)
+    return rooms
 
 
-def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], drawn: frozenset[str]) -> Loop:
+def _calls(item: Pass, rooms: Mapping[Node, Array]) -> tuple[Call, ...]:
+    return tuple(Call(node, tuple(rooms[child] for child in kept(node)), rooms.get(node)) for node in item.calls)
+
+
+def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], rooms: Mapping[Node, Array], drawn: frozenset[str]) -> Loop:
     places = {node: place for place, node in enumerate(plan.reductions)}
-    real = arrays[plan.graph.parameter].format.real
     random = [name for name, _ in item.writes if name in drawn]
     stores = [Store(arrays[name], node, random.index(name) if name in random else -1) for name, node in item.writes]
     asking = late(plan.graph)
     early = [node for node in item.reductions if node not in asking]
     told = [node for node in item.reductions if node in asking and _tells(node, stores, plan.graph.parameter)]
     asked = topological([node.inputs[0] for node in told])
-    ends = [node.inputs[0] for node in (*early, *told, *item.calls)]
+    ends = [*(node.inputs[0] for node in (*early, *told)), *item.keeps]
     used = set(topological([*(node for _, node in item.writes), *ends]))
     body = [
         *(Load(arrays[name], read(name)) for name in item.reads),
-        *(Load(_scratch(node, real), node) for node in item.results),
+        *(Load(rooms[node], node) for node in item.results),
         *(Compute(node) for node in item.elements if node in used and node not in asking),
         *(Accumulate(node, places[node]) for node in early if walks(node)),
-        *(Store(_scratch(node, real, " of"), node.inputs[0]) for node in item.calls),
+        *(Store(rooms[node], node) for node in item.keeps),
         *(part for store in stores for part in (store, *_keeps(store, asked))),
         *(Compute(node) for node in item.elements if node in used and node in asking and node.kind != "stored"),
         *(Accumulate(node, places[node]) for node in told),
@@ -230,9 +261,8 @@ def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], drawn: frozenset[str
     after = [
         *(Combine(node, places[node]) for node in (*early, *told)),
         *(Exchange(node, places[node]) for node in early if node.kind == "global"),
-        *(Call(node, _scratch(node, real, " of"), _scratch(node, real)) for node in item.calls),
     ]
-    return Loop(item.index, item.scalars, tuple(body), tuple(after))
+    return Loop(item.index, item.scalars, tuple(body), tuple(after), _calls(item, rooms))
 
 
 def _tells(node: Node, stores: Sequence[Store], parameter: str) -> bool:
@@ -257,13 +287,17 @@ def lower(plan: Plan, layout: Layout) -> Program:
     parameter, gradient = layout.parameter, format_of(layout.parameter.dtype)
     arrays = {graph.parameter: Array(graph.parameter, parameter), graph.gradient: Array(graph.gradient, gradient)}
     arrays |= {name: Array(name, form, graph.ranks[name]) for name, form in layout.slots}
-    loops = tuple(_loop(item, plan, arrays, layout.drawn) for item in plan.passes)
-    finish = tuple(Store(arrays[name], node) for name, node in plan.tensor_writes)
+    rooms = _rooms(plan, layout.real)
+    loops = tuple(_loop(item, plan, arrays, rooms, layout.drawn) for item in plan.passes)
+    finish, matrices = (
+        tuple(Store(arrays[name], node) for name, node in own) for own in (plan.tensor_writes, plan.matrix_writes)
+    )
     t = (step(),) if (layout.random or graph.draws) and step() not in plan.host else ()
-    return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish))
+    scratch = tuple(dict.fromkeys(rooms.values()))
+    return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish, matrices, scratch))
 
 
-def _known(loop: Loop, ended: set[Node]) -> Iterator[str]:
+def _known(loop: Loop, held: Mapping[Array, Node]) -> Iterator[str]:
     """Say what a loop uses before it knows it."""
     known = set(loop.scalars)
     for part in loop.body:
@@ -274,8 +308,19 @@ def _known(loop: Loop, ended: set[Node]) -> Iterator[str]:
                 yield f"loop {loop.index} uses {node!r} before it is known"
         if isinstance(part, Load | Compute | Keep):
             known.add(part.node)
-        if isinstance(part, Load) and part.array.scratch and part.node not in ended:
+        if isinstance(part, Load) and part.array.scratch and held.get(part.array) is not part.node:
             yield f"loop {loop.index} loads {part.node!r} before it has ended"
+
+
+def _called(loop: Loop, ended: set[Node], held: dict[Array, Node]) -> Iterator[str]:
+    """Say what calls are taken of before it is there; note what they leave."""
+    for part in loop.calls:
+        if any(held.get(array) is not node for array, node in zip(part.sources, kept(part.node), strict=True)):
+            yield f"`{part.node.op}` is called before loop {loop.index}, and none has stored its argument"
+        given = [node for node in part.node.inputs if node not in kept(part.node)]
+        yield from _early(f"a call before loop {loop.index}", given, ended)
+        ended.add(part.node)
+    held |= {part.target: part.node for part in loop.calls if part.target is not None}
 
 
 def _early(user: str, roots: Sequence[Node], ended: set[Node]) -> Iterator[str]:
@@ -285,11 +330,12 @@ def _early(user: str, roots: Sequence[Node], ended: set[Node]) -> Iterator[str]:
 
 def _flaws(program: Program) -> Iterator[str]:
     """Say what is wrong with a program."""
-    ended = set[Node]()
+    ended, held = set[Node](), dict[Array, Node]()
     if program.draws and not program.plan.graph.uses_step:
         yield "it draws anew at every step, and nobody counts steps"
     for loop in program.loops:
-        yield from _known(loop, ended)
+        yield from _called(loop, ended, held)
+        yield from _known(loop, held)
         yield from _early(f"loop {loop.index}", loop.scalars, ended)
         if loop is not program.loops[-1] and not all(store.array.scratch for store in loop.stores):
             yield f"loop {loop.index} stores, but only the last loop may"
@@ -304,11 +350,9 @@ def _flaws(program: Program) -> Iterator[str]:
         for part in loop.after:
             if not walks(part.node):
                 yield from _early(f"a reduction after loop {loop.index}", part.node.inputs, ended)
-            stored = {store.array: store.node for store in loop.stores}
-            if isinstance(part, Call) and stored.get(part.source) is not part.node.inputs[0]:
-                yield f"`{part.node.op}` is called after loop {loop.index}, which has not stored its argument"
             ended.add(part.node)
-    yield from _early("a slot", [store.node for store in program.finish], ended)
+        held |= {store.array: store.node for store in loop.stores if store.array.scratch}
+    yield from _early("a slot", [store.node for store in (*program.finish, *program.matrices)], ended)
 
 
 def verify(program: Program) -> Program:

@@ -5,6 +5,9 @@ so on. The last pass writes every output, so nothing is written before all that 
 That is the fewest passes possible: a value that depends on a reduction of all elements cannot be applied to the first
 before the last has been read. A reduction that feeds no element, only slots smaller than the parameter, costs no
 pass: it may end in the last. Nor does a reduction of numbers that are one a row or column: it ends with those.
+
+A function of matrices is taken between passes, of whole tensors, which a pass before it has kept; so is what has the
+shape of a product. A slot of that shape is known before the last pass, too: it may fail, and then nothing is written.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ class Pass:
 
     `scalars` are the values below element rank that its elements use; `elements` the element nodes it computes, inputs
     first; `reductions` those that end with it, inputs first, of elements or of what others give a row or column;
-    `writes` the (array, new value) pairs, empty in all but the last pass. Of matrix functions `calls` are those that
-    follow it, and `results` those whose values it reads.
+    `writes` the (array, new value) pairs, empty in all but the last pass. `calls` are the values on whole tensors that
+    are computed before it, inputs first, and `results` those of them that its elements read. What later calls take of
+    elements it keeps.
     """
 
     index: int
@@ -40,6 +44,7 @@ class Pass:
     elements: tuple[Node, ...]
     calls: tuple[Node, ...] = ()
     results: tuple[Node, ...] = ()
+    keeps: tuple[Node, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -49,12 +54,15 @@ class Pass:
 
 def summary(item: Pass, graph: Graph) -> str:
     """Say in words what a pass does."""
-    done = [f"reads {', '.join(item.reads)}"] if item.reads else []
+    inner = {child for node in item.calls for child in node.inputs}
+    calls = [node for node in item.calls if node not in inner]
+    done = [f"after {', '.join(one_line(node, graph) for node in calls)}"] if calls else []
+    done += [f"reads {', '.join(item.reads)}"] if item.reads else []
     done += [f"writes {', '.join(name for name, _ in item.writes)}"] if item.writes else []
     gauges, own = _watched_in(item, graph)
     done += [f"ends in {', '.join(one_line(node, graph) for node in own)}"] if own else []
     done += [f"watches {', '.join(gauges)}"] if gauges else []
-    done += [f"then {', '.join(one_line(node, graph) for node in item.calls)}"] if item.calls else []
+    done += [f"keeps {', '.join(one_line(node, graph) for node in item.keeps)}"] if item.keeps else []
     return "; ".join(done) or "moves nothing"
 
 
@@ -73,7 +81,8 @@ class Plan:
     """A graph and its passes.
 
     `host` are the values computed once a step, before any pass: those that passes use, and new host slots.
-    `tensor_writes` are new values of slots smaller than the parameter, written after the last pass.
+    `tensor_writes` are new values of slots smaller than the parameter, written after the last pass, and
+    `matrix_writes` those of slots that are matrices of another shape.
     """
 
     graph: Graph
@@ -81,6 +90,7 @@ class Plan:
     host: tuple[Node, ...]
     tensor_writes: tuple[tuple[str, Node], ...]
     host_writes: tuple[tuple[str, Node], ...]
+    matrix_writes: tuple[tuple[str, Node], ...] = ()
     guard: Node | None = None
     """The sum that is NaN when a gradient is not finite; it ends in the first pass, before anything is written."""
 
@@ -88,6 +98,11 @@ class Plan:
     def reductions(self) -> tuple[Node, ...]:
         """Every reduction, in the order of the passes that end in it."""
         return tuple(node for item in self.passes for node in item.reductions)
+
+    @once
+    def called(self) -> tuple[Node, ...]:
+        """Every value that is computed on whole tensors, in order."""
+        return tuple(node for item in self.passes for node in item.calls)
 
     @once
     def only_watched(self) -> frozenset[Node]:
@@ -107,8 +122,13 @@ class Plan:
 
 
 def ends(node: Node) -> bool:
-    """Whether elements that use a node wait for the end of a pass: it is a reduction, or a function of matrices."""
-    return node.reduces or node.kind == "matrix"
+    """Whether elements that use a node wait for it: it is a reduction, or computed on whole tensors."""
+    return node.reduces or node.whole
+
+
+def kept(node: Node) -> list[Node]:
+    """List what passes keep for a node that is computed on whole tensors: its inputs that are elements."""
+    return [child for child in node.inputs if child.rank is Rank.ELEMENT and not child.whole]
 
 
 def late(graph: Graph) -> set[Node]:
@@ -125,12 +145,20 @@ def walks(node: Node) -> bool:
     return node.inputs[0].rank is Rank.ELEMENT
 
 
+def walked(node: Node) -> list[Node]:
+    """List the elements that are walked over for a node that `ends` a pass."""
+    return kept(node) if node.whole else [node.inputs[0]]
+
+
 def _levels(roots: list[Node]) -> dict[Node, int]:
     """Map each node to the pass in which its value can first be known to elements."""
     level: dict[Node, int] = {}
     for node in topological(roots):
         base = max((level[child] for child in node.inputs), default=0)
-        level[node] = max(base + walks(node), 1) if ends(node) else base
+        if node.whole:  # it is computed before the pass of its level
+            level[node] = max([base, *(level[child] + 1 for child in kept(node))])
+        else:
+            level[node] = max(base + walks(node), 1) if node.reduces else base
     return level
 
 
@@ -154,15 +182,16 @@ def _cone(roots: list[Node]) -> tuple[list[Node], list[Node]]:
     return list(elements), list(scalars)
 
 
-def _make_pass(index: int, ending: list[Node], writes: list[tuple[str, Node]]) -> Pass:
-    roots = [node.inputs[0] for node in ending if walks(node)] + [node for _, node in writes]
+def _make_pass(
+    index: int, reductions: list[Node], calls: list[Node], keeps: list[Node], writes: list[tuple[str, Node]]
+) -> Pass:
+    roots = [node.inputs[0] for node in reductions if walks(node)] + keeps + [node for _, node in writes]
     elements, scalars = _cone(roots)
     reads = tuple(node.array for node in elements if node.array)
     computed = tuple(node for node in elements if not (node.array or ends(node)))
-    reductions = tuple(node for node in ending if node.reduces)
-    calls = tuple(node for node in ending if not node.reduces)
     results = tuple(node for node in elements if ends(node))
-    return Pass(index, reads, tuple(writes), reductions, tuple(scalars), computed, calls, results)
+    return Pass(index, reads, tuple(writes), tuple(reductions), tuple(scalars), computed, tuple(calls), results,
+                tuple(keeps))  # fmt: skip
 
 
 def nearest(roots: Sequence[Node]) -> list[Node]:
@@ -183,46 +212,51 @@ def _refuse_late(graph: Graph, level: dict[Node, int], last: int) -> None:
             )  # fmt: skip
 
 
-def _place(elements: list[Node], tensors: list[Node], guard: Node | None, graph: Graph) -> list[list[Node]]:
-    """List what `ends` in each pass, as few passes as new elements and new numbers of tensors need.
+def _place(
+    elements: list[Node], tensors: list[Node], matrices: list[Node], guard: Node | None, graph: Graph
+) -> tuple[list[list[Node]], list[list[Node]]]:
+    """List what ends in each pass, and what is called before it: as few passes as new values need.
 
     A reduction that may end in several ends where it makes the fewest arrays be read. A global one ends as early as it
     can: in the same pass of every plan that shares it. Gauges ask for no pass.
     """
-    roots = [*elements, *tensors, *([guard] if guard is not None else []), *graph.watched]
+    roots = [*elements, *tensors, *matrices, *([guard] if guard is not None else []), *graph.watched]
     level = _levels(roots)
-    last = max([int(guard is not None), *(level[n] for n in elements), *(level[n] - 1 for n in tensors)])
+    last = max([int(guard is not None), *(level[n] for n in (*elements, *matrices)), *(level[n] - 1 for n in tensors)])
     _refuse_late(graph, level, last)
     asking = late(graph)
-    reductions = [node for node in topological(roots) if ends(node)]
-    before = {node: nearest([node.inputs[0]]) for node in reductions}
-    reads = {node: {leaf for leaf in _cone([node.inputs[0]])[0] if leaf.array} for node in reductions}
+    ending = [node for node in topological(roots) if ends(node)]
+    reads = {node: {leaf for leaf in _cone(walked(node))[0] if leaf.array} for node in ending}
     read: list[set[Node]] = [set() for _ in range(last + 1)]
     read[last] = {leaf for leaf in _cone(elements)[0] if leaf.array}
 
     def placed(choose: Callable[[Node, range], int]) -> dict[Node, int]:
-        due = dict.fromkeys(nearest([*tensors, *graph.watched]), last) | dict.fromkeys(nearest(elements), last - 1)
+        due = dict.fromkeys(nearest([*tensors, *graph.watched]), last)
+        due |= dict.fromkeys(nearest([*elements, *matrices]), last - 1)
         chosen: dict[Node, int] = {}
-        for node in reversed(reductions):  # users first
+        for node in reversed(ending):  # users first
             early = level[node] - 1
-            fixed = node is guard or node.kind == "global"
+            fixed = node is guard or node.kind == "global" or node.whole
             chosen[node] = last if node in asking else early if fixed else choose(node, range(early, due[node] + 1))
-            due |= {other: min(due.get(other, last), chosen[node] - walks(node)) for other in before[node]}
+            for child in node.inputs:
+                by = chosen[node] - (child in kept(node) if node.whole else walks(node))
+                due |= {other: min(due.get(other, last), by) for other in nearest([child])}
         return chosen
 
     for node, index in placed(lambda _, allowed: allowed[-1]).items():
-        if index == level[node] - 1:
-            read[index] |= reads[node]
-    told = set(topological([*elements, *tensors]))
-    done = {(node.reducer, node.inputs) for node in reductions if node.kind == "global"}
+        read[index] |= reads[node] if index == level[node] - 1 else set()
+    told = set(topological([*elements, *tensors, *matrices]))
+    done = {(node.reducer, node.inputs) for node in ending if node.kind == "global"}
 
     def cheapest(node: Node, allowed: range) -> int:
         # Beside others gauges are added up more slowly, unless they are what is added up there anyhow.
-        first = guard is not None or node in told or (node.reduces and (node.reducer, node.inputs) in done)
+        first = guard is not None or node in told or (node.reducer, node.inputs) in done
         return min(allowed if first else reversed(allowed), key=lambda index: len(reads[node] - read[index]))
 
     chosen = placed(cheapest)
-    return [[node for node in reductions if chosen[node] == index] for index in range(last + 1)]
+    passes = range(last + 1)
+    return ([[node for node in ending if node.reduces and chosen[node] == index] for index in passes],
+            [[node for node in ending if node.whole and level[node] == index] for index in passes])  # fmt: skip
 
 
 def _host_values(
@@ -232,7 +266,8 @@ def _host_values(
     wanted: dict[Node, None] = {}
     scalars = [node for item in passes for node in item.scalars] + [node for _, node in tensor_writes]
     small = [node.inputs[0] for item in passes for node in item.reductions if not walks(node)]
-    for node in topological([*scalars, *small]):
+    calls = [node for item in passes for node in item.calls]
+    for node in topological([*scalars, *small, *calls]):
         inputs = node.inputs if node.rank > Rank.HOST or node.truth else ()
         for child in (*((node,) if node in scalars else ()), *inputs):
             if child.rank is Rank.HOST and child.op != "const" and not child.truth:
@@ -250,10 +285,26 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     changed = [(name, node) for name, node in graph.outputs if node.array != name]
     writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.ELEMENT]
     tensor_writes = [(name, node) for name, node in changed if Rank.HOST < graph.ranks[name] < Rank.ELEMENT]
+    matrix_writes = [(name, node) for name, node in changed if graph.ranks[name].apart]
     host_writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.HOST]
-    elements, tensors = [node for _, node in writes], [node for _, node in tensor_writes]
-    ending = _place(elements, tensors, guard, graph)
-    last = len(ending) - 1
-    passes = [_make_pass(index, nodes, writes if index == last else []) for index, nodes in enumerate(ending)]
-    host = _host_values(tuple(passes), tensor_writes, host_writes)
-    return Plan(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), guard)
+    values = [[node for _, node in own] for own in (writes, tensor_writes, matrix_writes)]
+    ending, calls = _place(values[0], values[1], values[2], guard, graph)
+    keeps, last = _keeping(calls), len(ending) - 1
+    passes = [
+        _make_pass(index, nodes, calls[index], keeps[index], writes if index == last else [])
+        for index, nodes in enumerate(ending)
+    ]
+    host = _host_values(tuple(passes), [*tensor_writes, *matrix_writes], host_writes)
+    return Plan(
+        graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), tuple(matrix_writes), guard
+    )
+
+
+def _keeping(calls: list[list[Node]]) -> list[list[Node]]:
+    """List what each pass keeps for later calls, each value once, in the pass before the first of them."""
+    found = dict[Node, int]()
+    for index, nodes in enumerate(calls):
+        for node in nodes:
+            for child in kept(node):
+                found.setdefault(child, index - 1)
+    return [[node for node, own in found.items() if own == index] for index in range(len(calls))]

@@ -7,9 +7,10 @@ import difflib
 from typing import Any
 
 from ..errors import Origin
+from ..graph.node import Rank
 from ..graph.ops import OPS
 
-FUNCTIONS = (*(name for name, row in OPS.items() if row.doc), "clamp")
+FUNCTIONS = (*(name for name, row in OPS.items() if row.doc), "clamp", "inverse_root", "orthogonalize")
 """The functions of the language."""
 LISTED = ", ".join(FUNCTIONS)
 
@@ -55,6 +56,9 @@ _SPELLED = {
     "normal()": "randn randn_like standard_normal gauss normalvariate",
     "uniform()": "rand rand_like random random_sample",
     "where(uniform() < p, 1, 0)": "bernoulli",
+    "transpose(x)": "T mT t swapaxes permute",
+    "a @ b": "mm bmm",
+    "eigenvectors(x)": "eigh eig",
 }
 SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split() if name not in FUNCTIONS}
 NEEDLESS = {"item", "detach", "clone", "copy", "float", "double", "half", "to", "cpu", "numpy", "data", "contiguous"}
@@ -64,6 +68,9 @@ _USAGE = {
     "minimum": "minimum(a, b)",
     "atan2": "atan2(a, b)",
     "maximum": "maximum(a, b)",
+    "matmul": "matmul(a, b), or a @ b",
+    "inverse_root": "inverse_root(x, p); eps= is the least eigenvalue, as a part of the greatest",
+    "orthogonalize": "orthogonalize(x); its coefficients, eps=, steps= and gram= may follow",
 }
 
 
@@ -137,7 +144,7 @@ WHOLE = (
 )
 _OPERATORS = {
     **dict.fromkeys(("floordiv", "rfloordiv", "divmod", "rdivmod"), WHOLES),
-    **dict.fromkeys(("matmul", "rmatmul"), "there is no matrix product; sum(a * b) is a scalar one"),
+    "rmatmul": "a @ b is the product of two matrices of the rule; of a number and a matrix it is a * b",
     **dict.fromkeys(("xor", "rxor"), BITS),
     "len": "the number of elements is numel(x), that of rows is rows(x)",
 }
@@ -190,6 +197,24 @@ def misused(name: str, error: str) -> str:
 def _usage(name: str) -> str:
     """Spell how a function of the language is called."""
     return _USAGE.get(name) or (f"{name}()" if OPS[name].kind == "chance" else f"{name}(x)")
+
+
+APART = "multiply it by other matrices, or reduce what has the parameter's shape, e.g. norm(g)"
+
+
+def sides(rank: Rank) -> str:
+    """Say what shape the values of a rank have, beside a parameter of rows by columns."""
+    known = {1: "one", 2: "rows", 3: "columns"}
+    rows, columns = rank.view((2, 3))
+    return f"{known[rows]} by {known[columns]}"
+
+
+def fitting(sides: list[str]) -> str:
+    """Say which matrices a function takes, by the names of their sides."""
+    if len(sides) == 2:
+        return "the columns of the first must be the rows of the second: a @ transpose(b), or transpose(a) @ b"
+    square = sides == ["aa"]
+    return "give a square one, e.g. g @ transpose(g)" if square else "give an array of the rule, e.g. the gradient"
 
 
 def value(given: Any) -> str:

@@ -11,7 +11,9 @@ from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
 from .origin import refusal
 
-RANKS: dict[str, Rank] = {rank.word: rank for rank in (Rank.ELEMENT, Rank.ROW, Rank.COLUMN, Rank.TENSOR, Rank.HOST)}
+RANKS: dict[str, Rank] = {
+    rank.word: rank for rank in (Rank.ELEMENT, Rank.ROW, Rank.COLUMN, Rank.TENSOR, Rank.HOST, Rank.LEFT, Rank.RIGHT)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ def _checked(declared: Hyper, value: float | None) -> Hyper:
 
 def slot(
     *,
-    init: float | Literal["theta"] = 0.0,
-    rank: Literal["element", "row", "column", "tensor", "host"] = "element",
+    init: float | Literal["theta", "identity"] = 0.0,
+    rank: Literal["element", "row", "column", "tensor", "host", "left", "right"] = "element",
     low: float | None = None,
 ) -> Any:
     """Declare a state slot that does not start from zero, is smaller than the parameter, or is never negative.
@@ -82,23 +84,30 @@ def slot(
     `init="theta"` starts it as a copy of the parameter at its first step, by whatever name the rule has for that.
     `rank="row"` keeps one number a row, `rank="column"` one a column, `rank="tensor"` one a tensor, each in float32 at
     least; `rank="host"` one float64 number on the host. Rows and columns are those of a matrix: a tensor's
-    leading index by all others. A vector is one column, of which every element is a row.
+    leading index by all others. A vector is one column, of which every element is a row. `rank="left"` keeps a matrix
+    of rows by rows, `rank="right"` one of columns by columns; `init="identity"` starts it as the identity.
     `low=0` promises that it is never negative, where the formula does not show that as above: 8 bits keep its root.
     """
     if rank not in tuple(RANKS):
         raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
-    if isinstance(init, str) and (init, rank) != ("theta", "element"):
-        few = "" if rank == "element" else f": rank {rank!r} is one number a {rank}"
+    if isinstance(init, str) and not _starts(init, rank):
+        apart = RANKS[rank].apart
+        few = "" if rank == "element" else ": a matrix" if apart else f": rank {rank!r} is one number a {rank}"
         raise refusal(
             f"a slot cannot start from {init!r}{few}",
             'give a number; or leave out rank=, and init="theta" copies the parameter',
         )
-    if init != "theta":
+    if not isinstance(init, str):
         _checked(Hyper("init"), init)
         init = float(init)
     if low not in (None, 0) or (low == 0 and not isinstance(init, str) and init < 0):
         raise refusal(f"a slot cannot have low={low!r}, starting from {init!r}", "low=0 is for what is never negative")
     return Slot("", RANKS[rank], init, low)
+
+
+def _starts(init: str, rank: str) -> bool:
+    """Whether slots of a rank can start from what is no number."""
+    return (init, rank) == ("theta", "element") or (init == "identity" and rank in {"left", "right"})
 
 
 def choice(*options: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ['abs', 'atan2', 'clamp', 'columns', 'exp', 'floor', 'global_norm', 'global_sum', 'log', 'max', 'maximum', 'mean', 'minimum', 'norm', 'normal', 'numel', 'rademacher', 'rows', 'sign', 'sqrt', 'sum', 'tanh', 'uniform', 'where']
+__all__ = ['abs', 'atan2', 'clamp', 'columns', 'eigenvectors', 'exp', 'floor', 'global_norm', 'global_sum', 'inverse_root', 'log', 'matmul', 'max', 'maximum', 'mean', 'minimum', 'norm', 'normal', 'numel', 'orthogonalize', 'qr', 'rademacher', 'rows', 'sign', 'sqrt', 'sum', 'tanh', 'transpose', 'uniform', 'where']
 
 def abs(x: Any) -> Any:
     """Return the absolute value of every element."""
@@ -16,6 +16,9 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 def columns(x: Any) -> Any:
     """Return the number of columns of a whole tensor: the elements of a row; 1 for a vector."""
 
+def eigenvectors(x: Any) -> Any:
+    """Return a symmetric matrix's eigenvectors as columns, by growing eigenvalue, the largest part positive."""
+
 def exp(x: Any) -> Any:
     """Return e to the power of every element."""
 
@@ -28,8 +31,23 @@ def global_norm(x: Any) -> Any:
 def global_sum(x: Any) -> Any:
     """Return the sum over all elements of all tensors of the optimiser."""
 
+def inverse_root(x: Any, p: Any, *, eps: Any = 1e-06) -> Any:
+    """Return the symmetric matrix x to the power of −1/p; eigenvalues below `eps` times the greatest count as that.
+
+    >>> import steprule as sr
+    >>> @sr.rule
+    ... def half_shampoo(theta, g, left=sr.slot(rank="left"), *, lr=0.1):
+    ...     left = left + g @ sr.transpose(g)
+    ...     return theta - lr * sr.inverse_root(left, 2) @ g, left
+
+    `x` is made symmetric first. Of zeros the root is large, and finite.
+    """
+
 def log(x: Any) -> Any:
     """Return the natural logarithm of every element."""
+
+def matmul(a: Any, b: Any) -> Any:
+    """Return the product of two matrices, as `a @ b` does."""
 
 def max(x: Any, *, axis: Any = None) -> Any:
     """Return the largest element of one tensor, of each row (axis=1) or column (axis=0); −∞ if it has none."""
@@ -52,6 +70,24 @@ def normal() -> Any:
 def numel(x: Any) -> Any:
     """Return the number of elements of a whole tensor."""
 
+def orthogonalize(x: Any, a: Any = 3.4445, b: Any = -4.775, c: Any = 2.0315, *, eps: Any = 1e-07, steps: Any = 5, gram: bool = False) -> Any:
+    """Move all singular values of a matrix near 1, between 0.7 and 1.2, by Newton-Schulz iterations.
+
+    >>> import steprule as sr
+    >>> @sr.rule
+    ... def muon(theta, g, m, *, lr=0.02, beta=0.95):
+    ...     m = beta * m + g
+    ...     return theta - lr * sr.orthogonalize(m), m
+
+    The matrix, over its length or `eps`, goes `steps` times through aX + (bA + cA²)X, where A = XXᵀ. A vector is one
+    column, and keeps its direction. On parameters that are not float64 it is computed in bfloat16, as torch's Muon and
+    its author do. `gram` iterates the smaller A alone, which is quicker where one side is long, and less exact (Jordan
+    et al., 2024).
+    """
+
+def qr(x: Any) -> Any:
+    """Return the orthonormal Q of a square matrix A = QR, where R is triangular and its diagonal not negative."""
+
 def rademacher() -> Any:
     """Return −1 or 1 for every element, each as often, another one at every step."""
 
@@ -69,6 +105,9 @@ def sum(x: Any, *, axis: Any = None) -> Any:
 
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent of every element."""
+
+def transpose(x: Any) -> Any:
+    """Return a matrix with its rows as columns."""
 
 def uniform() -> Any:
     """Return a number from 0, below 1, for every element, another one at every step."""

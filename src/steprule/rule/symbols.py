@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import Origin
-from ..graph.node import Node, Rank, const, drawn, make
+from ..graph.node import Node, Rank, const, drawn, make, product
 from ..graph.ops import OPS
 from . import advice
 from .origin import here, refusal
@@ -204,5 +204,27 @@ def apply(op: str, *operands: Any, attr: Rank | None = None) -> Symbol:
         if node.truth is not OPS[op].asks(place):
             raise refusal(*advice.truth(op, wanted=not node.truth))
     node = make(op, *nodes, attr=attr)
+    _check_shapes(op, node)
     recorder.remember(node)
     return Symbol(node, recorder)
+
+
+def _check_shapes(op: str, node: Node) -> None:
+    """Refuse matrices that do not fit together, and elements of different shapes beside each other."""
+    row = OPS[op]
+    if row.kind == "matrix" and product(op, node.inputs) is None:
+        sides = row.sides.partition("->")[0].split(",")
+        matrices, numbers = node.inputs[: len(sides)], node.inputs[len(sides) :]
+        told = " and ".join(map(_shape, matrices))
+        if any(number.rank is not Rank.HOST for number in numbers):
+            raise refusal(f"`{op}` takes numbers beside its matrix that are known before the step",
+                          "give numbers, hyperparameters or t there")  # fmt: skip
+        raise refusal(f"`{op}` cannot be taken of {told}", advice.fitting(sides))
+    if node.rank not in Rank.__members__.values() or (row.reducer is not None and node.inputs[0].rank.apart):
+        told = " and ".join(dict.fromkeys(_shape(child) for child in node.inputs if not child.rank <= Rank.TENSOR))
+        raise refusal(f"`{op}` cannot be taken of {told}: it goes element by element of one shape", advice.APART)
+
+
+def _shape(node: Node) -> str:
+    """Say in words what shape a value has."""
+    return "a number" if node.rank <= Rank.TENSOR else f"a matrix of {advice.sides(node.rank)}"

@@ -139,10 +139,20 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
             of_return(part.function),
         )
     nodes = [_returned(value, recorder, part.function) for value in values]
+    if not nodes[0].rank <= Rank.ELEMENT:
+        raise refusal(
+            f"the new {wanted[0]} is a matrix of {advice.sides(nodes[0].rank)}, which is not its shape",
+            "multiply it by what has that shape, e.g. left @ g or g @ right",
+            recorder.origins.get(nodes[0], of_return(part.function)),
+        )
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
         if not node.rank <= slot.rank:
+            apart = slot.rank.apart or node.rank.apart
             raise refusal(
-                f"slot `{slot.name}` holds one number a {slot.rank.word}, "
+                f"slot `{slot.name}` holds a matrix of {advice.sides(slot.rank)}, but its new value is one of "
+                f"{advice.sides(node.rank)}"
+                if apart
+                else f"slot `{slot.name}` holds one number a {slot.rank.word}, "
                 f"but its new value varies over {node.rank.word}s",
                 _room_for(slot, node),
                 recorder.origins.get(node, of_return(part.function)),
@@ -152,6 +162,11 @@ def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[No
 
 def _room_for(slot: Slot, value: Node) -> str:
     """Say how a slot and its new value come together."""
+    if value.rank.apart:
+        kept = value.rank in {Rank.LEFT, Rank.RIGHT}
+        return f"declare {slot.name}=slot(rank={value.rank.word!r})" if kept else "keep its transpose"
+    if slot.rank.apart:
+        return f"declare {slot.name} without rank=, or give what has its shape, e.g. g @ transpose(g)"
     if value.rank <= Rank.TENSOR:
         return f"declare {slot.name}=slot(rank='tensor')"
     axis = {Rank.ROW: ", axis=1", Rank.COLUMN: ", axis=0"}.get(slot.rank, "") if value.rank is Rank.ELEMENT else ""
