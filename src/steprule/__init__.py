@@ -16,11 +16,11 @@ from .rule import chain, choice, functions, hyper, rule, slot, transform, watch
 from .rule.functions import *
 from .version import __version__
 from .zoo import board
-from .zoo.transforms import clip_global_norm, clip_norm, clip_value, weight_decay
+from .zoo.transforms import clip_global_norm, clip_last_global_norm, clip_norm, clip_value, weight_decay
 
 __all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "board", "chain", "choice",
-           "clip_global_norm", "clip_norm", "clip_value", "errors", "explain", "hyper", "rule", "slot", "transform",
-           "watch", "weight_decay"]  # fmt: skip
+           "clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "errors", "explain", "hyper", "rule",
+           "slot", "transform", "watch", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
 # Those that would hide builtins are there by name, and `from steprule import *` leaves them out.
 __all__[:] = [name for name in __all__ if not hasattr(builtins, name)]

@@ -272,3 +272,21 @@ def test_gauges_of_parts_are_those_of_whole_tensors_and_send_only_when_they_are_
         assert side["lacking"] == {}
     whole = first["found"]
     assert whole["update_ratio"] > 0 if name == "gauges" else (whole["nonfinite"] == 1 and whole["stalled"] > 0.1)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_sharded_parameters_are_stepped_in_the_backward_pass_once_their_gradients_are_reduced(
+    pair: str, both: Any
+) -> None:
+    for side in found(both, f"FSDP2 {pair} in backward"):
+        assert side == {"same bits": True, "freed": [False] * 6 + [True] * 6}
+
+
+@pytest.mark.parametrize("name", ["DDP in backward", "DDP in backward, later"])
+def test_data_parallel_training_is_refused_in_the_backward_pass_before_anything_is_written(
+    name: str, both: Any
+) -> None:
+    for side in found(both, name):
+        assert "DistributedDataParallel" in side["told"]
+        assert "fully_shard" in side["told"].partition("help: ")[2]
+        assert side["untouched"]

@@ -1,4 +1,4 @@
-"""Optimisers in the backward pass: one a parameter, stepped as soon as its gradient is there, which is then freed."""
+"""Steps in the backward pass, by one optimiser of ours or one a parameter: gradients are freed as they are used."""
 
 from __future__ import annotations
 
@@ -61,13 +61,31 @@ class Applied(Hooked):
         return _get_in_backward_optimizers(self.model)
 
 
-@pytest.mark.parametrize("way", [Hooked, Applied])
+class Released(Hooked):
+    """The same, by one optimiser of ours for all parameters."""
+
+    def __init__(self, make: Any, options: dict[str, Any]) -> None:
+        self.model = network()
+        self.optimizer = make(self.model.parameters(), **options)
+        self.optimizer.step_in_backward()
+
+    def all(self) -> list[torch.optim.Optimizer]:
+        return [self.optimizer]
+
+    def steps(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            super().steps([number])
+            self.optimizer.step()
+
+
+@pytest.mark.parametrize("way", [Hooked, Applied, Released])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_stepping_in_the_backward_pass_is_as_stepping_after_it_and_resumes_bit_for_bit(
     pair: str, way: type[Hooked]
 ) -> None:
     ours, torchs, options = PAIRS[pair]
-    own, twin, other = (way(make, options) for make in (ours, torchs, ours))
+    own, other = way(ours, options), way(ours, options)
+    twin = (Hooked if way is Released else way)(torchs, options)
     plain = network()
     after = ours(plain.parameters(), **options)
     train(plain, after, range(STEPS))

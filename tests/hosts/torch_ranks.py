@@ -372,6 +372,45 @@ def fsdp_look_ahead() -> dict[str, Any]:
     return {"own": ends[0], "alone": ends[1]}
 
 
+def fsdp_in_backward(pair: str) -> dict[str, Any]:
+    """Parameters of fully_shard are stepped when their gradients have been reduced, also after some without that."""
+    ours, _, options = PAIRS[pair]
+    ends, freed = [], []
+    for released in (False, True):
+        model = sharded()
+        optimizer = ours(model.parameters(), **options)
+        if released:
+            optimizer.step_in_backward()
+        for step in range(STEPS):
+            for part in (slice(0, 8), slice(8, 16)):
+                inputs, targets = batch(step)
+                model.set_requires_gradient_sync(part.start > 0)
+                (model(inputs[part]) - targets[part, :1]).square().mean().backward()
+            freed.append(all(p.grad is None for p in model.parameters()))
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(locals_of(model))
+    return {"same bits": identical(*ends), "freed": freed}
+
+
+def ddp_in_backward(before: bool) -> dict[str, Any]:
+    """Wrap the model before the optimiser is told, or after it."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    model = network()
+    optimizer = sr.optim.AdamW(model.parameters(), lr=0.1)
+    start, wrapped = copies(model.parameters()), None
+    try:
+        if before:
+            wrapped = DistributedDataParallel(model)
+        optimizer.step_in_backward()
+        wrapped = wrapped or DistributedDataParallel(model)
+        train(wrapped, optimizer, range(1), mine())
+    except StepruleError as error:
+        return {"told": str(error), "untouched": identical(copies(model.parameters()), start)}
+    return {"told": "nothing"}
+
+
 # Both processes ----------------------------------------------------------------------------------------------
 
 SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -385,6 +424,9 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"FSDP2 refuses {kind}": lambda kind=kind: fsdp_refused(kind) for kind in REFUSED},
     **{f"DTensors {name}": lambda name=name: distributed(name) for name in MAKERS},
     "FSDP2 with a look-ahead": fsdp_look_ahead,
+    **{f"FSDP2 {pair} in backward": lambda pair=pair: fsdp_in_backward(pair) for pair in PAIRS},
+    "DDP in backward": lambda: ddp_in_backward(True),
+    "DDP in backward, later": lambda: ddp_in_backward(False),
     "gauges": lambda: gauges(torch.float64),
     "gauges of 16 bits": lambda: gauges(torch.bfloat16),
 }

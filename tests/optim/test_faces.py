@@ -186,7 +186,7 @@ def test_dir_shows_what_is_public_and_all_of_it_can_be_read(name: str) -> None:
     optimizer = of(name)(make())
     public = {word for word in dir(optimizer) if not word.startswith("_")}
     added = public - set(dir(torch.optim.SGD(make())))
-    own = {"at_iterate", "program", "state_dtype", "gauges", "register_gauges_hook", *NAMES}
+    own = {"at_iterate", "program", "state_dtype", "gauges", "register_gauges_hook", "step_in_backward", *NAMES}
     assert added == own - {"state"}
     assert all(getattr(optimizer, word) is not Ellipsis for word in public)
     assert {word for word in dir(of(name)) if not word.startswith("_")} - set(dir(torch.optim.SGD)) == added

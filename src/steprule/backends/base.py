@@ -211,7 +211,10 @@ class Batch(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """Write the slots of one number a tensor, after the last pass, unless this step has written them."""
+        """Write the slots of one number a tensor, after the last pass, unless this step has written them.
+
+        It may come after `clear`, when the gradients are gone.
+        """
 
     @abstractmethod
     def reduced(self) -> Table:
@@ -248,9 +251,12 @@ class Batch(ABC):
         return not np.isfinite(self.total[self.plan.reductions.index(guard)])
 
 
-def run(work: Sequence[tuple[Batch, Table]]) -> bool:
-    """Run one step of every batch's plan, sharing global reductions; return whether it wrote anything."""
-    if len(work) == 1:
+def run(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
+    """Run one step of every batch's plan, sharing global reductions; return whether it wrote anything.
+
+    Without its `ending`, which `conclude` makes up for, slots of one number a tensor are not yet written.
+    """
+    if len(work) == 1 and ending:
         batch, hyper = work[0]
         return batch.step(hyper)
     for batch, hyper in work:
@@ -268,18 +274,28 @@ def run(work: Sequence[tuple[Batch, Table]]) -> bool:
         batch.call(len(batch.plan.passes) - 1)
     for batch in batches:
         batch.sweep(len(batch.plan.passes) - 1)
-    _wind_up(batches)
+    if ending:
+        _wind_up(batches)
     return True
 
 
-def settle(work: Sequence[tuple[Batch, Table]]) -> bool:
+def conclude(batches: Sequence[Batch]) -> None:
+    """End steps of batches that ran apart, without their ending: share all totals, and write what waits for them."""
+    _share_totals([(batch, item) for batch in batches for item in batch.plan.passes])
+    for batch in batches:
+        batch.end()
+        batch.clear()
+
+
+def settle(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
     """Finish a step that was interrupted while it wrote; return False if it had not come so far."""
     batches = [batch for batch, _ in work]
     written = any(batch.begun() for batch in batches)
     if written:
         for batch in batches:
             batch.finish()
-        _wind_up(batches)
+        if ending:
+            _wind_up(batches)
     return written
 
 

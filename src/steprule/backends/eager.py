@@ -77,6 +77,7 @@ class EagerBatch(Batch):
         self._columns = hyper_columns(plan)
         self._numbers: list[dict[str, float]] = []
         self._reduced: list[dict[Node, Any]] = []
+        self._stepped: list[int] = []
         self._writing: tuple[int, list[tuple[torch.Tensor, torch.Tensor]]] | None = None
 
     def set_gradients(self, gradients: Gradients) -> None:
@@ -97,6 +98,7 @@ class EagerBatch(Batch):
         rows = [dict(zip(self._columns, map(float, row), strict=True)) for row in hyper]
         self._numbers = [rows[row] for row in self.rows]
         self._reduced = [{} for _ in self.rows]
+        self._stepped = self._present(range(len(self.rows)))
         self._writing = None
         if self.calls is not None:
             self.calls.begin()
@@ -276,7 +278,7 @@ class EagerBatch(Batch):
 
     def _write_tensor_slots(self) -> None:
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for tensor in self._present(range(len(self.rows))):
+        for tensor in self._stepped:
             values = self._scalars(tensor, [node for _, node in self.plan.tensor_writes])
             for name, node in self.plan.tensor_writes:
                 target, value = self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)

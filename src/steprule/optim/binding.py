@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backends.base import Gradients, run, settle
+from ..backends.base import Batch, Gradients, run, settle
 from ..errors import NonFiniteError, ParameterError, StepruleError
 from .aliasing import set_apart
 from .bucket import Bucket, Groups
@@ -46,7 +46,9 @@ class Binding:
         state: Any,
         backend: str | None,
         former: Sequence[torch.Tensor] = (),
+        alone: int | None = None,
     ) -> None:
+        self._first = alone or 0
         self._state, self._mood, self.choose = state, mood, choose
         self._settings = [Settings(group, choose) for group in groups]
         self._chosen = [settings.kernels for settings in self._settings]
@@ -70,6 +72,9 @@ class Binding:
             self._forget_new()
             raise
         slots = (value for bucket in self.buckets for own in bucket.states for value in map(own.get, bucket.names))
+        plans = [bucket.plan for bucket in self.buckets]
+        self.late = alone is not None and any(plan.remembered for plan in plans)
+        """Whether the end of a step waits for other bindings: a parameter alone does not know what they reduce to."""
         self._shards = Shards(self.parameters, slots) if any(map(distributed, self.parameters)) else None
         self._present, self._stepped = [True] * len(self.parameters), self.parameters
         self._leave_out([entry.present for entry in entries])
@@ -77,7 +82,7 @@ class Binding:
     def _gather(self, groups: Groups, former: set[torch.Tensor]) -> list[Entry]:
         """List and check the parameters with gradients, and those of the former binding that have none in this step."""
         entries: list[Entry] = []
-        position = -1
+        position = self._first - 1
         for i, group in enumerate(groups):
             for j, parameter in enumerate(group["params"]):
                 position += 1
@@ -242,7 +247,7 @@ class Binding:
             for bucket in self._counting:
                 bucket.advance(1)
             self._changed = self._recalling
-            written = run(self._work)
+            written = run(self._work, ending=not self.late)
             if written:
                 self._count()
         except BaseException:
@@ -272,6 +277,11 @@ class Binding:
     def present(self) -> list[bool]:
         """Whether each parameter had a gradient in the last step."""
         return self._present
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The batches that a step runs."""
+        return [batch for batch, _ in self._work]
 
     def skips(self) -> list[torch.Tensor]:
         """Return where a device counts the steps that are left out, if one does; all batches leave out the same."""
@@ -303,7 +313,7 @@ class Binding:
         """After an interrupt, however many follow: finish a step that had begun to write, and count it."""
         while not self._counted:
             try:
-                if not settle(self._work):
+                if not settle(self._work, ending=not self.late):
                     return
                 self._count()
             except KeyboardInterrupt:
@@ -336,11 +346,15 @@ def bind(
     state: Any,
     backend: str | None,
     former: Binding | None,
+    alone: int | None = None,
 ) -> Binding:
-    """Make a binding of all parameters with gradients, and of those in the former one, unless one cannot be kept."""
+    """Make a binding of all parameters with gradients, and of those in the former one, unless one cannot be kept.
+
+    `alone` is the position of a parameter that is stepped without the others of its optimiser.
+    """
     if former is not None:
         try:
-            return Binding(choose, mood, groups, state, backend, former.parameters)
+            return Binding(choose, mood, groups, state, backend, former.parameters, alone)
         except StepruleError:  # without them it is either another parameter's fault, or none at all
             pass
-    return Binding(choose, mood, groups, state, backend)
+    return Binding(choose, mood, groups, state, backend, alone=alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import HyperparameterError
 from ..graph.evaluate import evaluate_scalars
@@ -20,6 +22,7 @@ from ..graph.ops import OPS, Reducer
 from ..plan.tables import hyper_columns
 from .binding import Binding
 from .bucket import Bucket
+from .options import Options
 from .shards import Shared, over_processes
 from .slots import STEP
 
@@ -94,9 +97,10 @@ class _Table:
     """What one bucket's tensors have been reduced to, and the numbers beside them."""
 
     def __init__(self, bucket: Bucket, binding: Binding, *, stopped: bool) -> None:
-        self._bucket, self.plan = bucket, bucket.plan
+        self.bucket, self.plan = bucket, bucket.plan
         self.places = [i for i, member in enumerate(bucket.members) if binding.present[member]]
         self.members = [bucket.members[i] for i in self.places]
+        self.names = [binding.names[i] for i in self.members]
         self.owners = [binding.parameters[i] for i in self.members]
         self._shapes = [tuple(owner.shape) for owner in self.owners]
         self._sizes = {make(op): np.array([row.meaning(shape) for shape in self._shapes], dtype=np.float64)
@@ -114,7 +118,7 @@ class _Table:
 
     def _numbers(self) -> dict[str, Any]:
         """Return hyperparameters, the step count, and slots as they were before the step."""
-        bucket, columns = self._bucket, hyper_columns(self.plan)
+        bucket, columns = self.bucket, hyper_columns(self.plan)
         rows = bucket.settings()[self.places]
         found: dict[str, Any] = {name: rows[:, place] for place, name in enumerate(columns)}
         if self.plan.graph.uses_step:
@@ -123,7 +127,7 @@ class _Table:
 
     def _finish(self) -> None:
         """Note every reduction of every tensor; NaN where a guard kept a pass from being made."""
-        held = self._bucket.batch.total
+        held = self.bucket.batch.total
         total = held.cpu().numpy() if isinstance(held, torch.Tensor) else held
         early = set(self.plan.passes[0].reductions)
         for place, node in enumerate(self.plan.reductions):
@@ -139,7 +143,7 @@ class _Table:
     def readings(self) -> dict[str, _Reading]:
         """Return the gauges of this bucket, by name."""
         self._finish()
-        return {item.name: self._read(item) for item in self._bucket.compiled.program.gauges}
+        return {item.name: self._read(item) for item in self.bucket.compiled.program.gauges}
 
     def _read(self, item: Gauge) -> _Reading:
         parts = [self._spread(node, self._known) for _, node in item.parts]
@@ -184,15 +188,12 @@ def _total(pairs: Sequence[tuple[_Table, _Reading]]) -> float | None:
     return float(found[0]) if np.array_equal(found, np.full_like(found, found[0]), equal_nan=True) else None
 
 
-def measure(binding: Binding | None, skipped: float, asked: bool | Sequence[str] | None) -> Gauges:
-    """Return the gauges of the last step; on a device this waits for it."""
-    if binding is None or not binding.buckets:
-        return Gauges({COUNT: skipped})
-    stopped = binding.left_out()
-    tables = [_Table(bucket, binding, stopped=stopped) for bucket in binding.buckets]
+def measure(bindings: Sequence[Binding], skipped: float, asked: bool | Sequence[str] | None) -> Gauges:
+    """Return the gauges of the last step, of all its bindings; on a device this waits for it."""
+    tables = [_Table(bucket, binding, stopped=binding.left_out()) for binding in bindings for bucket in binding.buckets]
     _join_parts(tables)
     found = [(table, table.readings()) for table in tables if table.places]
-    total, parameters = dict[str, float](), {binding.names[i]: dict[str, float]() for t in tables for i in t.members}
+    total, parameters = dict[str, float](), {name: dict[str, float]() for table in tables for name in table.names}
     names = dict.fromkeys(name for _, own in found for name in own)
     why: dict[str, str] = {}
     for name in [*(one for one in MEANINGS if one in names), *(one for one in names if one not in MEANINGS)]:
@@ -204,10 +205,10 @@ def measure(binding: Binding | None, skipped: float, asked: bool | Sequence[str]
             total[name] = whole
         for table, reading in pairs:
             if not reading.gauge.whole:
-                for member, value in zip(table.members, reading.values.tolist(), strict=True):
-                    parameters[binding.names[member]][name] = value
+                for member, value in zip(table.names, reading.values.tolist(), strict=True):
+                    parameters[member][name] = value
     total[COUNT] = skipped
-    missing = {name: reason for bucket in binding.buckets for name, reason in _missing(bucket, asked).items()}
+    missing = {name: told for table in tables for name, told in _missing(table.bucket, asked).items()}
     return Gauges(total, parameters, {name: told for name, told in (missing | why).items() if name not in total})
 
 
@@ -292,3 +293,48 @@ class TensorBoardGauges:
         for tag, value in told.items():
             if not np.isnan(value):
                 self._writer.add_scalar(tag, value, step)
+
+
+class Gauging(torch.optim.Optimizer):
+    """An optimiser that tells what its last step did."""
+
+    _busy: AbstractContextManager[Any]
+    _options: Options
+    _skipped: int
+    _skipped_there: list[torch.Tensor]
+
+    def _last_bindings(self) -> Sequence[Binding]:
+        """List the bindings of the last step."""
+        raise NotImplementedError
+
+    def gauges(self) -> Gauges:
+        """Return what the last step did: norms, ratios, coefficients and counts, in total and by parameter.
+
+        >>> import torch, steprule as sr
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = sr.Optimizer(model.parameters(), sr.board.adam, lr=0.1, clip=1.0)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> opt.step()
+        >>> {name: round(value, 3) for name, value in opt.gauges().items()}
+        {'gradient_norm': 1.732, 'clip_coefficient': 0.577, 'clipped': 1.0, 'skipped': 0.0}
+
+        The norm that clipping needs, and the number of steps left out since this object was made, are there without
+        asking; `watch` asks for more. Reading waits for a GPU; steps do not. Of DTensors, it is the reading that sends
+        what parts were reduced to: every process must call it.
+        """
+        with self._busy:
+            skipped = sum(map(float, self._skipped_there), float(self._skipped))
+            return measure(self._last_bindings(), skipped, self._options.watch)
+
+    def register_gauges_hook(self, hook: Callable[[Gauges], Any], *, every: int = 1) -> RemovableHandle:
+        """Call `hook(gauges)` after every step, or every so many; the returned handle removes it.
+
+        >>> import torch, steprule as sr
+        >>> opt = sr.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, watch=["update_norm"])
+        >>> handle = opt.register_gauges_hook(lambda gauges: print(gauges), every=10)
+        >>> handle.remove()
+
+        `gauges.step` is the number of steps that the hook has seen. Like torch's hooks it is not part of a checkpoint.
+        Raises `HyperparameterError` if `every` is no whole number from 1.
+        """
+        return self.register_step_post_hook(hooked(hook, every))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import HyperparameterError, StateError
 from ..graph.gauges import watched
@@ -15,13 +14,13 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import look_ahead
 from ..plan.schedule import schedule
 from ..rule import Formula
-from .away import Away
 from .binding import Binding, bind
 from .compiled import Compiled, Kernels, Reader, composed, seen
 from .documented import documented
-from .gauges import Gauges, hooked, measure, merged
+from .gauges import Gauging, merged
 from .groups import TORCH, check_keys, meant
 from .implicit import Implicit
+from .in_backward import Releasing
 from .options import NAMES, Option, Options, State
 from .points import Points
 from .settings import plain
@@ -35,7 +34,7 @@ Running = tuple[torch.Tensor, Compiled]
 
 
 @documented
-class Optimizer(Away):
+class Optimizer(Releasing, Gauging):
     """Run a rule on a model's parameters; a real `torch.optim.Optimizer`.
 
     >>> import torch, steprule as sr
@@ -126,6 +125,8 @@ class Optimizer(Away):
                 for index, group in enumerate(self.param_groups):
                     self._check_group({**group, **new}, f"group {index}")
                     check_shards(group, index, self._choose(group).plan)
+                if self._in_backward is not None:
+                    self._in_backward.renew()
             except BaseException:
                 vars(self).update(before)
                 raise
@@ -225,7 +226,9 @@ class Optimizer(Away):
                 f"{self._title()} has no weight decay, but {which} asks for {group['weight_decay']}",
                 fix="put sr.weight_decay(...) in front of the rule with sr.chain, or leave it 0",
             )
-        kernels = self._choose(group)
+        self._check_numbers(self._choose(group), group, which)
+
+    def _check_numbers(self, kernels: Kernels, group: dict[str, Any], which: str) -> None:
         for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
             hyper.check(plain(read(group)), f"{self._title()}, {which}")
 
@@ -249,6 +252,8 @@ class Optimizer(Away):
     step.hooked = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if self._in_backward is not None:
+            return self._in_backward.step(closure)
         with self._busy:
             if self._inside:
                 raise self._misplaced("step()")
@@ -272,23 +277,33 @@ class Optimizer(Away):
 
     def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
         binding, self._binding = self._binding, None  # an interrupted binding is not used again
-        mood = self._mood()
-        if binding is None or not binding.still_holds(choose, mood, self.param_groups, self.state):
-            for index, group in enumerate(self.param_groups):
-                check_shards(group, index, choose(group).plan)
-            with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
-                for index, group in enumerate(self.param_groups):
-                    for place in range(len(group["params"])):
-                        if state := held(self.state, group, index, place):
-                            state.update(self._complete(choose(group), state))  # others may have put it there
-                binding = bind(choose, mood, self.param_groups, self.state, self.backend, binding)
-                self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
-        stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
-        self._binding = binding
+        self._binding, stepped = self._stepped(choose, binding, self.param_groups, self.state)
         if not stepped:
             self._skipped += 1
-        if self._options.nonfinite == "raise" and (stepped is False or binding.stopped()):
-            raise binding.blame()
+        if self._options.nonfinite == "raise" and (stepped is False or self._binding.stopped()):
+            raise self._binding.blame()
+
+    def _stepped(
+        self,
+        choose: Callable[[dict[str, Any]], Kernels],
+        binding: Binding | None,
+        groups: list[dict[str, Any]],
+        states: Any,
+        alone: int | None = None,
+    ) -> tuple[Binding, bool | None]:
+        """Step with a binding, or with another one if that does not hold; return which, and what its step returned."""
+        mood = self._mood()
+        if binding is None or not binding.still_holds(choose, mood, groups, states):
+            for index, group in enumerate(groups):
+                check_shards(group, index, choose(group).plan)
+            with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
+                for index, group in enumerate(groups):
+                    for place in range(len(group["params"])):
+                        if state := held(states, group, index, place):
+                            state.update(self._complete(choose(group), state))  # others may have put it there
+                binding = bind(choose, mood, groups, states, self.backend, binding, alone)
+                self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
+        return binding, not binding.buckets or binding.step(groups, getattr(self, "found_inf", None))
 
     @torch.no_grad()
     def _running(self) -> Iterator[tuple[Kernels, list[Running]]]:
@@ -309,40 +324,6 @@ class Optimizer(Away):
                     entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, kernels.for_entry(entry, state, self.backend)))
             yield kernels, found
-
-    # Gauges --------------------------------------------------------------------------------------
-
-    def gauges(self) -> Gauges:
-        """Return what the last step did: norms, ratios, coefficients and counts, in total and by parameter.
-
-        >>> import torch, steprule as sr
-        >>> model = torch.nn.Linear(2, 1)
-        >>> opt = sr.Optimizer(model.parameters(), sr.board.adam, lr=0.1, clip=1.0)
-        >>> model(torch.ones(1, 2)).sum().backward()
-        >>> opt.step()
-        >>> {name: round(value, 3) for name, value in opt.gauges().items()}
-        {'gradient_norm': 1.732, 'clip_coefficient': 0.577, 'clipped': 1.0, 'skipped': 0.0}
-
-        The norm that clipping needs, and the number of steps left out since this object was made, are there without
-        asking; `watch` asks for more. Reading waits for a GPU; steps do not. Of DTensors, it is the reading that sends
-        what parts were reduced to: every process must call it.
-        """
-        with self._busy:
-            skipped = sum(map(float, self._skipped_there), float(self._skipped))
-            return measure(self._binding, skipped, self._options.watch)
-
-    def register_gauges_hook(self, hook: Callable[[Gauges], Any], *, every: int = 1) -> RemovableHandle:
-        """Call `hook(gauges)` after every step, or every so many; the returned handle removes it.
-
-        >>> import torch, steprule as sr
-        >>> opt = sr.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, watch=["update_norm"])
-        >>> handle = opt.register_gauges_hook(lambda gauges: print(gauges), every=10)
-        >>> handle.remove()
-
-        `gauges.step` is the number of steps that the hook has seen. Like torch's hooks it is not part of a checkpoint.
-        Raises `HyperparameterError` if `every` is no whole number from 1.
-        """
-        return self.register_step_post_hook(hooked(hook, every))
 
     # Checkpoints ---------------------------------------------------------------------------------
 

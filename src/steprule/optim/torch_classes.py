@@ -180,7 +180,7 @@ class TorchOptimizer(Optimizer):
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         found = getattr(self, "found_inf", None)
         # GradScaler's protocol: this step's gradients overflowed. What is on a GPU, kernels look at.
-        if found is not None and self._on_host(found) and float(found) > 0:
+        if self._in_backward is None and found is not None and self._on_host(found) and float(found) > 0:
             self._skipped += 1
             return None
         return super()._step(closure)

@@ -111,6 +111,19 @@ class Plan:
         return frozenset(self.reductions) - frozenset(topological(roots))
 
     @once
+    def awaited(self) -> tuple[Node, ...]:
+        """Reductions over all tensors that elements wait for, or host slots beside them."""
+        roots = [node for _, node in self.passes[-1].writes]
+        roots += [node for _, node in self.tensor_writes] if self.host_writes else []
+        wanted = set(topological(roots))
+        return tuple(node for node in self.reductions if node.kind == "global" and node in wanted)
+
+    @once
+    def remembered(self) -> bool:
+        """Whether a slot smaller than the parameter keeps what all tensors together reduce to."""
+        return any(node.kind == "global" for node in topological([node for _, node in self.tensor_writes]))
+
+    @once
     def recalled(self) -> frozenset[str]:
         """Slots smaller than the parameter that gauges ask for, as they were before the step."""
         return recalled(self.graph)

@@ -1,9 +1,9 @@
 """Transforms in their usual forms: clipping by norm and by value, weight decay."""
 
-from ..rule import Transform, clamp, global_norm, hyper, minimum, norm, transform
+from ..rule import Transform, clamp, global_norm, hyper, maximum, minimum, norm, slot, transform
 from .common import from_0
 
-__all__ = ["clip_global_norm", "clip_norm", "clip_value", "weight_decay"]
+__all__ = ["clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "weight_decay"]
 
 _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do we
 
@@ -18,6 +18,17 @@ def clip_global_norm(theta, g, *, max_norm=from_0(1.0)):
 def clip_norm(theta, g, *, max_norm=from_0(1.0)):
     """Shorten each tensor's gradient to at most `max_norm`."""
     return g * minimum(1, max_norm / (norm(g) + _TINY))
+
+
+@transform
+def clip_last_global_norm(theta, g, last_norm=slot(rank="tensor", low=0), *, max_norm=from_0(1.0)):
+    """Shorten the gradient by the whole one's length in the step before, or a tensor's own if that is greater.
+
+    A tensor's own length is never more than the whole one's. So a first step clips each tensor by itself, as
+    `clip_norm` does, and so does a sudden large gradient. Every tensor keeps the last length as `last_norm`.
+    """
+    length = maximum(last_norm, norm(g))
+    return g * minimum(1, max_norm / (length + _TINY)), global_norm(g)
 
 
 @transform
