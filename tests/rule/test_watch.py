@@ -78,9 +78,9 @@ def test_gauges_are_printed_below_the_formula_and_are_in_the_graph() -> None:
 def test_false_watches_nothing_and_a_list_what_it_names() -> None:
     plain = seen.optimizer([torch.nn.Parameter(torch.zeros(3))], backend="eager", watch=False)
     some = seen.optimizer([torch.nn.Parameter(torch.zeros(3))], backend="eager", watch=["largest"])
-    assert [item.name for item in plain._kernels.plan.graph.gauges] == []
-    assert [item.name for item in some._kernels.plan.graph.gauges] == ["largest"]
-    assert len(some._kernels.plan.passes) == len(plain._kernels.plan.passes)
+    assert [item.name for item in plain._rules.own.kernels.plan.graph.gauges] == []
+    assert [item.name for item in some._rules.own.kernels.plan.graph.gauges] == ["largest"]
+    assert len(some._rules.own.kernels.plan.passes) == len(plain._rules.own.kernels.plan.passes)
 
 
 WRONG = {

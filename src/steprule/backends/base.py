@@ -307,17 +307,17 @@ def _wind_up(batches: Sequence[Batch]) -> None:
 
 
 def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
-    """Replace each batch's share of a global reduction by the whole; equal formulas are one node in all plans.
+    """Replace each batch's share of a global reduction by the whole; equal formulas are one, in any plan.
 
     Totals on a device are added there, and waited for only if a batch in main memory needs them.
     """
     shared = [(batch, node) for batch, item in ended for node in item.reductions if node.kind == "global"]
     whole: dict[Node, Any] = {}
     for batch, node in shared:
-        share = batch.total[batch.plan.reductions.index(node)]
-        whole[node] = _join(node.reducer.combine, whole[node], share) if node in whole else share
+        key, share = batch.plan.shared[node], batch.total[batch.plan.reductions.index(node)]
+        whole[key] = _join(node.reducer.combine, whole[key], share) if key in whole else share
     for batch, node in shared:
-        share, held = whole[node], batch.total
+        share, held = whole[batch.plan.shared[node]], batch.total
         on_host = isinstance(held, np.ndarray) and isinstance(share, torch.Tensor)
         held[batch.plan.reductions.index(node)] = float(share) if on_host else share
 

@@ -43,6 +43,8 @@ class Hyper:
     shared: bool = False
     only: object = None
     """The variant of the rule to which it belongs; None: every one."""
+    given: bool = False
+    """Whether the rule was configured with its value, which is not the one that the rule declares."""
 
     def interval(self) -> str:
         """Spell the legal range as mathematicians do, e.g. `[0, 1)`."""

@@ -10,7 +10,7 @@ reduction.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 
@@ -192,6 +192,16 @@ def _simplify_once(roots: list[Node]) -> dict[Node, Node]:
         rebuilt = make(node.op, *(image[child] for child in node.inputs), attr=node.attr) if node.inputs else node
         image[node] = rewrite(rebuilt)
     return image
+
+
+def renamed(roots: Sequence[Node], leaves: Mapping[Node, Node]) -> list[Node]:
+    """Return simplified nodes with other leaves in them; operands stand in the order that these have."""
+    image: dict[Node, Node] = {}
+    for node in topological(roots):
+        new = make(node.op, *(image[child] for child in node.inputs), attr=node.attr) if node.inputs else node
+        new = leaves.get(node, new)
+        image[node] = order_operands(new) or new
+    return [image[root] for root in roots]
 
 
 def simplify(graph: Graph) -> Graph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,13 @@ import torch
 
 from ..backends import BACKENDS
 from ..backends.base import Backend, Kernel, Place, Where
-from ..errors import HyperparameterError, RuleError
-from ..graph.bounds import never_negative
 from ..graph.chance import parameter_seed
-from ..graph.gauges import watched
-from ..graph.graph import Graph
 from ..plan.groups import WORDS, words_of
 from ..plan.program import Program, lower
 from ..plan.schedule import Plan
-from ..plan.storage import CODES, KEEPING, REMAINDER, beside, draws, format_of, layout
+from ..plan.storage import CODES, KEEPING, beside, format_of, layout
 from ..plan.tables import array_rows
-from ..rule import Formula, Transform, chain
+from ..rule import Formula
 from .options import Options
 from .shards import in_order, lies_in, local
 from .tensors import Entry, name_of, route
@@ -144,56 +140,3 @@ class Kernels:
             own = self._lowered(kinds)
             self._kernels[key] = BACKENDS[backend].kernel(own, capturable=self.options.capturable)
         return self._kernels.get(key)
-
-
-def composed(rule: Formula, options: Options) -> Formula:
-    """Put the clipping before the rule, and make sure that the result is a rule."""
-    if not isinstance(rule, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RuleError(
-            f"an optimiser needs a rule, not {rule!r}", fix="decorate the function with @rule, or use board.adam"
-        )
-    program = rule
-    if isinstance(options.clip, Formula):
-        program = chain(options.clip, rule)
-    elif isinstance(rule, Transform):
-        program = chain(rule)  # which words the error
-    return storable(program, options)
-
-
-def storable(formula: Formula, options: Options) -> Formula:
-    """Return a formula whose parameter can be stored as the options ask for, or raise `RuleError`."""
-    graph = formula.graph
-    _check_slots(graph, options)
-    if options.rounding not in KEEPING:
-        return formula
-    if graph.evaluate_at is not None and not graph.implicit:
-        raise RuleError(
-            f"`{graph.name}` stores its look-ahead point, which cannot be compensated",
-            fix='use rounding="stochastic" or "nearest", or a rule without evaluate_at',
-        )
-    taken = {slot.name for slot in graph.slots} | {item.name for item in graph.hypers}
-    if REMAINDER in taken | {graph.parameter, graph.gradient}:
-        raise RuleError(f"`{graph.name}` has a `{REMAINDER}` of its own", fix="give that argument another name")
-    return formula
-
-
-def _check_slots(graph: Graph, options: Options) -> None:
-    """Raise `HyperparameterError` for a format of what is no slot, or one smaller than the parameter."""
-    known = [slot.name for slot in graph.element_slots]
-    for name in options.state if isinstance(options.state, dict) else ():
-        if name not in known:
-            raise HyperparameterError(
-                f"state names {name!r}, which is no slot of `{graph.name}` as large as its parameter",
-                where=f"  state={options.state!r}",
-                fix=f"it has {', '.join(map(repr, known))}" if known else "it has none: leave state out",
-            )
-
-
-def seen(graph: Graph, options: Options) -> Graph:
-    """Return a graph with the gauges that options ask for, which knows what draws must: its step, and slots' signs."""
-    graph = watched(graph, options.watch)
-    if options.rounding != "stochastic" and not draws(graph, options.state):
-        return graph
-    sure = never_negative(graph)
-    slots = tuple(replace(slot, low=0.0) if slot.name in sure else slot for slot in graph.slots)
-    return replace(graph, counts_steps=True, slots=slots)

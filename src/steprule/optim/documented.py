@@ -25,8 +25,8 @@ DECAY = "parameters shrink by lr · weight_decay a step, apart from the gradient
 
 MEANINGS = {
     "params": "tensors, groups (dicts) or named parameters, as any torch optimiser takes them",
-    "rule": "a rule or a chain, as steprule.board.adam",
-    "hyper": "hyperparameters of the rule and of the clipping, the defaults of every group",
+    "rule": 'a rule or a chain, as steprule.board.adam; a group may have another under the key "rule"',
+    "hyper": "hyperparameters of the rules and of the clipping, the defaults of every group that has such ones",
     "lr": "the learning rate, how far a step goes; at least 0",
     "betas": "how much is kept a step of the average gradient, and of its square; each from 0, below 1",
     "eps": "keeps denominators from 0; at least 0",

@@ -1,4 +1,4 @@
-"""The keys of a param group: the constructor's arguments, and notes of trainers.
+"""The keys of a param group: the constructor's arguments, a rule of its own, and notes of trainers.
 
 torch keeps any key and reads those it knows, so that a misspelt one changes nothing and says nothing. Here a key that
 looks like a hyperparameter, or asks for what no group can have, is refused when its group is added. What a checkpoint
@@ -7,21 +7,27 @@ brings, or is written into a group later, is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from ..errors import HyperparameterError
+from ..errors import HyperparameterError, StateError
+from ..rule import Formula
 from ..rule.signature import OPTIONS
+from .settings import plain
 
+RULE = "rule"
+"""The key of a group for a rule of its own; None is the optimiser's."""
+RuleIn = Callable[[Mapping[str, Any]], Formula]
+"""Returns the rule of a group."""
 TORCH = frozenset({
     *("lr", "betas", "eps", "amsgrad", "momentum", "dampening", "nesterov", "alpha", "centered", "rho", "lr_decay"),
     *("initial_accumulator_value", "lambd", "t0", "etas", "step_sizes", "momentum_decay", "maximize"),
 })  # fmt: skip
 """Hyperparameters as torch.optim spells them, but for weight decay, which trainers put into every group."""
 _OTHER_WORDS = {"learning_rate": "lr", "wd": "weight_decay", "l2": "weight_decay", "epsilon": "eps"}
-_TRAINERS = frozenset({"layer_decay", "params", "param_names", "foreach", "fused", "capturable", "differentiable"})
-"""Keys without a meaning here, which resemble a hyperparameter at most by chance."""
+_OTHERS = {"layer_decay", "params", "param_names", "foreach", "fused", "capturable", "differentiable", RULE}
+"""Keys that are no hyperparameters, and resemble one at most by chance."""
 _NEAR = 0.8  # of the letters: `beat1` for `beta1`
 
 
@@ -44,6 +50,16 @@ def meant(key: str, reads: Collection[str]) -> str | None:
 
 def _refuse(what: str, which: str, key: str, value: Any, fix: str) -> HyperparameterError:
     return HyperparameterError(what, where=f"  {which}: {key}={value!r}", fix=fix)
+
+
+def check_rule_keys(
+    group: Mapping[str, Any], which: str, title: str, reads: Collection[str], *, capturable: bool
+) -> None:
+    """Raise `HyperparameterError` for a key that means something, and would not be read by the rule of a group."""
+    betas = ", ".join(name for name in reads if name.startswith("beta"))
+    asked = [key for key in group if key in TORCH and plain(group[key])]  # torch's classes fill what is off into groups
+    theirs = {key: (key == "betas" and betas) or f"what {title} has, {', '.join(reads)}" for key in asked}
+    check_keys(group, which, title, reads, theirs, capturable=capturable)
 
 
 def check_keys(
@@ -70,9 +86,26 @@ def check_keys(
             fix="leave differentiable=False, or use torch.optim",
         )
     for key, value in group.items():
-        if key in reads or key in _TRAINERS or not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if key in reads or key in _OTHERS or not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             continue
         wanted = other_names.get(key) or meant(key, reads)
         if wanted is not None:
             fix = f"write {wanted}; a key of your own needs a name that is less like it"
             raise _refuse(f"{title} has no hyperparameter `{key}`", which, key, value, fix)
+
+
+def routed(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any group has a rule of its own."""
+    return any(RULE in group for group in groups)
+
+
+def recognise(group: Mapping[str, Any], saved: dict[str, Any], rule: Formula, which: str) -> None:
+    """Put the rule of a group into a saved one in place of its name. Raises `StateError` where that is another's."""
+    name = saved.pop(RULE, None)
+    if name not in (None, rule.name):
+        raise StateError(
+            f"the saved {which} was stepped by `{name}`, and this optimiser's is by `{rule.name}`",
+            fix="make the optimiser with the rules that it was saved with, group by group",
+        )
+    if RULE in group:
+        saved[RULE] = group[RULE]

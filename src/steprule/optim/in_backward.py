@@ -223,7 +223,7 @@ class InBackward:
         if closure is not None:
             if owner._points is not None:  # noqa: SLF001
                 raise RuleError(
-                    f"{owner._title()} evaluates a closure away from its parameters, which backward() would step",  # noqa: SLF001
+                    f"`{owner._formulas()}` evaluates a closure away from its parameters, which backward() would step",  # noqa: SLF001
                     fix="call backward(), then step() without a closure",
                 )
             with torch.enable_grad():

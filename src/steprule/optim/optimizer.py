@@ -9,20 +9,16 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import HyperparameterError, StateError
-from ..graph.gauges import watched
-from ..graph.graph import Graph
-from ..graph.look_ahead import look_ahead
-from ..plan.schedule import schedule
 from ..rule import Formula
 from .binding import Binding, bind
-from .compiled import Compiled, Kernels, Reader, composed, seen
+from .compiled import Compiled, Kernels, Reader
 from .documented import documented
 from .gauges import Gauging, merged
-from .groups import TORCH, check_keys, meant
+from .groups import RULE, check_rule_keys, routed
 from .implicit import Implicit
 from .in_backward import Releasing
 from .options import NAMES, Option, Options, State
-from .points import Points
+from .rules import Rules
 from .settings import plain
 from .shards import distributed
 from .state import check_saved, ensure, held, in_float32, lay_out, packed
@@ -46,7 +42,15 @@ class Optimizer(Releasing, Gauging):
     ['beta1', 'beta2', 'eps', 'lr', 'max_norm', 'params']
 
     Groups may differ in hyperparameters; `explain` shows what runs on each. Checkpoints, hooks, schedulers and closures
-    are torch's.
+    are torch's. A group may have a rule of its own:
+
+    >>> groups = [{"params": [model.weight], "rule": sr.board.momentum(lr=0.1)}, {"params": [model.bias]}]
+    >>> opt = sr.Optimizer(groups, sr.board.adam, lr=1e-2, clip=1.0)
+    >>> [group["lr"] for group in opt.param_groups]
+    [0.1, 0.01]
+
+    Clipping, guards, gauges, counts, hooks and checkpoints are of all groups together. A keyword holds for every group
+    whose rule has such a hyperparameter, unless the group says otherwise, or its rule was configured with one.
     """
 
     def __init__(
@@ -65,9 +69,10 @@ class Optimizer(Releasing, Gauging):
         capturable: bool = False,
         **hyper: Any,
     ) -> None:
-        self._rule = rule
+        self._rule, self._given = rule, hyper
         options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, watch, capturable)
         self._make(params, options, hyper)
+        self._rules.check(hyper)
 
     def _make(self, params: Iterable[Any], options: Options, given: dict[str, Any]) -> None:
         """Make an optimiser, however it chooses its rules: their constructors take different arguments."""
@@ -76,16 +81,12 @@ class Optimizer(Releasing, Gauging):
         super().__init__(params, self._defaults(given))
 
     def _defaults(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the defaults of every group: the rule's hyperparameters, as given or as declared."""
-        known = self.program.hypers
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            near = meant(unknown[0], [*known, *NAMES])
-            raise HyperparameterError(
-                f"`{self.program.name}` has no hyperparameter `{unknown[0]}`",
-                fix=f"{f'did you mean {near}? ' if near else ''}it has {', '.join(known) or 'none'}",
-            )
-        return {name: given.get(name, declared.value) for name, declared in known.items()}
+        """Return what groups without a rule of their own have: hyperparameters, as given or declared."""
+        return self._rules.own.defaults(given, own=True)
+
+    def _defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a group has that says nothing else: of its own rule, if it has one."""
+        return self.defaults if group.get(RULE) is None else self._rules.of(group).defaults(self._given, own=False)
 
     # What runs -----------------------------------------------------------------------------------
 
@@ -94,8 +95,8 @@ class Optimizer(Releasing, Gauging):
 
     @property
     def program(self) -> Formula:
-        """The formula that runs: the rule, with the transforms before it."""
-        return self._program
+        """The formula that runs on groups without a rule of their own: the rule, with the transforms before it."""
+        return self._rules.own.formula
 
     def _start(self, options: Options) -> None:
         """Make the attributes that are not derived from others."""
@@ -105,52 +106,51 @@ class Optimizer(Releasing, Gauging):
         self._at_home()
 
     def _install(self, options: Options) -> None:
-        """Make the attributes that follow from the rule and the options; they are neither copied nor saved."""
-        program = composed(self._rule, options)
-        paths = look_ahead(watched(program.graph, options.watch))
-        kernels = self._compile(program, paths.closure_free if paths else program.graph, options)
-        self._points = Points(paths, kernels, self._compile(program, paths.exact, options)) if paths else None
-        if program.graph.implicit:
-            self._points = Implicit(program.graph, kernels)
-        self._options, self._program, self._kernels = options, program, kernels
+        """Make the attributes that follow from the rules and the options; they are neither copied nor saved."""
+        self._rules = Rules(self._rule, options, self._reader)
+        self._options, self._points = options, self._rules.points
 
     def _configure(self, options: Options) -> None:
         """Take other options from the next step on, or change nothing if they are refused."""
         with self._busy:
-            before, old = dict(vars(self)), self._of_clip()
+            groups = [self.defaults, *self.param_groups]
+            before, old = dict(vars(self)), list(map(self._of_clip, groups))
             try:
                 self._install(options)
-                new = old if options.clip is before["_options"].clip else self._of_clip()
+                new = old if options.clip is before["_options"].clip else list(map(self._of_clip, groups))
                 check_capturable(self.param_groups, options.backend, asked=options.capturable)
                 for index, group in enumerate(self.param_groups):
-                    self._check_group({**group, **new}, f"group {index}")
+                    self._check_group({**group, **new[index + 1]}, f"group {index}")
                     check_shards(group, index, self._choose(group).plan)
                 if self._in_backward is not None:
                     self._in_backward.renew()
             except BaseException:
                 vars(self).update(before)
                 raise
-            for group in (self.defaults, *self.param_groups) if new is not old else ():
-                for name in old:
+            for group, former, later in zip(groups, old, new, strict=True) if new is not old else ():
+                for name in former:
                     group.pop(name, None)
-                group.update(new)
+                group.update(later)
+            self._look()
             self._binding = None
 
-    def _of_clip(self) -> dict[str, Any]:
-        """Return the hyperparameters that stand in groups because of the option `clip`."""
-        return {name: hyper.value for name, hyper in self._program.hypers.items() if name not in self._rule.hypers}
-
-    def _compile(self, program: Formula, graph: Graph, options: Options) -> Kernels:
-        readers = tuple(self._reader(hyper.name) for hyper in graph.hypers)
-        return Kernels(program, schedule(seen(graph, options), guarded=options.guarded), readers, options)
+    def _of_clip(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the hyperparameters that stand in a group because of the option `clip`."""
+        return self._rules.of(group).of_clip()
 
     def _reader(self, name: str) -> Reader:
         """Return how a hyperparameter is found in a group; by its name."""
         return lambda group: group.get(name)
 
-    def _choose(self, group: dict[str, Any]) -> Kernels:  # noqa: ARG002
-        """Return the kernels for a group; one for all of them here."""
-        return self._kernels
+    def _choose(self, group: dict[str, Any]) -> Kernels:
+        """Return the kernels for a group."""
+        return self._rules.of(group).kernels
+
+    def _look(self, groups: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Note whether any group wants its gradient elsewhere, of those that have chosen kernels and of these."""
+        for group in groups:
+            self._rules.of(group)
+        self._points = self._rules.points
 
     def _mood(self) -> object:
         """Return the facts besides the groups that decide their updates: none here."""
@@ -170,7 +170,7 @@ class Optimizer(Releasing, Gauging):
 
     _hidden: ClassVar[Mapping[str, float]] = {}
     """Slots that torch does not keep, with their values for a parameter that has been stepped."""
-    _kept: ClassVar[tuple[str, ...]] = ("_rule",)
+    _kept: ClassVar[tuple[str, ...]] = ("_rule", "_given")
     """The attributes that copies and pickles keep besides torch's own and the options."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,59 +181,67 @@ class Optimizer(Releasing, Gauging):
         super().__setstate__(state)
         if "program" in vars(self):  # written before clip could be set: it is in the program
             self._rule = vars(self).pop("program")
+        vars(self).setdefault("_given", {})  # written before groups could have rules
         if "_busy" not in vars(self):
             self._start(options)
             self._install(self._options)
+            self._look(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, after the constructor's checks.
 
         Raises `HyperparameterError` for a value out of its range, and for a key that looks like a hyperparameter and is
-        none (`beat1`, or `betas` where there are `beta1` and `beta2`). Keys of your own are kept.
+        none (`beat1`, or `betas` where there are `beta1` and `beta2`). Keys of your own are kept. With `"rule"` another
+        rule steps the group, and decides what it may ask for.
         """
         with self._busy:
             if self._inside:
                 raise self._misplaced("add_param_group()")
+            index, others = len(self.param_groups), set[str]()
             if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
-                group, which = {**self.defaults, **param_group}, f"group {len(self.param_groups)}"
-                self._check_keys(group, which)
-                self._check_group(group, which)
+                group = {**self._defaults_of(param_group), **param_group}
+                self._check_keys(group, f"group {index}")
+                self._check_group(group, f"group {index}")
+                others = self.defaults.keys() - group.keys()
+                param_group.update(group)
             super().add_param_group(param_group)
+            for name in others:  # torch has filled them in
+                del self.param_groups[-1][name]
             try:
                 check_capturable(self.param_groups[-1:], self.backend, asked=self.capturable)
-                check_shards(
-                    self.param_groups[-1], len(self.param_groups) - 1, self._choose(self.param_groups[-1]).plan
-                )
+                check_shards(self.param_groups[-1], index, self._choose(self.param_groups[-1]).plan)
             except BaseException:
                 self.param_groups.pop()
                 raise
+            self._look()
             self._binding = None
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
         """Check a new group as the constructor does."""
-        known = self.program.hypers
-        betas = ", ".join(name for name in known if name.startswith("beta"))
-        asked = {
-            key for key in TORCH & group.keys() if plain(group[key])
-        }  # torch's classes fill what is off into groups
-        theirs = {key: (key == "betas" and betas) or f"what {self._title()} has, {', '.join(known)}" for key in asked}
-        check_keys(group, which, self._title(), known, theirs, capturable=self.capturable)
+        known = self._rules.of(group).formula.hypers
+        check_rule_keys(group, which, self._title(group), known, capturable=self.capturable)
 
     def _check_group(self, group: dict[str, Any], which: str) -> None:
         """Refuse a group with a hyperparameter that is missing or out of its range, or a decay that nothing applies."""
-        if "weight_decay" not in self.defaults and plain(group.get("weight_decay", 0)):
+        title = self._title(group)
+        if "weight_decay" not in self._defaults_of(group) and plain(group.get("weight_decay", 0)):
             raise HyperparameterError(
-                f"{self._title()} has no weight decay, but {which} asks for {group['weight_decay']}",
+                f"{title} has no weight decay, but {which} asks for {group['weight_decay']}",
                 fix="put sr.weight_decay(...) in front of the rule with sr.chain, or leave it 0",
             )
         self._check_numbers(self._choose(group), group, which)
 
     def _check_numbers(self, kernels: Kernels, group: dict[str, Any], which: str) -> None:
         for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
-            hyper.check(plain(read(group)), f"{self._title()}, {which}")
+            hyper.check(plain(read(group)), f"{self._title(group)}, {which}")
 
-    def _title(self) -> str:
-        return f"`{self.program.name}`"
+    def _title(self, group: Mapping[str, Any]) -> str:
+        """Name what steps a group, for errors."""
+        return f"`{self._rules.of(group).formula.name}`"
+
+    def _rule_in(self, group: Mapping[str, Any]) -> Formula:
+        """Return the rule of a group, by whose name checkpoints know it."""
+        return self._rules.of(group).rule
 
     @uncompiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -302,6 +310,7 @@ class Optimizer(Releasing, Gauging):
                         if state := held(states, group, index, place):
                             state.update(self._complete(choose(group), state))  # others may have put it there
                 binding = bind(choose, mood, groups, states, self.backend, binding, alone)
+                self._look()
                 self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
         return binding, not binding.buckets or binding.step(groups, getattr(self, "found_inf", None))
 
@@ -338,7 +347,8 @@ class Optimizer(Releasing, Gauging):
         """
         if format not in (None, "float32"):
             raise StateError(f"there is no format {format!r} of a state_dict", fix='use None or "float32"')
-        saved = packed(self, self._hidden.keys()) if self._hidden else super().state_dict()
+        own = self._hidden or routed(self.param_groups)
+        saved = packed(self, self._rule_in, self._hidden.keys()) if own else super().state_dict()
         return saved if format is None else in_float32(self._choose, self.param_groups, saved)
 
     def _complete(self, kernels: Kernels, state: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
@@ -360,9 +370,9 @@ class Optimizer(Releasing, Gauging):
             answer = hook(self, saved)
             saved = saved if answer is None else answer
         with self._busy:
-            groups, state = check_saved(self._choose, self._complete, self.param_groups, saved)
+            groups, state = check_saved(self._choose, self._complete, self._rule_in, self.param_groups, saved)
             for index, group in enumerate(groups):
-                for name, value in self.defaults.items():
+                for name, value in self._defaults_of(group).items():
                     group.setdefault(name, value)
                 self._check_group(group, f"saved group {index}")
             self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})

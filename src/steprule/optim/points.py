@@ -1,11 +1,13 @@
 """Rules whose gradient is taken elsewhere: how parameters get to the look-ahead point and back.
 
-No arithmetic of its own: the graphs of `graph/look_ahead.py` are run on all parameters that have state.
+No arithmetic of its own: the graphs of `graph/look_ahead.py` are run on all parameters that have state. Those of groups
+whose rule has no look-ahead stay where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from ..plan.storage import NARROW, REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
 from .formats import numbers_of
+from .prepared import Prepared
 from .shards import local
 from .state import STEP, ensure
 from .tensors import Entry, here, name_of, oddity, overlapping
@@ -30,22 +33,22 @@ Pair = tuple[dict[str, Any], torch.Tensor]
 """A parameter with its group."""
 _MOVES = 2**32
 """Positions from which moves draw, so that they do not draw what a step does."""
+_TO_POINT, _TO_ITERATE = attrgetter("to_point"), attrgetter("to_iterate")
+"""The ways between the two, of a `LookAhead`."""
 _NEW = -1.0
 """The value of `ahead` in state for a step that has not happened yet."""
 
 
 class Points:
-    """The points of one rule with a look-ahead. Each call moves the parameters of the optimiser in its arguments."""
+    """The points of rules with a look-ahead. Each call moves the parameters of the optimiser in its arguments."""
 
-    def __init__(self, paths: LookAhead, kernels: Kernels, exact: Kernels) -> None:
-        self._paths = paths
-        self._kernels = kernels
-        self._exact = exact
+    def __init__(self, rule_of: Callable[[Mapping[str, Any]], Prepared]) -> None:
+        self._rule_of = rule_of
         self._moves: dict[Graph, Plan] = {}
 
-    def choose(self, group: dict[str, Any]) -> Kernels:  # noqa: ARG002
+    def choose(self, group: dict[str, Any]) -> Kernels:
         """Return the kernels for gradients that a closure has taken at the point."""
-        return self._exact
+        return self._rule_of(group).exact
 
     def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[], None]) -> Any:
         """Evaluate a closure at the look-ahead point, come back to the iterate bit for bit, and update from there.
@@ -57,11 +60,11 @@ class Points:
         iterates: list[Copy] = []
         try:
             self._ready(owner)
-            pairs, ahead = _stepped(owner), _ahead(owner)
+            pairs, ahead = self._stepped(owner), self._ahead(owner)
             points += [Copy(parameter) for _, parameter in ahead]
-            self._move(owner, self._paths.to_iterate, ahead)
+            self._move(owner, _TO_ITERATE, ahead)
             iterates += [Copy(parameter) for _, parameter in pairs]
-            self._move(owner, self._paths.to_point, pairs)
+            self._move(owner, _TO_POINT, pairs)
             with torch.enable_grad():
                 loss = closure()
             for iterate in iterates:
@@ -69,7 +72,7 @@ class Points:
             iterates = []
             update()
         finally:
-            insist(lambda: _undo(owner, points, iterates))
+            insist(lambda: self._undo(owner, points, iterates))
         return loss
 
     def to_iterate(self, owner: Owner) -> Callable[[], None]:
@@ -78,10 +81,10 @@ class Points:
         What was written in between is kept: that parameter, or one whose slots were written, is not put back, and
         `ahead` goes on saying that it is the iterate which is stored.
         """
-        pairs = _ahead(owner)
+        pairs = self._ahead(owner)
         points = [Copy(parameter) for _, parameter in pairs]
         try:
-            self._move(owner, self._paths.to_iterate, pairs)
+            self._move(owner, _TO_ITERATE, pairs)
             iterates = [Copy(parameter) for _, parameter in pairs]
             _mark(owner, [parameter for _, parameter in pairs], ahead=0.0)  # a checkpoint made meanwhile says so
             slots = [_Slots(owner, parameter) for _, parameter in pairs]
@@ -99,19 +102,44 @@ class Points:
     @torch.no_grad()
     def _ready(self, owner: Owner) -> None:
         """Give every trainable parameter its slots: a point may lie ahead before the first step."""
-        for group in owner.param_groups:
-            for parameter in group["params"]:
-                if parameter.requires_grad and oddity(parameter) is None and not overlapping(parameter):
-                    made = not owner.state.get(parameter)
-                    ensure(self._kernels, group, parameter, owner.state[parameter])
-                    if made:
-                        _mark(owner, [parameter], ahead=_NEW)
+        for group, parameter in self._looking(owner):
+            if parameter.requires_grad and oddity(parameter) is None and not overlapping(parameter):
+                made = not owner.state.get(parameter)
+                ensure(self._rule_of(group).kernels, group, parameter, owner.state[parameter])
+                if made:
+                    _mark(owner, [parameter], ahead=_NEW)
 
-    def _move(self, owner: Owner, graph: Graph, pairs: list[Pair]) -> None:
-        """Move parameters between the iterate and the look-ahead point."""
-        if graph not in self._moves:
-            self._moves[graph] = schedule(graph)
-        move(owner, self._kernels, self._moves[graph], pairs, [parameter for _, parameter in pairs])
+    def _looking(self, owner: Owner) -> list[Pair]:
+        """List the (group, parameter) pairs whose rules have a look-ahead."""
+        groups = [group for group in owner.param_groups if self._rule_of(group).paths is not None]
+        return [(group, parameter) for group in groups for parameter in group["params"]]
+
+    def _stepped(self, owner: Owner) -> list[Pair]:
+        """List those that have state."""
+        return [(group, p) for group, p in self._looking(owner) if owner.state.get(p)]
+
+    def _ahead(self, owner: Owner) -> list[Pair]:
+        return [(group, p) for group, p in self._stepped(owner) if _mark_of(owner, p) > 0]
+
+    def _undo(self, owner: Owner, points: list[Copy], iterates: list[Copy]) -> None:
+        """Put back the parameters that were moved and not updated, and drop the state of those without a step."""
+        for iterate in iterates:
+            iterate.put_back()
+        _put_back(owner, [point for point in points if _mark_of(owner, point.parameter) > 0])
+        for parameter in [p for _, p in self._stepped(owner) if _mark_of(owner, p) == _NEW]:
+            del owner.state[parameter]
+
+    def _move(self, owner: Owner, way: Callable[[LookAhead], Graph], pairs: list[Pair]) -> None:
+        """Move parameters between the iterate and the look-ahead point, rule by rule."""
+        alike: dict[Graph, tuple[Prepared, list[Pair]]] = {}
+        for pair in pairs:
+            rule = self._rule_of(pair[0])
+            assert rule.paths is not None
+            alike.setdefault(way(rule.paths), (rule, []))[1].append(pair)
+        for graph, (rule, own) in alike.items():
+            if graph not in self._moves:
+                self._moves[graph] = schedule(graph)
+            move(owner, rule.kernels, self._moves[graph], own, [parameter for _, parameter in own])
 
 
 @torch.no_grad()
@@ -195,16 +223,6 @@ def _version(value: Any) -> int:
     return value._version if counted else 0  # noqa: SLF001
 
 
-def _stepped(owner: Owner) -> list[Pair]:
-    """List the (group, parameter) pairs that have state."""
-    pairs = [(group, p) for group in owner.param_groups for p in group["params"]]
-    return [(group, p) for group, p in pairs if owner.state.get(p)]
-
-
-def _ahead(owner: Owner) -> list[Pair]:
-    return [(group, p) for group, p in _stepped(owner) if _mark_of(owner, p) > 0]
-
-
 def _mark_of(owner: Owner, parameter: torch.Tensor) -> float:
     return float(owner.state.get(parameter, {}).get(AHEAD, 0.0))
 
@@ -218,15 +236,6 @@ def _put_back(owner: Owner, points: list[Copy]) -> None:
     for point in points:
         point.put_back()
         _mark(owner, [point.parameter], ahead=1.0)
-
-
-def _undo(owner: Owner, points: list[Copy], iterates: list[Copy]) -> None:
-    """Put back the parameters that were moved and not updated, and drop the state of those without a step."""
-    for iterate in iterates:
-        iterate.put_back()
-    _put_back(owner, [point for point in points if _mark_of(owner, point.parameter) > 0])
-    for parameter in [p for _, p in _stepped(owner) if _mark_of(owner, p) == _NEW]:
-        del owner.state[parameter]
 
 
 def insist(action: Callable[[], None]) -> None:

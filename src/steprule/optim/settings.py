@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from ..rule import Chain, Rule
 from .compiled import Kernels
 
-_FIXED = frozenset({float, int, bool, str, type(None)})
+_FIXED = frozenset({float, int, bool, str, type(None), Rule, Chain})
 
 
 def _fixed(value: object) -> bool:

@@ -18,6 +18,7 @@ from ..graph.node import Rank
 from ..plan.storage import CODES, KEEPING, REMAINDER, asked, units_of
 from .compiled import Kernels
 from .formats import check_rows, flaw, fresh, is_coded, narrowed, numbers_of, opened, together, widened
+from .groups import RULE, RuleIn, recognise, routed
 from .shards import distributed, local, placed, placed_as
 from .slots import FREED, KEPT, STEP, in_order_of_lines, numbers_flaw, slot_flaw
 from .tensors import in_order_of_slot, label, like, name_of, present, single
@@ -290,6 +291,7 @@ def _foreign(key: Any, value: Any, slots: Iterable[AbstractSet[str]]) -> Any:
 def check_saved(
     choose: Callable[[dict[str, Any]], Kernels],
     complete: Callable[[Kernels, Mapping[str, Any]], Mapping[str, Any]],
+    rule_in: RuleIn,
     groups: list[dict[str, Any]],
     saved: Mapping[str, Any],
 ) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
@@ -302,6 +304,7 @@ def check_saved(
     answer: dict[Any, Any] = {}
     slots: list[set[str]] = []
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
+        recognise(group, saved_group, rule_in(group), f"group {group_index}")
         kernels = choose({**group, **saved_group})
         slots.append({slot.name for slot in kernels.plan.graph.element_slots} | ({STEP} if _counts(kernels) else set()))
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
@@ -334,8 +337,8 @@ def in_float32(
     return {**saved, "state": states}
 
 
-def packed(optimizer: torch.optim.Optimizer, hidden: AbstractSet[str]) -> dict[str, Any]:
-    """Return torch's own `state_dict`, hooks included, without slots that torch does not know.
+def packed(optimizer: torch.optim.Optimizer, rule_in: RuleIn, hidden: AbstractSet[str]) -> dict[str, Any]:
+    """Return torch's own `state_dict`, hooks included, without slots that torch does not know, and with rules by name.
 
     torch keeps no state where such a slot is all there is.
     """
@@ -347,10 +350,13 @@ def packed(optimizer: torch.optim.Optimizer, hidden: AbstractSet[str]) -> dict[s
         ours = isinstance(key, torch.Tensor) and isinstance(own, Mapping)
         return {name: value for name, value in own.items() if name not in hidden} if ours else own
 
+    groups = its.param_groups
+    if routed(groups):
+        groups = [{**group, RULE: rule_in(group).name} for group in groups]
     state = {key: told(key, own) for key, own in its.state.items()}
     bare: Any = SimpleNamespace(
         state={key: own for key, own in state.items() if own != {} or not isinstance(key, torch.Tensor)},
-        param_groups=its.param_groups,
+        param_groups=groups,
         _optimizer_state_dict_pre_hooks={},
         _optimizer_state_dict_post_hooks={},
     )

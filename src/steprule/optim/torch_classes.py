@@ -20,11 +20,12 @@ from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Formula, Rule, chain
 from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
-from .compiled import Kernels, Reader, seen, storable
+from .compiled import Kernels, Reader
 from .documented import OPTIONS, described
-from .groups import check_keys
+from .groups import RULE, check_keys
 from .optimizer import Optimizer
 from .options import Options, State
+from .prepared import check_slots, seen, storable
 from .settings import OnDevice, plain
 
 C = TypeVar("C", bound=type)
@@ -83,22 +84,37 @@ class TorchOptimizer(Optimizer):
     def _defaults(self, given: dict[str, Any]) -> dict[str, Any]:
         return given
 
+    def _defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        return self.defaults
+
+    def _look(self, groups: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Do nothing: no class of torch's looks ahead."""
+
     @property
     def program(self) -> Formula:
         """The formula that runs on the first group; `steprule.explain` shows those of all."""
         return self._choose(self.param_groups[0]).formula
+
+    def _rule_in(self, group: Mapping[str, Any]) -> Formula:
+        return self._rule_of(group)
 
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return the rule that a group's flags choose."""
         return self._formula
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
+        if group.get(RULE) is not None:
+            raise HyperparameterError(
+                f"groups of {self._title(group)} have no rules of their own",
+                where=f"  {which}: {RULE}={group[RULE]!r}",
+                fix="use steprule.Optimizer(groups, rule), which steps each group by its rule",
+            )
         clip = self._options.clip
         own = clip.hypers if isinstance(clip, Formula) else {}
         others = {name: key for name, (key, _) in self._parts_of.items() if key in self.defaults}
-        check_keys(group, which, self._title(), {**self.defaults, **own}, others, capturable=self.capturable)
+        check_keys(group, which, self._title(group), {**self.defaults, **own}, others, capturable=self.capturable)
         for name in self._inits.values():
-            Hyper(name, low=0).check(plain(group[name]), f"{self._title()}, {which}")
+            Hyper(name, low=0).check(plain(group[name]), f"{self._title(group)}, {which}")
 
     def _check_group(self, group: dict[str, Any], which: str) -> None:
         clip = self._options.clip
@@ -107,7 +123,7 @@ class TorchOptimizer(Optimizer):
         for name in (hyper.name for hyper in own if not hyper.shared):
             if name in self.defaults or self._parts_of.get(name, ("",))[0] in self.defaults:
                 raise HyperparameterError(
-                    f"`{name}` of the clipping is a word of {self._title()} itself, whose groups say what it is",
+                    f"`{name}` of the clipping is a word of {self._title(group)} itself, whose groups say what it is",
                     where=f"  clip={clip!r}",
                     fix="give that argument of the transform another name",
                 )
@@ -120,7 +136,7 @@ class TorchOptimizer(Optimizer):
         self._points = None
         self._by_flags: dict[Flags, Kernels] = {}
 
-    def _of_clip(self) -> dict[str, Any]:
+    def _of_clip(self, group: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return nothing: what the clipping takes is read from it, unless a group has a number of its own."""
         return {}
 
@@ -151,7 +167,9 @@ class TorchOptimizer(Optimizer):
         before += [self._options.clip] if isinstance(self._options.clip, Formula) else []
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
-        return storable(chain(*before, rule), self._options)
+        program = storable(chain(*before, rule), self._options)
+        check_slots([program.graph], self._options)
+        return program
 
     def _kernels_for(self, flags: Flags) -> Kernels:
         program, default = self._chain(flags), flags[-1]
@@ -172,7 +190,7 @@ class TorchOptimizer(Optimizer):
         own = clip.hypers.get(name) if isinstance(clip, Formula) else None
         return lambda group: group.get(name, None if own is None else own.value)
 
-    def _title(self) -> str:
+    def _title(self, group: Mapping[str, Any]) -> str:  # noqa: ARG002
         return type(self).__name__
 
     # The step ------------------------------------------------------------------------------------

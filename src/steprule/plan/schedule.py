@@ -21,7 +21,7 @@ from ..graph.graph import Graph
 from ..graph.node import Node, Rank, const, make, read, topological
 from ..graph.ops import OPS
 from ..graph.show import one_line
-from ..graph.simplify import simplify
+from ..graph.simplify import renamed, simplify
 from ..locks import once
 
 
@@ -122,6 +122,13 @@ class Plan:
     def remembered(self) -> bool:
         """Whether a slot smaller than the parameter keeps what all tensors together reduce to."""
         return any(node.kind == "global" for node in topological([node for _, node in self.tensor_writes]))
+
+    @once
+    def shared(self) -> dict[Node, Node]:
+        """Every global reduction in words that all rules have; authors name a gradient as they like."""
+        graph, own = self.graph, [node for node in self.reductions if node.kind == "global"]
+        words = {read(graph.parameter): read("parameter of"), read(graph.gradient): read("gradient of")}
+        return dict(zip(own, renamed(own, words), strict=True))
 
     @once
     def recalled(self) -> frozenset[str]:

@@ -96,7 +96,8 @@ class _Single(Formula):
         hypers, chosen = dict(part.hypers), dict(part.chosen)
         for name, value in values.items():
             if name in hypers:
-                hypers[name] = replace(hypers[name], value=hypers[name].check(value, f"`{self.name}`"))
+                number = hypers[name].check(value, f"`{self.name}`")
+                hypers[name] = replace(hypers[name], value=number, given=True)
             elif name not in chosen:
                 known = ", ".join([*part.own, *chosen]) or "none"
                 self._refuse(f"`{self.name}` has no hyperparameter `{name}`", f"it has {known}")
@@ -156,7 +157,7 @@ class _Single(Formula):
                 "define the rule at the top level of a module, under its own name",
                 function,
             )
-        values = {name: hyper.value for name, hyper in self.part.own.items() if hyper.value is not None}
+        values = {name: hyper.value for name, hyper in self.part.own.items() if hyper.given}
         return _restore, (function.__module__, function.__qualname__, values | self.part.chosen)
 
 
