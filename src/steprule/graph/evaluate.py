@@ -84,7 +84,7 @@ def words(node: Node, shape: tuple[int, ...], t: float, parameter: int, seed: in
     """Return the random bits of a whole tensor's elements, seen as a matrix, from which a node's numbers are made."""
     rows, columns = Rank.ELEMENT.view(shape)
     own = key(parameter_seed(np.array([seed], np.uint64), np.array([parameter])), np.array([int(t)]), node.site)
-    return draw(0, np.arange(rows * columns).reshape(rows, columns), own)
+    return np.asarray(draw(0, np.arange(rows * columns).reshape(rows, columns), own), np.uint32)
 
 
 def _beside(value: Array, rank: Rank, shape: tuple[int, ...]) -> Array:

@@ -45,6 +45,8 @@ class Hyper:
     """The variant of the rule to which it belongs; None: every one."""
     given: bool = False
     """Whether the rule was configured with its value, which is not the one that the rule declares."""
+    told: bool = False
+    """Whether a step is given it, as the loss is, and no group has it; it may be any number."""
 
     def interval(self) -> str:
         """Spell the legal range as mathematicians do, e.g. `[0, 1)`."""
@@ -54,7 +56,7 @@ class Hyper:
 
     def admits(self, number: float) -> bool:
         """Whether a number is finite and in the legal range."""
-        return (
+        return self.told or (
             math.isfinite(number)
             and (self.low is None or number >= self.low)
             and (self.high is None or number <= self.high)
@@ -85,6 +87,10 @@ class Hyper:
             f"`{self.name}` of {owner} is {value!r}, outside its legal range {self.interval()}",
             fix=f"give a finite number in {self.interval()}",
         )
+
+
+LOSS = Hyper("loss", told=True)
+"""The value of the loss at this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,11 @@ class Graph:
     def uses_step(self) -> bool:
         """Whether the optimiser counts steps: t appears, something is drawn, or the rule has t as an argument."""
         return self.counts_steps or bool(self.draws) or any(node.op == "step" for node in self.nodes)
+
+    @once
+    def uses_loss(self) -> bool:
+        """Whether a step must be given the loss."""
+        return any(item.told for item in self.hypers)
 
     @property
     def element_slots(self) -> tuple[Slot, ...]:

@@ -20,7 +20,7 @@ GREEK = {
 }  # fmt: skip
 _LATEX = {letter: f"\\{name}" for name, letter in GREEK.items() if name not in {"lr", "weight_decay"}}
 _LATEX["ε"] = r"\varepsilon"
-_BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g")}
+_BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g"), "loss": ("L", "L")}
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 ALONE = -1

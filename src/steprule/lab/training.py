@@ -143,7 +143,7 @@ class _Run:
         if implicit:
             loss, made = self.solve(iteration, indices)
         else:
-            self.step(iteration)
+            self.step(iteration, loss)
         whole = time.perf_counter_ns() - before + (0 if implicit else made)
         self.step_ns.append(whole - made)
         self.training_ns += whole
@@ -157,16 +157,17 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr(iteration)
 
-    def step(self, iteration: int) -> None:
+    def step(self, iteration: int, loss: float) -> None:
         """Take one step at the iteration's learning rate, clipped here where the optimiser does not clip itself."""
         self.set_rate(iteration)
         self.evaluations += 1
         if self.spec.method.clips_outside:
             self.spec.method.clip(self.model.parameters())
+        told: dict[str, Any] = {"loss": loss} if isinstance(self.optimizer, sr.Optimizer) else {}
         if self.scale is None:
-            self.optimizer.step()
+            self.optimizer.step(**told)
         else:
-            self.scale.step(self.optimizer)
+            self.scale.step(self.optimizer, **told)
             self.scale.update()
 
     def save(self) -> None:

@@ -110,7 +110,7 @@ class Binding:
             own, kernels = [entries[i] for i in members], self._chosen[entries[members[0]].group]
             present = [gradients[i] if entries[i].present else None for i in members]
             self.buckets.append(Bucket(kernels, compiled, members, own, present, self._state))
-        self._recalling = any(bucket.plan.recalled for bucket in self.buckets)
+        self._recalling = any(bucket.plan.recalled or bucket.plan.graph.uses_loss for bucket in self.buckets)
         self._counting = [bucket for bucket in self.buckets if not bucket.decides]
         self._deciding = [bucket for bucket in self.buckets if bucket.decides]
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]

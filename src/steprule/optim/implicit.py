@@ -65,7 +65,7 @@ class Implicit:
         """Move nothing: the stored parameters are the iterate."""
         return lambda: None
 
-    def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[], None]) -> Any:
+    def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[Any], None]) -> Any:
         """Evaluate a closure until its gradient is that of the point where the step ends, and take that step.
 
         Parameters come back to the iterate bit for bit before the update. If anything raises, gradients do, too.
@@ -92,7 +92,7 @@ class Implicit:
             insist(lambda: back(gradients))
             raise
         insist(back)
-        update()
+        update(loss)
         return loss
 
     def _settings(self, owner: Owner, index: int) -> tuple[float, int]:

@@ -326,6 +326,10 @@ def refuse(plan: Plan, clip: Formula | float | None, group: int) -> None:
             where=where,
             fix='optimizer.nonfinite = "propagate"; the gauge "nonfinite" of watch=True counts such elements',
         )
+    if graph.uses_loss:
+        raise RuleError(
+            f"`{graph.name}` needs the loss, which nobody tells a backward pass", where=where, fix=_AS_USUAL
+        )
     if plan.awaited:
         told = f"`{graph.name}` needs {one_line(plan.awaited[0], graph)} before it writes the first tensor"
         raise RuleError(told, where=where, fix=_instead(clip))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import HyperparameterError, StateError
+from ..graph.graph import LOSS
 from ..rule import Formula
 from .binding import Binding, bind
 from .compiled import Compiled, Kernels, Reader
@@ -19,7 +20,7 @@ from .implicit import Implicit
 from .in_backward import Releasing
 from .options import NAMES, Option, Options, State
 from .rules import Rules
-from .settings import plain
+from .settings import plain, told
 from .shards import distributed
 from .state import check_saved, ensure, held, in_float32, lay_out, packed
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
@@ -102,6 +103,7 @@ class Optimizer(Releasing, Gauging):
         """Make the attributes that are not derived from others."""
         self._options = options
         self._binding: Binding | None = None
+        self._loss: Any = None
         self._skipped, self._skipped_there = 0, list[torch.Tensor]()
         self._at_home()
 
@@ -139,7 +141,9 @@ class Optimizer(Releasing, Gauging):
         return self._rules.of(group).of_clip()
 
     def _reader(self, name: str) -> Reader:
-        """Return how a hyperparameter is found in a group; by its name."""
+        """Return how a hyperparameter is found in a group, by its name; the loss is what this step is told."""
+        if name == LOSS.name:
+            return lambda group: told(self._loss, self._choose(group).plan.graph)
         return lambda group: group.get(name)
 
     def _choose(self, group: dict[str, Any]) -> Kernels:
@@ -233,7 +237,8 @@ class Optimizer(Releasing, Gauging):
 
     def _check_numbers(self, kernels: Kernels, group: dict[str, Any], which: str) -> None:
         for hyper, read in zip(kernels.plan.graph.hypers, kernels.readers, strict=True):
-            hyper.check(plain(read(group)), f"{self._title(group)}, {which}")
+            if not hyper.told:
+                hyper.check(plain(read(group)), f"{self._title(group)}, {which}")
 
     def _title(self, group: Mapping[str, Any]) -> str:
         """Name what steps a group, for errors."""
@@ -244,22 +249,23 @@ class Optimizer(Releasing, Gauging):
         return self._rules.of(group).rule
 
     @uncompiled
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; return the closure's value, if one is given.
 
-        A rule with a look-ahead evaluates the closure at the look-ahead point. Without a closure the
-        gradients are taken to be those at the stored parameters, which then are that point: see `at_iterate`.
-        An implicit rule evaluates it several times; if that leads nowhere, `ConvergenceError`, and all is as it was.
+        A rule that uses the `loss` takes the closure's value, or the `loss` that is given: a number, not scaled, and
+        the same in all processes. A rule with a look-ahead evaluates the closure there. Without a closure the gradients
+        are taken to be those at the stored parameters, which then are that point: see `at_iterate`. An implicit rule
+        evaluates it several times; if that leads nowhere, `ConvergenceError`, and all is as it was.
         """
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or GLOBAL_PRE or GLOBAL_POST
         if hooks or profiling():
-            return observed(self, type(self)._step, closure)  # noqa: SLF001
-        return self._step(closure)
+            return observed(self, type(self)._step, closure, loss)  # noqa: SLF001
+        return self._step(closure, loss=loss)
 
     # torch wraps `step` in a profiler's record and the calls of hooks, about 8 µs; here only when there are any.
     step.hooked = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
         if self._in_backward is not None:
             return self._in_backward.step(closure)
         with self._busy:
@@ -268,24 +274,26 @@ class Optimizer(Releasing, Gauging):
             if closure is None:
                 if isinstance(self._points, Implicit):
                     raise self._points.refused()
-                self._update(self._choose)
+                self._update(self._choose, loss)
                 return None
             if self._points is not None:
                 with self._away("a closure at the look-ahead point"):
                     return self._points.step(self, closure, self._update_exactly)
             with torch.enable_grad():
                 loss = closure()
-            self._update(self._choose)
+            self._update(self._choose, loss)
             return loss
 
-    def _update_exactly(self) -> None:
+    def _update_exactly(self, loss: Any) -> None:
         """Update with gradients of the look-ahead point; the closure may have set other options."""
         assert self._points is not None
-        self._update(self._points.choose)
+        self._update(self._points.choose, loss)
 
-    def _update(self, choose: Callable[[dict[str, Any]], Kernels]) -> None:
+    def _update(self, choose: Callable[[dict[str, Any]], Kernels], loss: Any) -> None:
         binding, self._binding = self._binding, None  # an interrupted binding is not used again
+        self._loss = loss
         self._binding, stepped = self._stepped(choose, binding, self.param_groups, self.state)
+        self._loss = None
         if not stepped:
             self._skipped += 1
         if self._options.nonfinite == "raise" and (stepped is False or self._binding.stopped()):
@@ -304,6 +312,8 @@ class Optimizer(Releasing, Gauging):
         if binding is None or not binding.still_holds(choose, mood, groups, states):
             for index, group in enumerate(groups):
                 check_shards(group, index, choose(group).plan)
+                if choose(group).plan.graph.uses_loss:
+                    told(self._loss, choose(group).plan.graph)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
                 for index, group in enumerate(groups):
                     for place in range(len(group["params"])):

@@ -50,7 +50,7 @@ class Points:
         """Return the kernels for gradients that a closure has taken at the point."""
         return self._rule_of(group).exact
 
-    def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[], None]) -> Any:
+    def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[Any], None]) -> Any:
         """Evaluate a closure at the look-ahead point, come back to the iterate bit for bit, and update from there.
 
         What is not updated is left as it was: if the closure or a check raises, if a guard stops the step, where there
@@ -70,7 +70,7 @@ class Points:
             for iterate in iterates:
                 iterate.put_back()
             iterates = []
-            update()
+            update(loss)
         finally:
             insist(lambda: self._undo(owner, points, iterates))
         return loss

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+from ..errors import HyperparameterError
+from ..graph.graph import LOSS, Graph
+from ..graph.node import hyper
 from ..rule import Chain, Rule
 from .compiled import Kernels
 
@@ -101,6 +104,21 @@ class OnDevice:
     """A hyperparameter that need not leave the device it is on; it may be another number whenever it is read."""
 
     number: torch.Tensor
+
+
+def told(loss: Any, graph: Graph) -> Any:
+    """Return the loss that a step was given, as groups have their numbers, or raise `HyperparameterError`."""
+    number = loss if isinstance(loss, torch.Tensor) and loss.numel() == 1 else plain(loss)
+    if isinstance(number, torch.Tensor) and not number.is_complex():
+        return OnDevice(number.detach()) if number.device.type != "cpu" else float(number.detach())
+    if type(number) in (float, int):
+        return float(number)
+    line = next((graph.origins[n] for n in graph.nodes if n in graph.origins and hyper(LOSS.name) in n.inputs), "")
+    raise HyperparameterError(
+        f"`{graph.name}` needs the loss, and step() was given {'none' if loss is None else f'a {type(loss).__name__}'}",
+        where=line,
+        fix="call step(loss=loss), or step(closure) with a closure that returns it; scaler.step(optimizer, loss=loss)",
+    )
 
 
 def plain(value: Any) -> Any:

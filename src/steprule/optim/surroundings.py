@@ -15,10 +15,13 @@ profiling: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lam
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
-def observed(optimizer: torch.optim.Optimizer, step: Callable[..., Any], closure: Callable[[], Any] | None) -> Any:
-    """Take a step inside torch's own wrapper: profiler record, pre and post hooks."""
+def observed(
+    optimizer: torch.optim.Optimizer, step: Callable[..., Any], closure: Callable[[], Any] | None, loss: Any
+) -> Any:
+    """Take a step inside torch's own wrapper: profiler record, pre and post hooks, which see what is given."""
     wrapped = torch.optim.Optimizer.profile_hook_step(step)
-    return wrapped(optimizer) if closure is None else wrapped(optimizer, closure)
+    given = () if closure is None else (closure,)
+    return wrapped(optimizer, *given) if loss is None else wrapped(optimizer, *given, loss=loss)
 
 
 def uncompiled(step: Step) -> Step:

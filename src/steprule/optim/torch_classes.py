@@ -15,7 +15,7 @@ import torch
 
 from ..backends import BACKENDS
 from ..errors import HyperparameterError
-from ..graph.graph import Hyper
+from ..graph.graph import LOSS, Hyper
 from ..graph.node import Rank
 from ..plan.schedule import schedule
 from ..rule import Formula, Rule, chain
@@ -186,6 +186,8 @@ class TorchOptimizer(Optimizer):
             return lambda group: _part(group, key, place)
         if name == "inverse_scale":
             return lambda _: self._inverse_scale()
+        if name == LOSS.name:
+            return super()._reader(name)
         clip = self._options.clip
         own = clip.hypers.get(name) if isinstance(clip, Formula) else None
         return lambda group: group.get(name, None if own is None else own.value)
@@ -195,13 +197,13 @@ class TorchOptimizer(Optimizer):
 
     # The step ------------------------------------------------------------------------------------
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
         found = getattr(self, "found_inf", None)
         # GradScaler's protocol: this step's gradients overflowed. What is on a GPU, kernels look at.
         if self._in_backward is None and found is not None and self._on_host(found) and float(found) > 0:
             self._skipped += 1
             return None
-        return super()._step(closure)
+        return super()._step(closure, loss=loss)
 
     def _on_host(self, number: torch.Tensor) -> bool:
         return number.device.type == "cpu" and not (self.backend and BACKENDS[self.backend].decides)

@@ -11,8 +11,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from ..errors import HyperparameterError, RuleError
-from ..graph.graph import Graph, Hyper
-from ..graph.node import step
+from ..graph.graph import LOSS, Graph, Hyper
+from ..graph.node import hyper, step
 from ..locks import once
 from .origin import of_definition, refusal
 from .signature import STEP, read_signature
@@ -37,7 +37,7 @@ class Formula:
     @once
     def hypers(self) -> dict[str, Hyper]:
         """The hyperparameters under the names that param groups use."""
-        return {hyper.name: hyper for hyper in self.graph.hypers}
+        return {hyper.name: hyper for hyper in self.graph.hypers if not hyper.told}
 
     def optimizer(self, params: Iterable[Any], **options: Any) -> Optimizer:
         """Make a `torch.optim.Optimizer` that runs this rule on these parameters.
@@ -122,6 +122,8 @@ class _Single(Formula):
         needed, keywords = self.part.signature.arrays, dict(self.part.keywords)
         if self.part.signature.wants_step:
             keywords[STEP] = Symbol(step(), symbol.recorder)
+        if self.part.signature.wants_loss:
+            keywords[LOSS.name] = Symbol(hyper(LOSS.name), symbol.recorder)
         unknown = [name for name in values if name not in {*keywords, *needed}]
         missing = [name for name, value in (keywords | values).items() if value is None and name in self.part.hypers]
         if missing:
@@ -228,11 +230,12 @@ def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..
     lion(lr=0.0003, beta1=0.9, beta2=0.99)
 
     Positional arguments are arrays: the parameter, its gradient, then state slots (zero at the start).
-    Keyword-only arguments are hyperparameters; `t` is the step count, from 1. It returns the new
-    parameter, then the new slots. `evaluate_at` gives the point where the gradient is taken, from any of
-    the rule's arguments by name (Nesterov's look-ahead), or `new_theta`, the parameter that it returns: such a rule
-    is implicit, and its hyperparameters `tolerance` and `max_eval` say when its point is found. Raises `RuleError`
-    for a bad signature at once, and for a bad formula, or one of more than 1000 operations, when it is first traced.
+    Keyword-only arguments are hyperparameters; `t` is the step count, from 1, and `loss` the value that a closure
+    returns or `step(loss=loss)` is given. It returns the new parameter, then the new slots. `evaluate_at` gives the
+    point where the gradient is taken, from any of the rule's arguments by name (Nesterov's look-ahead), or `new_theta`,
+    the parameter that it returns: such a rule is implicit, and its hyperparameters `tolerance` and `max_eval` say when
+    its point is found. Raises `RuleError` for a bad signature at once, and for a bad formula, or one of more than 1000
+    operations, when it is first traced.
     """
     made = partial(_made, Rule, None, evaluate_at)
     return made if function is None else made(function)

@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import HyperparameterError
-from ..graph.graph import Hyper, Slot
+from ..graph.graph import LOSS, Hyper, Slot
 from .declare import Choice
 from .origin import refusal
 
 STEP = "t"
+_ASKED = {STEP: "the step count", LOSS.name: "the loss, given to each step"}
+"""What is reserved, and asked for as a keyword-only argument."""
 OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "watch",
                      "capturable"})  # fmt: skip
 """The options of an optimiser: the fields of its `Options`, which this room cannot import."""
-RESERVED = OPTIONS | {"step", "params", STEP}
+RESERVED = OPTIONS | {"step", "params", *_ASKED}
 """Names that no argument may have."""
 RESERVED_HYPERS = RESERVED - {"step"} | {
     *("self", "rule", "param_names"),
@@ -35,14 +37,15 @@ class Signature:
     hypers: dict[str, Hyper]
     choices: dict[str, Choice]
     wants_step: bool
+    wants_loss: bool
 
 
 def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
     if name in reserved:
-        used = f"choose another name; optimisers use {', '.join(sorted(reserved - {STEP}))} themselves"
-        asked = "t is the step count: ask for it as a keyword-only argument, `*, t`"
+        used = f"choose another name; optimisers use {', '.join(sorted(reserved - {*_ASKED}))} themselves"
+        asked = f"{name} is {_ASKED.get(name)}: ask for it as a keyword-only argument, `*, {name}`"
         what = f"`{name}` is reserved, so it cannot name an argument of a rule"
-        raise refusal(what, asked if name == STEP else used, function)
+        raise refusal(what, asked if name in _ASKED else used, function)
 
 
 def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
@@ -101,7 +104,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         fix = f"def {function.__name__}(theta, g, m, *, lr=1e-3): ..."
         raise refusal(f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}", fix, function)
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name != STEP}
+    declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name not in _ASKED}
     _, _, *slots = [_slot(p, function) for p in arrays]
     return Signature(
         tuple(p.name for p in arrays),
@@ -109,4 +112,5 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         {name: one for name, one in declared.items() if isinstance(one, Hyper)},
         {name: one for name, one in declared.items() if isinstance(one, Choice)},
         STEP in named,
+        LOSS.name in named,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ..errors import Origin, RuleError, StepruleError
-from ..graph.graph import Graph, Hyper, Slot, gauge
+from ..graph.graph import LOSS, Graph, Hyper, Slot, gauge
 from ..graph.node import Node, Rank, read, topological
 from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
@@ -82,6 +82,8 @@ def _bind(part: Part, taken: dict[str, Slot | Hyper], recorder: Recorder) -> _Bo
         keywords[name] = Symbol(hyper_node(_claim(declared, part.name, taken).name), recorder)
     if part.signature.wants_step:
         keywords[STEP] = Symbol(step_node(), recorder)
+    if part.signature.wants_loss:
+        keywords[LOSS.name] = Symbol(hyper_node(LOSS.name), recorder)
     return _Bound(part, slots, arrays, keywords)
 
 
@@ -193,10 +195,11 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | 
         )
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
     point = lift(value, theta.recorder)
-    if any(node.kind == "chance" for node in topological([point])):
+    below = topological([point])
+    if any(node.kind == "chance" for node in below) or hyper_node(LOSS.name) in below:
         raise refusal(
-            f"the point where `{bound.part.name}` takes its gradient is drawn, and could not be told again",
-            "draw in the update, or keep what was drawn in a slot",
+            f"the point of `{bound.part.name}` is drawn or made of the loss: it could not be told again",
+            "use that in the update, or keep it in a slot",
             function,
         )
     return point
@@ -208,7 +211,9 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
 
     def read_again(recorder: Recorder) -> Graph:
         with reading(recorder):
-            return _read(name, parts, recorder)
+            graph = _read(name, parts, recorder)
+        given = (LOSS,) if hyper_node(LOSS.name) in graph.nodes else ()
+        return verify(replace(graph, hypers=(*graph.hypers, *given)))
 
     return pure(name, functions, read_again)
 
@@ -237,7 +242,7 @@ def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
         else:
             theta = Symbol(first, recorder)
     slots = tuple(slot for bound in (ending, *bounds[:-1]) for slot in bound.slots)
-    graph = Graph(
+    return Graph(
         name=name,
         parameter=parameter,
         gradient=gradient,
@@ -251,4 +256,3 @@ def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
         origins=recorder.origins,
         gauges=tuple(gauge(name, node) for name, node in gauges.items()),
     )
-    return verify(graph)
