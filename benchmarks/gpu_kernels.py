@@ -31,6 +31,8 @@ HELPERS = HERE.parent / "src" / "steprule" / "backends" / "triton_helpers.py"
 RECORD = HERE / "records" / "gpu-kernels.json"
 COMMAND = "make gpu-kernels"
 ARCHES = (80, 90, 100)
+BITS = {"int8": 8, "uint8": 8, "int16": 16, "float16": 16, "bfloat16": 16}
+"""Of an element in memory, if not 32."""
 
 
 # The text ---------------------------------------------------------------------------------------------
@@ -38,8 +40,6 @@ ARCHES = (80, 90, 100)
 
 def fingerprint(source: str) -> str:
     """Return the hash of all that decides what a kernel becomes: its text, the helpers it calls, the options."""
-    from steprule.backends.triton_dialect import Build
-
     written = HELPERS.read_text(encoding="utf-8")
     bodies = {part.name: ast.unparse(part) for part in ast.parse(written).body if isinstance(part, ast.FunctionDef)}
     used, found = [source], dict[str, str]()
@@ -48,8 +48,16 @@ def fingerprint(source: str) -> str:
         new = {name: body for name, body in bodies.items() if name in words and name not in found}
         found |= new
         used += new.values()
-    whole = "\n".join([source, *(found[name] for name in sorted(found)), json.dumps(Build().options())])
+    whole = "\n".join([source, *(found[name] for name in sorted(found)), json.dumps(options_of(source))])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def options_of(source: str, real: str = "float32") -> dict[str, Any]:
+    """Return what the kernels of a module are compiled with."""
+    from steprule.backends.triton_dialect import Build
+
+    grouped = "blocks_of(" in source
+    return Build().fitting(grouped).options(real, grouped=grouped)
 
 
 def sources() -> dict[str, str]:
@@ -60,19 +68,19 @@ def sources() -> dict[str, str]:
 # Compilation ------------------------------------------------------------------------------------------
 
 
-def compiled(function: Any, arch: int, real: str = "float32") -> dict[str, Any]:
+def compiled(function: Any, arch: int, options: dict[str, Any]) -> dict[str, Any]:
     """Return what Triton makes of a kernel whose tables are given, by kind: "ptx", "cubin"."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from steprule.backends.triton_dialect import COUNTS, TABLES, Build
+    from steprule.backends.triton_dialect import COUNTS, TABLES
 
     types = dict.fromkeys(TABLES, "*i64") | dict.fromkeys(("hyper", "host", "partial", "reduced", "total"), "*fp64")
     types |= {"counts": "*fp32", "found": "*fp32"} | dict.fromkeys(COUNTS, "i32")
     aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(TABLES))}
     source = ASTSource(function, types, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=Build().options(real)).asm
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options).asm
 
 
 def kernels_of(source: str, name: str) -> dict[str, Any]:
@@ -93,9 +101,11 @@ def measured_all(source: str, name: str, arches: tuple[int, ...] = ARCHES) -> di
     found: dict[str, Any] = {}
     for own, function in kernels_of(source, name).items():
         text = re.split(rf"\ndef {own}\(", source)[1].split("\n\n\n")[0]
-        arrays = len(re.findall(r"\bread\(", text))
+        types = dict(re.findall(r"(\w+)_at = at\(.*?, tl\.(\w+)\)\n", text))
+        bits = [BITS.get(types[array], 32) for array in re.findall(r"\bread\((\w+)_(?:at|here)\b", text)]
         for arch in arches:
-            found.setdefault(own, {})[f"sm_{arch}"] = measured(compiled(function, arch)["cubin"], arrays)
+            cubin = compiled(function, arch, options_of(source))["cubin"]
+            found.setdefault(own, {})[f"sm_{arch}"] = measured(cubin, bits)
     return found
 
 
@@ -110,8 +120,8 @@ def _told(tool: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def measured(cubin: bytes, arrays: int) -> dict[str, Any]:
-    """Count in machine code; `arrays` of float32 are read an element."""
+def measured(cubin: bytes, arrays: list[int]) -> dict[str, Any]:
+    """Count in machine code; of every array in `arrays`, so many bits are read an element."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -125,7 +135,7 @@ def measured(cubin: bytes, arrays: int) -> dict[str, Any]:
     return {"registers": int(registers[1]), "spills": spills, **walk(lines, arrays)}
 
 
-def walk(lines: list[tuple[int, str]], arrays: int) -> dict[str, Any]:
+def walk(lines: list[tuple[int, str]], arrays: list[int]) -> dict[str, Any]:
     """Count in the loop over whole blocks, which is the one that has the widest loads."""
     loops: list[list[str]] = []
     for place, done in lines:
@@ -136,7 +146,7 @@ def walk(lines: list[tuple[int, str]], arrays: int) -> dict[str, Any]:
         return {}
     loop = max(loops, key=lambda own: (max(widths := [_width(one, "LDG") for one in own]), sum(widths), -len(own)))
     loads, stores = ([bits for own in loop if (bits := _width(own, kind))] for kind in ("LDG", "STG"))
-    elements = sum(loads) / 32 / arrays
+    elements = sum(bits for bits in loads if bits == max(loads)) / sum(bits for bits in arrays if bits == max(arrays))
     return {"load": min(loads), "store": min(stores, default=0), "instructions": round(len(loop) / elements, 1)}
 
 

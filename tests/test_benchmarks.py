@@ -43,8 +43,8 @@ def test_machine_code_is_counted_in_the_loop_with_the_widest_loads(monkeypatch: 
     told = {"-res-usage": " Function pass_0:\n  REG:24 STACK:0", "-sass": SASS}
     monkeypatch.setattr(gpu_kernels, "_told", lambda _tool, asked, _file: told[asked])
     wide = {"load": 128, "store": 128, "instructions": 1.2}
-    assert gpu_kernels.measured(b"", arrays=2) == {"registers": 24, "spills": 1, **wide}
-    assert gpu_kernels.measured(b"", arrays=0) == {"registers": 24, "spills": 1}
+    assert gpu_kernels.measured(b"", arrays=[32, 32]) == {"registers": 24, "spills": 1, **wide}
+    assert gpu_kernels.measured(b"", arrays=[]) == {"registers": 24, "spills": 1}
 
 
 @pytest.mark.null

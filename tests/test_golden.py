@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,11 @@ import steprule as sr
 from steprule import board, chain
 from steprule.backends import numba_cpu, triton_gpu
 from steprule.graph.look_ahead import look_ahead
-from steprule.plan.program import lowered
+from steprule.optim.compiled import seen
+from steprule.optim.options import Options
+from steprule.plan.program import Program, lower
 from steprule.plan.schedule import schedule
+from steprule.plan.storage import layout
 from steprule.rule import Formula, Transform
 from steprule.version import __version__
 from steprule.zoo import adam, adaptive, descent, papers
@@ -25,31 +29,47 @@ pytestmark = pytest.mark.null
 GOLDEN = Path(__file__).parent / "golden"
 
 
+FEW_BITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "8bit": ("float32", {"state": "8bit"}),
+    "seven_bytes": ("bfloat16", {"state": "8bit", "rounding": "compensated8"}),
+}
+"""Parameters and options of kernels beside those in float32, by what their names end in."""
+
+
 def programs() -> dict[str, Formula]:
-    """List every rule of the zoo, and one clipping in front of one of them."""
+    """List every rule of the zoo, one clipping in front of one of them, and some with state of few bits."""
     found: dict[str, Formula] = {}
     for module in (board, descent, adaptive, adam, papers):
         family = module.__name__.rpartition(".")[2]
         for name, value in sorted(vars(module).items()):
             if isinstance(value, Formula) and not isinstance(value, Transform) and value.name == name:
                 found[f"{family}.{name}"] = value
-    return found | {"clip_global_norm.adam": chain(sr.clip_global_norm(max_norm=1.0), adam.adam)}
+    found["clip_global_norm.adam"] = chain(sr.clip_global_norm(max_norm=1.0), adam.adam)
+    narrow = [("adam.adam", "8bit"), ("papers.lion", "8bit"), ("clip_global_norm.adam", "seven_bytes")]
+    return found | {f"{name}.{options}": found[name] for name, options in narrow}
 
 
 KERNELS = {"numba_cpu": numba_cpu.CpuKernel, "triton_gpu": triton_gpu.TritonKernel}
 
 
-def texts(program: Formula) -> dict[str, str]:
-    """Return the module of a rule in float32 from every backend that writes one, whatever the version."""
-    paths = look_ahead(program.graph)
-    plan = schedule(paths.closure_free if paths else program.graph)
-    written = {backend: make(lowered(plan)).source for backend, make in KERNELS.items()}
+def lowered(program: Formula, kind: str) -> Program:
+    """Return what is written down of a rule."""
+    dtype, options = FEW_BITS.get(kind, ("float32", {}))
+    paths, own = look_ahead(program.graph), Options(**options)
+    graph = seen(paths.closure_free if paths else program.graph, own)
+    return lower(schedule(graph), layout(graph, dtype, own.rounding, own.state))
+
+
+def texts(name: str) -> dict[str, str]:
+    """Return the module of a rule from every backend that writes one, whatever the version."""
+    program = lowered(programs()[name], name.rpartition(".")[2])
+    written = {backend: make(program).source for backend, make in KERNELS.items()}
     return {backend: text.replace(f"steprule {__version__};", "steprule;") for backend, text in written.items()}
 
 
 @pytest.mark.parametrize("name", programs())
 def test_the_kernels_of_the_zoo_are_those_that_were_committed(name: str) -> None:
-    for backend, text in texts(programs()[name]).items():
+    for backend, text in texts(name).items():
         assert (GOLDEN / backend / f"{name}.py").read_text(encoding="utf-8") == text
         quoted = {line.strip()[2:] for line in text.splitlines() if line.strip().startswith("# return ")}
         assert quoted, "each carries the rule's lines"
@@ -63,8 +83,7 @@ def test_no_golden_kernel_is_of_a_rule_that_has_gone() -> None:
 
 def _write_anew() -> None:
     """Write every kernel, drop those of rules that have gone, and print what changed."""
-    new = {Path(backend) / f"{name}.py": text for name, program in programs().items()
-           for backend, text in texts(program).items()}  # fmt: skip
+    new = {Path(backend) / f"{name}.py": text for name in programs() for backend, text in texts(name).items()}
     old = {path.relative_to(GOLDEN): path.read_text(encoding="utf-8") for path in GOLDEN.rglob("*.py")}
     changed = [name for name in sorted(new.keys() | old.keys()) if new.get(name) != old.get(name)]
     for name in changed:

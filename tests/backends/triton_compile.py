@@ -60,7 +60,7 @@ def ptx(name: str, dtype: str) -> dict[str, str]:
     kernel = TritonKernel(program, build=Build(block=THREADS * SIXTEEN_BYTES[dtype]))
     own = gpu_kernels.kernels_of(kernel.source, f"{name}_{dtype}")
     asked = [name for name in own if dtype == "float32" or name.startswith("pass_")]
-    return {name: gpu_kernels.compiled(own[name], ARCH, dtype)["ptx"] for name in asked}
+    return {name: gpu_kernels.compiled(own[name], ARCH, Build().options(dtype))["ptx"] for name in asked}
 
 
 def half(dtype: str) -> dict[str, str]:

@@ -55,6 +55,8 @@ class Dialect(ABC):
     """What a running total starts from."""
     index: ClassVar[str]
     """The place of an element in its chunk."""
+    first: str = "begins"
+    """What that is counted from, as a place in the whole tensor."""
     row: ClassVar[str]
     """The current row of hyperparameters and host values."""
     jit: ClassVar[str]
@@ -209,7 +211,7 @@ class Dialect(ABC):
     def _spell(self, node: Node, real: str) -> str:
         """Spell a node, whose inputs have names."""
         if node.kind == "chance":
-            return f"{node.op}_{real}(draw(begins, {self.index}, {self.keys[node.site]}))"
+            return f"{node.op}_{real}(draw({self.first}, {self.index}, {self.keys[node.site]}))"
         return self._apply(node.op, *(self.names[child] for child in node.inputs), real=real)
 
     def _assign(self, node: Node, wanted: str, text: str) -> None:
@@ -359,14 +361,14 @@ class Dialect(ABC):
         pair, odd = divmod(draw, 2)
         if pair not in self.drawn:
             self.drawn[pair] = self.fresh.fresh("drawn")
-            self.source.line(f"{self.drawn[pair]} = draw(begins, {self.index}, {self.keys[pair]})")
+            self.source.line(f"{self.drawn[pair]} = draw({self.first}, {self.index}, {self.keys[pair]})")
         return f"{'high' if odd else 'low'}_bits({self.drawn[pair]})"
 
     def _store(self, part: Store, at: Mapping[str, str], *, kept: Node | None = None) -> None:
         """Write an element into its array; where a gauge asks what is `kept`, round it once for both."""
         form, name = part.array.format, part.array.name
         kind = "random" if part.draw >= 0 and not form.grouped else form.kind
-        bits = self._bits(part.draw) if kind == "random" else ""
+        bits = self._bits(part.draw) if "{bits}" in self.stores[kind] else ""
         known = {"at": at[name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
         known["more"] = form.more
         lines = self.stores[kind].format(**known, bits=bits, **self.groups.get(name, {}))

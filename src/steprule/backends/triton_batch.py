@@ -22,7 +22,7 @@ from ..graph.node import Node, Rank, hyper, read, step, topological
 from ..graph.ops import OPS
 from ..plan.program import Program
 from ..plan.tables import TENSOR, host_columns
-from .base import ABSENT, Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, tensor_table
+from .base import ABSENT, Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, row_lengths, tensor_table
 from .calls import calls_of, scalars_there
 from .torch_ops import spelling
 from .triton_device import Device, Upload
@@ -93,7 +93,8 @@ class TritonBatch(Batch):
         """Make what kernels are given; `_held` lies where it is pointed at."""
         device, chunk, reductions = self._device, self._build.chunk, len(self.plan.reductions)
         pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
-        pieces = chunks(sizes, chunk) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
+        cut = row_lengths(self.program, where)
+        pieces = chunks(sizes, chunk, cut) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
         self._counts = (len(sizes), len(pieces))
         self.total = device.zeros(reductions + 1)
         self.found = device.zeros(1, dtype=torch.float32)
@@ -102,7 +103,7 @@ class TritonBatch(Batch):
         return (
             device.table(np.ascontiguousarray(pointers)),
             gradients,
-            device.table(tensor_table(sizes, range(len(sizes)), chunk, where)),
+            device.table(tensor_table(sizes, range(len(sizes)), chunk, where, cut)),
             device.table(pieces),
             hyper,
             counts,
@@ -126,7 +127,7 @@ class TritonBatch(Batch):
     def _prepare(self) -> None:
         """Compile the kernels for what they are given: before the first pass, the passes, after the last."""
         arguments, (tensors, pieces) = (*self._tables, *self._counts), self._counts
-        options = self._build.options(self.program.layout.real)
+        options = self._build.options(self.program.layout.real, grouped=bool(self.program.grouped))
         passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
         self._first, *self._walks, self._last = (
             [

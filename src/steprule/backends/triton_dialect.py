@@ -18,17 +18,18 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import BackendError
 from ..graph.node import Node, step, topological
 from ..graph.ops import Reducer
+from ..plan import groups
 from ..plan.program import Accumulate, Loop, Program
 from ..plan.rounding import FORMULAS
 from ..plan.tables import host_columns
 from .base import ABSENT
-from .render import Dialect
+from .triton_groups import WORDS, InGroups
 
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
           "found")  # fmt: skip
@@ -65,14 +66,19 @@ class Build:
         if self.warps > WARPS:
             raise BackendError(f"a build has {self.warps} warps", fix=f"give {WARPS} or fewer")
 
-    def options(self, real: str = "float32") -> dict[str, Any]:
+    def options(self, real: str = "float32", *, grouped: bool = False) -> dict[str, Any]:
         """Return what Triton compiles with: operations are rounded one by one, and subnormals are not taken for 0.
 
         Left alone, the assembler aims at more programs a multiprocessor, for which a few kernels keep registers in
-        memory. Memory is busy with 512 threads, or with 256 that compute in float64.
+        memory. Memory is busy with 512 threads, with 320 that code in groups, or with 256 that compute in float64.
         """
-        registers = min(255, REGISTERS // max(256 if real == "float64" else 512, 32 * self.warps))
+        threads = 256 if real == "float64" else 320 if grouped else 512
+        registers = min(255, REGISTERS // max(threads, 32 * self.warps))
         return {"num_warps": self.warps, "maxnreg": registers, "enable_fp_fusion": False, "enable_reflect_ftz": False}
+
+    def fitting(self, grouped: bool) -> Build:
+        """Return these sizes, or where slots are in units of groups those of a block: two warps take one at a time."""
+        return replace(self, chunk=max(self.chunk, groups.BLOCK), block=groups.BLOCK, warps=2) if grouped else self
 
 
 _build: ContextVar[Build] = ContextVar("_build", default=Build())  # noqa: B039 (it is frozen)
@@ -101,7 +107,7 @@ _SPELLING = {
     "floor": "tl.floor({})", "mod": "modulo({}, {})", "tanh": "tanh({})", "atan2": "angle({}, {})",
     "and": "tl.where({0}, {1}, {0})", "or": "tl.where({0}, {0}, {1})", "not": "{} == 0",
 }  # fmt: skip
-HELPERS = frozenset({"add", "add_square", "at", "finite", "fold", "padded", "read", "write", *FORMULAS,
+HELPERS = frozenset({"add", "add_square", "at", "finite", "fold", "padded", "read", "write", *WORDS, *FORMULAS,
                      *re.findall(r"(?<![.\w])([a-z]+)(?=\()", " ".join(_SPELLING.values()))})  # fmt: skip
 """What kernels call of `triton_helpers`: what is spelled with it, too."""
 
@@ -111,7 +117,7 @@ def derived(program: Program) -> list[Node]:
     return [node for node in program.host if node.op != "hyper"]
 
 
-class TritonDialect(Dialect):
+class TritonDialect(InGroups):
     """Writes one module in Triton."""
 
     spelling = _SPELLING
@@ -119,12 +125,13 @@ class TritonDialect(Dialect):
         *TABLES, *COUNTS, *HELPERS, "tl", "triton", "aligned", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
         "count", "rows", "row", "inside", "whole", "tail", "first", "lanes", "here", "float", "int", "abs", "range",
         "min", "max", "sum", "len", "print", "host_scalars", "begin", "finish", "go", "t", "begins",
-        *(f"join_{op}" for op in spelling),
+        *InGroups.named, *(f"join_{op}" for op in spelling),
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("whole", "narrow"), "read({at}, here, inside, tail, tl.{real})"),
         "beside": "joined{more}_{form}(read({at}, here, inside, tail, tl.{form}).to(tl.uint16, bitcast=True), "
                   "read({beside}, here, inside, tail, tl.{rest}))",
+        "grouped": InGroups.coded[0],
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
         "whole": "write({at}, here, {x}, inside, tail)",
@@ -132,6 +139,7 @@ class TritonDialect(Dialect):
         "random": "write({at}, here, stochastic_{form}({x}, {bits}).to(tl.{form}, bitcast=True), inside, tail)",
         "beside": "write({at}, here, compensated{more}_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
                   "write({beside}, here, remainder{more}_{form}({x}), inside, tail)",
+        "grouped": InGroups.coded[1],
     }  # fmt: skip
     joins: ClassVar[Mapping[tuple[str, str], str]] = {
         ("add", ""): "add({total}, {x}, inside, tail)",
@@ -144,7 +152,7 @@ class TritonDialect(Dialect):
 
     def __init__(self, program: Program, build: Build | None = None) -> None:
         super().__init__(program)
-        self.build = build or current_build()
+        self.build = (build or current_build()).fitting(bool(program.grouped))
         self.hosted = derived(program)
         self.hypers = [hyper.name for hyper in self.graph.hypers]
         self.hosts = host_columns(self.plan)
@@ -177,6 +185,9 @@ class TritonDialect(Dialect):
 
     def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         """Take whole blocks the wide way, where all that this chunk has begins at a multiple of 16 bytes."""
+        if grouped := [array for array in loop.arrays if array.format.grouped]:
+            self._over_groups(loop, at, totals, grouped)
+            return
         begins = " | ".join(f"{place}.to(tl.int64)" for place in at.values()) or "0"
         self.source.line(f"aligned = (({begins}) & 15) == 0")
         self.source.line("whole = tl.where(aligned, count // BLOCK * BLOCK, 0)")
@@ -197,7 +208,8 @@ class TritonDialect(Dialect):
 
     def _leave(self, place: int, own: Reducer, total: str) -> None:
         where = self._place("chunk", len(self.plan.reductions), place)
-        self.source.line(f"tl.store(partial + {where}, {self._fold(own, total)})")
+        lanes = f"tl.ravel({total})" if self.by_groups else total
+        self.source.line(f"tl.store(partial + {where}, {self._fold(own, lanes)})")
 
     # Kernels -------------------------------------------------------------------------------------
 
@@ -241,7 +253,7 @@ class TritonDialect(Dialect):
             self.source.line(
                 *self._chunk(loop),
                 f"tensor = {self._of('tensor')}",
-                f"start = tl.multiple_of({self._of('start')}, CHUNK)",
+                f"start = {self._start()}",
                 f"count = {self._of('count')}.to(tl.int32)",
                 *([f"go = {self._goes()}"] if last else []),
                 f"count = tl.where({'go & ' if last else ''}{self._present()}, count, 0)",
@@ -254,6 +266,10 @@ class TritonDialect(Dialect):
                 with self.source.block("if chunk == 0:"):
                     left_out = f"total + {len(self.plan.reductions)}"
                     self.source.line(f"tl.store({left_out}, tl.load({left_out}) + tl.where(go, 0.0, 1.0))")
+
+    def _start(self) -> str:
+        """Spell the first element of the current chunk, which ends with rows where slots are in units of groups."""
+        return self._of("start") if self.program.grouped else f"tl.multiple_of({self._of('start')}, CHUNK)"
 
     def _chunk(self, loop: Loop) -> list[str]:
         """Spell which chunk is a program's own."""

@@ -56,7 +56,7 @@ class TritonKernel(Kernel):
     dialect = TritonDialect
 
     def __init__(self, program: Program, *, capturable: bool = False, build: Build | None = None) -> None:
-        self.build = build or current_build()
+        self.build = (build or current_build()).fitting(bool(program.grouped))
         super().__init__(program, capturable=capturable)
         self.captured: list[TritonBatch] = []
         """Batches that CUDA graphs point at: they live as long as the optimiser."""

@@ -15,10 +15,14 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from ..plan.groups import BLOCK, GROUP, LANES
 from ..plan.rounding import spelled
 from .cache import execute
 
-jit: Any = triton.jit
+interpreted = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run as Python on arrays (TRITON_INTERPRET=1), where libdevice, NVIDIA's library, is not."""
+# What a kernel calls is then Python as it stands: at each call of its own kind Triton would patch its whole language.
+jit: Any = (lambda function: function) if interpreted else triton.jit
 
 
 # Arithmetic -------------------------------------------------------------------------------------------
@@ -34,10 +38,6 @@ def divide(x, y):
 def root(x):
     """Take a square root, correctly rounded; Triton's own of float32 is not."""
     return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
-
-
-interpreted = not isinstance(root, triton.JITFunction)
-"""Whether kernels run as Python on arrays (TRITON_INTERPRET=1), where libdevice, NVIDIA's library, is not."""
 
 
 def _library(name: str, of_arrays: Any) -> Any:
@@ -162,7 +162,68 @@ def finite(x):
     return x - x == 0.0
 
 
-# 16 bits ----------------------------------------------------------------------------------------------
+# Blocks of groups -------------------------------------------------------------------------------------
+_GROUP, _LANES, _BLOCK, _FOUR = (tl.constexpr(size) for size in (GROUP, LANES, BLOCK, 4))
+
+
+@jit
+def blocks_of(count, length):
+    """Return how many blocks so many elements are, of whole rows or of one."""
+    return (count // length * ((length + _BLOCK - 1) // _BLOCK) + (count % length + _BLOCK - 1) // _BLOCK).to(tl.int32)
+
+
+@jit
+def turns_of_four(length):
+    """Whether in every block of a row of this length all turns begin at multiples of four elements, and end there."""
+    return (length % _FOUR == 0) & ((length % _BLOCK + _GROUP - 1) // _GROUP % _FOUR == 0)
+
+
+@jit
+def begins_four(start):
+    """Whether four elements can be loaded together where an array begins."""
+    return start.to(tl.int64) % (_FOUR * start.dtype.element_ty.primitive_bitwidth // 8) == 0
+
+
+@jit
+def block_at(start, begin, NARROW: tl.constexpr):  # noqa: N803
+    """Return a pointer to a block of a chunk; each walk has its own, of which only one is promised to be aligned."""
+    place = start + begin
+    return place if NARROW else tl.multiple_of(place, _FOUR * start.dtype.element_ty.primitive_bitwidth // 8)
+
+
+@jit
+def turns(size, NARROW: tl.constexpr):  # noqa: N803
+    """Return the places of a block's elements, a turn after another, those which there are, and how many groups."""
+    lanes = (size + _GROUP - 1) // _GROUP
+    if not NARROW:  # changes neither: the compiler sees what it is a multiple of
+        size, lanes = size // _FOUR * _FOUR, lanes // _FOUR * _FOUR
+    lane = tl.arange(0, _LANES)[None, :]
+    here = tl.arange(0, _GROUP)[:, None] * lanes + lane
+    return here, (lane < lanes) & (here < size), lanes
+
+
+@jit
+def greatest(magnitude, inside):
+    """Return the greatest of each group."""
+    return tl.max(tl.where(inside, magnitude, 0), 0, keep_dims=True)
+
+
+@jit
+def read_units(start, lanes):
+    """Read the exponents of a block's units."""
+    lane = tl.arange(0, _LANES)[None, :]
+    return tl.load(start + lane, mask=lane < lanes, other=0)
+
+
+@jit
+def write_units(start, exponent, lanes):
+    """Write the exponents of a block's units: the threads that have its first turn do, four at once."""
+    turn, lane = tl.arange(0, _GROUP)[:, None], tl.arange(0, _LANES)[None, :]
+    place = tl.broadcast_to(start + lane, (_GROUP, _LANES))
+    tl.store(place, exponent, mask=(turn == 0) & (lane < lanes))
+
+
+# 16 and 8 bits ----------------------------------------------------------------------------------------
 _WORDS = {
     "bits(x)": "x.to(tl.uint32, bitcast=True)",
     "number(u)": "u.to(tl.float32, bitcast=True)",
