@@ -1,11 +1,11 @@
-"""State of 8 bits in GPU kernels: the bits of CPU kernels and of the definitions, however rows, groups and memory lie."""
+"""State of 8 bits in GPU kernels: the bits of CPU kernels, however rows and memory lie and tensors are split."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from test_splits import ARRAYS, PROGRAM, Parts, bits, join, made, stepped, whole
+from test_splits import ARRAYS, PROGRAM, Parts, bits, join, stepped, whole
 from watched import watched
 
 from steprule.backends.base import Place

@@ -131,7 +131,7 @@ class TritonDialect(InGroups):
         **dict.fromkeys(("whole", "narrow"), "read({at}, here, inside, tail, tl.{real})"),
         "beside": "joined{more}_{form}(read({at}, here, inside, tail, tl.{form}).to(tl.uint16, bitcast=True), "
                   "read({beside}, here, inside, tail, tl.{rest}))",
-        "grouped": InGroups.coded[0],
+        "grouped": InGroups.coded_load,
     }  # fmt: skip
     stores: ClassVar[Mapping[str, str]] = {
         "whole": "write({at}, here, {x}, inside, tail)",
@@ -139,7 +139,7 @@ class TritonDialect(InGroups):
         "random": "write({at}, here, stochastic_{form}({x}, {bits}).to(tl.{form}, bitcast=True), inside, tail)",
         "beside": "write({at}, here, compensated{more}_{form}({x}).to(tl.{form}, bitcast=True), inside, tail)\n"
                   "write({beside}, here, remainder{more}_{form}({x}), inside, tail)",
-        "grouped": InGroups.coded[1],
+        "grouped": InGroups.coded_store,
     }  # fmt: skip
     joins: ClassVar[Mapping[tuple[str, str], str]] = {
         ("add", ""): "add({total}, {x}, inside, tail)",

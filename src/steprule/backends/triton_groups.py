@@ -24,15 +24,14 @@ WORDS = frozenset({"begins_four", "block_at", "blocks_of", "greatest", "read_uni
 class InGroups(Dialect):
     """What a Triton dialect writes in a loop over slots in 8 bits."""
 
-    coded: ClassVar[tuple[str, str]] = (
-        "widen_{form}(read({at}, here, inside, tail, tl.uint8), {unit})",
+    coded_load: ClassVar[str] = "widen_{form}(read({at}, here, inside, tail, tl.uint8), {unit})"
+    coded_store: ClassVar[str] = (
         "kept = kept_{form}({x})\n"
         "exponent = exponent_{form}(greatest(magnitude(kept), inside))\n"
         "code = stochastic_{form}(kept, inverse(exponent), {bits})\n"
         "write_units({units}, exponent, lanes)\n"
-        "write({at}, here, code, inside, tail)",
+        "write({at}, here, code, inside, tail)"
     )
-    """How an element is read, and written."""
     named = frozenset({"kept", "exponent", "code", "length", "width", "line", "column", "blocks", "offset", "block",
                        "narrow", "size"})  # fmt: skip
     """The names that it uses."""
@@ -57,7 +56,10 @@ class InGroups(Dialect):
         self.groups = {name: {word: self.fresh.fresh(f"{name}_{word}") for word in ("units", "unit")} for name in names}
         here = {name: self.fresh.fresh(f"{name}_here") for name in at}
         line(*(f"{scale[name]} = {self._point(units_of(name), 'uint8', '0')}" for name in names))
-        line(f"length = {self._of('length')}", f"width, blocks = (length + {GROUP - 1}) // {GROUP}, blocks_of(count, length)")
+        line(
+            f"length = {self._of('length')}",
+            f"width, blocks = (length + {GROUP - 1}) // {GROUP}, blocks_of(count, length)",
+        )
         line("offset, line, column = 0, start // length * width, start % length")
         line("aligned = turns_of_four(length)")
         line(*(f"aligned &= begins_four({place})" for place in (*at.values(), *scale.values())))

@@ -8,6 +8,7 @@ only where it means something to a kernel.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..plan.groups import BLOCK, GROUP, LANES
 from ..plan.rounding import spelled
 from .cache import execute
 
-interpreted = bool(triton.knobs.runtime.interpret)
+interpreted = bool(import_module("triton").knobs.runtime.interpret)
 """Whether kernels run as Python on arrays (TRITON_INTERPRET=1), where libdevice, NVIDIA's library, is not."""
 # What a kernel calls is then Python as it stands: at each call of its own kind Triton would patch its whole language.
 jit: Any = (lambda function: function) if interpreted else triton.jit
