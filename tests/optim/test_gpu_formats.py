@@ -14,6 +14,7 @@ from truth import bits
 
 import steprule as sr
 from fake_device import FakeDevice
+from steprule import rademacher, rule
 from steprule.backends import triton_device
 from steprule.backends.triton_dialect import Build, building
 from steprule.backends.triton_gpu import interpreted
@@ -43,7 +44,7 @@ def fill(optimizer: Any, number: int, *, flaw: bool = False) -> None:
     """Write gradients of this number, in place where there are some; the last element may be NaN."""
     torch.manual_seed(number)
     for parameter in optimizer.param_groups[0]["params"]:
-        new = of_few_bits(*parameter.shape).bfloat16()
+        new = of_few_bits(*parameter.shape).to(parameter.dtype)
         parameter.grad = new if parameter.grad is None else parameter.grad.copy_(new)
     if flaw:
         new.view(-1)[-1] = torch.nan
@@ -68,6 +69,26 @@ def test_seven_bytes_are_what_the_definitions_say_and_a_gradient_that_is_not_fin
     told = sr.explain(optimizer)
     assert told.backend == "triton_gpu"
     assert "stochastic_uint8" in told.source
+
+
+@rule
+def shaken(theta, g, m, *, lr=0.125, beta=0.5):
+    """Float32 arithmetic is exact, and both what is drawn and its place matter."""
+    m = beta * m + g * rademacher()
+    return theta - lr * m + 0.25 * rademacher(), m
+
+
+def test_what_a_rule_draws_beside_slots_of_8_bits_is_what_it_draws_anywhere() -> None:
+    """In rows of several blocks, the second parameter of them."""
+    ends = []
+    for backend in ("triton_gpu", "eager"):
+        torch.manual_seed(1)
+        parameters = [torch.nn.Parameter(of_few_bits(*shape)) for shape in ((5,), (1, 600), (3, 20))]
+        optimizer = shaken.optimizer(parameters, state="8bit", seed=3, backend=backend)
+        fill(optimizer, 0)
+        optimizer.step()
+        ends.append(bits(optimizer))
+    assert ends[0] == ends[1]
 
 
 def test_a_checkpoint_goes_from_a_gpu_to_both_and_all_go_on_with_the_same_bits() -> None:
