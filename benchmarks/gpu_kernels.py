@@ -27,7 +27,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "triton_gpu"
-HELPERS = HERE.parent / "src" / "steprule" / "backends" / "triton_helpers.py"
+SOURCE = HERE.parent / "src" / "steprule"
+HELPERS = SOURCE / "backends" / "triton_helpers.py"
+FORMULAS = [
+    SOURCE / "graph" / "chance.py",
+    *(SOURCE / "plan" / f"{name}.py" for name in ("rounding", "float16", "minifloats")),
+]
+"""What Triton's spelling of is in the helpers."""
 RECORD = HERE / "records" / "gpu-kernels.json"
 COMMAND = "make gpu-kernels"
 ARCHES = (80, 90, 100)
@@ -39,9 +45,12 @@ BITS = {"int8": 8, "uint8": 8, "int16": 16, "float16": 16, "bfloat16": 16}
 
 
 def fingerprint(source: str) -> str:
-    """Return the hash of all that decides what a kernel becomes: its text, the helpers it calls, the options."""
-    written = HELPERS.read_text(encoding="utf-8")
-    bodies = {part.name: ast.unparse(part) for part in ast.parse(written).body if isinstance(part, ast.FunctionDef)}
+    """Return the hash of all that decides what a kernel becomes: its text, helpers and formulas, the options."""
+    bodies = _written(HELPERS, ast.FunctionDef)
+    spelling = _written(HELPERS, ast.Assign)["_WORDS"]
+    for path in FORMULAS:
+        found = _written(path, ast.FunctionDef)
+        bodies = {name: f"{body}  # {spelling}" for name, body in found.items()} | _written(path, ast.Assign) | bodies
     used, found = [source], dict[str, str]()
     while used:
         words = set(re.findall(r"\w+", used.pop()))
@@ -50,6 +59,18 @@ def fingerprint(source: str) -> str:
         used += new.values()
     whole = "\n".join([source, *(found[name] for name in sorted(found)), json.dumps(options_of(source))])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _written(path: Path, kind: type[ast.FunctionDef | ast.Assign]) -> dict[str, str]:
+    """Return the functions, or the constants, of a module by name."""
+    found: dict[str, str] = {}
+    for part in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(part, kind):
+            names = (
+                [part.name] if isinstance(part, ast.FunctionDef) else re.findall(r"\w+", ast.unparse(part.targets[0]))
+            )
+            found |= dict.fromkeys(names, ast.unparse(part))
+    return found
 
 
 def options_of(source: str, real: str = "float32") -> dict[str, Any]:
