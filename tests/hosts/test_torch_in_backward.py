@@ -1,4 +1,4 @@
-"""Steps in the backward pass, by one optimiser of ours or one a parameter: gradients are freed as they are used."""
+"""Steps in the backward pass: by one optimiser of ours, or one a parameter; gradients are freed as they are used."""
 
 from __future__ import annotations
 

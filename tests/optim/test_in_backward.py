@@ -193,11 +193,17 @@ def whole(theta: Any, g: Any, *, lr: float = 0.1) -> Any:
     return theta - lr * g / sr.global_norm(g)
 
 
+@sr.rule
+def kept(theta: Any, g: Any, covariance: Any = sr.slot(rank="left"), *, lr: float = 0.1) -> Any:
+    return theta - lr * g, covariance + sr.matmul(g, sr.transpose(g))
+
+
 REFUSED: dict[str, tuple[Make, str, str]] = {
     "clip": (lambda p: sr.optim.AdamW(p, clip=2.0), "needs ‖g‖ before", "optimizer.clip = sr.clip_norm(max_norm=2)"),
     "a rule's clip": (lambda p: board.adam.optimizer(p, clip=2.0), "needs ‖g‖", "clip_last_global_norm(max_norm=2)"),
     "a chain": (sr.chain(sr.clip_global_norm, board.sgd).optimizer, "needs ‖g‖ before", "sr.clip_last_global_norm"),
     "a rule": (whole.optimizer, "`whole` needs ‖g‖ before", "call step() after backward()"),
+    "a norm beside a matrix": (sr.chain(sr.clip_last_global_norm, kept).optimizer, "needs ‖g‖ before", "clip_norm"),
     "skip": (lambda p: sr.optim.AdamW(p, nonfinite="skip"), "a guard", 'optimizer.nonfinite = "propagate"'),
     "raise": (lambda p: board.sgd.optimizer(p, nonfinite="raise"), "a guard", 'optimizer.nonfinite = "propagate"'),
 }  # fmt: skip

@@ -286,8 +286,9 @@ class Releasing(Away):
         >>> model.weight.grad is None
         True
 
-        So few gradients are in memory at a time. Bits are those of ordinary steps. `step()` ends a step: hooks,
-        schedulers and `gauges` find it there, and it steps what has a gradient set by hand. `zero_grad()` ends one
+        So few gradients are in memory at a time. Bits are those of ordinary steps, but where sums over all tensors, or
+        matrix functions, which are called one at a time, round otherwise. `step()` ends a step: hooks, schedulers and
+        `gauges` find it there, and it steps what has a gradient set by hand. `zero_grad()` ends one
         that was broken off: parameters that had their gradients have been stepped, the others not.
         `handle.remove()` goes back to ordinary steps, which copies and pickles take.
 

@@ -112,10 +112,13 @@ class Plan:
 
     @once
     def awaited(self) -> tuple[Node, ...]:
-        """Reductions over all tensors that elements wait for, or host slots beside them."""
-        roots = [node for _, node in self.passes[-1].writes]
-        roots += [node for _, node in self.tensor_writes] if self.host_writes else []
-        wanted = set(topological(roots))
+        """Reductions over all tensors that elements, matrices or host slots wait for, or what is written with these.
+
+        Others only slots smaller than the parameter remember, for the next step.
+        """
+        roots = [*self.passes[-1].writes, *self.matrix_writes]
+        roots += self.tensor_writes if self.host_writes or self.matrix_writes else []
+        wanted = set(topological([node for _, node in roots]))
         return tuple(node for node in self.reductions if node.kind == "global" and node in wanted)
 
     @once
