@@ -16,7 +16,7 @@ from steprule.backends.numba_cpu import CpuBatch, CpuKernel
 from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.chance import parameter_seed
 from steprule.graph.graph import Graph, Hyper, Slot
-from steprule.graph.node import Node, Rank, const, drawn, hyper, make, read, step
+from steprule.graph.node import AXES, Node, Rank, const, drawn, hyper, make, read, step
 from steprule.graph.ops import ANY, DRAWN, OPS, Range
 from steprule.graph.verify import verify
 from steprule.plan.program import lowered
@@ -28,6 +28,7 @@ POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
 MATRICES = sorted(name for name, row in OPS.items() if row.kind == "matrix")
 REDUCTIONS = sorted(name for name, row in OPS.items() if row.reducer is not None)
 LOGIC = sorted(name for name, row in OPS.items() if row.kind == "logic")
+SIZES = sorted(name for name, row in OPS.items() if row.kind == "size")
 COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
 
 
@@ -44,6 +45,7 @@ def _into(node: Node, wanted: Range) -> Node:
 class _Drawer:
     draw: st.DrawFn
     reads: list[Node]
+    axes: tuple[Rank, ...] = ()
     reductions: int = 0
     sites: int = 0
     matrices: int = 2
@@ -56,6 +58,7 @@ class _Drawer:
             const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0]))),
         ]
         arrays = [node for node in self.reads if node.rank <= rank]
+        choices += [make(self.draw(st.sampled_from(SIZES)))] if rank >= Rank.TENSOR else []
         if rank is Rank.ELEMENT and self.draw(st.integers(0, 9)) == 9:
             self.sites += 1
             return drawn(self.draw(st.sampled_from(DRAWN)), self.sites)
@@ -67,8 +70,8 @@ class _Drawer:
         kind = self.draw(st.integers(0, 9))
         if kind == 0:
             return self.leaf(rank)
-        if kind == 1 and self.reductions < 3 and rank is not Rank.HOST:
-            return self.reduction(depth)
+        if kind == 1 and self.reductions < 4 and rank is not Rank.HOST:
+            return self.reduction(depth, rank)
         if kind == 2 and self.matrices and rank is Rank.ELEMENT:
             return self.matrix(depth)
         name = self.draw(st.sampled_from(POINTWISE))
@@ -104,12 +107,16 @@ class _Drawer:
             square = found if rest else make("matmul", found, make("transpose", found))
         return make("matmul", make("where", self.comparison(0, Rank.HOST), square, gram(self.reads[1])), x)
 
-    def reduction(self, depth: int) -> Node:
-        inner = self.element(depth - 1)
-        self.reductions += 1
+    def reduction(self, depth: int, rank: Rank) -> Node:
+        inner = self.expression(depth - 1)
         name = self.draw(st.sampled_from(REDUCTIONS))
+        axes = [axis for axis in self.axes if axis <= rank and OPS[name].kind == "tensor"]
+        axis = self.draw(st.sampled_from([None, *axes, *axes]))
+        if not inner.rank > (axis or Rank.TENSOR):
+            inner = make("add", inner, self.reads[1])
+        self.reductions += 1
         self.used.add(name)
-        return make(name, _into(inner, ANY))
+        return make(name, _into(inner, ANY), attr=axis)
 
 
 def gram(x: Node) -> Node:
@@ -121,21 +128,21 @@ def gram(x: Node) -> Node:
 def graphs(draw: st.DrawFn) -> Graph:
     """Draw a whole rule: two element slots, one tensor slot, one host slot, reductions of every kind.
 
-    A rule in a few has functions of matrices, and a slot that is one.
+    A rule in a few has functions of matrices, and a slot that is one; a third have rows and columns: slots, and
+    reductions along them.
     """
     slots = (Slot("m"), Slot("s", init=0.25), Slot("k", Rank.TENSOR, 1.0), Slot("h", Rank.HOST, 2.0))
-    matrices = draw(st.integers(0, 5)) == 0
-    slots += (Slot("p", Rank.LEFT, "identity"),) if matrices else ()
+    matrices, lined = draw(st.integers(0, 5)) == 0, draw(st.integers(0, 2)) == 0
+    lines = (Slot("r", Rank.ROW, 0.5), Slot("c", Rank.COLUMN, 1.5)) if lined else ()
+    slots += (*lines, *((Slot("p", Rank.LEFT, "identity"),) if matrices else ()))
     reads = [read("theta"), read("g"), *(read(slot.name, slot.rank) for slot in slots)]
-    drawer = _Drawer(draw, reads, matrices=2 * matrices)
+    drawer = _Drawer(draw, reads, tuple(AXES.values()) if lined else (), matrices=2 * matrices)
     new = drawer.expression(draw(st.integers(1, 3)))
     m = drawer.expression(draw(st.integers(0, 2)))
     s = drawer.expression(1)
     k = drawer.expression(1, Rank.TENSOR)
-    if k.rank is Rank.ELEMENT:
-        k = make("mean", k)
     h = drawer.expression(1, Rank.HOST)
-    bounded = [_into(node, ANY) for node in (new, m, s, k, h)]
+    bounded = [_into(node, ANY) for node in (new, m, s, k, h, *(drawer.expression(1, slot.rank) for slot in lines))]
     bounded += (
         [make("add", make("mul", const(0.5), reads[-1]), gram(_into(make("add", m, reads[1]), ANY)))]
         if matrices
@@ -160,6 +167,7 @@ def problem(seed: int, shapes: list[tuple[int, ...]]) -> Problem:
     for index, shape in enumerate(shapes):
         own = {name: rng.normal(size=shape) for name in ("theta", "g", "m", "s")}
         rows = rng.normal(size=(shape or (1,))[:1] * 2)
+        own |= {name: rng.normal(size=rank.shape(shape)) for name, rank in (("r", Rank.ROW), ("c", Rank.COLUMN))}
         arrays.append(own | {"p": rows @ rows.T, "k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)})
         numbers.append(
             {name: value * (1 + index % 2) for name, value in HYPERS.items()} | {"t": 3.0, "h": 1.5 + index % 2}

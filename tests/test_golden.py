@@ -15,8 +15,8 @@ import steprule as sr
 from steprule import board, chain
 from steprule.backends import numba_cpu, triton_gpu
 from steprule.graph.look_ahead import look_ahead
-from steprule.optim.compiled import seen
 from steprule.optim.options import Options
+from steprule.optim.prepared import seen
 from steprule.plan.program import Program, lower
 from steprule.plan.schedule import schedule
 from steprule.plan.storage import layout

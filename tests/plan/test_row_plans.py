@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -91,9 +90,20 @@ def test_a_plan_in_which_rows_are_reduced_before_they_are_known_is_refused() -> 
         lowered(replace(few, passes=(replace(few.passes[0], reductions=()),)))
 
 
-@pytest.mark.parametrize("kernel", [CpuKernel, TritonKernel])
-def test_kernels_refuse_rows_at_their_door(kernel: Callable[..., Any]) -> None:
+def test_a_kernel_refuses_rows_at_its_door_where_its_language_lacks_them() -> None:
     with pytest.raises(BackendError, match=r"varies over (rows|columns)(?s:.*)help: backend=\"eager\" runs it"):
-        kernel(lowered(factored()))
-    assert EagerKernel(lowered(factored())).program.plan.axes
-    assert kernel(lowered(schedule(board.adam.graph))).program.plan.axes == frozenset()
+        TritonKernel(lowered(factored()))
+    assert all(kernel(lowered(factored())).program.plan.axes for kernel in (EagerKernel, CpuKernel))
+    assert TritonKernel(lowered(schedule(board.adam.graph))).program.plan.axes == frozenset()
+
+
+def test_what_is_reduced_of_a_total_of_rows_waits_until_batches_have_shared_it() -> None:
+    total = make("global_sum", BY_ROW)
+    plan = a_plan(make("sub", THETA, make("mul", make("sum", make("mul", total, R)), G)))
+    assert [[node.op for node in item.reductions] for item in plan.passes] == [["mean", "global_sum"], ["sum"], []]
+
+
+def test_slots_of_rows_that_are_written_count_though_nothing_varies_so() -> None:
+    plan = a_plan(make("sub", THETA, G), r=K, c=K)
+    assert not any(Rank.TENSOR < node.rank < Rank.ELEMENT for node in plan.graph.nodes)
+    assert plan.axes == {Rank.ROW, Rank.COLUMN}

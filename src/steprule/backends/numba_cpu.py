@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..graph.evaluate import evaluate_scalars
 from ..graph.node import Node, Rank, read
+from ..plan.schedule import walks
 from . import cache, compiler
 from .base import (
     ABSENT,
@@ -23,13 +24,13 @@ from .base import (
     Table,
     Where,
     addresses_of,
-    chunks,
-    row_lengths,
-    tensor_table,
 )
 from .calls import calls_of
-from .numba_dialect import COUNTS, TABLES, NumbaDialect
+from .numba_dialect import NumbaDialect
+from .numba_lines import NumbaLines
+from .numba_tables import COUNTS, TABLES
 from .threads import cheap, walk
+from .tiles import cut
 
 Parts = NDArray[np.int64]
 """Where the chunks of each part begin, and the end of the last."""
@@ -46,8 +47,11 @@ PARALLEL_FROM = {True: 262_144, False: 524_288}
 class CpuKernel(Kernel):
     """The compiled step of a program."""
 
-    dialect = NumbaDialect
+    dialect = NumbaLines
     _function: cache.Kernel | None = None
+
+    def _writer(self) -> NumbaDialect:
+        return (NumbaLines if self.program.plan.axes else NumbaDialect)(self.program)
 
     @property
     def function(self) -> cache.Kernel:
@@ -100,13 +104,14 @@ class CpuBatch(Batch):
         self._addresses = np.array(pointers, dtype=np.int64).reshape(len(pointed), len(sizes)).T.copy()
         self._gradients = np.zeros(len(sizes), dtype=np.int64)
         self.set_gradients(arrays[plan.graph.gradient])
-        cut = row_lengths(self.program, where)
-        self._tensors = tensor_table(sizes, rows, CHUNK, where, cut)
-        self._chunks = chunks(sizes, CHUNK, cut)
+        self._shapes = [tuple(parameter.shape) for parameter in arrays[plan.graph.parameter]]
+        found = cut(self.program, self._shapes, rows, CHUNK, where)
+        self._lines = np.zeros(found.room)
+        self._tensors, self._chunks = found.at(self._lines.ctypes.data).tensors, found.chunks
         self.host = np.zeros((0, len(self.program.host)))
         self._partial = np.zeros((len(self._chunks), len(plan.reductions)))
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
-        self.total = np.zeros(len(plan.reductions))
+        self.total = self._own = np.zeros(len(plan.reductions))
         self._lengths, self._elements = self._chunks[:, 2], sum(sizes)
         self._done = np.zeros(len(self._chunks) + 2, dtype=np.int64)
         self._address = cache.address(self._function)
@@ -158,7 +163,8 @@ class CpuBatch(Batch):
         for place, node in enumerate(self.plan.reductions):
             total = self.total[place] if node.kind == "global" else self._reduced[:, place]
             with np.errstate(all="ignore"):
-                known[node] = node.reducer.finished(total, sizes)
+                counts = sizes if walks(node) else np.array([node.count(shape) for shape in self._shapes])
+                known[node] = node.reducer.finished(total, counts)
         for name, rank in self.plan.graph.ranks.items():
             if name in self._arrays and rank is Rank.TENSOR:
                 known[read(name, rank)] = np.array([float(own) for own in self._arrays[name]])
@@ -209,14 +215,21 @@ class CpuBatch(Batch):
         """Walk over memory once, in as many threads as torch uses."""
         parts = self._share()
         self._cut_into(parts)
+        self._lay_lines(index)
         self._directory[-1] = 2 * index + 1
         walk(self._function, self._address, len(parts) - 1, self._where)
         self._combine(index)
+
+    def _lay_lines(self, index: int) -> None:
+        """Compute what elements of a pass use of rows and columns."""
+        if self.program.loops[index].lines:
+            self._once(2 * len(self.plan.passes) + 2 + index)
 
     def _combine(self, index: int) -> None:
         """Reduce what a walk has left, a number a chunk."""
         if self.plan.passes[index].reductions:
             self._once(2 * index + 2)
+        self._own = self.total.copy()
 
     def reduced(self) -> Table:
         """Return what each tensor's elements were reduced to in the last step."""
@@ -231,6 +244,10 @@ class CpuBatch(Batch):
         last = len(self.plan.passes) - 1
         if not self._done.any():
             self._cut_into(self._share())
+        if self._done[len(self._parts) - 1]:  # wound up: slots of rows, which may be reduced, have new values since
+            self.total[:] = self._own
+            return
+        self._lay_lines(last)
         self._directory[-1] = 2 * last + 1
         for part in range(len(self._parts) - 1):
             if not self._done[part]:

@@ -2,14 +2,7 @@
 
 One entry point runs any stage: -1 is the whole step; 0 computes the host scalars; then, for pass k, 2k + 1
 walks the parts lo..hi and 2k + 2 combines what they reduced; after n passes, 2n + 1 writes the slots of one number a
-tensor. Besides the tables of `plan.tables` it is given
-
-    done       [part + 1]        set where the last pass has ended, last of all where it has been wound up: an
-                                 interrupted step is finished from there
-    parts      [part + 1]        where each part's chunks begin, and the end of the last
-
-The kernel is given the address of a directory: where each table begins, how many tensors, chunks, rows and parts
-there are, and the stage. It reads the stage there so that its arguments are those of torch's parallel loops.
+tensor. `numba_tables` says what it is given.
 """
 
 from __future__ import annotations
@@ -26,13 +19,9 @@ from ..plan.rounding import FORMULAS
 from ..plan.storage import CODES, units_of
 from ..plan.tables import hyper_columns
 from .base import ABSENT
+from .numba_tables import ALL, COUNTS, INTEGERS, TABLES
 from .render import WIDE, Dialect
 
-TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "host", "partial", "reduced", "total", "done",
-          "parts")  # fmt: skip
-COUNTS = ("tensor_count", "chunk_count", "row_count", "part_count")
-_INTEGERS = {"addresses", "gradients", "tensors", "chunks", "done", "parts"}
-_ALL = ", ".join(TABLES[:-2])
 _ROOMS = {"kept": "block", "unit": "lane", "inverse": "lane", "most": "word"}
 """The tables on the stack for a slot in 8 bits: its new numbers, its units, their inverses, the greatest magnitudes."""
 _MEMORY = frozenset({"add", "add_square", "float32_at", "float64_at", "inner", "int16_at", "int64_at", "uint8_at",
@@ -88,6 +77,8 @@ class NumbaDialect(Dialect):
     number, cell, host = ("{at}[0]", "{at}[0] = {x}"), "{table}[{place}]", "host[{place}] = {x}"
     cast, running, index, row, jit, inlines = "np.{real}({})", "{}", "i", "row", "@inner", True
     joining = "{x}"
+    ending: ClassVar[str] = "tensor_count, chunk_count, chunks, partial, reduced, total"
+    """What the end of a pass is given."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
@@ -105,8 +96,12 @@ class NumbaDialect(Dialect):
         return self._cell("hyper", "row", len(self.columns), self.columns.index(name)) if name in self.columns else None
 
     def _point(self, name: str, dtype: str, first: str) -> str:
+        return self._at(self._address(name), dtype, first)
+
+    def _at(self, address: str, dtype: str, first: str) -> str:
+        """Spell a pointer to an element of the array at an address."""
         kind, size = _BYTES.get(dtype, ("uint16", 2))
-        return f"{kind}_at({self._address(name)}{'' if first == '0' else f' + {first} * {size}'})"
+        return f"{kind}_at({address}{'' if first == '0' else f' + {first} * {size}'})"
 
     @contextmanager
     def _elements(self) -> Generator[None]:
@@ -277,15 +272,16 @@ class NumbaDialect(Dialect):
 
     def _pass_function(self, loop: Loop) -> None:
         """Walk over chunks; leave those alone whose gradient is absent."""
-        with self._function(f"pass_{loop.index}", f"first, last, {_ALL}"):
+        with self._function(f"pass_{loop.index}", f"first, last, {ALL}"):
             self._says(loop)
-            self.source.line(*(["known = -1"] if loop.scalars else []))
+            self.source.line(*(["known = -1"] if loop.numbers else []))
             with self.source.block("for chunk in range(first, last):"):
                 self.source.line(*(f"{name} = {self._of(name)}" for name in ("tensor", "start", "count")))
                 with self._absent():
-                    self.source.line(*(self._begins(part, self._partial(part.place)) for part in loop.accumulated))
-                self.source.line(*([f"row = {self._of('row')}"] if loop.scalars or loop.rounded or loop.drawn else []))
-                if loop.scalars:
+                    chunked = [part for part in loop.accumulated if part.node.axis is None]
+                    self.source.line(*(self._begins(part, self._partial(part.place)) for part in chunked))
+                self.source.line(*([f"row = {self._of('row')}"] if loop.numbers or loop.rounded or loop.drawn else []))
+                if loop.numbers:
                     self._pass_scalars(loop)
                 self._walk(loop)
 
@@ -304,20 +300,24 @@ class NumbaDialect(Dialect):
 
         Many tensors share a row, and a square root and a division cost as much as dozens of elements.
         """
-        own = "row" if all(node.rank <= Rank.GLOBAL for node in loop.scalars) else "tensor"
+        own = "row" if all(node.rank <= Rank.GLOBAL for node in loop.numbers) else "tensor"
         with self.source.block(f"if {own} != known:"):
             self.source.line(f"known = {own}")
-            self._scalars(loop.scalars, narrow=True)
+            self._scalars(loop.numbers, narrow=True)
 
     def _end_function(self, loop: Loop) -> None:
         """Combine a pass's partial results in the order of chunks, whoever made them."""
-        whole = {part: self._whole(part.node) for part in loop.accumulated}
+        with self._function(f"end_{loop.index}", self.ending):
+            self._combine(loop)
+
+    def _combine(self, loop: Loop) -> None:
+        whole = {part: self._whole(part.node) for part in loop.accumulated if part.node.axis is None}
         each = [part for part in whole if part.node.kind != "global"]
-        with self._function(f"end_{loop.index}", "tensor_count, chunk_count, chunks, partial, reduced, total"):
-            self.source.line(*(self._begins(part, whole[part]) for part in whole if part not in each))
-            if each:
-                with self.source.block("for tensor in range(tensor_count):"):
-                    self.source.line(*(self._begins(part, whole[part]) for part in each))
+        self.source.line(*(self._begins(part, whole[part]) for part in whole if part not in each))
+        if each:
+            with self.source.block("for tensor in range(tensor_count):"):
+                self.source.line(*(self._begins(part, whole[part]) for part in each))
+        if whole:
             with self.source.block("for chunk in range(chunk_count):"):
                 self.source.line(*([f"tensor = {self._of('tensor')}"] if each else []))
                 for part, cell in whole.items():
@@ -327,7 +327,7 @@ class NumbaDialect(Dialect):
     def _finish_function(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
         tensors = "for tensor in range(tensor_count):"
-        with self._function("finish_tensors", f"tensor_count, {_ALL}"), self.source.block(tensors):
+        with self._function("finish_tensors", f"tensor_count, {ALL}"), self.source.block(tensors):
             with self._absent():
                 pass
             self.source.line(f"row = {self._of('row')}")
@@ -339,17 +339,21 @@ class NumbaDialect(Dialect):
         with self.source.block("def kernel(lo, hi, directory):"):
             self.source.line("of = int64_at(directory)")
             for name, cell in zip(TABLES, cells, strict=False):
-                self.source.line(f"{name} = {'int64' if name in _INTEGERS else 'float64'}_at({cell})")
+                self.source.line(f"{name} = {'int64' if name in INTEGERS else 'float64'}_at({cell})")
             self.source.line(f"{', '.join((*COUNTS, 'stage'))} = {', '.join(cells[len(TABLES) :])}")
             self._stage(0, "host_scalars(row_count, hyper, host)")
             for loop in loops:
                 walked = ["for part in range(lo, hi):", "    done[part] = 1"] if loop is loops[-1] else []
-                self._stage(2 * loop.index + 1, f"pass_{loop.index}(parts[lo], parts[hi], {_ALL})", *walked)
+                self._line_stage(loop)
+                self._stage(2 * loop.index + 1, f"pass_{loop.index}(parts[lo], parts[hi], {ALL})", *walked)
                 if loop.after:
-                    ended = f"end_{loop.index}(tensor_count, chunk_count, chunks, partial, reduced, total)"
+                    ended = f"end_{loop.index}({self.ending})"
                     self._stage(2 * loop.index + 2, ended, *self._guard(loop))
             if self.program.finish:
-                self._stage(2 * len(loops) + 1, f"finish_tensors(tensor_count, {_ALL})", "done[part_count] = 1")
+                self._stage(2 * len(loops) + 1, f"finish_tensors(tensor_count, {ALL})", "done[part_count] = 1")
+
+    def _line_stage(self, loop: Loop) -> None:
+        """Write the stage before a pass, in which what its rows and columns use is computed: none here."""
 
     def _stage(self, number: int, *lines: str) -> None:
         """Write what a stage does."""

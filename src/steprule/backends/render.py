@@ -16,13 +16,13 @@ from typing import ClassVar
 from ..graph.node import Node, Rank, step, topological
 from ..graph.ops import OPS, Reducer
 from ..graph.show import formula
+from ..plan.lines import counted
 from ..plan.program import Accumulate, Compute, Keep, Load, Loop, Program, Store
 from ..plan.schedule import summary
 from ..plan.storage import FORMATS, REMAINDER
-from ..plan.tables import CHUNK, GROUPED, TENSOR
+from ..plan.tables import chunk_columns, tensor_columns
 from .text import Names, Source
 
-_RANKS = (Rank.HOST, Rank.GLOBAL, Rank.TENSOR, Rank.ELEMENT)
 ROUNDED = {"narrow": "nearest_{form}({x})", "random": "stochastic_{form}({x}, {bits})"}
 """What a store writes that loses bits, in the formulas of `plan.rounding`."""
 KEPT = {"whole": "{x}", "narrow": "widen_{form}({half})", "random": "widen_{form}({half})",
@@ -70,6 +70,9 @@ class Dialect(ABC):
     joining: ClassVar[str]
     """A wide element as it joins a running total in any other way, which starts from `{init}`."""
 
+    lines: ClassVar[bool] = False
+    """Whether it has words for numbers that are one a row or column."""
+
     def __init__(self, program: Program) -> None:
         self.program = program
         self.plan = program.plan
@@ -92,13 +95,13 @@ class Dialect(ABC):
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
             if array.format.kind not in cls.loads:
                 return f"`{array.name}` is in 8 bits, for which there are no kernels here"
+            if array.format.grouped and program.plan.axes:
+                return f"`{array.name}` is in 8 bits beside rows and columns, for which there are no kernels"
         for node in program.plan.graph.nodes:
             if node.whole or node.rank.apart:  # torch computes it, between passes
                 continue
-            if node.rank not in _RANKS:
+            if Rank.TENSOR < node.rank < Rank.ELEMENT and not cls.lines:
                 return f"`{node.op}` varies over {node.rank.word}s, for which there are no kernels"
-            if node.kind == "size":
-                return f"there is no kernel with `{node.op}`"
             if node.kind in {"pointwise", "compare", "logic"} and node.op not in cls.spelling:
                 return f"there is no kernel with `{node.op}`"
         return ""
@@ -184,8 +187,14 @@ class Dialect(ABC):
 
     def _of(self, name: str) -> str:
         """Spell what is known of the current chunk, or of its tensor."""
-        whose, names = ("chunk", CHUNK) if name in CHUNK else ("tensor", GROUPED if self.program.grouped else TENSOR)
+        of_chunks = chunk_columns(self.program)
+        whose, names = ("chunk", of_chunks) if name in of_chunks else ("tensor", tensor_columns(self.program))
         return self._cell(f"{whose}s", whose, len(names), names.index(name))
+
+    def _size(self, op: str) -> str:
+        """Spell a size of the current tensor."""
+        rows, columns = (self._cast(self._of(name), WIDE) for name in ("rows", "length"))
+        return {"rows": rows, "columns": columns}.get(op) or self._apply("mul", rows, columns)
 
     def _address(self, name: str) -> str:
         """Spell where an array of the current tensor begins."""
@@ -237,11 +246,16 @@ class Dialect(ABC):
             array = next(array for array in self.program.arrays if array.name == node.array)
             at = self._point(array.name, array.format.dtype, "0")
             return self._cast(self.number[0].format(at=at), WIDE)
-        if not node.reduces:
-            return self._spell(node, WIDE)
-        finish = node.reducer.finish
-        size = [self._cast(self._of("size"), WIDE)] if finish and OPS[finish].arity > 1 else []
-        return self._apply(finish, self._whole(node), *size) if finish else self._whole(node)
+        if node.kind == "size":
+            return self._size(node.op)
+        return self._finished(node, self._whole(node)) if node.reduces else self._spell(node, WIDE)
+
+    def _finished(self, node: Node, total: str) -> str:
+        """Spell the result of a reduction."""
+        if not (finish := node.reducer.finish):
+            return total
+        count = [self._cast(self._of(counted(node)), WIDE)] if OPS[finish].arity > 1 else []
+        return self._apply(finish, total, *count)
 
     def _scalars(self, roots: Sequence[Node], *, narrow: bool = False, hosts: bool = False) -> None:
         """Compute scalars in float64, down to what is known; `narrow` ones are given to elements in their own type."""
@@ -273,8 +287,9 @@ class Dialect(ABC):
 
     def _tensor_slots(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
-        self._scalars([store.node for store in self.program.finish])
-        for store in self.program.finish:
+        stores = [store for store in self.program.finish if store.array.rank is Rank.TENSOR]
+        self._scalars([store.node for store in stores])
+        for store in stores:
             dtype = store.array.format.dtype
             at, value = self._point(store.array.name, dtype, "0"), self._cast(self.names[store.node], dtype)
             self.source.line(self.number[1].format(at=at, x=value))
@@ -303,12 +318,10 @@ class Dialect(ABC):
 
     def _same(self, loop: Loop) -> dict[Accumulate, Accumulate]:
         """Map each reduction to one that joins the same elements in the same way: not only a watched one, if it can."""
-        found: dict[tuple[float, str, str, Node], Accumulate] = {}
+        found: dict[object, Accumulate] = {}
         for part in sorted(loop.accumulated, key=lambda part: part.node in self.plan.only_watched):
-            own = part.node.reducer
-            found.setdefault((own.init, own.combine, own.each, part.node.inputs[0]), part)
-        kinds = ((part, part.node.reducer) for part in loop.accumulated)
-        return {part: found[own.init, own.combine, own.each, part.node.inputs[0]] for part, own in kinds}
+            found.setdefault(part.joins, part)
+        return {part: found[part.joins] for part in loop.accumulated}
 
     def _over(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         """Do what a loop does to each element of a chunk."""

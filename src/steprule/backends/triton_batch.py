@@ -22,8 +22,9 @@ from ..graph.node import Node, Rank, hyper, read, step, topological
 from ..graph.ops import OPS
 from ..plan.program import Program
 from ..plan.tables import TENSOR, host_columns
-from .base import ABSENT, Arrays, Batch, Gradients, Table, Where, addresses_of, chunks, row_lengths, tensor_table
+from .base import ABSENT, Arrays, Batch, Gradients, Table, Where, addresses_of
 from .calls import calls_of, scalars_there
+from .tiles import cut
 from .torch_ops import spelling
 from .triton_device import Device, Upload
 from .triton_dialect import Build, derived
@@ -76,9 +77,9 @@ class TritonBatch(Batch):
         self.calls, self._counted = calls_of(program, arrays), counts
         self._held += [] if self.calls is None else self.calls.arrays.values()
         self._numbers = {name: arrays[name] for name, rank in program.plan.graph.ranks.items() if rank is Rank.TENSOR}
-        sizes = [tensor.numel() for tensor in arrays[program.plan.graph.parameter]]
-        self._changing(len(sizes), len(program.plan.graph.hypers))
-        self._tables = self._make_tables(sizes, counts, where)
+        shapes = [tuple(tensor.shape) for tensor in arrays[program.plan.graph.parameter]]
+        self._changing(len(shapes), len(program.plan.graph.hypers))
+        self._tables = self._make_tables(shapes, counts, where)
         self._now = device.now()
         self._streams = {self._now.stream}
         self._rows = b""
@@ -89,13 +90,13 @@ class TritonBatch(Batch):
         self.set_gradients(arrays[program.plan.graph.gradient])
         self._prepare()
 
-    def _make_tables(self, sizes: list[int], counts: torch.Tensor, where: Where | None) -> tuple[torch.Tensor, ...]:
+    def _make_tables(self, shapes: list[Any], counts: torch.Tensor, where: Where | None) -> tuple[torch.Tensor, ...]:
         """Make what kernels are given; `_held` lies where it is pointed at."""
         device, chunk, reductions = self._device, self._build.chunk, len(self.plan.reductions)
         pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
-        cut = row_lengths(self.program, where)
-        pieces = chunks(sizes, chunk, cut) if any(sizes) else np.zeros((1, 3), dtype=np.int64)
-        self._counts = (len(sizes), len(pieces))
+        found = cut(self.program, shapes, range(len(shapes)), chunk, where)
+        pieces = found.chunks if len(found.chunks) else np.zeros((1, 3), dtype=np.int64)
+        self._counts = (len(shapes), len(pieces))
         self.total = device.zeros(reductions + 1)
         self.found = device.zeros(1, dtype=torch.float32)
         """Above 0, this step is left out."""
@@ -103,13 +104,13 @@ class TritonBatch(Batch):
         return (
             device.table(np.ascontiguousarray(pointers)),
             gradients,
-            device.table(tensor_table(sizes, range(len(sizes)), chunk, where, cut)),
+            device.table(found.tensors),
             device.table(pieces),
             hyper,
             counts,
-            device.empty(len(sizes), len(derived(self.program))),
+            device.empty(len(shapes), len(derived(self.program))),
             device.empty(len(pieces), reductions),
-            device.empty(len(sizes), reductions),
+            device.empty(len(shapes), reductions),
             self.total,
             self.found,
         )

@@ -61,7 +61,7 @@ class Bucket:
         # Memory outlives a parameter whose data another thread replaces under a kernel.
         self.storages = [tensor.untyped_storage() for tensor in (*parameters, *self.arrays)] if self.pointed else []
         arrays: Arrays = {names[0]: parameters, names[1]: gradients, **slots}
-        where = kernels.where(entries) if compiled.program.draws else None
+        where = kernels.where(entries) if compiled.program.placed else None
         self.batch: Batch = compiled.kernel.batch(arrays, self._row_of.tolist(), table, where)
 
     def _move_into(self, table: torch.Tensor) -> None:

@@ -30,6 +30,8 @@ Kinds = tuple[torch.dtype, ...]
 """The types of a parameter and of its slots in memory, in order."""
 _SCATTERED = "what draws counts elements row by row in the whole tensor, and memory has another order"
 
+_IN_ROWS = "kernels walk over rows one element after another, and memory has another order"
+
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
@@ -101,8 +103,9 @@ class Kernels:
         def lacks(backend: Backend) -> str:
             if (backend.name, kinds) not in self._lacking:
                 self._lacking[backend.name, kinds] = backend.lacks(program)
-            scattered = program.draws and not in_order(entry.owner, local(entry.parameter))
-            return self._lacking[backend.name, kinds] or (_SCATTERED if scattered else "")
+            why = _SCATTERED if program.draws else _IN_ROWS if program.plan.axes else ""
+            scattered = why and not in_order(entry.owner, local(entry.parameter))
+            return self._lacking[backend.name, kinds] or (why if scattered else "")
 
         held = [state[name] for name in program.tensors[2:]]
         return self._runs(kinds, entry.parameter.device, *route(entry, held, forced, lacks))

@@ -18,6 +18,7 @@ from ..graph.gauges import offered
 from ..graph.graph import Gauge
 from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
+from .lines import KeptLines, lines_of
 from .schedule import Pass, Plan, kept, late, nearest, walks
 from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout, state_bytes, units_of
 
@@ -53,6 +54,12 @@ class Accumulate:
 
     node: Node
     place: int
+
+    @property
+    def joins(self) -> object:
+        """What joins, and how: the same for reductions that differ in how they finish alone."""
+        own = self.node.reducer
+        return self.node.axis, own.init, own.combine, own.each, self.node.inputs[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,16 @@ class Loop:
         """The reductions it makes parts of."""
         return tuple(part for part in self.body if isinstance(part, Accumulate))
 
+    @property
+    def numbers(self) -> tuple[Node, ...]:
+        """Its scalars that are one number a tensor, or fewer."""
+        return tuple(node for node in self.scalars if node.rank <= Rank.TENSOR)
+
+    @property
+    def lines(self) -> tuple[Node, ...]:
+        """Its scalars that are one number a row or column."""
+        return tuple(node for node in self.scalars if Rank.TENSOR < node.rank < Rank.ELEMENT)
+
     def joining(self, chosen: Container[Accumulate]) -> Loop:
         """Return the loop with some of its reductions only."""
         return replace(self, body=tuple(p for p in self.body if not isinstance(p, Accumulate) or p in chosen))
@@ -186,6 +203,21 @@ class Program:
     def grouped(self) -> tuple[str, ...]:
         """The names of the arrays that are kept in units of groups."""
         return tuple(array.name for array in self.arrays if array.format.grouped)
+
+    @once
+    def lined(self) -> bool:
+        """Whether a kernel must know how many rows and columns a tensor has."""
+        return bool(self.plan.axes) or any(node.kind == "size" for node in self.plan.graph.nodes)
+
+    @property
+    def placed(self) -> bool:
+        """Whether a kernel must know where in a whole tensor it is: for draws, or for sizes."""
+        return self.draws or self.lined
+
+    @once
+    def laid(self) -> KeptLines:
+        """What it keeps of rows and columns during a step."""
+        return lines_of(self)
 
     @once
     def gauges(self) -> tuple[Gauge, ...]:

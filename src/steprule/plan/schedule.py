@@ -141,7 +141,8 @@ class Plan:
     @once
     def axes(self) -> frozenset[Rank]:
         """ROW and COLUMN, as far as the plan has numbers of them."""
-        return frozenset({node.rank for node in self.graph.nodes} & {Rank.ROW, Rank.COLUMN})
+        written = {self.graph.ranks[name] for name, _ in self.tensor_writes}
+        return frozenset(({node.rank for node in self.graph.nodes} | written) & {Rank.ROW, Rank.COLUMN})
 
 
 def ends(node: Node) -> bool:
@@ -174,14 +175,21 @@ def walked(node: Node) -> list[Node]:
 
 
 def _levels(roots: list[Node]) -> dict[Node, int]:
-    """Map each node to the pass in which its value can first be known to elements."""
+    """Map each node to the pass in which its value can first be known to elements.
+
+    A total is shared between batches when its pass has ended, so what is reduced of it ends in a later one.
+    """
     level: dict[Node, int] = {}
+    totals = set[Node]()
     for node in topological(roots):
         base = max((level[child] for child in node.inputs), default=0)
+        shared = any(child in totals and level[child] == base for child in node.inputs)
         if node.whole:  # it is computed before the pass of its level
             level[node] = max([base, *(level[child] + 1 for child in kept(node))])
         else:
-            level[node] = max(base + walks(node), 1) if node.reduces else base
+            level[node] = max(base + (walks(node) or shared), 1) if node.reduces else base
+        if node.kind == "global" or (shared and not node.reduces):
+            totals.add(node)
     return level
 
 

@@ -15,16 +15,36 @@ A GPU counts by itself: there a row is a tensor, and `counts [tensor, name]` hol
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..graph.node import Rank
+from .lines import TILE
 from .schedule import Plan
+
+if TYPE_CHECKING:
+    from .program import Program
 
 TENSOR = ("row", "size", "chunk", "chunks", "stream", "first")
 """Of a tensor: its row of hyperparameters, number of elements, first chunk, number of chunks, the stream of its random
 bits, and the index that its first element has in the whole tensor, of which it may be a part."""
 GROUPED = (*TENSOR, "length")
 """Where slots are in units of groups, also the elements of a row."""
+LINED = (*GROUPED, "rows")
+"""Where a rule asks for sizes, also the number of rows, both of the whole tensor."""
+TILED = (*LINED, "bands", "pieces", "lines")
+"""Where it has numbers that are one a row or column, also how its rows are cut, and where such numbers are."""
 CHUNK = ("tensor", "start", "count")
 """Of a chunk: its tensor, first element and number of elements."""
+
+
+def tensor_columns(program: Program) -> tuple[str, ...]:
+    """List the columns of the table of tensors."""
+    return TILED if program.plan.axes else LINED if program.lined else GROUPED if program.grouped else TENSOR
+
+
+def chunk_columns(program: Program) -> tuple[str, ...]:
+    """List the columns of the table of chunks."""
+    return (*CHUNK, *TILE) if program.plan.axes else CHUNK
 
 
 def host_columns(plan: Plan) -> list[str]:

@@ -1,0 +1,244 @@
+"""Numba's dialect for rules with numbers that are one a row or column: chunks are tiles, walked row by row.
+
+Before a pass, what its elements use of rows and columns is computed, a tensor after another, by one more stage: after n
+passes, 2n + 2 + k for pass k. `plan.lines` says where such numbers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+from ..graph.node import Node, Rank, topological
+from ..graph.ops import OPS
+from ..plan.lines import AXES, TILE
+from ..plan.program import Accumulate, Combine, Loop, Store
+from ..plan.schedule import walks
+from ..plan.storage import REMAINDER
+from .numba_dialect import NumbaDialect
+from .numba_tables import ALL
+from .render import WIDE
+
+_COUNT = {Rank.ROW: "rows", Rank.COLUMN: "length"}
+_PARTS = {Rank.ROW: "pieces", Rank.COLUMN: "bands"}
+_SHAPE = ("length", "rows", "bands", "pieces", "lines")
+
+
+class NumbaLines(NumbaDialect):
+    """Writes one kernel in Python, for Numba to compile."""
+
+    reserved = NumbaDialect.reserved | {*_SHAPE, *TILE, "turn"}
+    lines = True
+    ending: ClassVar[str] = f"tensor_count, chunk_count, {ALL}"
+
+    def _stretch(self, of: Mapping[Rank, Sequence[Node]], node: Node, part: str = "", start: str = "") -> str:
+        """Spell where numbers of a node begin, its results or what a part of its lines has reduced."""
+        kept, terms = self.program.laid, list[str]()
+        for table in (kept.reductions, kept.values):
+            for axis in AXES:
+                each = f"(1 + {_PARTS[axis]}) * {_COUNT[axis]}" if table is kept.reductions else _COUNT[axis]
+                found = table is of and axis is node.rank
+                count = of[axis].index(node) if found else len(table[axis])
+                terms += [f"{count} * {each}"] if count else []
+                if found:
+                    terms += [f"(1 + {part}) * {_COUNT[axis]}"] if part else []
+                    place = " + ".join([*terms, *([start] if start else [])])
+                    return f"lines + 8 * ({place})" if place else "lines"
+        raise AssertionError(node)
+
+    def _reduced(self, node: Node, part: str = "", start: str = "") -> str:
+        """Spell a pointer to what the elements of rows or columns are reduced to."""
+        return f"float64_at({self._stretch(self.program.laid.reductions, node, part, start)})"
+
+    def _values(self, node: Node) -> str:
+        """Spell a pointer to the values of rows or columns that elements use."""
+        return f"{self.real}_at({self._stretch(self.program.laid.values, node)})"
+
+    def _shape(self) -> None:
+        """Write what is known of the shape of the current tensor."""
+        self.source.line(*(f"{name} = {self._of(name)}" for name in _SHAPE))
+
+    @contextmanager
+    def _tensors(self) -> Generator[None]:
+        """Open the loop over tensors that have gradients."""
+        known = dict(self.names)
+        with self.source.block("for tensor in range(tensor_count):"):
+            with self._absent():
+                pass
+            self.source.line(f"row = {self._of('row')}")
+            self._shape()
+            yield
+        self.names = known
+
+    def _lower(self, roots: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+        """Split what roots need into numbers of the tensor, and what is computed for each row or column."""
+        leaves = {node for node in topological(roots) if node.rank <= Rank.TENSOR or node.reduces or node.array}
+        order = topological(roots, leaves)
+        return [n for n in order if n.rank <= Rank.TENSOR], [n for n in order if not n.rank <= Rank.TENSOR]
+
+    @contextmanager
+    def _line(self, axis: Rank, roots: Sequence[Node]) -> Generator[None]:
+        """Open the loop over the rows or columns of a tensor, in which roots have values."""
+        numbers, lines = self._lower(roots)
+        self._scalars(numbers)
+        known, at = dict(self.names), dict[Node, str]()
+        for node in lines:
+            if node.array or node.reduces:
+                at[node] = self.fresh.fresh(f"{node.array or node.op}_at")
+                pointer = self._slot(node.array) if node.array else self._reduced(node)
+                self.source.line(f"{at[node]} = {pointer}")
+        with self.source.block(f"for place in range({_COUNT[axis]}):"):
+            for node in lines:
+                cell = f"{at[node]}[place]" if node in at else ""
+                text = self._finished(node, cell) if node.reduces else self._cast(cell, WIDE) if cell else ""
+                self._assign(node, "scalar", text or self._spell(node, WIDE))
+            yield
+        self.names = known
+
+    def _slot(self, name: str) -> str:
+        """Spell a pointer to a slot of rows or columns."""
+        array = next(array for array in self.program.arrays if array.name == name)
+        return self._point(name, array.format.dtype, "0")
+
+    # Before a pass ---------------------------------------------------------------------------------
+
+    def _laid(self, loop: Loop) -> list[Node]:
+        """List the values of rows and columns that a pass is the first to use."""
+        before = {node for other in self.program.loops[: loop.index] for node in other.lines}
+        return [node for node in loop.lines if node not in before]
+
+    def _pass_function(self, loop: Loop) -> None:
+        if loop.lines:
+            with self._function(f"lines_{loop.index}", f"tensor_count, {ALL}"), self._tensors():
+                for axis in AXES:
+                    if laid := [node for node in self._laid(loop) if node.rank is axis]:
+                        self._lay(axis, laid)
+        super()._pass_function(loop)
+
+    def _lay(self, axis: Rank, laid: Sequence[Node]) -> None:
+        at = {node: self.fresh.fresh("values_at") for node in laid}
+        self.source.line(*(f"{name} = {self._values(node)}" for node, name in at.items()))
+        with self._line(axis, laid):
+            for node, name in at.items():
+                value = f"1.0 if {self.names[node]} else 0.0" if node.truth else self.names[node]
+                self.source.line(f"{name}[place] = {self._cast(value, self.real)}")
+
+    def _line_stage(self, loop: Loop) -> None:
+        if loop.lines:
+            self._stage(2 * len(self.program.loops) + 2 + loop.index, f"lines_{loop.index}(tensor_count, {ALL})")
+
+    # A pass ------------------------------------------------------------------------------------------
+
+    def _walk(self, loop: Loop) -> None:
+        """Walk over the rows of a tile."""
+        line = self.source.line
+        self._shape()
+        line(*(f"{name} = {self._of(name)}" for name in TILE))
+        line("line, column = start // length, start % length")
+        arrays = {array.name: array.format.dtype for array in loop.arrays}
+        if self.graph.parameter in arrays and (beside := self.program.layout.parameter.beside):
+            arrays[REMAINDER] = beside
+        of = {name: self.fresh.fresh(f"{name}_of") for name in arrays}
+        line(*(f"{of[name]} = {self._address(name)}" for name in arrays))
+        values = {node: self.fresh.fresh("values_at") for node in loop.lines}
+        line(*(f"{name} = {self._values(node)}" for node, name in values.items()))
+        same = {part: part if part.node.rank is Rank.COLUMN else one for part, one in self._same(loop).items()}
+        totals = {part: self.fresh.fresh(f"{part.node.op}_of") for part in same if same[part] is part}
+        rows = {part: self.fresh.fresh("rows_at") for part in same if part.node.rank is Rank.ROW}
+        self._begin_totals(totals)
+        line(*(f"{name} = {self._reduced(part.node, 'piece', 'line')}" for part, name in rows.items()))
+        self._draw_keys(loop)
+        known = dict(self.names)
+        with self.source.block("for turn in range(count // width):"):
+            line("begin = start + turn * length", *([f"begins = {self._of('first')} + begin"] if self.keys else []))
+            self._take_values(values)
+            line(*(f"{totals[part]} = {self._running(part.node)}" for part in rows if part in totals))
+            at = {name: self.fresh.fresh(f"{name}_at") for name in arrays}
+            line(*(f"{at[name]} = {self._at(of[name], dtype, 'begin')}" for name, dtype in arrays.items()))
+            joined = {part: f"{name}[i]" if part.node.rank is Rank.COLUMN else name for part, name in totals.items()}
+            with self.source.block("for i in range(width):"):
+                self._body(loop.joining(totals), at, joined)
+            line(*(f"{name}[turn] = {totals[same[part]]}" for part, name in rows.items()))
+        self.names = known
+        for part in (part for part in same if part.node.axis is None):
+            self._leave(part.place, part.node.reducer, totals[same[part]])
+
+    def _begin_totals(self, totals: Mapping[Accumulate, str]) -> None:
+        """Write what running totals start from: one, or one a column of the tile."""
+        for part, name in totals.items():
+            if part.node.rank is Rank.COLUMN:
+                self.source.line(f"{name} = {self._reduced(part.node, 'band', 'column')}")
+                with self.source.block("for i in range(width):"):
+                    self.source.line(f"{name}[i] = {self._running(part.node)}")
+            elif part.node.axis is None:
+                self.source.line(f"{name} = {self._running(part.node)}")
+
+    def _take_values(self, values: Mapping[Node, str]) -> None:
+        """Give what elements of a row use of it and of columns names."""
+        for node, name in values.items():
+            cell = f"{name}[line + turn]" if node.rank is Rank.ROW else f"{name}[column + i]"
+            self.names[node] = f"({cell} != 0.0)" if node.truth else cell
+            if node.rank is Rank.ROW:
+                held, self.names[node] = self.names[node], self.fresh.fresh("scalar")
+                self.source.line(f"{self.names[node]} = {held}")
+
+    # After a pass --------------------------------------------------------------------------------------
+
+    def _combine(self, loop: Loop) -> None:
+        """Combine what tiles have left, then reduce what that gives of rows and columns."""
+        super()._combine(loop)
+        if lines := [part.node for part in loop.accumulated if part.node.axis is not None]:
+            with self._tensors():
+                for node in lines:
+                    self._combine_lines(node)
+        for part in loop.after:
+            if isinstance(part, Combine) and not walks(part.node):
+                self._combine_values(part.node)
+
+    def _combine_lines(self, node: Node) -> None:
+        """Combine the parts of each row or column in their order."""
+        result, parts, each = (self.fresh.fresh(name) for name in ("result", "parts_at", "part"))
+        line, places = self.source.line, f"for place in range({_COUNT[node.rank]}):"
+        line(f"{result} = {self._reduced(node)}")
+        with self.source.block(places):
+            line(f"{result}[place] = {self._running(node)}")
+        with self.source.block(f"for {each} in range({_PARTS[node.rank]}):"):
+            line(f"{parts} = {self._reduced(node, each)}")
+            with self.source.block(places):
+                joined = self._apply(node.reducer.combine, f"{result}[place]", f"{parts}[place]")
+                line(f"{result}[place] = {joined}")
+
+    def _combine_values(self, node: Node) -> None:
+        """Reduce values that are one a row or column."""
+        (inner,), cell, own = node.inputs, self._whole(node), node.reducer
+        if node.kind == "global":
+            self.source.line(f"{cell} = {self._running(node)}")
+        else:
+            with self.source.block("for tensor in range(tensor_count):"):
+                self.source.line(f"{cell} = {self._running(node)}")
+        with self._tensors():
+            total = self.fresh.fresh(f"{node.op}_of")
+            self.source.line(f"{total} = {cell}")
+            with self._line(inner.rank, [inner]):
+                term = self.names[inner]
+                term = self._apply(own.each, *[term] * OPS[own.each].arity) if own.each else term
+                self.source.line(f"{total} = {self._apply(own.combine, total, term)}")
+            self.source.line(f"{cell} = {total}")
+
+    def _finish_function(self) -> None:
+        """Write the slots smaller than the parameter, after every pass has read them."""
+        with self._function("finish_tensors", f"tensor_count, {ALL}"), self._tensors():
+            stores = self.program.finish
+            self._scalars(self._lower([store.node for store in stores])[0])  # before any of them is written
+            for axis in AXES:
+                if own := [store for store in stores if store.array.rank is axis]:
+                    self._write_lines(axis, own)
+            self._tensor_slots()
+
+    def _write_lines(self, axis: Rank, stores: Sequence[Store]) -> None:
+        at = {store: self.fresh.fresh(f"{store.array.name}_new") for store in stores}
+        self.source.line(*(f"{name} = {self._slot(store.array.name)}" for store, name in at.items()))
+        with self._line(axis, [store.node for store in stores]):
+            for store, name in at.items():
+                self.source.line(f"{name}[place] = {self._cast(self.names[store.node], store.array.format.dtype)}")
