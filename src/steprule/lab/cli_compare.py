@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1000),
     default=5,
     show_default=True,
-    help="Fresh seeds a method; a winner takes 5.",
+    help="Fresh seeds a method; a winner takes 5, and so does a variant that shall be compared.",
 )
 @TRAINING
 @HYPER

@@ -144,12 +144,12 @@ class Beside:
 
 
 def variants(study: Study) -> list[Beside]:
-    """Return every variant beside the method that it varies, on the fresh seeds that both have been run on."""
+    """Return every variant beside the method that it varies, if both have been run on enough of the fresh seeds."""
     found: list[Beside] = []
     for method in study.plan.methods:
         own, others = (_losses(study, one) if one else {} for one in (method, method.of))
         seeds = sorted(own.keys() & others.keys())
-        if method.of is None or not seeds:
+        if method.of is None or len(seeds) < FEWEST:
             continue
         a, b = ([losses[seed] for seed in seeds] for losses in (own, others))
         difference, told = compare(a, b, higher=False)
