@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu gpu-kernels clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu gpu-kernels learning clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
 	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
+	@echo 'make learning     compare learning in every format of state and parameters; writes BENCHMARKS.md'
 	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
 	@echo 'make gpu-kernels  compile the golden GPU kernels that have changed, and write down what comes out'
 	@echo 'make clean        remove the environment and everything generated'
@@ -82,6 +83,12 @@ mutants: $(VENV)/test
 
 bench: $(VENV)/lab
 	@$(python) -m steprule bench --out '$(OUT)' $(ARGS)
+
+# Half an hour of processor time; ARGS=--resume goes on.
+learning: $(VENV)/lab
+	@$(python) -m steprule compare --config benchmarks/learning.toml --out '$(OUT)/learning' $(ARGS)
+	@$(python) benchmarks/learning.py '$(OUT)/learning'
+	@$(python) benchmarks/report.py
 
 # Nothing is installed for it: a borrowed GPU comes with its packages. With OUT=folder it writes there.
 gpu:

@@ -1,9 +1,9 @@
 """Reduce comparisons of formats to a record: what each arm's training loss was at the end, beside its optimiser's.
 
-    python benchmarks/learning.py results/learning/digits results/learning/pydocs
+    python benchmarks/learning.py results/learning
 
-learning.toml, beside this file, says how they are made. Writes records/learning.json and its picture; report.py
-makes a part of the page of them.
+`make learning` does that after the comparison that learning.toml describes. Writes records/learning.json and its
+picture, of which report.py makes a part of the page.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _worded(name: str, arm: dict[str, Any]) -> str:
 
 def _table(task: dict[str, Any]) -> list[str]:
     budget = task["budget"]
-    length = f"{budget['iterations']:,} iterations in batches of {budget['batch_size']}"
+    unit = "epochs" if budget["iterations"] is None else "iterations"
+    length = f"{budget[unit]:,} {unit} in batches of {budget['batch_size']}"
     lines = [f"### {task['name']}", "", f"{task['network']}; {task['parameters']:,} parameters, {length}.", ""]
     lines += [
         "| optimiser, learning rate | format | state bytes a parameter | training loss | less float32's | overlap |"

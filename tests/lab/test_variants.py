@@ -1,7 +1,9 @@
 """Variants: an optimiser's formula with other options, at its learning rate, and parameters kept in 16 bits."""
 
+import importlib.util
 import json
 import math
+from pathlib import Path
 
 import pytest
 import synthetic
@@ -151,8 +153,27 @@ def test_a_variant_is_compared_seed_by_seed_with_its_own_optimiser():
     rows = tables.variants(made, chapter).rows
     assert rows[0][1:4] == ["0.310 [0.110, 0.510]", "0.300 [0.100, 0.500]", "0.0100 [0.0100, 0.0100]"]
     assert [row[-1] for row in rows] == ["yes", "no"]
+    reduced = _learning().reduced([made])
+    told = _learning().section(reduced)
+    assert (
+        "Of 2 pairs, the intervals of 1 overlap float32's. **Apart ▼:** momentum in bfloat16 state on digits-mlp"
+        in told
+    )
+    assert (
+        "| sgd, 0.1 | float32 | – | 0.3 [0.1, 0.5] |  |  |\n|  | bfloat16 state | – | 0.31 [0.11, 0.51] | +0.01" in told
+    )
+    assert _learning().picture(reduced).count("<path") > 10
     few = [run for run in done.runs if run.spec.phase == "tuning" or run.spec.seed < 104]
     assert not variants(Study(done.plan, done.grid, _done={run.spec: run for run in few}))  # four seeds say nothing
+
+
+def _learning():
+    """Import the script that writes such comparisons down."""
+    place = Path(__file__).parents[2] / "benchmarks" / "learning.py"
+    spec = importlib.util.spec_from_file_location("learning", place)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def done_comparison(done):
