@@ -36,13 +36,18 @@ FEW_BITS: dict[str, tuple[str, dict[str, Any]]] = {
 """Parameters and options of kernels beside those in float32, by what their names end in."""
 
 
+UNCOMPILED = {"mars", "sgld", "signum", "stable_adamw"}
+"""Rules of papers of whose GPU kernels there is no record; nor is there one of `zoo.free`."""
+
+
 def programs() -> dict[str, Formula]:
-    """List every rule of the zoo, one clipping in front of one of them, and some with state of few bits."""
+    """List every other rule of the zoo, one clipping in front of one of them, and some with state of few bits."""
     found: dict[str, Formula] = {}
     for module in (board, descent, adaptive, adam, papers):
         family = module.__name__.rpartition(".")[2]
         for name, value in sorted(vars(module).items()):
-            if isinstance(value, Formula) and not isinstance(value, Transform) and value.name == name:
+            alone = isinstance(value, Formula) and not isinstance(value, Transform) and value.name == name
+            if alone and name not in UNCOMPILED:
                 found[f"{family}.{name}"] = value
     found["clip_global_norm.adam"] = chain(sr.clip_global_norm(max_norm=1.0), adam.adam)
     narrow = [("adam.adam", "8bit"), ("papers.lion", "8bit"), ("clip_global_norm.adam", "seven_bytes")]

@@ -16,11 +16,23 @@ from .rule import chain, choice, functions, hyper, rule, slot, transform, watch
 from .rule.functions import *
 from .version import __version__
 from .zoo import board
-from .zoo.transforms import clip_global_norm, clip_last_global_norm, clip_norm, clip_value, weight_decay
+from .zoo.free import schedule_free_adamw, schedule_free_sgd
+from .zoo.transforms import (
+    adagc,
+    cautious,
+    clip_global_norm,
+    clip_last_global_norm,
+    clip_norm,
+    clip_value,
+    ema,
+    lookahead,
+    weight_decay,
+)
 
-__all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "board", "chain", "choice",
-           "clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "errors", "explain", "hyper", "rule",
-           "slot", "transform", "watch", "weight_decay"]  # fmt: skip
+__all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "adagc", "board", "cautious",
+           "chain", "choice", "clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "ema", "errors",
+           "explain", "hyper", "lookahead", "rule", "schedule_free_adamw", "schedule_free_sgd", "slot", "transform",
+           "watch", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
 # Those that would hide builtins are there by name, and `from steprule import *` leaves them out.
 __all__[:] = [name for name in __all__ if not hasattr(builtins, name)]

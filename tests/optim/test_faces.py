@@ -78,7 +78,7 @@ def test_every_sentence_is_used_and_every_class_says_what_it_alone_takes() -> No
     assert set(MEANINGS) <= taken
     decay = {name: told(name)["weight_decay"] for name in CLASSES if "weight_decay" in arguments(name)}
     assert {name for name, sentence in decay.items() if "apart from the gradient" in sentence} == {
-        "AdamW", "Lion", "AdaBelief", "AdEMAMix"
+        "AdamW", "Lion", "AdaBelief", "AdEMAMix", "MARS", "Signum"
     }  # fmt: skip
 
 
@@ -186,7 +186,17 @@ def test_dir_shows_what_is_public_and_all_of_it_can_be_read(name: str) -> None:
     optimizer = of(name)(make())
     public = {word for word in dir(optimizer) if not word.startswith("_")}
     added = public - set(dir(torch.optim.SGD(make())))
-    own = {"at_iterate", "program", "state_dtype", "gauges", "register_gauges_hook", "step_in_backward", *NAMES}
+    own = {
+        "at_iterate",
+        "eval",
+        "train",
+        "program",
+        "state_dtype",
+        "gauges",
+        "register_gauges_hook",
+        "step_in_backward",
+        *NAMES,
+    }
     assert added == own - {"state"}
     assert all(getattr(optimizer, word) is not Ellipsis for word in public)
     assert {word for word in dir(of(name)) if not word.startswith("_")} - set(dir(torch.optim.SGD)) == added

@@ -296,7 +296,7 @@ def test_the_value_that_a_message_proposes_is_legal() -> None:
 
 def test_a_transform_moves_the_gradient_or_the_parameter() -> None:
     error = refused(lambda: transform(lambda theta, g: g, moves="gradients"))  # type: ignore[call-overload]
-    assert 'moves="gradient" or moves="parameter"' in error.fix
+    assert 'give moves="gradient", "parameter" or "update"' in error.fix
     assert transform(lambda theta, g: g, moves="parameter")
 
 

@@ -27,8 +27,14 @@ TITLES = {
 }
 """The board's rules by name, in the order of the whiteboard."""
 
-VARIANTS = {"nesterov-implicit": ("Implicit Nesterov momentum", sr.board.nesterov(look_ahead="implicit"))}
-"""Variants of the board's rules that have a name of their own, with their titles."""
+VARIANTS = {
+    "nesterov-implicit": ("Implicit Nesterov momentum", sr.board.nesterov(look_ahead="implicit")),
+    "schedule-free-sgd": ("Schedule-Free SGD", sr.schedule_free_sgd),
+    "schedule-free-adamw": ("Schedule-Free AdamW", sr.schedule_free_adamw),
+    "cautious-adam": ("Cautious Adam", sr.cautious(sr.board.adam)),
+    "lookahead-adam": ("Adam with Lookahead", sr.lookahead(sr.board.adam)),
+}
+"""Rules besides the board's, and variants of those, that have a name of their own, with their titles."""
 
 CLASSES = {
     name.lower(): getattr(sr.optim, name)

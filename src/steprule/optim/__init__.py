@@ -7,18 +7,34 @@ Next door: `backends` (who updates), `zoo` (the rules).
 
 from .classes import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .explain import Explanation, explain
+from .free import DoG, Polyak, Prodigy
 from .gauges import Gauges as Gauges
 from .gauges import TensorBoardGauges as TensorBoardGauges
 from .optimizer import Optimizer
 from .options import Options as Options
-from .papers import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, Yogi
+from .papers import (
+    ADOPT,
+    LAMB,
+    LARS,
+    MARS,
+    SGLD,
+    AdaBelief,
+    Adan,
+    AdEMAMix,
+    Lion,
+    Signum,
+    StableAdamW,
+    Yogi,
+)
 
 __all__ = [
     "ADOPT",
     "ASGD",
     "LAMB",
     "LARS",
+    "MARS",
     "SGD",
+    "SGLD",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
@@ -27,13 +43,18 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "DoG",
     "Explanation",
     "Lion",
     "NAdam",
     "Optimizer",
+    "Polyak",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Signum",
+    "StableAdamW",
     "Yogi",
     "explain",
 ]

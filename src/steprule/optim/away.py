@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -25,6 +25,7 @@ class Away(torch.optim.Optimizer):
         self._busy = lock()
         self._inside: list[str] = []
         self._put_back: Callable[[], None] | None = None
+        self._evaluating: AbstractContextManager[None] | None = None
 
     @contextmanager
     def at_iterate(self) -> Generator[None]:
@@ -58,6 +59,26 @@ class Away(torch.optim.Optimizer):
                     self._put_back = None
                     put_back()
 
+    def eval(self) -> None:
+        """Hold θ itself in the parameters until `train()`: `at_iterate` for loops that have two such calls.
+
+        >>> import torch, steprule as sr
+        >>> opt = sr.schedule_free_adamw.optimizer(torch.nn.Linear(2, 1).parameters())
+        >>> opt.eval()
+        >>> opt.train()
+
+        Rules without a look-ahead have no other point, and nothing happens.
+        """
+        if self._points is not None and self._evaluating is None:
+            self._evaluating = self.at_iterate()
+            self._evaluating.__enter__()
+
+    def train(self) -> None:
+        """Hold the point in the parameters again where the next gradient is taken, after `eval()`."""
+        evaluating, self._evaluating = self._evaluating, None
+        if evaluating is not None:
+            evaluating.__exit__(None, None, None)
+
     @contextmanager
     def _away(self, place: str) -> Generator[None]:
         """Note that parameters are not where steps leave them."""
@@ -71,5 +92,9 @@ class Away(torch.optim.Optimizer):
         return ParameterError(
             f"{action} inside {self._inside[-1]}",
             where="  parameters are not where steps leave them, and go back when it ends",
-            fix="leave the `with` block first" if self._inside[-1] == _BLOCK else f"call {action} after step(closure)",
+            fix="call train() first"
+            if self._evaluating is not None
+            else "leave the `with` block first"
+            if self._inside[-1] == _BLOCK
+            else f"call {action} after step(closure)",
         )

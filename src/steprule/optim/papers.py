@@ -195,4 +195,75 @@ class LARS(TorchOptimizer):
                  **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 
-__all__ = ["ADOPT", "LAMB", "LARS", "AdEMAMix", "AdaBelief", "Adan", "Lion", "Yogi"]
+@declared
+class MARS(TorchOptimizer):
+    """Run MARS-AdamW (Yuan et al., 2024) in its approximate form, with decoupled weight decay.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.MARS(torch.nn.Linear(2, 1).parameters(), lr=3e-3, gamma=0.025)
+    """
+
+    _formula = papers.mars
+    _decoupled = True
+    _meanings = {"gamma": "how much of a gradient's change is added to it; at least 0"}
+
+    def __init__(self, params: Iterable[Any], lr: Number = 3e-3, betas: Betas = (0.95, 0.99), eps: Number = 1e-8,
+                 weight_decay: Number = 0, gamma: Number = 0.025, *, maximize: bool = False,
+                 foreach: bool | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
+
+
+@declared
+class SGLD(TorchOptimizer):
+    """Run stochastic gradient Langevin dynamics (Welling & Teh, 2011): `seed` decides the noise.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.SGLD(torch.nn.Linear(2, 1).parameters(), lr=1e-3, temperature=1e-4, seed=3)
+    """
+
+    _formula = papers.sgld
+    _meanings = {
+        "weight_decay": "this times the parameter is added to its gradient: a normal prior; at least 0",
+        "temperature": "of the noise: 1 for a loss that is summed over examples, 1 / n for their mean; at least 0",
+    }
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, temperature: Number = 1.0, weight_decay: Number = 0,
+                 *, maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
+
+
+@declared
+class Signum(TorchOptimizer):
+    """Run Signum (Bernstein et al., 2018), with decoupled weight decay; without momentum it is signSGD.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.Signum(torch.nn.Linear(2, 1).parameters(), lr=1e-3, momentum=0.9)
+    """
+
+    _formula = papers.signum
+    _decoupled = True
+    _meanings = {"momentum": "how much is kept a step of the average under the sign; from 0, below 1"}
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, momentum: Number = 0.9, weight_decay: Number = 0,
+                 *, maximize: bool = False, foreach: bool | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
+
+
+@declared
+class StableAdamW(TorchOptimizer):
+    """Run StableAdamW (Wortsman et al., 2023): a tensor whose gradient surprises takes a shorter step.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.StableAdamW(torch.nn.Linear(2, 1).parameters(), lr=1e-3, betas=(0.9, 0.99))
+    """
+
+    _formula = papers.stable_adamw
+    _meanings = {
+        "eps": "keeps denominators from 0; above 0",
+        "weight_decay": "parameters shrink by this times the rate that their tensor has; at least 0",
+    }
+
+    def __init__(self, params: Iterable[Any], lr: Number = 1e-3, betas: Betas = (0.9, 0.99), eps: Number = 1e-8,
+                 weight_decay: Number = 1e-2, *, maximize: bool = False, foreach: bool | None = None,
+                 **own: Unpack[Own]) -> None: ...  # fmt: skip
+
+
+__all__ = ["ADOPT", "LAMB", "LARS", "MARS", "SGLD", "AdEMAMix", "AdaBelief", "Adan", "Lion", "Signum", "StableAdamW",
+           "Yogi"]  # fmt: skip

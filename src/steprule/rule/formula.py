@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial, update_wrapper
 from operator import attrgetter
@@ -85,7 +85,9 @@ class _Single(Formula):
     @overload
     def __call__(self, array: Any, /, *arrays: Any, **values: Any) -> Any: ...
     def __call__(self, *arrays: Any, **values: Any) -> Any:
-        """Configure with keywords; with symbols, inside another rule, write the formula there."""
+        """Configure with keywords; with symbols, inside another rule, write the formula there; a rule is chained."""
+        if len(arrays) == 1 and isinstance(arrays[0], Formula) and self.part.moves == "update":
+            return chain(arrays[0], self(**values))
         return self._inline(arrays, values) if arrays else self._configure(values)
 
     def _refuse(self, what: str, fix: str) -> NoReturn:
@@ -201,9 +203,9 @@ class Chain(Formula):
 
 
 def _made(kind: type[_Single], moves: Moves | None, evaluate_at: Any, function: Callable[..., Any]) -> _Single:
-    signature = read_signature(function)
-    if moves not in {None, "gradient", "parameter"}:
-        raise refusal(f"a transform cannot move {moves!r}", 'give moves="gradient" or moves="parameter"', function)
+    if moves not in {None, "gradient", "parameter", "update"}:
+        raise refusal(f"a transform cannot move {moves!r}", 'give moves="gradient", "parameter" or "update"', function)
+    signature = read_signature(function, 3 if moves == "update" else 2)
     if evaluate_at is not None and not inspect.isfunction(evaluate_at):
         raise refusal(
             f"evaluate_at is {evaluate_at!r}, which is no Python function",
@@ -256,7 +258,8 @@ def transform(function: Callable[..., Any] | None = None, *, moves: Moves = "gra
     'clip_norm+sgd'
 
     It returns the new gradient, then its new slots; with `moves="parameter"` the first value is the
-    parameter as the rule shall see it.
+    parameter as the rule shall see it. With `moves="update"` it stands behind the rule and takes a third array, the new
+    parameter, of which it returns another one: `cautious(rule)` is `chain(rule, cautious)`.
     """
     made = partial(_made, Transform, moves, None)
     return made if function is None else made(function)
@@ -269,8 +272,8 @@ def chain(*formulas: Formula) -> Formula:
     >>> sr.chain(sr.clip_value(limit=0.5), sr.clip_global_norm, sr.board.momentum(lr=0.1)).name
     'clip_value+clip_global_norm+momentum'
 
-    The rule comes last. Where two parts use one hyperparameter name, the rule keeps it and the
-    transform's is prefixed with the transform's name.
+    The rule comes last, but for transforms of its update. Where two parts use one hyperparameter name, the rule keeps
+    it and the transform's is prefixed with the transform's name.
     """
     for formula in formulas:
         if not isinstance(formula, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -283,18 +286,30 @@ def chain(*formulas: Formula) -> Formula:
     parts = tuple(part for formula in formulas for part in formula.parts)
     if not parts:
         raise refusal("an empty chain updates nothing", "chain(clip_global_norm, board.adam(lr=1e-3))")
-    *before, last = parts
-    for part in before:
-        if part.moves is None:
+    _check_order(parts)
+    return Chain(parts)
+
+
+def _check_order(parts: Sequence[Part]) -> None:
+    """Raise `RuleError` unless one rule stands behind what acts before it, and before what changes its update."""
+    ruled = False
+    for place, part in enumerate(parts):
+        if part.moves is None and any(other.moves != "update" for other in parts[place + 1 :]):
             raise refusal(
                 f"`{part.name}` is a rule, but only the last link of a chain may be one",
                 "put transforms first and one rule last",
                 part.function,
             )
-    if last.moves is not None:
+        ruled = ruled or part.moves is None
+        if part.moves == "update" and not ruled:
+            raise refusal(
+                f"`{part.name}` changes a rule's update, so it stands behind one",
+                f"chain(board.adam(lr=1e-3), {part.name})",
+                part.function,
+            )
+    if not ruled:
         raise refusal(
-            f"`{last.name}` is a transform, but the last link of a chain is a rule",
-            f"chain({last.name}, board.adam(lr=1e-3))",
-            last.function,
+            f"`{parts[-1].name}` is a transform, but the last link of a chain is a rule",
+            f"chain({parts[-1].name}, board.adam(lr=1e-3))",
+            parts[-1].function,
         )
-    return Chain(parts)

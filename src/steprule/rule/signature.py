@@ -89,7 +89,7 @@ def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper 
         raise refusal(f"the default {name}={default!r} is no number", fix, function) from None
 
 
-def read_signature(function: Callable[..., Any]) -> Signature:
+def read_signature(function: Callable[..., Any], given: int = 2) -> Signature:
     """Return what a rule's or transform's signature declares, or say what is wrong with it."""
     if not inspect.isfunction(function):
         raise refusal(
@@ -99,13 +99,14 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     parameters = list(inspect.signature(function).parameters.values())
     starred = any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters)
     arrays = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    if starred or len(arrays) < 2:
-        needs = "needs positional arguments: the parameter, its gradient, then the state slots"
-        fix = f"def {function.__name__}(theta, g, m, *, lr=1e-3): ..."
+    if starred or len(arrays) < given:
+        new = ("the new parameter, ", "new, ") if given == 3 else ("", "")
+        needs = f"needs positional arguments: the parameter, its gradient, {new[0]}then the state slots"
+        fix = f"def {function.__name__}(theta, g, {new[1]}m, *, lr=1e-3): ..."
         raise refusal(f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}", fix, function)
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name not in _ASKED}
-    _, _, *slots = [_slot(p, function) for p in arrays]
+    slots = [_slot(p, function) for p in arrays][given:]
     return Signature(
         tuple(p.name for p in arrays),
         tuple(slots),

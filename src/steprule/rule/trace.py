@@ -18,7 +18,7 @@ from .purity import pure
 from .signature import STEP, Signature
 from .symbols import Recorder, Symbol, lift, reading
 
-Moves = Literal["gradient", "parameter"]
+Moves = Literal["gradient", "parameter", "update"]
 Declared = TypeVar("Declared", Slot, Hyper)
 
 
@@ -34,6 +34,11 @@ class Part:
     moves: Moves | None = None
     """What a transform returns; None for a rule."""
     evaluate_at: Callable[..., Any] | None = None
+
+    @property
+    def given(self) -> int:
+        """The number of arrays before its slots: parameter, gradient, and the new parameter if it changes that."""
+        return 3 if self.moves == "update" else 2
 
     @property
     def own(self) -> dict[str, Hyper]:
@@ -75,7 +80,7 @@ class _Bound:
 
 def _bind(part: Part, taken: dict[str, Slot | Hyper], recorder: Recorder) -> _Bound:
     slots = [_claim(slot, part.name, taken) for slot in part.signature.slots]
-    names = part.signature.arrays[2:]
+    names = part.signature.arrays[part.given :]
     arrays = {name: Symbol(read(own.name, own.rank), recorder) for name, own in zip(names, slots, strict=True)}
     keywords = part.keywords
     for name, declared in part.own.items():
@@ -127,11 +132,12 @@ def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> N
         raise RuleError(error.what, where=of_return(function), fix=error.fix) from None
 
 
-def _run(bound: _Bound, theta: Symbol, g: Symbol, recorder: Recorder) -> list[Node]:
+def _run(bound: _Bound, given: Sequence[Symbol], recorder: Recorder) -> list[Node]:
     part = bound.part
-    result = call(part.function, [theta, g, *bound.arrays.values()], bound.keywords)
+    result = call(part.function, [*given, *bound.arrays.values()], bound.keywords)
     values: tuple[Any, ...] = tuple(result) if isinstance(result, tuple | list) else (result,)
     parameter, gradient, *slots = part.signature.arrays
+    slots = slots[part.given - 2 :]
     wanted = [gradient if part.moves == "gradient" else parameter, *slots]
     if len(values) != len(wanted) or any(value is None for value in values):
         raise refusal(
@@ -219,29 +225,31 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
 
 
 def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
-    last = parts[-1]
+    place = next((place for place, part in enumerate(parts) if part.moves is None), len(parts) - 1)
+    last = parts[place]
     parameter, gradient, *_ = last.signature.arrays
     taken: dict[str, Slot | Hyper] = {parameter: Slot(parameter), gradient: Slot(gradient)}
     # The rule keeps its own names; transforms give way.
     ending = _bind(last, taken, recorder)
-    bounds = [*(_bind(part, taken, recorder) for part in parts[:-1]), ending]
-    start = theta = Symbol(read(parameter), recorder)
+    bounds = [ending if part is last else _bind(part, taken, recorder) for part in parts]
+    start = seen = theta = Symbol(read(parameter), recorder)
     g = Symbol(read(gradient), recorder)
     new: dict[str, Node] = {}
     gradients: dict[Node, str] = {}
     gauges: dict[str, Node] = {}
     for bound in bounds:
         recorder.gauges.clear()
-        first, *slots = _run(bound, theta, g, recorder)
+        first, *slots = _run(bound, (seen, g, theta) if bound.part.moves == "update" else (theta, g), recorder)
         gauges |= {_free(name, bound.part.name, gauges): node for name, node in recorder.gauges.items()}
         new |= {slot.name: node for slot, node in zip(bound.slots, slots, strict=True)}
+        seen = theta if bound is ending else seen
         if bound.part.moves == "gradient":
             g = Symbol(first, recorder)
             if first.rank is Rank.ELEMENT and first.inputs:
                 gradients[first] = bound.part.name
         else:
             theta = Symbol(first, recorder)
-    slots = tuple(slot for bound in (ending, *bounds[:-1]) for slot in bound.slots)
+    slots = tuple(slot for bound in (ending, *(one for one in bounds if one is not ending)) for slot in bound.slots)
     return Graph(
         name=name,
         parameter=parameter,

@@ -1,13 +1,14 @@
-"""Rules as their papers write them: Lion, AdaBelief, Yogi, ADOPT, AdEMAMix, Adan, and LAMB and LARS by layers.
+"""Rules as their papers write them: Lion and its like, relatives of Adam, LAMB and LARS by layers, Langevin dynamics.
 
 β weighs the past, as in Adam; ε stands outside the root; counts of steps are each parameter's own. Where weight
 decay is part of the formula it is a hyperparameter of the rule, elsewhere a transform before it.
 """
 
-from ..rule import choice, clamp, exp, hyper, log, maximum, minimum, norm, rule, sign, slot, sqrt, where
+from ..rule import choice, clamp, exp, hyper, log, maximum, mean, minimum, norm, normal, rule, sign, slot, sqrt, where
 from .common import below_1, from_0, to_1
 
-__all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "yogi"]
+__all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "mars", "sgld", "signum",
+           "stable_adamw", "yogi"]  # fmt: skip
 
 
 @rule
@@ -127,3 +128,50 @@ def lars(theta, g, momentum_buffer, *,
     local = where(size > 0, where(length > 0, trusted, 1), 1)
     b = momentum * momentum_buffer + lr * local * (g + weight_decay * theta)
     return theta - b, b
+
+
+@rule
+def signum(theta, g, momentum_buffer, *, lr=from_0(1e-3), momentum=below_1(0.9)):
+    """Signum (Bernstein et al., 2018): the sign of the average; without momentum, signSGD."""
+    m = momentum * momentum_buffer + (1 - momentum) * g
+    return theta - lr * sign(m), m
+
+
+@rule
+def sgld(theta, g, *, lr=from_0(1e-3), temperature=from_0(1.0)):
+    """Stochastic gradient Langevin dynamics (Welling & Teh, 2011), in the form η = ε / 2, at any temperature.
+
+    Of a loss that is the negative logarithm of a posterior it draws from that at temperature 1; of its mean over n
+    examples, at temperature 1 / n.
+    """
+    return theta - lr * g + sqrt(2 * lr * temperature) * normal()
+
+
+@rule
+def stable_adamw(theta, g, exp_avg, exp_avg_sq, *,
+                 lr=from_0(1e-3), beta1=below_1(0.9), beta2=below_1(0.99), eps=hyper(1e-8, above=0),
+                 weight_decay=from_0(1e-2), t):
+    """StableAdamW (Wortsman et al., 2023): AdamW whose rate a tensor's surprise divides, decay included.
+
+    The averages need no correction, since β̂ₜ = β (1 − βᵗ⁻¹) / (1 − βᵗ).
+    """
+    of_m, of_v = beta1 * (1 - beta1 ** (t - 1)) / (1 - beta1**t), beta2 * (1 - beta2 ** (t - 1)) / (1 - beta2**t)
+    m = of_m * exp_avg + (1 - of_m) * g
+    v = of_v * exp_avg_sq + (1 - of_v) * g**2
+    rate = lr / maximum(1, sqrt(mean(g**2 / maximum(v, eps**2))))
+    return theta - rate * weight_decay * theta - rate * m / (sqrt(v) + eps), m, v
+
+
+@rule
+def mars(theta, g, exp_avg, exp_avg_sq, previous, *,
+         lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.99), gamma=from_0(0.025), eps=from_0(1e-8), t):
+    """MARS-AdamW (Yuan et al., 2024), approximate: the change of g corrects it, from one batch to the next.
+
+    The corrected gradient of a tensor is at most 1 long. Departure: the first change is zero.
+    """
+    change = where(t == 1, 0, g - previous)
+    c = g + gamma * beta1 / (1 - beta1) * change
+    c = c / maximum(1, norm(c))
+    m = beta1 * exp_avg + (1 - beta1) * c
+    v = beta2 * exp_avg_sq + (1 - beta2) * c**2
+    return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v, g

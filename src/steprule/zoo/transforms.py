@@ -1,10 +1,12 @@
-"""Transforms in their usual forms: clipping by norm and by value, weight decay."""
+"""Transforms in their usual forms: clipping, weight decay, and what is done to the update of any rule."""
 
-from ..rule import Transform, clamp, global_norm, hyper, maximum, minimum, norm, slot, transform
-from .common import from_0
+from ..rule import Transform, clamp, global_norm, hyper, maximum, mean, minimum, norm, slot, transform, where
+from .common import below_1, from_0, to_1
 
-__all__ = ["clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "weight_decay"]
+__all__ = ["adagc", "cautious", "clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "ema",
+           "lookahead", "weight_decay"]  # fmt: skip
 
+_LEAST = 1e-30
 _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do we
 
 
@@ -35,6 +37,21 @@ def clip_last_global_norm(theta, g, last_norm=slot(rank="tensor", low=0), *, max
 def clip_value(theta, g, *, limit=from_0(1.0)):
     """Move every component of the gradient into [−limit, limit]."""
     return clamp(g, -limit, limit)
+
+
+@transform
+def adagc(theta, g, usual=slot(rank="tensor"), *,
+          ratio=from_0(1.05), beta=below_1(0.98), max_norm=from_0(1.0), start=from_0(100), t):
+    """AdaGC (Wang et al., 2025): shorten each tensor's gradient to `ratio` times its usual length.
+
+    In the first `start` steps the whole gradient is clipped to `max_norm`; the least length of a tensor is its usual.
+    """
+    early = t <= start
+    whole, own = max_norm / (global_norm(g) + _TINY), ratio * usual / (norm(g) + _LEAST)
+    clipped = g * minimum(1, where(early, whole, own))
+    length = norm(clipped)
+    first = where(t == 1, length, minimum(usual, length))
+    return clipped, where(early, first, beta * usual + (1 - beta) * length)
 
 
 @transform
@@ -73,3 +90,41 @@ def maximize(theta, g):
 def unscale(theta, g, *, inverse_scale=hyper(1.0)):
     """Undo the loss scale of mixed precision."""
     return inverse_scale * g
+
+
+@transform(moves="update")
+def cautious(theta, g, new):
+    """Leave out of an update what goes against the gradient, and lengthen the rest (Liang et al., 2024).
+
+    >>> import steprule as sr
+    >>> sr.cautious(sr.board.adam(lr=1e-3)).name
+    'adam+cautious'
+
+    A decoupled weight decay before the rule is no part of its update.
+    """
+    goes = where((new - theta) * g < 0, 1, 0)
+    return theta + (new - theta) * goes / maximum(mean(goes), 1e-3)
+
+
+@transform(moves="update")
+def lookahead(theta, g, new, slow=slot(init="theta"), *, every=hyper(5, low=1), alpha=to_1(0.5), t):
+    """Move slow weights towards the fast ones at every k-th step, and start from them again (Zhang et al., 2019).
+
+    >>> import steprule as sr
+    >>> sr.lookahead(sr.board.adam(lr=1e-3), every=6).name
+    'adam+lookahead'
+    """
+    due = t % every == 0
+    slow = where(due, slow + alpha * (new - slow), slow)
+    return where(due, slow, new), slow
+
+
+@transform(moves="update")
+def ema(theta, g, new, average=slot(init="theta"), *, decay=to_1(0.999)):
+    """Keep an exponential average of the parameters in a slot `average`, which changes no step.
+
+    >>> import steprule as sr
+    >>> sr.ema(sr.board.adam(lr=1e-3), decay=0.9999).name
+    'adam+ema'
+    """
+    return new, decay * average + (1 - decay) * new
