@@ -190,7 +190,7 @@ class EagerBatch(Batch):
             elif isinstance(part, Accumulate):
                 self._reduced[tensor][part.node] = _joined(part.node, _wide(values[part.node.inputs[0]]))
             elif isinstance(part, Keep):
-                values[part.node] = _left(self._stored(tensor, part.store, values))
+                values[part.node] = self._left(tensor, part.store, values)
         return values
 
     def _load(self, array: Array, tensor: int) -> torch.Tensor:
@@ -230,6 +230,15 @@ class EagerBatch(Batch):
             return list(zip((target, beside), found, strict=True))
         # A value that is an array as it was (mₜ = θₜ₋₁) must be kept before that array is overwritten.
         return [(target, value.clone() if store.node.op == "read" else value)]
+
+    def _left(self, tensor: int, store: Store, values: dict[Node, Any]) -> torch.Tensor:
+        """Return the value that is read again where one is stored."""
+        pairs = self._stored(tensor, store, values)
+        stored = [value.to(target.dtype) for target, value in pairs]
+        if store.array.format.grouped:
+            return decoded(*stored, self._row_length(tensor))
+        real = torch.float64 if stored[0].dtype is torch.float64 else torch.float32
+        return joined(*stored) if len(stored) > 1 else stored[0].to(real)
 
     def reduced(self) -> Table:
         """Return what each tensor's elements were reduced to in the last step; this waits for a device."""
@@ -285,13 +294,6 @@ class EagerBatch(Batch):
                 shape = node.rank.shape(self._shapes[tensor])
                 pairs.append((target, value.reshape(shape)))
         self._copy(len(self.rows), pairs)
-
-
-def _left(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Return the value that is read again where these are written."""
-    stored = [value.to(target.dtype) for target, value in pairs]
-    real = torch.float64 if stored[0].dtype is torch.float64 else torch.float32
-    return joined(*stored) if len(stored) > 1 else stored[0].to(real)
 
 
 def _numbers(value: Any) -> Any:

@@ -19,8 +19,9 @@ from ..plan.rounding import FORMULAS
 from ..plan.storage import CODES, units_of
 from ..plan.tables import hyper_columns
 from .base import ABSENT
+from .numba_kept import KeptInGroups
 from .numba_tables import ALL, COUNTS, INTEGERS, TABLES
-from .render import WIDE, Dialect
+from .render import WIDE
 
 _ROOMS = {"kept": "block", "unit": "lane", "inverse": "lane", "most": "word"}
 """The tables on the stack for a slot in 8 bits: its new numbers, its units, their inverses, the greatest magnitudes."""
@@ -36,7 +37,7 @@ RUN = 512
 """Elements that are added in float32: squares of 16 bits, again in float64 if that leaves its range; and gauges."""
 
 
-class NumbaDialect(Dialect):
+class NumbaDialect(KeptInGroups):
     """Writes one kernel in Python, for Numba to compile."""
 
     spelling: ClassVar[Mapping[str, str]] = {
@@ -171,6 +172,7 @@ class NumbaDialect(Dialect):
         later = [store for store in loop.stores if store not in coded and store not in asked]
         self.later = {store: self.fresh.fresh(f"{store.array.name}_new") for store in later}
         line(*(f"{room} = block_room()" for room in self.later.values()))
+        self._make_waiting(loop)
         line(f"length = {self._of('length')}", f"units = (length + {GROUP - 1}) // {GROUP}")
         line("line, column = start // length * units, start % length", "begin = 0")
         with self.source.block("while begin < count:"):
@@ -202,12 +204,12 @@ class NumbaDialect(Dialect):
 
         Most blocks are walked over `by` 16 lanes: 8 groups are then 16, of which two are one.
         """
-        known, line = dict(self.names), self.source.line
-        line(*(f"open_groups({own['unit']}, {own['most']}, {own['scale']}, first_unit, lanes)"
-               for own in self.groups.values()))  # fmt: skip
+        known, line, (before, after) = dict(self.names), self.source.line, self._parted(loop)
+        self._open_groups()
         with self._turns(by):
             line("i = begin + place")
-            self._body(loop, at, totals)
+            self._body(before, at, totals)
+            self._wait()
         self.names, self.drawn = known, {}
         if self.later:
             with self.source.block("for place in range(size):"):
@@ -224,6 +226,11 @@ class NumbaDialect(Dialect):
                     bits = f"{('low', 'high')[store.draw % 2]}_bits({rooms[store.draw // 2]}[place])"
                     new = f"stochastic_{form}({own['kept']}[place], {own['inverse']}[lane], {bits})"
                     line(f"{at[store.array.name]}[begin + place] = {new}")
+
+        if after.body:
+            self._open_groups()
+            with self._turns(by):
+                self._tell(after, at, totals)
 
     @contextmanager
     def _turns(self, by: int) -> Generator[None]:

@@ -26,8 +26,9 @@ from .text import Names, Source
 ROUNDED = {"narrow": "nearest_{form}({x})", "random": "stochastic_{form}({x}, {bits})"}
 """What a store writes that loses bits, in the formulas of `plan.rounding`."""
 KEPT = {"whole": "{x}", "narrow": "widen_{form}({half})", "random": "widen_{form}({half})",
-        "beside": "joined{more}_{form}(compensated{more}_{form}({x}), remainder{more}_{form}({x}))"}  # fmt: skip
-"""The value that a store leaves; `half` is what it has written."""
+        "beside": "joined{more}_{form}(compensated{more}_{form}({x}), remainder{more}_{form}({x}))",
+        "grouped": "widen_{form}(code, unit(exponent))"}  # fmt: skip
+"""The value that a store leaves; `half` is what it has written, `code` and `exponent` what it calls so."""
 WIDE = "float64"
 """The type of scalars and of reductions."""
 
@@ -385,12 +386,14 @@ class Dialect(ABC):
         known = {"at": at[name], "beside": at.get(REMAINDER), "form": form.dtype, "x": self.names[part.node]}
         known["more"] = form.more
         lines = self.stores[kind].format(**known, bits=bits, **self.groups.get(name, {}))
-        if kept is not None:
-            rounded, half = ROUNDED.get(kind, "").format(**known, bits=bits), self.fresh.fresh("half")
-            self.source.line(*([f"{half} = {rounded}"] if rounded else []))
-            lines = lines.replace(rounded, half) if rounded else lines
-            self._assign(kept, "kept", KEPT[kind].format(**known, half=half))
+        half = ""
+        if kept is not None and (rounded := ROUNDED.get(kind, "").format(**known, bits=bits)):
+            half = self.fresh.fresh("half")
+            self.source.line(f"{half} = {rounded}")
+            lines = lines.replace(rounded, half)
         self.source.line(*lines.split("\n"))
+        if kept is not None:
+            self._assign(kept, "kept", KEPT[kind].format(**known, half=half))
 
 
 def _wanted(node: Node) -> str:

@@ -1,8 +1,8 @@
 """How Triton's kernels walk where slots are in units of groups: block by block, as 32 turns of 16 lanes or fewer.
 
 A block's groups take its elements in turns, so a lane is a group, however many there are: its greatest number, which
-must be known before any of it is coded, is one reduction over the turns, of what registers hold. A warp has a block to
-itself, and waits for no other. Where turns begin at multiples of four elements, these are loaded and stored together.
+must be known before any of it is coded, is one reduction over the turns, of what registers hold. Two warps have a
+block. Where turns begin at multiples of four elements, these are loaded and stored together.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import HyperparameterError
 from ..graph.evaluate import evaluate_scalars
-from ..graph.gauges import COUNT, MEANINGS, STALLED, lacking
+from ..graph.gauges import COUNT, MEANINGS, lacking
 from ..graph.graph import Gauge
 from ..graph.node import Node, make, topological
 from ..graph.ops import OPS, Reducer
@@ -228,9 +228,7 @@ def _missing(bucket: Bucket, asked: bool | Sequence[str] | None) -> dict[str, st
     held = {one.name: one for one in graph.gauges}
     for name in held.keys() - {one.name for one in program.gauges}:
         stored = next(str(n.attr) for n in topological([held[name].formula]) if n.kind == "stored")
-        why[name] = f"what a store leaves in `{stored}` is " + (
-            "what was computed" if name.startswith(STALLED) else "not known from one element"
-        )
+        why[name] = f"what a store leaves in `{stored}` is what was computed"
     wanted = set(MEANINGS) if asked is True else set(asked or ())
     return {name: told for name, told in why.items() if name in wanted}
 

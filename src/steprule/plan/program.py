@@ -20,7 +20,7 @@ from ..graph.node import Node, Rank, read, step, topological
 from ..locks import once
 from .lines import KeptLines, lines_of
 from .schedule import Pass, Plan, kept, late, nearest, walks
-from .storage import KINDS, REMAINDER, Format, Layout, format_of, layout, state_bytes, units_of
+from .storage import REMAINDER, Format, Layout, format_of, layout, state_bytes, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +301,7 @@ def _tells(node: Node, stores: Sequence[Store], parameter: str) -> bool:
     """Whether a reduction asks of arrays that are stored what it can learn: of slots, only narrow ones round."""
     asked = {str(inner.attr) for inner in topological([node]) if inner.kind == "stored"}
     stored = {store.array.name: store.array for store in stores}
-    return all(name in stored and _known_again(stored[name], parameter) for name in asked)
-
-
-def _known_again(array: Array, parameter: str) -> bool:
-    return array.format.kind in KINDS and (array.name == parameter or array.format.narrow)
+    return all(name in stored and (name == parameter or stored[name].format.narrow) for name in asked)
 
 
 def _keeps(store: Store, asked: Sequence[Node]) -> list[Keep]:

@@ -55,8 +55,6 @@ class Format:
         return "beside" if self.beside else "grouped" if self.grouped else "narrow" if self.narrow else "whole"
 
 
-KINDS = ("whole", "narrow", "beside")
-"""Kinds of which what a store leaves is known from the element alone."""
 _ROWS = (
     Format("float64", "float64", 8, "float64"),
     Format("float32", "float32", 4),
