@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from truth import bits
 
 import steprule as sr
 from steprule import rule
 from steprule.errors import HyperparameterError, NonFiniteError
 from steprule.graph.evaluate import evaluate_gauges
 from steprule.graph.gauges import MEANINGS, first_moment, watched
+from steprule.plan import groups
 from steprule.plan.schedule import schedule
 
 pytestmark = pytest.mark.cpu
@@ -184,6 +186,33 @@ def test_stalling_of_16_bits_is_found_within_20_steps(dtype: torch.dtype, backen
     assert same["theta"] > 0.4
     assert found["stalled_m"] == pytest.approx(same["m"])
     assert found["stalled_s"] == pytest.approx(same["s"])
+
+
+@pytest.mark.parametrize("backend", ["numba_cpu", "eager", pytest.param("triton_gpu", marks=pytest.mark.interp)])
+def test_stalling_of_8_bits_is_what_codes_tell_and_changes_none(backend: str, monkeypatch: Any) -> None:
+    """In blocks of 16, 3 and 8 groups; beside them torch operations, which watch nothing."""
+    monkeypatch.setattr(groups, "LEAST", 30)
+    shapes, ends = [(2, 600), (2, 512), (1, 256)], []
+    for watch, runs in ((True, backend), (None, "eager")):
+        torch.manual_seed(2)
+        parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+        optimizer = sr.board.adam.optimizer(parameters, lr=1e-4, state="8bit", watch=watch, backend=runs)
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape)
+            before = [optimizer.state_dict(format="float32")["state"].get(place) for place in range(3)]
+            optimizer.step()
+        ends.append([pair for pair in bits(optimizer) if pair[0] != "parameter"])
+        if watch:
+            after = [optimizer.state_dict(format="float32")["state"][place] for place in range(3)]
+            for slot in ("m", "s"):
+                same = [old[slot] == new[slot] for old, new in zip(before, after, strict=True)]
+                share = float(torch.cat([one.reshape(-1) for one in same]).double().mean())
+                assert 0 < share < 0.3
+                assert optimizer.gauges()[f"stalled_{slot}"] == pytest.approx(share)
+                told = [own[f"stalled_{slot}"] for own in optimizer.gauges().parameters.values()]
+                assert told == pytest.approx([float(one.double().mean()) for one in same])
+    assert ends[0] == ends[1]
 
 
 def _stored(optimizer: sr.Optimizer) -> dict[str, list[torch.Tensor]]:

@@ -236,7 +236,7 @@ class EagerBatch(Batch):
         pairs = self._stored(tensor, store, values)
         stored = [value.to(target.dtype) for target, value in pairs]
         if store.array.format.grouped:
-            return decoded(*stored, self._row_length(tensor))
+            return decoded(stored[0], stored[1], self._row_length(tensor))
         real = torch.float64 if stored[0].dtype is torch.float64 else torch.float32
         return joined(*stored) if len(stored) > 1 else stored[0].to(real)
 

@@ -31,7 +31,7 @@ MEANINGS = {
 }
 """The gauges of every rule, by name, with what each is."""
 STALLED = "stalled_"
-"""Begins the name of a gauge of a slot that `stalled` of the parameter has beside it: of what has 16 bits."""
+"""Begins the name of a gauge of a slot that `stalled` of the parameter has beside it: of what has 16 bits, or 8."""
 COUNT = "skipped"
 """The name of the number of steps left out, which no formula gives."""
 
