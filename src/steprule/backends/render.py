@@ -389,8 +389,7 @@ class Dialect(ABC):
         half = ""
         if kept is not None and (rounded := ROUNDED.get(kind, "").format(**known, bits=bits)):
             half = self.fresh.fresh("half")
-            self.source.line(f"{half} = {rounded}")
-            lines = lines.replace(rounded, half)
+            lines = f"{half} = {rounded}\n" + lines.replace(rounded, half)
         self.source.line(*lines.split("\n"))
         if kept is not None:
             self._assign(kept, "kept", KEPT[kind].format(**known, half=half))
