@@ -21,7 +21,7 @@ from child import PATIENCE, survives
 from steprule import board
 from steprule.backends import cache, compiler, threads, triton_gpu
 from steprule.graph import node
-from steprule.optim.tensors import Entry, route
+from steprule.optim.tensors import Entry, backend_of
 
 pytestmark = pytest.mark.cpu
 
@@ -91,7 +91,7 @@ def test_a_child_forked_while_another_thread_holds_a_lock_steps(name: str) -> No
 
 def step_without_a_compiler(parameter: torch.nn.Parameter, optimizer: Any) -> None:
     step_on(parameter, optimizer)
-    backend, reason = route(Entry("p", 0, parameter, parameter), [], None)
+    backend, reason = backend_of(Entry("p", 0, parameter, parameter), [], None)
     assert backend == "eager"
     assert "forked while another thread compiled" in reason
     with pytest.raises(sr.errors.BackendError, match="forked while another thread compiled"):

@@ -18,7 +18,7 @@ import steprule as sr
 from child import ended, fork
 from steprule import board
 from steprule.errors import BackendError, ParameterError
-from steprule.optim.tensors import Entry, check, route
+from steprule.optim.tensors import Entry, backend_of, check
 
 pytestmark = pytest.mark.cpu
 
@@ -170,12 +170,12 @@ def test_no_address_of_another_device_reaches_a_kernel_of_the_cpu() -> None:
             check(Entry("`w`", 0, parameter, gradient))
     entry = Entry("`w`", 0, there, there)
     check(entry)
-    backend, reason = route(entry, [], None)
+    backend, reason = backend_of(entry, [], None)
     assert backend == "eager"
     assert reason.endswith("parameters are on a GPU")  # of which an interpreter of kernels must not read addresses
     with pytest.raises(BackendError, match="cannot update `w`: parameters are on cuda"):
-        route(entry, [], "numba_cpu")
-    assert route(Entry("`w`", 0, here, here), [there], None)[0] == "eager"
+        backend_of(entry, [], "numba_cpu")
+    assert backend_of(Entry("`w`", 0, here, here), [there], None)[0] == "eager"
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ from ..plan.tables import array_rows
 from ..rule import Formula
 from .options import Options
 from .shards import in_order, lies_in, local
-from .tensors import Entry, name_of, route
+from .tensors import Entry, backend_of, name_of
 
 NOBODY = "none"
 """The backend of a plan that does not run."""
@@ -108,7 +108,7 @@ class Kernels:
             return self._lacking[backend.name, kinds] or (why if scattered else "")
 
         held = [state[name] for name in program.tensors[2:]]
-        return self._runs(kinds, entry.parameter.device, *route(entry, held, forced, lacks))
+        return self._runs(kinds, entry.parameter.device, *backend_of(entry, held, forced, lacks))
 
     def refused(self, parameter: torch.Tensor, why: str) -> Compiled:
         """Return a stand-in for a parameter that a step refuses."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
 from .optimizer import Optimizer, Running
+from .roles import Route, table
 from .tensors import at_home
 
 KEYS = ("formula", "latex", "passes", "bytes_per_parameter", "state_bytes_per_parameter", "backend", "reason", "source")
@@ -57,6 +58,8 @@ class Explanation:
     groups: tuple[Explanation, ...] = ()
     state_bytes_in: dict[str, float] = field(default_factory=dict[str, float])
     """Of a rule, the bytes of its state a parameter in each format that `state=` may ask for."""
+    routes: tuple[Route, ...] = ()
+    """Of an optimiser with rules by role, the role of each parameter, its rule, and what shows it."""
     means: Means | None = field(default=None, compare=False)
     """The means of an optimiser's steps: whether anything makes them slower than they could be, and why."""
 
@@ -64,17 +67,20 @@ class Explanation:
         """Return the facts as JSON data, under fixed keys; of an optimiser also those of `means` and of `groups`."""
         steps = {} if self.means is None else self.means.as_json()
         groups = {"groups": [_pick(one, GROUP_KEYS) for one in self.groups]} if self.groups else {}
-        return _pick(self, RULE_KEYS if self.state_bytes_in else KEYS) | steps | groups
+        routes = {"routes": list(map(asdict, self.routes))} if self.routes else {}
+        return _pick(self, RULE_KEYS if self.state_bytes_in else KEYS) | steps | groups | routes
 
     def __str__(self) -> str:
         slower = [] if self.means is None else self.means.slower()
         if len(self.groups) < 2:
-            return "\n".join([self.name, *_lines(self), *slower])
-        alike: dict[tuple[str, ...], list[Explanation]] = {}
-        for one in self.groups:
-            alike.setdefault((one.name, *_lines(one)), []).append(one)
-        told = [[f"{name}, {_places(found)}", *lines] for (name, *lines), found in alike.items()]
-        return "\n\n".join("\n".join(lines) for lines in [*told, *([slower] if slower else [])])
+            blocks = [[self.name, *_lines(self), *slower], table(self.routes)]
+        else:
+            alike: dict[tuple[str, ...], list[Explanation]] = {}
+            for one in self.groups:
+                alike.setdefault((one.name, *_lines(one)), []).append(one)
+            told = [[f"{name}, {_places(found)}", *lines] for (name, *lines), found in alike.items()]
+            blocks = [*told, slower, table(self.routes)]
+        return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
 def _pick(one: Explanation, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -189,7 +195,7 @@ def _of_optimizer(optimizer: Optimizer) -> Explanation:
     groups = [told for index, (kernels, running) in enumerate(found) for told in _of_group(index, kernels, running)]
     first = min(groups, key=_worst_first)
     binding = optimizer._binding  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return replace(first, groups=tuple(groups), means=means(binding))
+    return replace(first, groups=tuple(groups), routes=tuple(optimizer.routes.values()), means=means(binding))
 
 
 def explain(program: Formula | Optimizer) -> Explanation:

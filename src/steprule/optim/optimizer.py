@@ -19,6 +19,7 @@ from .groups import RULE, check_rule_keys, routed
 from .implicit import Implicit
 from .in_backward import Releasing
 from .options import NAMES, Option, Options, State
+from .roles import Route, grouped
 from .rules import Rules
 from .settings import plain, told
 from .shards import distributed
@@ -56,9 +57,10 @@ class Optimizer(Releasing, Gauging):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        rule: Formula,
+        params: Iterable[Any] | torch.nn.Module,
+        rule: Formula | Mapping[str, Formula],
         *,
+        roles: Mapping[str, str] | None = None,
         clip: Formula | float | None = None,
         nonfinite: str = "propagate",
         backend: str | None = None,
@@ -70,9 +72,10 @@ class Optimizer(Releasing, Gauging):
         capturable: bool = False,
         **hyper: Any,
     ) -> None:
-        self._rule, self._given = rule, hyper
+        groups, self._rule, self._routes = grouped(params, rule, roles)
+        self._given = hyper
         options = Options(clip, nonfinite, backend, compensated, rounding, state, seed, watch, capturable)
-        self._make(params, options, hyper)
+        self._make(groups, options, hyper)
         self._rules.check(hyper)
 
     def _make(self, params: Iterable[Any], options: Options, given: dict[str, Any]) -> None:
@@ -98,6 +101,11 @@ class Optimizer(Releasing, Gauging):
     def program(self) -> Formula:
         """The formula that runs on groups without a rule of their own: the rule, with the transforms before it."""
         return self._rules.own.formula
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        """The role and the rule of each parameter, by name, with what shows it; nothing if rules are not by role."""
+        return dict(self._routes)
 
     def _start(self, options: Options) -> None:
         """Make the attributes that are not derived from others."""
@@ -174,7 +182,7 @@ class Optimizer(Releasing, Gauging):
 
     _hidden: ClassVar[Mapping[str, float]] = {}
     """Slots that torch does not keep, with their values for a parameter that has been stepped."""
-    _kept: ClassVar[tuple[str, ...]] = ("_rule", "_given")
+    _kept: ClassVar[tuple[str, ...]] = ("_rule", "_given", "_routes")
     """The attributes that copies and pickles keep besides torch's own and the options."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,7 +193,7 @@ class Optimizer(Releasing, Gauging):
         super().__setstate__(state)
         if "program" in vars(self):  # written before clip could be set: it is in the program
             self._rule = vars(self).pop("program")
-        vars(self).setdefault("_given", {})  # written before groups could have rules
+        vars(self).update({"_given": {}, "_routes": {}} | vars(self))  # written before groups could have rules
         if "_busy" not in vars(self):
             self._start(options)
             self._install(self._options)

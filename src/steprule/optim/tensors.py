@@ -251,7 +251,7 @@ def at_home(device: torch.device) -> Backend:
     return next(backend for backend in BACKENDS.values() if backend.home(device))
 
 
-def route(
+def backend_of(
     entry: Entry, slots: Sequence[torch.Tensor], forced: str | None, lacks: Callable[[Backend], str] = lambda _: ""
 ) -> tuple[str, str]:
     """Return the backend for one parameter and the reason; `lacks` says why a backend has no kernel for such types."""
