@@ -254,11 +254,10 @@ def _by_role(
 
 def table(routes: Iterable[Route]) -> list[str]:
     """Word routes, a line for parameters whose names differ in numbers alone."""
-    alike: dict[Route, int] = {}
+    alike: dict[Route, list[str]] = {}
     for route in routes:
-        short = replace(route, name=_starred(route.name))
-        alike[short] = alike.get(short, 0) + 1
-    rows = [(one.name + (f" ({count})" if count > 1 else ""), one.role, one.rule, one.reason)
-            for one, count in alike.items()]  # fmt: skip
+        alike.setdefault(replace(route, name=_starred(route.name)), []).append(route.name)
+    rows = [(f"{one.name} ({len(names)})" if len(names) > 1 else names[0], one.role, one.rule, one.reason)
+            for one, names in alike.items()]  # fmt: skip
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
