@@ -37,6 +37,17 @@ class RuleAdamW(sr.Optimizer):
 
 BOARD = sr.chain(sr.weight_decay(0.0), sr.board.adam)
 """A rule for hosts whose groups have a weight decay, which the whiteboard's own has not."""
+
+
+def two_rules(params: Iterable[Any], **hyper: Any) -> sr.Optimizer:
+    """Make an optimiser whose first group, or every other parameter, has a rule of its own."""
+    groups: list[Any] = list(params)
+    if not isinstance(groups[0], dict):
+        groups = [{"params": groups[::2]}, {"params": groups[1::2]}]
+    own = {**groups[0], "rule": sr.chain(sr.weight_decay(0.0), sr.board.momentum)}
+    return sr.Optimizer([own, *groups[1:]], BOARD, **hyper)
+
+
 OURS: dict[str, type[torch.optim.Optimizer]] = {"AdamW": sr.optim.AdamW, "a rule": RuleAdamW}
 """Both do what torch.optim.AdamW does."""
 

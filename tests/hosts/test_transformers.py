@@ -123,12 +123,13 @@ def test_an_interrupted_run_ends_bit_by_bit_where_it_would_have(kind: str, tmp_p
     assert_same(resumed, run(trainer(tmp_path / "whole", OURS[kind], hyper)))
 
 
-def test_a_run_with_an_optimiser_made_from_a_rule_can_be_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", [sr.board.adam, {"hidden": sr.board.momentum(lr=0.1), "rest": sr.board.adam}])
+def test_a_run_with_an_optimiser_made_from_rules_can_be_interrupted(rule: Any, tmp_path: Path) -> None:
     """The Trainer takes an optimiser as it is, too; groups are then its maker's."""
 
     def made(folder: Path, callbacks: Any = ()) -> Any:
         on = model()
-        optimizer = sr.board.adam.optimizer(on.parameters(), lr=1e-2, clip=MAX_NORM)
+        optimizer = sr.Optimizer(on, rule, lr=1e-2, clip=MAX_NORM)
         return trainer(folder, None, callbacks=callbacks, optimizers=(optimizer, None), on=on)
 
     interrupt(made(tmp_path, [PullsPlug()]))
