@@ -1,4 +1,4 @@
-"""Models of timm and transformers: each parameter's role, in more than forty architectures, is what a person says it is.
+"""Models of timm and transformers: each parameter's role, in over forty architectures, is what a person says it is.
 
 The models are on torch's meta device, without numbers: roles are told by modules and shapes alone.
 """
