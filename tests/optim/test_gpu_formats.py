@@ -14,7 +14,7 @@ from truth import bits
 
 import steprule as sr
 from fake_device import FakeDevice
-from steprule import rademacher, rule
+from steprule import rademacher, rule, where
 from steprule.backends import triton_device
 from steprule.backends.triton_dialect import Build, building
 from steprule.backends.triton_gpu import interpreted
@@ -73,8 +73,8 @@ def test_seven_bytes_are_what_the_definitions_say_and_a_gradient_that_is_not_fin
 
 @rule
 def shaken(theta, g, m, *, lr=0.125, beta=0.5):
-    """Float32 arithmetic is exact, and both what is drawn and its place matter."""
-    m = beta * m + g * rademacher()
+    """Float32 arithmetic is exact; what is drawn and its place matter, and what lies beside a row would be large."""
+    m = beta * m + where(abs(g) + abs(theta) > 0, g * rademacher(), 8)
     return theta - lr * m + 0.25 * rademacher(), m
 
 
