@@ -230,7 +230,6 @@ class NumbaLines(NumbaDialect):
         """Write the slots smaller than the parameter, after every pass has read them."""
         with self._function("finish_tensors", f"tensor_count, {ALL}"), self._tensors():
             stores = self.program.finish
-            self._scalars(self._lower([store.node for store in stores])[0])  # before any of them is written
             for axis in AXES:
                 if own := [store for store in stores if store.array.rank is axis]:
                     self._write_lines(axis, own)

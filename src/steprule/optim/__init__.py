@@ -7,6 +7,7 @@ Next door: `backends` (who updates), `zoo` (the rules).
 
 from .classes import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .explain import Explanation, explain
+from .factored import CAME, SM3, Adafactor, AdamMini
 from .free import DoG, Polyak, Prodigy
 from .gauges import Gauges as Gauges
 from .gauges import TensorBoardGauges as TensorBoardGauges
@@ -30,16 +31,20 @@ from .papers import (
 __all__ = [
     "ADOPT",
     "ASGD",
+    "CAME",
     "LAMB",
     "LARS",
     "MARS",
     "SGD",
     "SGLD",
+    "SM3",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamMini",
     "AdamW",
     "Adamax",
     "Adan",

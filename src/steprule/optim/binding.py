@@ -61,7 +61,7 @@ class Binding:
         self._named = [(entry.label, entry.owner) for entry in entries]
         self._new = [owner for owner in self.parameters if not state.get(owner)]
         for entry in entries:
-            ensure(self._chosen[entry.group], groups[entry.group], entry.owner, state[entry.owner])
+            ensure(self._kernels(entry), groups[entry.group], entry.owner, state[entry.owner])
         self._dicts = list(state.values())
         self._bound = list(map(set(self.parameters).__contains__, self._all))
         self._all_bound = all(self._bound)
@@ -101,13 +101,13 @@ class Binding:
         slots: list[dict[str, torch.Tensor]] = []
         for index, entry in enumerate(entries):
             compiled, state = self._compiled_for(entry, backend), self._state[entry.owner]
-            kinds.setdefault(id(self._chosen[entry.group]), {}).setdefault(compiled, []).append(index)
+            kinds.setdefault(id(self._kernels(entry)), {}).setdefault(compiled, []).append(index)
             slots.append({name: local(state[name]) for name in compiled.slots})
         entries = set_apart(entries, slots)
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         self.buckets: list[Bucket] = []
         for compiled, members in (pair for own in kinds.values() for pair in own.items()):
-            own, kernels = [entries[i] for i in members], self._chosen[entries[members[0]].group]
+            own, kernels = [entries[i] for i in members], self._kernels(entries[members[0]])
             present = [gradients[i] if entries[i].present else None for i in members]
             self.buckets.append(Bucket(kernels, compiled, members, own, present, self._state))
         self._recalling = any(bucket.plan.recalled or bucket.plan.graph.uses_loss for bucket in self.buckets)
@@ -119,9 +119,13 @@ class Binding:
         self._copied = [(i, replace(entries[i], gradient=entries[i].parameter)) for i in np.flatnonzero(copied)]
         self._make_check([replace(e, gradient=g) for e, g in zip(entries, gradients, strict=True)])
 
+    def _kernels(self, entry: Entry) -> Kernels:
+        """Return what runs for a parameter."""
+        return self._chosen[entry.group].of(entry.owner)
+
     def _compiled_for(self, entry: Entry, backend: str | None) -> Compiled:
         """Lay a parameter's slots out as it is, and return the plan that updates it."""
-        kernels, state = self._chosen[entry.group], self._state[entry.owner]
+        kernels, state = self._kernels(entry), self._state[entry.owner]
         lay_out(kernels, entry.owner, state, entry.label)
         return kernels.for_entry(entry, state, backend)
 

@@ -68,11 +68,17 @@ class Kernels:
     host_dtype: torch.dtype = torch.float64
     inits: Mapping[str, Reader] = field(default_factory=dict[str, Reader])
     """Slots that start from a hyperparameter, and how it is read."""
+    flat: Kernels | None = None
+    """What runs for parameters of fewer than two dimensions, if that is another rule with the same hyperparameters."""
     _types: dict[Any, dict[str, torch.dtype]] = field(default_factory=dict[Any, dict[str, torch.dtype]])
     _programs: dict[Kinds, Program] = field(default_factory=dict[Kinds, Program])
     _lacking: dict[tuple[str, Kinds], str] = field(default_factory=dict[tuple[str, Kinds], str])
     _kernels: dict[tuple[str, Kinds], Kernel] = field(default_factory=dict[tuple[str, Kinds], Kernel])
     _compiled: dict[tuple[Any, ...], Compiled] = field(default_factory=dict[tuple[Any, ...], Compiled])
+
+    def of(self, parameter: torch.Tensor) -> Kernels:
+        """Return what runs for a parameter."""
+        return self if self.flat is None or parameter.ndim > 1 else self.flat
 
     def keeps(self, dtype: torch.dtype) -> torch.dtype | None:
         """Return the type of the remainder that is kept beside parameters of a type, if one is."""

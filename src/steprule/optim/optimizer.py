@@ -324,9 +324,9 @@ class Optimizer(Releasing, Gauging):
                     told(self._loss, choose(group).plan.graph)
             with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
                 for index, group in enumerate(groups):
-                    for place in range(len(group["params"])):
+                    for place, own in enumerate(group["params"]):
                         if state := held(states, group, index, place):
-                            state.update(self._complete(choose(group), state))  # others may have put it there
+                            state.update(self._complete(choose(group).of(own), state))  # others may have put it there
                 binding = bind(choose, mood, groups, states, self.backend, binding, alone)
                 self._look()
                 self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
@@ -337,12 +337,12 @@ class Optimizer(Releasing, Gauging):
         """Give, group by group, the very objects that the next step would run on each parameter."""
         choose = self._choose if self._binding is None else self._binding.choose
         for index, group in enumerate(self.param_groups):
-            kernels, found = choose(group), list[Running]()
+            chosen, found = choose(group), list[Running]()
             for place, parameter in enumerate(group["params"]):
                 if (odd := oddity(parameter)) is not None:
-                    found.append((parameter, kernels.refused(parameter, odd[0])))
+                    found.append((parameter, chosen.refused(parameter, odd[0])))
                 elif parameter.requires_grad or parameter.grad is not None:
-                    known = held(self.state, group, index, place)
+                    kernels, known = chosen.of(parameter), held(self.state, group, index, place)
                     state = dict(self._complete(kernels, known)) if known else {}
                     who = label(group, index, place)
                     if not distributed(parameter):  # nothing is sent for an explanation
@@ -350,7 +350,7 @@ class Optimizer(Releasing, Gauging):
                     ensure(kernels, group, stand_in(parameter), state, parameter.shape)
                     entry = Entry(who, index, parameter, parameter)
                     found.append((parameter, kernels.for_entry(entry, state, self.backend)))
-            yield kernels, found
+            yield chosen, found
 
     # Checkpoints ---------------------------------------------------------------------------------
 

@@ -305,11 +305,12 @@ def check_saved(
     slots: list[set[str]] = []
     for group_index, (group, saved_group) in enumerate(zip(groups, saved_groups, strict=True)):
         recognise(group, saved_group, rule_in(group), f"group {group_index}")
-        kernels = choose({**group, **saved_group})
-        slots.append({slot.name for slot in kernels.plan.graph.element_slots} | ({STEP} if _counts(kernels) else set()))
+        chosen = choose({**group, **saved_group})
+        slots += [{slot.name for slot in own.plan.graph.element_slots} | ({STEP} if _counts(own) else set())
+                  for own in {id(own): own for own in (chosen, chosen.flat) if own is not None}.values()]  # fmt: skip
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
             if key in states:
-                who, state = label(group, group_index, index), states[key]
+                who, state, kernels = label(group, group_index, index), states[key], chosen.of(parameter)
                 answer[parameter] = _checked(kernels, parameter, complete(kernels, state), who) if state else {}
         names = {"param_names": group["param_names"]} if "param_names" in group else {}
         saved_group.update({**names, **saved_group, "params": group["params"]})
@@ -323,10 +324,11 @@ def in_float32(
     """Return a saved state as torch has it: numbers of what is narrower, and nothing that only formats need."""
     states = dict(saved["state"])
     for group, own in zip(groups, saved["param_groups"], strict=True):
-        kernels = choose(group)
-        names = {slot.name for slot in kernels.plan.graph.element_slots}
-        left = {REMAINDER, *map(units_of, names)} | (set() if _counts(kernels) else {STEP})
+        chosen = choose(group)
         for parameter, key in zip(group["params"], own["params"], strict=True):
+            kernels = chosen.of(parameter)
+            names = {slot.name for slot in kernels.plan.graph.element_slots}
+            left = {REMAINDER, *map(units_of, names)} | (set() if _counts(kernels) else {STEP})
             state = states.get(key, {})
             own_slots = {name: numbers_of(parameter, name, state) for name in names & state.keys()}
             states[key] = {name: value for name, value in state.items() if name not in left} | {

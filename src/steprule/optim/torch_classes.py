@@ -52,6 +52,8 @@ class TorchOptimizer(Optimizer):
 
     _formula: ClassVar[Rule]
     """The rule of a class whose flags ask for no other."""
+    _flat_formula: ClassVar[Rule | None] = None
+    """That of tensors of fewer than two dimensions, if it is another one."""
     _parts_of: ClassVar[Mapping[str, tuple[str, int]]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
     """Hyperparameters that are one part of a tuple in the group."""
     _inits: ClassVar[Mapping[str, str]] = {}
@@ -178,7 +180,9 @@ class TorchOptimizer(Optimizer):
         readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self._inits.items()}
         plan = schedule(seen(program.graph, self._options), guarded=self._options.guarded)
-        return Kernels(program, plan, readers, self._options, host, inits)
+        flat = self._flat_formula if flags[0] is self._formula else None
+        other = None if flat is None else self._kernels_for((flat, *flags[1:]))
+        return Kernels(program, plan, readers, self._options, host, inits, other)
 
     def _reader(self, name: str) -> Reader:
         if name in self._parts_of:
