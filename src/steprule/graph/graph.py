@@ -16,18 +16,19 @@ from .node import Node, Rank, topological
 class Slot:
     """A state array kept from step to step: where it varies and what it starts from, mostly a number.
 
-    With `low` 0 it is never negative, which the rule's author promises.
+    With `low` 0 it is never negative, which the rule's author promises; a `wide` one is never narrower than float32.
     """
 
     name: str
     rank: Rank = Rank.ELEMENT
     init: float | Literal["theta", "identity"] = 0.0
     low: float | None = None
+    wide: bool = False
 
     @property
     def single(self) -> bool:
         """Whether it has float32 at least beside narrower parameters: as all that is smaller than the parameter has."""
-        return self.rank > Rank.HOST and self.rank is not Rank.ELEMENT
+        return self.wide or (self.rank > Rank.HOST and self.rank is not Rank.ELEMENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,8 @@ class Layout:
 
 
 def asked(state: State, slot: Slot) -> str | None:
-    """Return the format that an optimiser asks for a slot; what is one number a tensor stays as it is."""
-    if slot.rank is not Rank.ELEMENT:
+    """Return the format that an optimiser asks for a slot; what is smaller than the parameter, or wide, stays."""
+    if slot.rank is not Rank.ELEMENT or slot.wide:
         return None
     return state if isinstance(state, str) or state is None else state.get(slot.name)
 

@@ -72,6 +72,7 @@ def slot(
     init: float | Literal["theta", "identity"] = 0.0,
     rank: Literal["element", "row", "column", "tensor", "host", "left", "right"] = "element",
     low: float | None = None,
+    dtype: Literal["float32"] | None = None,
 ) -> Any:
     """Declare a state slot that does not start from zero, is smaller than the parameter, or is never negative.
 
@@ -87,7 +88,13 @@ def slot(
     leading index by all others. A vector is one column, of which every element is a row. `rank="left"` keeps a matrix
     of rows by rows, `rank="right"` one of columns by columns; `init="identity"` starts it as the identity.
     `low=0` promises that it is never negative, where the formula does not show that as above: 8 bits keep its root.
+    `dtype="float32"` keeps it in float32 at least, beside narrower parameters and whatever the option `state` says.
     """
+    if dtype not in (None, "float32"):
+        raise refusal(
+            f"a slot cannot have dtype={dtype!r}",
+            'give dtype="float32", which is the least; the option state= of an optimiser makes slots narrower',
+        )
     if rank not in tuple(RANKS):
         raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
     if isinstance(init, str) and not _starts(init, rank):
@@ -102,7 +109,7 @@ def slot(
         init = float(init)
     if low not in (None, 0) or (low == 0 and not isinstance(init, str) and init < 0):
         raise refusal(f"a slot cannot have low={low!r}, starting from {init!r}", "low=0 is for what is never negative")
-    return Slot("", RANKS[rank], init, low)
+    return Slot("", RANKS[rank], init, low, dtype is not None)
 
 
 def _starts(init: str, rank: str) -> bool:
