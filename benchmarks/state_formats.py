@@ -1,26 +1,35 @@
 """State formats: bytes of every class a parameter, and times of a step of AdamW behind clipping beside torch's.
 
-    python benchmarks/state_formats.py                     the table of bytes, as storages have them
-    python benchmarks/state_formats.py --record            writes it down, for BENCHMARKS.md
-    python benchmarks/state_formats.py --speed --threads 1 --size 124
+    python benchmarks/state_formats.py              the table of bytes, as storages have them
+    python benchmarks/state_formats.py --record     writes it down, for BENCHMARKS.md
+    python benchmarks/state_formats.py --speed      times steps at 124M, with two threads and with one; writes it down
 
-Times are of one interleaved run: medians of ratios to torch's fused float32 step with `clip_grad_norm_`; of one thread
-in seconds of the processor, of several in seconds.
+Times are of one interleaved run for each number of threads: of one thread in seconds of the processor, of two in
+seconds. What gauges cost is in them, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import steprule as sr
+from steprule.bench.load import watch
+from steprule.bench.machine import machine
+from steprule.bench.measure import spread
+from steprule.bench.record import now
+from steprule.bench.verdict import LOSS, number
+
+Step = Callable[[], Any]
 
 RECORD = Path(__file__).parent / "records" / "state-formats.json"
 FORMATS: dict[str, dict[str, Any]] = {
@@ -28,6 +37,11 @@ FORMATS: dict[str, dict[str, Any]] = {
     "bfloat16 state": {"state": "bfloat16"},
     "8bit state": {"state": "8bit"},
     "seven bytes": {"state": "8bit", "rounding": "compensated8"},
+}
+TORCH = "torch fused, float32"
+GAUGES: dict[str, dict[str, Any]] = {
+    "one gauge": {"watch": ["parameter_norm"]},
+    "standard gauges": {"watch": True},
 }
 CLASSES: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9}, "Adagrad": {}, "RMSprop": {}, "Adadelta": {}, "Adam": {}, "AdamW": {}, "Adamax": {},
@@ -87,7 +101,8 @@ def section(record: dict[str, Any]) -> str:
         'are asked for, and takes them under `"8bit-all"`.',
         "",
     ]
-    return "\n".join([*told, *lines(record["classes"]), ""])
+    more = told_times(record["times"]) if "times" in record else []
+    return "\n".join([*told, *lines(record["classes"]), "", *more])
 
 
 def shapes_of(millions: float) -> list[tuple[int, ...]]:
@@ -97,60 +112,151 @@ def shapes_of(millions: float) -> list[tuple[int, ...]]:
     return [*each * layers, (50257, width)] if layers else [(max(1, round(millions * 1e6 / width)), width)]
 
 
-def speed(threads: int, millions: float, rounds: int) -> dict[str, Any]:
-    """Time steps in turns."""
-    torch.set_num_threads(threads)
-    shapes, clock = shapes_of(millions), time.process_time if threads == 1 else time.perf_counter
-    arms: dict[str, Callable[[], Any]] = {}
-    theirs = parameters("float32", shapes)
-    fused = torch.optim.AdamW(theirs, fused=True)
+# Times ------------------------------------------------------------------------------------------------
+
+
+def steps_of(shapes: list[tuple[int, ...]]) -> dict[str, Step]:
+    """Return the step of every arm: torch's, ours in every format, and ours in float32 with gauges.
+
+    Those of float32 parameters share these and their gradients.
+    """
+    single = parameters("float32", shapes)
+    fused = torch.optim.AdamW(single, fused=True)
 
     def clipped() -> None:
-        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        torch.nn.utils.clip_grad_norm_(single, 1.0)
         fused.step()
 
-    arms["torch fused, float32"] = clipped
-    for name, formats in FORMATS.items():
-        arms[name] = sr.optim.AdamW(parameters(name, shapes), clip=1.0, **formats).step
+    arms: dict[str, Step] = {TORCH: clipped}
+    for name, options in (FORMATS | GAUGES).items():
+        own = parameters(name, shapes) if name == "seven bytes" else single
+        arms[name] = sr.optim.AdamW(own, clip=1.0, **options).step
+    return arms
+
+
+def by_turns(arms: dict[str, Step], clock: Callable[[], float], rounds: int, steps: int = 1) -> dict[str, list[float]]:
+    """Return the seconds that a step of each arm took, in every round but the first two."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(rounds + 2):
         for name, step in arms.items():
             begin = clock()
-            step()
+            for _ in range(steps):
+                step()
             if turn > 1:
-                seconds[name].append(clock() - begin)
-    first = seconds["torch fused, float32"]
-    ratios = {name: statistics.median(a / b for a, b in zip(first, own, strict=True)) for name, own in seconds.items()}
-    told = {name: {"seconds": statistics.median(own), "ratio": round(ratios[name], 3)} for name, own in seconds.items()}
+                seconds[name].append((clock() - begin) / steps)
+    return seconds
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Return the median and the quartiles, of four digits."""
+    found = spread(values)
+    told = {"median": found.median, "p25": found.low, "p75": found.high}
+    return {name: float(f"{value:.4g}") for name, value in told.items()}
+
+
+def times(threads: int, millions: float, rounds: int) -> dict[str, Any]:
+    """Time arms in turns, in this process."""
+    torch.set_num_threads(threads)
+    shapes, clock = shapes_of(millions), time.process_time if threads == 1 else time.perf_counter
+    end, began = watch(threads), time.perf_counter()
+    large = by_turns(steps_of(shapes), clock, rounds)
+    small = steps_of([(64,)] * 6)
+    few = by_turns({name: small[name] for name in ("float32", *GAUGES)}, clock, rounds, 500)
     return {
         "threads": threads,
-        "elements": sum(map(_count, shapes)),
+        "clock": "processor" if threads == 1 else "wall",
+        "elements": sum(prod(shape) for shape in shapes),
         "rounds": rounds,
-        "torch": torch.__version__,
-        **told,
+        "seconds": round(time.perf_counter() - began, 1),
+        "load": end().facts(),
+        "arms": {
+            name: {
+                "milliseconds": quartiles([1e3 * value for value in own]),
+                "ratio": quartiles([one / value for one, value in zip(large[TORCH], own, strict=True)]),
+            }
+            for name, own in large.items()
+        },
+        "gauges": {
+            name: {
+                "cost": quartiles([value / one - 1 for one, value in zip(large["float32"], large[name], strict=True)]),
+                "microseconds": quartiles([1e6 * (b - a) for a, b in zip(few["float32"], few[name], strict=True)]),
+            }
+            for name in GAUGES
+        },
     }
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
+def timed(millions: float, rounds: int) -> dict[str, Any]:
+    """Time arms with two threads and with one, each in a process of its own."""
+    asked = [sys.executable, __file__, "--size", str(millions), "--rounds", str(rounds), "--threads"]
+    done = (subprocess.run([*asked, str(n)], stdout=subprocess.PIPE, text=True, check=True) for n in (2, 1))
+    began = now()
+    return {"began": began, "runs": [json.loads(run.stdout) for run in done], "machine": machine(2)}
+
+
+def told_times(record: dict[str, Any]) -> list[str]:
+    """Return the tables of times, for a page."""
+    machine = record["machine"]
+    lines = [
+        "### What they take",
+        "",
+        f"`python benchmarks/state_formats.py --speed` on {machine['cpu']} ({machine['capability']}),",
+        f"{machine['cores']} cores, {record['began'][:10]}: a step of AdamW behind a clipped global norm, and how many",
+        "times as long torch's fused step on float32 takes, after `clip_grad_norm_`. Medians of one interleaved run,",
+        "with quartiles; of one thread it is processor time.",
+        "",
+    ]
+    for run in record["runs"]:
+        threads = "one thread" if run["threads"] == 1 else f"{run['threads']} threads"
+        lines += [
+            f"{run['elements'] / 1e6:.0f}M parameters, {threads}; others used {run['load']['others']:.1f} cores.",
+            "",
+            "| | milliseconds | torch / ours |",
+            "|---|---:|---:|",
+            *(f"| {name} | {_spread(own['milliseconds'])} | {_ratio(own['ratio'])} |"
+              for name, own in run["arms"].items() if name not in GAUGES),
+            "",
+            "| gauges, in float32 | more time | at 6 tensors of 64 |",
+            "|---|---:|---:|",
+            *(f"| {name} | {100 * own['cost']['median']:.1f} % | {own['microseconds']['median']:.2f} µs |"
+              for name, own in run["gauges"].items()),
+            "",
+        ]  # fmt: skip
+    return lines
+
+
+def _spread(own: dict[str, float]) -> str:
+    return f"{own['median']:.4g} ({own['p25']:.4g} – {own['p75']:.4g})"
+
+
+def _ratio(own: dict[str, float]) -> str:
+    told = number(own["median"])
+    return f"**{told} {LOSS}**" if own["median"] < 1 else told
 
 
 def main() -> None:
-    """Print what was asked for, as JSON or as a table."""
+    """Print what was asked for; write down what a record is for."""
     asking = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asking.add_argument("--speed", action="store_true")
-    asking.add_argument("--threads", type=int, default=1)
+    asking.add_argument(
+        "--record", action="store_true", help="write the table of bytes into records/state-formats.json"
+    )
+    asking.add_argument("--speed", action="store_true", help="time steps, and write them there")
+    asking.add_argument("--threads", type=int, help="time steps with so many, and print them as JSON")
     asking.add_argument("--size", type=float, default=124, help="millions of elements")
-    asking.add_argument("--rounds", type=int, default=15)
-    asking.add_argument("--record", action="store_true", help="write the table of bytes to records/state-formats.json")
+    asking.add_argument("--rounds", type=int, default=25)
     given = asking.parse_args()
-    if given.speed:
-        print(json.dumps(speed(given.threads, given.size, given.rounds), indent=2))
+    if given.threads:
+        print(json.dumps(times(given.threads, given.size, given.rounds)))
         return
-    made = {"torch": torch.__version__, "steprule": sr.__version__, "classes": table()}
-    if given.record:
+    known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    if given.speed:
+        made = known | {"times": timed(given.size, given.rounds)}
+        print("\n".join(told_times(made["times"])))
+    else:
+        made = known | {"torch": torch.__version__, "steprule": sr.__version__, "classes": table()}
+        print("\n".join(lines(made["classes"])))
+    if given.speed or given.record:
         RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(lines(made["classes"])))
 
 
 if __name__ == "__main__":
