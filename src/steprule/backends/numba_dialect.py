@@ -7,26 +7,23 @@ tensor. `numba_tables` says what it is given.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
 from ..graph.node import Node, Rank
 from ..graph.ops import Reducer
-from ..plan.groups import BLOCK, GROUP, LANES
-from ..plan.program import Accumulate, Array, Keep, Loop, Program, Store
+from ..plan.program import Accumulate, Loop, Program
 from ..plan.rounding import FORMULAS
-from ..plan.storage import CODES, units_of
+from ..plan.storage import CODES
 from ..plan.tables import hyper_columns
 from .base import ABSENT
-from .numba_kept import KeptInGroups
+from .numba_blocks import ROOMS, BlockWalk
 from .numba_tables import ALL, COUNTS, INTEGERS, TABLES
 from .render import WIDE
 
-_ROOMS = {"kept": "block", "unit": "lane", "inverse": "lane", "most": "word"}
-"""The tables on the stack for a slot in 8 bits: its new numbers, its units, their inverses, the greatest magnitudes."""
 _MEMORY = frozenset({"add", "add_square", "float32_at", "float64_at", "inner", "int16_at", "int64_at", "uint8_at",
-                     "uint16_at", "draw_room", *(f"{room}_room" for room in _ROOMS.values())})  # fmt: skip
+                     "uint16_at", "draw_room", *(f"{room}_room" for room in ROOMS.values())})  # fmt: skip
 """What kernels call of `memory`."""
 _LANES = frozenset({"open_groups", *(f"close_groups_{form}" for form in CODES)})
 """What they call of `lanes`."""
@@ -37,7 +34,7 @@ RUN = 512
 """Elements that are added in float32: squares of 16 bits, again in float64 if that leaves its range; and gauges."""
 
 
-class NumbaDialect(KeptInGroups):
+class NumbaDialect(BlockWalk):
     """Writes one kernel in Python, for Numba to compile."""
 
     spelling: ClassVar[Mapping[str, str]] = {
@@ -84,7 +81,6 @@ class NumbaDialect(KeptInGroups):
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         self.columns = hyper_columns(self.plan)
-        self.later: dict[Store, str] = {}
 
     def _literal(self, value: float) -> str:
         return repr(value).replace("inf", "np.inf")
@@ -155,92 +151,6 @@ class NumbaDialect(KeptInGroups):
 
     def _end_runs(self, totals: Mapping[Accumulate, str], runs: Mapping[Accumulate, str]) -> None:
         self.source.line(*(f"{totals[part]} += np.float64({run})" for part, run in runs.items()))
-
-    def _over_groups(
-        self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str], grouped: Sequence[Array]
-    ) -> None:
-        """Walk block by block of groups: new numbers are kept until the greatest of each group is known, then coded."""
-        line, coded = self.source.line, [store for store in loop.stores if store.array in grouped]
-        rooms = {pair: self.fresh.fresh("rolled") for pair in sorted({store.draw // 2 for store in coded})}
-        line(*(f"{room} = draw_room()" for room in rooms.values()))
-        for array in grouped:
-            own = {word: self.fresh.fresh(f"{array.name}_{word}") for word in (*_ROOMS, "scale")}
-            line(f"{own['scale']} = {self._point(units_of(array.name), 'uint8', '0')}")
-            line(*(f"{own[word]} = {room}_room()" for word, room in _ROOMS.items()))
-            self.groups[array.name] = own
-        asked = [part.store for part in loop.body if isinstance(part, Keep)]
-        later = [store for store in loop.stores if store not in coded and store not in asked]
-        self.later = {store: self.fresh.fresh(f"{store.array.name}_new") for store in later}
-        line(*(f"{room} = block_room()" for room in self.later.values()))
-        self._make_waiting(loop)
-        line(f"length = {self._of('length')}", f"units = (length + {GROUP - 1}) // {GROUP}")
-        line("line, column = start // length * units, start % length", "begin = 0")
-        with self.source.block("while begin < count:"):
-            line(f"size = min({BLOCK}, length - column)")
-            line(f"first_unit, lanes = line + column // {GROUP}, (size + {GROUP - 1}) // {GROUP}")
-            for pair, room in rooms.items():
-                with self.source.block("for i in range(size):"):
-                    line(f"{room}[i] = draw(begins + begin, i, {self.keys[pair]})")
-            with self.source.block(f"if lanes & (lanes - 1) == 0 and size % {LANES} == 0:"):
-                self._block(loop, at, totals, rooms, LANES)
-            with self.source.block("else:"):
-                self._block(loop, at, totals, rooms)
-            line("column, begin = column + size, begin + size")
-            with self.source.block("if column == length:"):
-                line("line, column = line + units, 0")
-        self.groups, self.later = {}, {}
-
-    def _store(self, part: Store, at: Mapping[str, str], *, kept: Node | None = None) -> None:
-        # In a loop that writes to the stack alone, nothing can be what another pointer reads.
-        if part in self.later:
-            self.source.line(f"{self.later[part]}[place] = {self.names[part.node]}")
-        else:
-            super()._store(part, at, kept=kept)
-
-    def _block(
-        self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str], rooms: Mapping[int, str], by: int = 0
-    ) -> None:
-        """Compute the elements of a block, then the units of its groups, then their codes.
-
-        Most blocks are walked over `by` 16 lanes: 8 groups are then 16, of which two are one.
-        """
-        known, line, (before, after) = dict(self.names), self.source.line, self._parted(loop)
-        self._open_groups()
-        with self._turns(by):
-            line("i = begin + place")
-            self._body(before, at, totals)
-            self._wait()
-        self.names, self.drawn = known, {}
-        if self.later:
-            with self.source.block("for place in range(size):"):
-                line("i = begin + place")
-                for store, room in self.later.items():
-                    self.names = {**known, store.node: f"{room}[place]"}
-                    super()._store(store, at)
-            self.names = known
-        for store in loop.stores:
-            if store.array.format.grouped:
-                own, form = self.groups[store.array.name], store.array.format.name
-                line(f"close_groups_{form}({own['most']}, {own['inverse']}, {own['scale']}, first_unit, lanes)")
-                with self._turns(by):
-                    bits = f"{('low', 'high')[store.draw % 2]}_bits({rooms[store.draw // 2]}[place])"
-                    new = f"stochastic_{form}({own['kept']}[place], {own['inverse']}[lane], {bits})"
-                    line(f"{at[store.array.name]}[begin + place] = {new}")
-
-        if after.body:
-            self._open_groups()
-            with self._turns(by):
-                self._tell(after, at, totals)
-
-    @contextmanager
-    def _turns(self, by: int) -> Generator[None]:
-        """Open the loops over the elements of a block, which its groups take in turns."""
-        turns, each, first = (
-            (f"size // {by}", f"{by}", f"turn * {by}") if by else ("0, size, lanes", "min(lanes, size - turn)", "turn")
-        )
-        with self.source.block(f"for turn in range({turns}):"), self.source.block(f"for lane in range({each}):"):
-            self.source.line(f"place = {first} + lane")
-            yield
 
     def _adds_in_runs(self, loop: Loop) -> bool:
         """Whether short runs may be added in float32, in wider vectors: squares of 16 bits, and the guard's zeros."""
