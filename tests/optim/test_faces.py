@@ -191,6 +191,7 @@ def test_dir_shows_what_is_public_and_all_of_it_can_be_read(name: str) -> None:
         "eval",
         "train",
         "program",
+        "routes",
         "state_dtype",
         "gauges",
         "register_gauges_hook",

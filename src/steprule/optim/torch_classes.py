@@ -180,7 +180,7 @@ class TorchOptimizer(Optimizer):
         readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self._inits.items()}
         plan = schedule(seen(program.graph, self._options), guarded=self._options.guarded)
-        flat = self._flat_formula if flags[0] is self._formula else None
+        flat = None if flags[0] is self._flat_formula else self._flat_formula
         other = None if flat is None else self._kernels_for((flat, *flags[1:]))
         return Kernels(program, plan, readers, self._options, host, inits, other)
 
