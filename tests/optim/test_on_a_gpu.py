@@ -224,6 +224,20 @@ def test_16_bits_are_drawn_rounded_and_kept_as_in_main_memory(state: Any, roundi
     assert sr.explain(optimizers[1]).backend == "triton_gpu"
 
 
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, "nearest"), (torch.bfloat16, "compensated8")], ids=str)
+@pytest.mark.parametrize("program", [board.momentum, board.adam], ids=lambda p: p.name)
+def test_8_bits_are_drawn_and_coded_as_in_main_memory(program: Any, dtype: torch.dtype, rounding: str) -> None:
+    """Wide rows and narrow ones, a last block that is short, a tensor too small for groups; one is sometimes absent."""
+    shapes = [(9, 1024), (3, 1500), (130, 33), (7,)]
+    options: Any = {"state": "8bit", "rounding": rounding, "seed": 7}
+    optimizers = beside(lambda own: program.optimizer(own, **options), [torch.randn(s).to(dtype) for s in shapes])
+    for number in range(3):
+        drawn = [torch.randn(shape).to(dtype) for shape in shapes]
+        step(optimizers, [None if number + place == 2 else new for place, new in enumerate(drawn)])
+        assert_same(*optimizers)
+    assert sr.explain(optimizers[1]).backend == "triton_gpu"
+
+
 def test_what_is_subnormal_is_not_taken_for_zero() -> None:
     tiny = torch.tensor([1e-39, -1e-39, 3e-45, 1.2e-38, 0.0, 1.0]).repeat(900)
     optimizers = beside(lambda parameters: board.momentum.optimizer(parameters, lr=1.0), [tiny])
