@@ -395,6 +395,24 @@ def test_a_look_ahead_without_closures_has_the_bits_of_ordinary_steps() -> None:
     assert alike(*ends)
 
 
+def test_groups_with_rules_of_their_own_are_stepped_by_these_and_share_the_norm_that_is_remembered() -> None:
+    ends = []
+    for released in (False, True):
+        model = simple()
+        groups = [{"params": list(model[0].parameters())}, {"params": list(model[2].parameters()), "rule": board.sgd}]
+        clip = sr.clip_last_global_norm(max_norm=0.01)
+        optimizer = sr.Optimizer(groups, board.adam, lr=0.1, clip=clip, backend="eager")
+        if released:
+            optimizer.step_in_backward()
+        for _ in range(3):
+            optimizer.zero_grad()
+            descend(model)
+            optimizer.step()
+        ends.append(everything(model, optimizer))
+        assert len({float(optimizer.state[p]["last_norm"]) for p in model.parameters()}) == 1
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-7)
+
+
 def test_a_gradient_costs_as_much_among_many_tensors_as_among_few() -> None:
     def spent(count: int) -> float:
         parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(count)]
