@@ -50,8 +50,9 @@ def test_its_argument_is_stored_by_the_pass_before_and_its_value_loaded_by_the_p
     assert [store.array for store in own.loops[1].stores] == list(call.sources)
     for loop in own.loops[2:]:
         assert [load.array for load in loop.loads if load.array.scratch] == [call.target]
-    # g; m, g and the argument; the value; θ, m, g and the value, of which two are written
-    assert [loop.bytes_per_parameter for loop in own.loops] == [4, 12, 4, 24]
+    # g; m, g and the argument; the value; θ, m, g and the value, of which two are written: 16 bits lose nothing there
+    assert [loop.bytes_per_parameter for loop in own.loops] == [4, 10, 2, 22]
+    assert [loop.bytes_per_parameter for loop in lowered(plan, "float64").loops] == [8, 24, 8, 48]
 
 
 def test_functions_of_functions_need_no_pass_between_them_and_share_one_array() -> None:

@@ -22,8 +22,8 @@ from ..plan.schedule import kept
 from .threads import alone
 from .torch_ops import spelling
 
-STACKED = 256**3
-"""Products of so many terms, in main memory, are quicker one by one than in a stack."""
+STACKED = 10_000_000
+"""Products of more terms than that, in main memory, are quicker one by one than in a stack."""
 ALIGNED = 16
 """Each tensor of a stack begins at a multiple of so many elements."""
 Row = tuple[float, ...]
@@ -120,8 +120,9 @@ class Calls:
         apart = max(-(-size // ALIGNED) * ALIGNED, 1)
         strides = first.stride() if ordered else torch.empty(shape, device="meta").stride()
         stacks = dict[str, torch.Tensor]()
-        for name in self.arrays:
-            memory = torch.zeros(len(tensors) * apart, dtype=self._real, device=first.device)
+        for array in self.program.scratch:
+            name, dtype = array.name, getattr(torch, array.format.dtype)
+            memory = torch.zeros(len(tensors) * apart, dtype=dtype, device=first.device)
             stacks[name] = memory.as_strided((len(tensors), *shape), (apart, *strides))
             for place, tensor in enumerate(tensors):
                 self.arrays[name][tensor] = stacks[name][place]
@@ -180,7 +181,8 @@ class Calls:
         if node.op == "where" and node.inputs[0] in self._conditions:
             return values[node.inputs[1 if control[node.inputs[0]] else 2]]
         taken = OPS[node.op].sides.count(",") + 1 if node.kind == "matrix" else len(node.inputs)
-        inputs = [values[child].to(values[child].dtype if values[child].dtype is torch.bool else self._real)
+        same = OPS[node.op].half
+        inputs = [values[child] if same or values[child].dtype is torch.bool else values[child].to(self._real)
                   for child in node.inputs[:taken]]  # fmt: skip
         return spelling(node.op)(*inputs, *(control[child] for child in node.inputs[taken:]))
 

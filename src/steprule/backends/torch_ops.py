@@ -14,14 +14,16 @@ GRAM_FROM = 1.5
 """How many times longer than the short side the other must be for the Gram form to have less to multiply."""
 RESTART = 2
 """Before which iteration the Gram form begins anew: singular values that rounding has lifted would grow without end."""
+HALVED_FROM, STRIP = 512, 192
+"""From how many rows only half of a symmetric product is computed in main memory, and how many rows at a time."""
 
 
 def orthogonalize(x: torch.Tensor, a: float, b: float, c: float, eps: float, steps: float) -> torch.Tensor:
     """Iterate X ← aX + (bA + cA²)X, A = XXᵀ, in bfloat16 unless it is float64."""
     x, tall = _begun(x, eps)
     for _ in range(int(steps)):
-        gram = x @ x.mT
-        x = _sum(x, _sum(gram, gram, gram, b, c), x, a, 1.0)
+        gram = _symmetric(x, x.mT)
+        x = _sum(x, _symmetric(gram, gram, gram, b, c), x, a, 1.0)
     return x.mT if tall else x
 
 
@@ -30,16 +32,16 @@ def orthogonalize_gram(x: torch.Tensor, a: float, b: float, c: float, eps: float
     if max(x.shape[-2:]) < GRAM_FROM * min(x.shape[-2:]):
         return orthogonalize(x, a, b, c, eps, steps)
     (x, tall), whole, product = _begun(x, eps), int(steps), None
-    gram = x @ x.mT
+    gram = _symmetric(x, x.mT)
     for step in range(whole):
         if step == RESTART and product is not None:
             x = product @ x
-            gram, product = x @ x.mT, None
-        factor = _sum(gram, gram, gram, b, c)
+            gram, product = _symmetric(x, x.mT), None
+        factor = _symmetric(gram, gram, gram, b, c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = factor if product is None else factor @ product
+        product = factor if product is None else _symmetric(factor, product)
         if step + 1 not in {whole, RESTART}:
-            gram = factor @ gram @ factor
+            gram = _symmetric(_symmetric(factor, gram), factor)
     x = x if product is None else product @ x
     return x.mT if tall else x
 
@@ -49,12 +51,30 @@ def _begun(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, bool]:
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x if x.dtype is torch.float64 else x.bfloat16()
-    return x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps), tall
+    length = x.norm() if x.dim() == 2 else x.norm(dim=(-2, -1), keepdim=True)
+    return x / length.clamp(min=eps), tall
 
 
 def _sum(x: torch.Tensor, left: torch.Tensor, right: torch.Tensor, beta: float, alpha: float) -> torch.Tensor:
     """Return βx + α left · right."""
     return (torch.addmm if x.dim() == 2 else torch.baddbmm)(x, left, right, beta=beta, alpha=alpha)
+
+
+def _symmetric(
+    left: torch.Tensor, right: torch.Tensor, x: torch.Tensor | None = None, beta: float = 0.0, alpha: float = 1.0
+) -> torch.Tensor:
+    """Return left · right, or βx + α left · right, where that is symmetric."""
+    rows = left.shape[-2]
+    if left.dim() > 2 or rows < HALVED_FROM or left.device.type != "cpu":
+        return left @ right if x is None else _sum(x, left, right, beta, alpha)
+    whole = left.new_empty(rows, rows)
+    for begin in range(0, rows, STRIP):
+        end = begin + STRIP
+        own, rest = left[begin:end], right[:, begin:]
+        strip = own @ rest if x is None else _sum(x[begin:end, begin:], own, rest, beta, alpha)
+        whole[begin:end, begin:] = strip
+        whole[end:, begin:end] = strip[:, STRIP:].T
+    return whole
 
 
 def _finite(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

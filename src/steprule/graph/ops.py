@@ -89,6 +89,8 @@ class Op:
     """Python's operator that writes it, as the method between the underscores: `truediv` for /."""
     sides: str = ""
     """Of a function of matrices, as what sides of its first inputs become those of its value: `"ab,bc->ac"`."""
+    half: bool = False
+    """Whether a function of matrices is computed in bfloat16 where elements are not float64."""
     doc: str = ""
     """What the function of this name does, in one sentence; what authors do not call by name has none."""
 
@@ -212,9 +214,9 @@ _ITERATED = ((3.4, 3.5), (-4.8, -4.7), (2.0, 2.1), (1e-8, 1e-6), (1.0, 5.0))
 _NS = "orthogonalize({}; {}, {}, {}, {}, {})"
 _MATRICES = (
     Op("orthogonalize", "matrix", (ANY, *_ITERATED), matrices.orthogonalize, "", _NS,
-       r"\mathrm{{orthogonalize}}\left({};\, {},\, {},\, {},\, {},\, {}\right)", sides="ab->ab"),
+       r"\mathrm{{orthogonalize}}\left({};\, {},\, {},\, {},\, {},\, {}\right)", sides="ab->ab", half=True),
     Op("orthogonalize_gram", "matrix", (ANY, *_ITERATED), matrices.orthogonalize, "", _NS,
-       r"\mathrm{{orthogonalize}}\left({};\, {},\, {},\, {},\, {},\, {}\right)", sides="ab->ab"),
+       r"\mathrm{{orthogonalize}}\left({};\, {},\, {},\, {},\, {},\, {}\right)", sides="ab->ab", half=True),
     Op("matmul", "matrix", (ANY, ANY), matrices.matmul, "", "{} @ {}", r"{} \times {}", 2,
        operator="matmul", sides="ab,bc->ac", doc="Return the product of two matrices, as `a @ b` does."),
     Op("transpose", "matrix", (ANY,), matrices.transpose, "", "{}ᵀ", r"{{{}}}^{{\top}}", 4,

@@ -11,6 +11,7 @@ from .factored import CAME, SM3, Adafactor, AdamMini
 from .free import DoG, Polyak, Prodigy
 from .gauges import Gauges as Gauges
 from .gauges import TensorBoardGauges as TensorBoardGauges
+from .muon import Muon
 from .optimizer import Optimizer
 from .options import Options as Options
 from .papers import (
@@ -51,6 +52,7 @@ __all__ = [
     "DoG",
     "Explanation",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "Polyak",

@@ -48,6 +48,8 @@ class Explanation:
     backend: str
     reason: str
     source: str
+    scratch_bytes_per_parameter: float = 0
+    """What passes and functions of matrices hand to each other, allocated once beside the state."""
     storage: str = "float32"
     """How parameters and state lie in memory, and how results are rounded to that; the formula says nothing of it."""
     dtype: str = "float32"
@@ -97,6 +99,8 @@ def _lines(one: Explanation) -> list[str]:
         count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
         lines.append(f"{count}, {one.bytes_per_parameter:g} bytes a parameter in {one.dtype}; "
                      f"state: {one.state_bytes_per_parameter:g} bytes a parameter")  # fmt: skip
+        scratch = one.scratch_bytes_per_parameter
+        lines += [f"scratch for functions of matrices: {scratch:g} bytes a parameter"] if scratch else []
     if others := [f"{size:g} in {form}" for form, size in one.state_bytes_in.items() if form != one.dtype and size]:
         lines.append(f"state may take {', '.join(others)}")
     if one.storage != one.dtype:
@@ -137,6 +141,7 @@ def _of(made: Formula, program: Program, **runs: Any) -> Explanation:
         passes=passes,
         bytes_per_parameter=program.bytes_per_parameter,
         state_bytes_per_parameter=program.state_bytes_per_parameter,
+        scratch_bytes_per_parameter=program.scratch_bytes_per_parameter,
         storage=_storage(program.layout),
         dtype=program.layout.parameter.dtype,
         **runs,

@@ -17,6 +17,7 @@ from ..errors import GraphError
 from ..graph.gauges import offered
 from ..graph.graph import Gauge
 from ..graph.node import Node, Rank, read, step, topological
+from ..graph.ops import OPS
 from ..locks import once
 from .lines import KeptLines, lines_of
 from .schedule import Pass, Plan, kept, late, nearest, walks
@@ -253,21 +254,22 @@ class Program:
 def _rooms(plan: Plan, real: str) -> dict[Node, Array]:
     """Give what loops and calls hand to each other arrays; no slot has such a name.
 
-    What calls give may lie where lay what they alone were taken of.
+    What calls give may lie where lay what they alone were taken of. It has 16 bits where they compute in no more.
     """
     rooms, used = dict[Node, Array](), {node for item in plan.passes for node in item.results}
-    last = {child: item.index for item in plan.passes for node in item.calls for child in kept(node)}
+    calls = [(item.index, node, child) for item in plan.passes for node in item.calls for child in kept(node)]
+    users = {child: [node for _, node, other in calls if other is child] for _, _, child in calls}
+    last = {child: index for index, _, child in calls}
     numbers = count(1)
     for item in plan.passes:
         over = [rooms[node] for node in last if last[node] == item.index]
         for node in (*(node for node in item.calls if node in used), *item.keeps):
-            new = over.pop(0) if over and node.whole else None
-            rooms[node] = new or Array(f"scratch {next(numbers)}", format_of(real), scratch=True)
+            half = real != "float64" and all(OPS[user.op].half for user in users.get(node, [node]))
+            form = format_of("bfloat16" if half else real)
+            free = [array for array in over if node.whole and array.format is form]
+            over = [array for array in over if array not in free[:1]]
+            rooms[node] = free[0] if free else Array(f"scratch {next(numbers)}", form, scratch=True)
     return rooms
-
-
-def _calls(item: Pass, rooms: Mapping[Node, Array]) -> tuple[Call, ...]:
-    return tuple(Call(node, tuple(rooms[child] for child in kept(node)), rooms.get(node)) for node in item.calls)
 
 
 def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], rooms: Mapping[Node, Array], drawn: frozenset[str]) -> Loop:
@@ -294,7 +296,8 @@ def _loop(item: Pass, plan: Plan, arrays: dict[str, Array], rooms: Mapping[Node,
         *(Combine(node, places[node]) for node in (*early, *told)),
         *(Exchange(node, places[node]) for node in early if node.kind == "global"),
     ]
-    return Loop(item.index, item.scalars, tuple(body), tuple(after), _calls(item, rooms))
+    calls = (Call(node, tuple(rooms[child] for child in kept(node)), rooms.get(node)) for node in item.calls)
+    return Loop(item.index, item.scalars, tuple(body), tuple(after), tuple(calls))
 
 
 def _tells(node: Node, stores: Sequence[Store], parameter: str) -> bool:

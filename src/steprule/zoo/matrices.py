@@ -1,0 +1,86 @@
+"""Rules that take a parameter as a matrix, its leading index by all others: Muon, Shampoo, SOAP.
+
+A vector is one column: Muon's step along it has a length of about 1, and preconditioners on its right are numbers.
+Weight decay is a transform before the rule.
+"""
+
+from ..graph.ops import COEFFICIENTS
+from ..rule import (
+    choice,
+    columns,
+    eigenvectors,
+    hyper,
+    inverse_root,
+    maximum,
+    orthogonalize,
+    qr,
+    rows,
+    rule,
+    slot,
+    sqrt,
+    transpose,
+    where,
+)
+from .common import below_1, from_0
+
+__all__ = ["muon", "shampoo", "soap"]
+
+
+def _scale(theta, kind):
+    """Return how long Muon's step is: as its author has it, or as AdamW's usually is (Liu et al., 2025), or plain."""
+    if kind == "match_rms_adamw":
+        return 0.2 * sqrt(maximum(rows(theta), columns(theta)))
+    return sqrt(maximum(1, rows(theta) / columns(theta))) if kind == "original" else 1
+
+
+@rule
+def muon(theta, g, momentum_buffer, *,
+         lr=from_0(1e-3), momentum=from_0(0.95), a=hyper(COEFFICIENTS[0]), b=hyper(COEFFICIENTS[1]),
+         c=hyper(COEFFICIENTS[2]), eps=from_0(1e-7), ns_steps=hyper(5, low=0, below=100),
+         nesterov=choice(True, False), scale=choice("original", "match_rms_adamw", "none"), gram=choice(False, True)):
+    """Muon (Jordan et al., 2024): momentum, made orthogonal by Newton-Schulz iterations.
+
+    With the scale "match_rms_adamw", learning rates and weight decays of AdamW can be used.
+    """
+    m = momentum * momentum_buffer + (1 - momentum) * g
+    ahead = momentum * m + (1 - momentum) * g if nesterov else m
+    return theta - lr * _scale(theta, scale) * orthogonalize(ahead, a, b, c, eps=eps, steps=ns_steps, gram=gram), m
+
+
+@rule
+def shampoo(theta, g, left=slot(rank="left"), right=slot(rank="right"),
+            left_root=slot(rank="left"), right_root=slot(rank="right"), *,
+            lr=from_0(1e-1), eps=hyper(1e-6, above=0), frequency=hyper(1, low=1), t):
+    """Shampoo (Gupta, Koren & Singer, 2018); roots are taken anew in every so many steps, from the first on.
+
+    Departure: sums start from zero, not from εI; eigenvalues below ε times the greatest count as that.
+    """
+    left, right = left + g @ transpose(g), right + transpose(g) @ g
+    now = (t - 1) % frequency == 0
+    left_root = where(now, inverse_root(left, 4, eps=eps), left_root)
+    right_root = where(now, inverse_root(right, 4, eps=eps), right_root)
+    return theta - lr * (left_root @ g @ right_root), left, right, left_root, right_root
+
+
+def _basis(q, square, frequency, t):
+    """Return eigenvectors: those of the first step, then, in every so many steps, a power iteration further."""
+    return where(t == 1, eigenvectors(square), where(t % frequency == 0, qr(square @ q), q))
+
+
+@rule
+def soap(theta, g, exp_avg, exp_avg_sq, left=slot(rank="left"), right=slot(rank="right"),
+         q_left=slot(rank="left", init="identity"), q_right=slot(rank="right", init="identity"), *,
+         lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.95), shampoo_beta=below_1(0.95), eps=from_0(1e-8),
+         frequency=hyper(10, low=1), t):
+    """SOAP (Vyas et al., 2024): Adam in the basis of Shampoo's eigenvectors; the first step only finds that.
+
+    Departure from the authors' code: eigenvectors keep their order when the basis is refreshed.
+    """
+    m = beta1 * exp_avg + where(t == 1, 0, (1 - beta1) * g)
+    v = beta2 * exp_avg_sq + where(t == 1, 0, (1 - beta2) * (transpose(q_left) @ g @ q_right) ** 2)
+    ahead = transpose(q_left) @ m @ q_right / (sqrt(v / (1 - beta2**t)) + eps)
+    step = lr / (1 - beta1**t) * (q_left @ ahead @ transpose(q_right))
+    left = shampoo_beta * left + (1 - shampoo_beta) * (g @ transpose(g))
+    right = shampoo_beta * right + (1 - shampoo_beta) * (transpose(g) @ g)
+    bases = _basis(q_left, left, frequency, t), _basis(q_right, right, frequency, t)
+    return where(t == 1, theta, theta - step), m, v, left, right, *bases
