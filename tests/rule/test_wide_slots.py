@@ -45,6 +45,10 @@ def test_what_was_narrow_in_a_checkpoint_is_wide_from_then_on() -> None:
     optimizer.load_state_dict(saved)
     optimizer.step()
     assert optimizer.state[p]["fine"].dtype == torch.float32
+    again = kept_wide.optimizer([p], state="bfloat16", backend="eager")
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state[p]["fine"].dtype == torch.float32
+    assert again.state[p]["m"].dtype == torch.bfloat16
 
 
 def test_another_type_and_another_format_are_refused() -> None:
