@@ -128,11 +128,11 @@ def gram(x: Node) -> Node:
 def graphs(draw: st.DrawFn) -> Graph:
     """Draw a whole rule: two element slots, one tensor slot, one host slot, reductions of every kind.
 
-    A rule in a few has functions of matrices, and a slot that is one; a third have rows and columns: slots, and
+    A rule in a few has functions of matrices, and a slot that is one; one in five has rows and columns: slots, and
     reductions along them.
     """
     slots = (Slot("m"), Slot("s", init=0.25), Slot("k", Rank.TENSOR, 1.0), Slot("h", Rank.HOST, 2.0))
-    matrices, lined = draw(st.integers(0, 5)) == 0, draw(st.integers(0, 2)) == 0
+    matrices, lined = draw(st.integers(0, 5)) == 0, draw(st.integers(0, 4)) == 4
     lines = (Slot("r", Rank.ROW, 0.5), Slot("c", Rank.COLUMN, 1.5)) if lined else ()
     slots += (*lines, *((Slot("p", Rank.LEFT, "identity"),) if matrices else ()))
     reads = [read("theta"), read("g"), *(read(slot.name, slot.rank) for slot in slots)]
