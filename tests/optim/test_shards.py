@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -21,6 +22,7 @@ from steprule import board
 from steprule.backends.numba_cpu import CpuBatch
 from steprule.errors import ParameterError, StateError
 from steprule.optim import binding, fast_check
+from steprule.optim.roles import roles
 
 pytestmark = [pytest.mark.cpu, pytest.mark.filterwarnings("ignore:torch.distributed:UserWarning")]
 
@@ -408,3 +410,19 @@ def test_state_of_8_bits_is_a_part_of_that_of_the_whole() -> None:
     optimizer.step()
     held = optimizer.state[copied]["exp_avg_scale"]
     assert (tuple(held.shape), held.placements) == ((1, 4), (Replicate(),))
+
+
+def test_roles_are_found_in_a_sharded_model_and_a_rule_of_matrices_is_refused_by_its_name() -> None:
+    @sr.rule
+    def straight(theta, g, *, lr=0.1):
+        return theta - lr * sr.orthogonalize(g)
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    whole = {name: told.role for name, (_, told) in roles(model).items()}
+    fully_shard(model, mesh=line())
+    optimizer = sr.Optimizer(model, {"hidden": board.momentum, "rest": board.adam}, lr=0.1)
+    assert {name: route.role for name, route in optimizer.routes.items()} == whole
+    assert all(isinstance(own, DTensor) for group in optimizer.param_groups for own in group["params"])
+    with pytest.raises(ParameterError, match=r"`straight` needs orthogonalize\(g.*\) of all of it") as caught:
+        sr.Optimizer(model, {"hidden": straight, "rest": board.adam})
+    assert "0.weight" in caught.value.where
