@@ -12,6 +12,7 @@ import hosting  # noqa: F401 - timm cannot be imported before it
 import pytest
 import torch
 
+import steprule as sr
 from steprule.errors import ParameterError
 from steprule.optim.roles import ROLES, roles
 
@@ -187,7 +188,10 @@ def written(table: list[str], name: str) -> str:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_parameter_is_what_the_table_says(name: str) -> None:
-    found = {key: told.role for key, (_, told) in roles(made(name)).items()}
+    routes = sr.optim.Muon(made(name)).routes
+    found = {key: route.role for key, route in routes.items()}
+    by_muon = {key for key, route in routes.items() if route.rule == "muon"}
+    assert by_muon == {key for key, role in found.items() if role in {"hidden", "qkv", "convolution"}}
     assert found == {key: written(TABLE[name], key) for key in found}
     used = {line.split()[0] for line in TABLE[name]}
     assert used <= ROLES.keys()

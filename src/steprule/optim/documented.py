@@ -24,7 +24,7 @@ DECAY = "parameters shrink by lr · weight_decay a step, apart from the gradient
 """The effect of decoupled weight decay."""
 
 MEANINGS = {
-    "params": "tensors, groups (dicts) or named parameters, as any torch optimiser takes them; or a model",
+    "params": "tensors, groups (dicts) or named parameters, as any torch optimiser takes them; by role, a model",
     "rule": 'a rule or a chain, as steprule.board.adam; a group may have another under the key "rule". Or rules by '
             'role, as {"hidden": a_rule, "rest": another}, for a model',
     "roles": "roles of parameters of the model that its modules do not show, or show otherwise: names of parameters or "

@@ -180,6 +180,7 @@ class Optimizer(Releasing, Gauging):
         except Exception:  # noqa: BLE001 - repr works with anything in a group
             return "unknown"
 
+    _routes: Mapping[str, Route] = {}
     _hidden: ClassVar[Mapping[str, float]] = {}
     """Slots that torch does not keep, with their values for a parameter that has been stepped."""
     _kept: ClassVar[tuple[str, ...]] = ("_rule", "_given", "_routes")

@@ -206,7 +206,7 @@ def grouped(params: Any, rule: Any, declared: Mapping[str, str] | None) -> Group
                                  where=f"  a {type(params).__name__} is given",
                                  fix="pass the model itself: steprule.Optimizer(model, {...})")  # fmt: skip
         _check_keys(rules)
-        groups, routes = _by_role(params, rules, declared)
+        groups, routes = by_role(params, rules, declared)
         return groups, rules.get(REST, [*rules.values()][-1]), routes
     if declared is not None:
         raise ParameterError("roles are declared, but one rule steps all parameters",
@@ -233,7 +233,7 @@ def _key_of(role: str, rules: Mapping[str, Any]) -> str | None:
     return role
 
 
-def _by_role(
+def by_role(
     model: nn.Module, rules: Mapping[str, Formula], declared: Mapping[str, str] | None
 ) -> tuple[list[dict[str, Any]], dict[str, Route]]:
     """Return a group for every rule that steps parameters of a model, and the route of each parameter."""

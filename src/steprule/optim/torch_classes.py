@@ -61,6 +61,8 @@ class TorchOptimizer(Optimizer):
     _decoupled: ClassVar[bool] = False
     _fixed: ClassVar[Mapping[str, Any]] = {}
     """Keys of groups besides the arguments."""
+    _others: ClassVar[Mapping[str, Rule]] = {}
+    """Rules that a group may name, in place of the class's own."""
     _meanings: ClassVar[Mapping[str, str]] = {}
     """Meanings of arguments that differ from those in other classes."""
 
@@ -105,16 +107,19 @@ class TorchOptimizer(Optimizer):
         return self._formula
 
     def _check_keys(self, group: dict[str, Any], which: str) -> None:
-        if group.get(RULE) is not None:
+        if group.get(RULE) not in (None, *self._others):
             raise HyperparameterError(
-                f"groups of {self._title(group)} have no rules of their own",
+                f"groups of {self._title(group)} have no rules of their own"
+                + (", but for " if self._others else "")
+                + ", ".join(map(repr, self._others)),
                 where=f"  {which}: {RULE}={group[RULE]!r}",
                 fix="use steprule.Optimizer(groups, rule), which steps each group by its rule",
             )
         clip = self._options.clip
         own = clip.hypers if isinstance(clip, Formula) else {}
-        others = {name: key for name, (key, _) in self._parts_of.items() if key in self.defaults}
-        check_keys(group, which, self._title(group), {**self.defaults, **own}, others, capturable=self.capturable)
+        known = self._defaults_of(group)
+        others = {name: key for name, (key, _) in self._parts_of.items() if key in known}
+        check_keys(group, which, self._title(group), {**known, **own}, others, capturable=self.capturable)
         for name in self._inits.values():
             Hyper(name, low=0).check(plain(group[name]), f"{self._title(group)}, {which}")
 
