@@ -24,7 +24,7 @@ RULES = {f"board.{name}": getattr(board, name) for name in ("gd", "sgd", "moment
 
 
 def parameters() -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(torch.ones(2))]
+    return [torch.nn.Parameter(torch.ones(2, 1))]
 
 
 def make(name: str, groups: Any, **options: Any) -> Any:
@@ -105,8 +105,8 @@ def test_keys_that_trainers_add_stay(name: str) -> None:
     optimizer.add_param_group({"params": parameters(), **own})
     for group in optimizer.param_groups:
         assert {key: group[key] for key in own} == own
-        group["params"][0].grad = torch.ones(2)
-    optimizer.step()
+        group["params"][0].grad = torch.ones(2, 1)
+    optimizer.step(**{"loss": 1.0} if name == "Polyak" else {})
     again = make(name, [{"params": parameters()}, {"params": parameters()}], backend="eager")
     again.load_state_dict(optimizer.state_dict())
     assert {key: again.param_groups[1][key] for key in own} == own
@@ -165,7 +165,7 @@ def test_a_flag_that_torch_does_not_read_in_a_class_is_not_read_here() -> None:
         group = {"params": found, "decoupled_weight_decay": True}
         optimizer = optim.SGD([group], lr=0.1, momentum=0.9, weight_decay=0.5, **own)
         for _ in range(2):
-            found[0].grad = torch.ones(2)
+            found[0].grad = torch.ones(2, 1)
             optimizer.step()
     torch.testing.assert_close(ours[0], theirs[0])
 

@@ -98,6 +98,10 @@ LANGUAGE = {"a.weight": "embedding", **BLOCKS, "n.weight": "norm", "n.bias": "no
 MODELS: dict[str, tuple[Any, dict[str, str]]] = {
     "embeddings whose number of rows the head has": (
         lambda: language_model(nn.Linear(8, 11)), {**LANGUAGE, "h.weight": "head", "h.bias": "bias"}),
+    "a head that has the rows of an embedding, as many as others take": (
+        lambda: Holding(a=nn.Embedding(32, 8), b=nn.ModuleList([block()]), h=nn.Linear(8, 32)),
+        {"a.weight": "embedding", **{f"b.0.{k}": v for k, v in IN_A_BLOCK.items()}, "h.weight": "head",
+         "h.bias": "bias"}),
     "a tied head": (tied, {**LANGUAGE, "a.weight": "tied"}),
     "a head of which no layer takes the numbers": (
         lambda: language_model(nn.Linear(8, 5)), {**LANGUAGE, "h.weight": "head", "h.bias": "bias"}),
