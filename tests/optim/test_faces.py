@@ -78,7 +78,7 @@ def test_every_sentence_is_used_and_every_class_says_what_it_alone_takes() -> No
     assert set(MEANINGS) <= taken
     decay = {name: told(name)["weight_decay"] for name in CLASSES if "weight_decay" in arguments(name)}
     assert {name for name, sentence in decay.items() if "apart from the gradient" in sentence} == {
-        "AdamW", "Lion", "AdaBelief", "AdEMAMix", "MARS", "Muon", "Signum"
+        "AdamW", "Lion", "AdaBelief", "AdEMAMix", "MARS", "Muon", "Signum", "Adafactor", "AdamMini", "CAME"
     }  # fmt: skip
 
 

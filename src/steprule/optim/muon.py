@@ -56,7 +56,7 @@ class Muon(TorchOptimizer):
     _kept = ("_step_supports_amp_scaling", "_aside", "_routes")
     _meanings = {
         "params": "matrices, groups (dicts) or named parameters, as torch's optimiser takes them; or a model",
-        "betas": "those of AdamW, for what is stepped by that; each from 0, below 1",
+        "betas": "those of AdamW, for what is stepped by it, and checked where something is",
         "roles": 'roles that the modules of a model do not show, as {"lm_head": "head"}; see steprule.Optimizer',
         "momentum": "how much of the average gradient is kept a step; at least 0",
         "nesterov": "True orthogonalises the average of the gradient and the new momentum",
