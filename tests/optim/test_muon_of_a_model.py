@@ -102,6 +102,9 @@ def test_groups_have_the_arguments_of_what_steps_them() -> None:
         with pytest.raises(error, match=told):
             optimizer.add_param_group(own)
     assert len(optimizer.param_groups) == 2
+    with pytest.raises(HyperparameterError, match="`beta2` of Muon"):
+        sr.optim.Muon([matrix], betas=(0.9, 1.0))
+    assert copy.deepcopy(optimizer).routes == {}
 
 
 def test_what_a_model_does_not_show_is_refused_and_said_in_one_line() -> None:

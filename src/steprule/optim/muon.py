@@ -16,8 +16,9 @@ from .classes import Betas
 from .groups import RULE
 from .options import Options
 from .roles import grouped
+from .settings import plain
 from .tensors import label
-from .torch_classes import Number, Own, TorchOptimizer, declared
+from .torch_classes import Number, Own, TorchOptimizer, declared, part_of
 
 EPS = 1e-8
 """AdamW's ε, for what is stepped by that."""
@@ -76,7 +77,9 @@ class Muon(TorchOptimizer):
                  **own: Unpack[Own]) -> None: ...  # fmt: skip
 
     def _make(self, params: Any, options: Options, given: dict[str, Any]) -> None:
-        self._aside, declared = {"betas": given.pop("betas"), "eps": EPS}, given.pop("roles")
+        self._aside, declared, self._routes = {"betas": given.pop("betas"), "eps": EPS}, given.pop("roles"), {}
+        for name in ("beta1", "beta2"):
+            adam.hypers[name].check(plain(part_of(self._aside, *self._parts_of[name])), "Muon")
         if declared is not None or isinstance(params, torch.nn.Module):
             params, _, self._routes = grouped(params, {"hidden": matrices.muon, "rest": adam}, declared)
             given["adjust_lr_fn"] = given["adjust_lr_fn"] or "match_rms_adamw"

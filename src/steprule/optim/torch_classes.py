@@ -192,7 +192,7 @@ class TorchOptimizer(Optimizer):
     def _reader(self, name: str) -> Reader:
         if name in self._parts_of:
             key, place = self._parts_of[name]
-            return lambda group: _part(group, key, place)
+            return lambda group: part_of(group, key, place)
         if name == "inverse_scale":
             return lambda _: self._inverse_scale()
         if name == LOSS.name:
@@ -249,7 +249,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, torch.Tensor | int | float)
 
 
-def _part(group: Mapping[str, Any], key: str, place: int) -> Any:
+def part_of(group: Mapping[str, Any], key: str, place: int) -> Any:
     """Return one number of a tuple in a group, or text for anything else, so that an error names it."""
     try:
         return group[key][place]
