@@ -24,7 +24,7 @@ CODES = {torch.int8: "int8", torch.uint8: "uint8"}
 
 
 def formula(verb: str, dtype: torch.dtype) -> Any:
-    return getattr(rounding, f"{verb}_{HALF[dtype]}")
+    return rounding.FORMULAS[f"{verb}_{HALF[dtype]}"]
 
 
 def halves(tensor: torch.Tensor) -> np.ndarray:

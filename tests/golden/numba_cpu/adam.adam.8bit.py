@@ -89,7 +89,7 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
         exp_avg_sq_unit = lane_room()
         exp_avg_sq_inverse = lane_room()
         exp_avg_sq_most = word_room()
-        theta_new = block_room()
+        held = block_room()
         length = tensors[tensor * 7 + 6]
         units = (length + 31) // 32
         line, column = start // length * units, start % length
@@ -106,7 +106,6 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                     for lane in range(16):
                         place = turn * 16 + lane
                         i = begin + place
-                        theta = theta_at[i]
                         g = g_at[i]
                         exp_avg = widen_int8(exp_avg_at[i], exp_avg_unit[lane])
                         exp_avg_sq = widen_uint8(exp_avg_sq_at[i], exp_avg_sq_unit[lane])
@@ -118,29 +117,30 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                         x_4 = beta1_2 * x
                         x_5 = g - x_4
                         new_exp_avg = x_3 if scalar_2 else x_5
-                        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_6 = scalar * new_exp_avg
                         # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-                        x_7 = scalar_5 * g
-                        x_8 = x_7 * g
-                        x_9 = beta2_2 * exp_avg_sq
-                        new_exp_avg_sq = x_8 + x_9
+                        x_6 = scalar_5 * g
+                        x_7 = x_6 * g
+                        x_8 = beta2_2 * exp_avg_sq
+                        new_exp_avg_sq = x_7 + x_8
                         # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_10 = np.sqrt(new_exp_avg_sq)
-                        x_11 = scalar_4 * x_10
-                        x_12 = eps + x_11
-                        x_13 = x_6 / x_12
-                        new_theta = theta - x_13
-                        theta_new[place] = new_theta
+                        x_9 = np.sqrt(new_exp_avg_sq)
                         kept = kept_int8(new_exp_avg)
                         exp_avg_kept[place] = kept
                         exp_avg_most[lane] = max(exp_avg_most[lane], magnitude(kept))
                         kept = kept_uint8(new_exp_avg_sq)
                         exp_avg_sq_kept[place] = kept
                         exp_avg_sq_most[lane] = max(exp_avg_sq_most[lane], magnitude(kept))
+                        held[place] = x_9
                 for place in range(size):
                     i = begin + place
-                    theta_at[i] = theta_new[place]
+                    theta = theta_at[i]
+                    # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+                    x_10 = scalar * exp_avg_kept[place]
+                    x_11 = scalar_4 * held[place]
+                    x_12 = eps + x_11
+                    x_13 = x_10 / x_12
+                    new_theta = theta - x_13
+                    theta_at[i] = new_theta
                 close_groups_int8(exp_avg_most, exp_avg_inverse, exp_avg_scale, first_unit, lanes)
                 for turn in range(size // 16):
                     for lane in range(16):
@@ -158,7 +158,6 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                     for lane in range(min(lanes, size - turn)):
                         place = turn + lane
                         i = begin + place
-                        theta_2 = theta_at[i]
                         g_2 = g_at[i]
                         exp_avg_2 = widen_int8(exp_avg_at[i], exp_avg_unit[lane])
                         exp_avg_sq_2 = widen_uint8(exp_avg_sq_at[i], exp_avg_sq_unit[lane])
@@ -170,29 +169,30 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                         x_17 = beta1_2 * x_14
                         x_18 = g_2 - x_17
                         new_exp_avg_2 = x_16 if scalar_2 else x_18
-                        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_19 = scalar * new_exp_avg_2
                         # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-                        x_20 = scalar_5 * g_2
-                        x_21 = x_20 * g_2
-                        x_22 = beta2_2 * exp_avg_sq_2
-                        new_exp_avg_sq_2 = x_21 + x_22
+                        x_19 = scalar_5 * g_2
+                        x_20 = x_19 * g_2
+                        x_21 = beta2_2 * exp_avg_sq_2
+                        new_exp_avg_sq_2 = x_20 + x_21
                         # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_23 = np.sqrt(new_exp_avg_sq_2)
-                        x_24 = scalar_4 * x_23
-                        x_25 = eps + x_24
-                        x_26 = x_19 / x_25
-                        new_theta_2 = theta_2 - x_26
-                        theta_new[place] = new_theta_2
+                        x_22 = np.sqrt(new_exp_avg_sq_2)
                         kept = kept_int8(new_exp_avg_2)
                         exp_avg_kept[place] = kept
                         exp_avg_most[lane] = max(exp_avg_most[lane], magnitude(kept))
                         kept = kept_uint8(new_exp_avg_sq_2)
                         exp_avg_sq_kept[place] = kept
                         exp_avg_sq_most[lane] = max(exp_avg_sq_most[lane], magnitude(kept))
+                        held[place] = x_22
                 for place in range(size):
                     i = begin + place
-                    theta_at[i] = theta_new[place]
+                    theta_2 = theta_at[i]
+                    # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+                    x_23 = scalar * exp_avg_kept[place]
+                    x_24 = scalar_4 * held[place]
+                    x_25 = eps + x_24
+                    x_26 = x_23 / x_25
+                    new_theta_2 = theta_2 - x_26
+                    theta_at[i] = new_theta_2
                 close_groups_int8(exp_avg_most, exp_avg_inverse, exp_avg_scale, first_unit, lanes)
                 for turn in range(0, size, lanes):
                     for lane in range(min(lanes, size - turn)):

@@ -133,7 +133,7 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
         exp_avg_sq_unit = lane_room()
         exp_avg_sq_inverse = lane_room()
         exp_avg_sq_most = word_room()
-        theta_new = block_room()
+        held = block_room()
         length = tensors[tensor * 7 + 6]
         units = (length + 31) // 32
         line, column = start // length * units, start % length
@@ -150,7 +150,6 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                     for lane in range(16):
                         place = turn * 16 + lane
                         i = begin + place
-                        theta = joined8_bfloat16(theta_at[i], remainder_at[i])
                         g = widen_bfloat16(g_at[i])
                         exp_avg = widen_int8(exp_avg_at[i], exp_avg_unit[lane])
                         exp_avg_sq = widen_uint8(exp_avg_sq_at[i], exp_avg_sq_unit[lane])
@@ -164,30 +163,31 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                         x_5 = beta1_2 * x_2
                         x_6 = x - x_5
                         new_exp_avg = x_4 if scalar_2 else x_6
-                        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_7 = scalar * new_exp_avg
                         # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-                        x_8 = scalar_9 * x
-                        x_9 = x_8 * x
-                        x_10 = beta2_2 * exp_avg_sq
-                        new_exp_avg_sq = x_9 + x_10
+                        x_7 = scalar_9 * x
+                        x_8 = x_7 * x
+                        x_9 = beta2_2 * exp_avg_sq
+                        new_exp_avg_sq = x_8 + x_9
                         # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_11 = np.sqrt(new_exp_avg_sq)
-                        x_12 = scalar_8 * x_11
-                        x_13 = eps + x_12
-                        x_14 = x_7 / x_13
-                        new_theta = theta - x_14
-                        theta_new[place] = new_theta
+                        x_10 = np.sqrt(new_exp_avg_sq)
                         kept = kept_int8(new_exp_avg)
                         exp_avg_kept[place] = kept
                         exp_avg_most[lane] = max(exp_avg_most[lane], magnitude(kept))
                         kept = kept_uint8(new_exp_avg_sq)
                         exp_avg_sq_kept[place] = kept
                         exp_avg_sq_most[lane] = max(exp_avg_sq_most[lane], magnitude(kept))
+                        held[place] = x_10
                 for place in range(size):
                     i = begin + place
-                    theta_at[i] = compensated8_bfloat16(theta_new[place])
-                    remainder_at[i] = remainder8_bfloat16(theta_new[place])
+                    theta = joined8_bfloat16(theta_at[i], remainder_at[i])
+                    # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+                    x_11 = scalar * exp_avg_kept[place]
+                    x_12 = scalar_8 * held[place]
+                    x_13 = eps + x_12
+                    x_14 = x_11 / x_13
+                    new_theta = theta - x_14
+                    theta_at[i] = compensated8_bfloat16(new_theta)
+                    remainder_at[i] = remainder8_bfloat16(new_theta)
                 close_groups_int8(exp_avg_most, exp_avg_inverse, exp_avg_scale, first_unit, lanes)
                 for turn in range(size // 16):
                     for lane in range(16):
@@ -205,7 +205,6 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                     for lane in range(min(lanes, size - turn)):
                         place = turn + lane
                         i = begin + place
-                        theta_2 = joined8_bfloat16(theta_at[i], remainder_at[i])
                         g_2 = widen_bfloat16(g_at[i])
                         exp_avg_2 = widen_int8(exp_avg_at[i], exp_avg_unit[lane])
                         exp_avg_sq_2 = widen_uint8(exp_avg_sq_at[i], exp_avg_sq_unit[lane])
@@ -219,30 +218,31 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                         x_19 = beta1_2 * x_16
                         x_20 = x_15 - x_19
                         new_exp_avg_2 = x_18 if scalar_2 else x_20
-                        # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_21 = scalar * new_exp_avg_2
                         # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-                        x_22 = scalar_9 * x_15
-                        x_23 = x_22 * x_15
-                        x_24 = beta2_2 * exp_avg_sq_2
-                        new_exp_avg_sq_2 = x_23 + x_24
+                        x_21 = scalar_9 * x_15
+                        x_22 = x_21 * x_15
+                        x_23 = beta2_2 * exp_avg_sq_2
+                        new_exp_avg_sq_2 = x_22 + x_23
                         # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-                        x_25 = np.sqrt(new_exp_avg_sq_2)
-                        x_26 = scalar_8 * x_25
-                        x_27 = eps + x_26
-                        x_28 = x_21 / x_27
-                        new_theta_2 = theta_2 - x_28
-                        theta_new[place] = new_theta_2
+                        x_24 = np.sqrt(new_exp_avg_sq_2)
                         kept = kept_int8(new_exp_avg_2)
                         exp_avg_kept[place] = kept
                         exp_avg_most[lane] = max(exp_avg_most[lane], magnitude(kept))
                         kept = kept_uint8(new_exp_avg_sq_2)
                         exp_avg_sq_kept[place] = kept
                         exp_avg_sq_most[lane] = max(exp_avg_sq_most[lane], magnitude(kept))
+                        held[place] = x_24
                 for place in range(size):
                     i = begin + place
-                    theta_at[i] = compensated8_bfloat16(theta_new[place])
-                    remainder_at[i] = remainder8_bfloat16(theta_new[place])
+                    theta_2 = joined8_bfloat16(theta_at[i], remainder_at[i])
+                    # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+                    x_25 = scalar * exp_avg_kept[place]
+                    x_26 = scalar_8 * held[place]
+                    x_27 = eps + x_26
+                    x_28 = x_25 / x_27
+                    new_theta_2 = theta_2 - x_28
+                    theta_at[i] = compensated8_bfloat16(new_theta_2)
+                    remainder_at[i] = remainder8_bfloat16(new_theta_2)
                 close_groups_int8(exp_avg_most, exp_avg_inverse, exp_avg_scale, first_unit, lanes)
                 for turn in range(0, size, lanes):
                     for lane in range(min(lanes, size - turn)):

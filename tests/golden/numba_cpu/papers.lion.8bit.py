@@ -65,7 +65,7 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
         exp_avg_unit = lane_room()
         exp_avg_inverse = lane_room()
         exp_avg_most = word_room()
-        theta_new = block_room()
+        held = block_room()
         length = tensors[tensor * 7 + 6]
         units = (length + 31) // 32
         line, column = start // length * units, start % length
@@ -81,27 +81,29 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                     for lane in range(16):
                         place = turn * 16 + lane
                         i = begin + place
-                        theta = theta_at[i]
                         g = g_at[i]
                         exp_avg = widen_int8(exp_avg_at[i], exp_avg_unit[lane])
-                        # update = sign(beta1 * exp_avg + (1 - beta1) * g)
-                        x = scalar * g
-                        x_2 = beta1_2 * exp_avg
-                        x_3 = x + x_2
-                        x_4 = x_3 if x_3 != x_3 else np.float32(x_3 > 0) - np.float32(x_3 < 0)
                         # return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
-                        x_5 = lr * x_4
-                        new_theta = theta - x_5
-                        x_6 = scalar_2 * g
-                        x_7 = beta2_2 * exp_avg
-                        new_exp_avg = x_6 + x_7
-                        theta_new[place] = new_theta
+                        x = scalar_2 * g
+                        x_2 = beta2_2 * exp_avg
+                        new_exp_avg = x + x_2
                         kept = kept_int8(new_exp_avg)
                         exp_avg_kept[place] = kept
                         exp_avg_most[lane] = max(exp_avg_most[lane], magnitude(kept))
+                        held[place] = exp_avg
                 for place in range(size):
                     i = begin + place
-                    theta_at[i] = theta_new[place]
+                    theta = theta_at[i]
+                    g_2 = g_at[i]
+                    # update = sign(beta1 * exp_avg + (1 - beta1) * g)
+                    x_3 = scalar * g_2
+                    x_4 = beta1_2 * held[place]
+                    x_5 = x_3 + x_4
+                    x_6 = x_5 if x_5 != x_5 else np.float32(x_5 > 0) - np.float32(x_5 < 0)
+                    # return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
+                    x_7 = lr * x_6
+                    new_theta = theta - x_7
+                    theta_at[i] = new_theta
                 close_groups_int8(exp_avg_most, exp_avg_inverse, exp_avg_scale, first_unit, lanes)
                 for turn in range(size // 16):
                     for lane in range(16):
@@ -113,27 +115,29 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
                     for lane in range(min(lanes, size - turn)):
                         place = turn + lane
                         i = begin + place
-                        theta_2 = theta_at[i]
-                        g_2 = g_at[i]
+                        g_3 = g_at[i]
                         exp_avg_2 = widen_int8(exp_avg_at[i], exp_avg_unit[lane])
-                        # update = sign(beta1 * exp_avg + (1 - beta1) * g)
-                        x_8 = scalar * g_2
-                        x_9 = beta1_2 * exp_avg_2
-                        x_10 = x_8 + x_9
-                        x_11 = x_10 if x_10 != x_10 else np.float32(x_10 > 0) - np.float32(x_10 < 0)
                         # return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
-                        x_12 = lr * x_11
-                        new_theta_2 = theta_2 - x_12
-                        x_13 = scalar_2 * g_2
-                        x_14 = beta2_2 * exp_avg_2
-                        new_exp_avg_2 = x_13 + x_14
-                        theta_new[place] = new_theta_2
+                        x_8 = scalar_2 * g_3
+                        x_9 = beta2_2 * exp_avg_2
+                        new_exp_avg_2 = x_8 + x_9
                         kept = kept_int8(new_exp_avg_2)
                         exp_avg_kept[place] = kept
                         exp_avg_most[lane] = max(exp_avg_most[lane], magnitude(kept))
+                        held[place] = exp_avg_2
                 for place in range(size):
                     i = begin + place
-                    theta_at[i] = theta_new[place]
+                    theta_2 = theta_at[i]
+                    g_4 = g_at[i]
+                    # update = sign(beta1 * exp_avg + (1 - beta1) * g)
+                    x_10 = scalar * g_4
+                    x_11 = beta1_2 * held[place]
+                    x_12 = x_10 + x_11
+                    x_13 = x_12 if x_12 != x_12 else np.float32(x_12 > 0) - np.float32(x_12 < 0)
+                    # return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
+                    x_14 = lr * x_13
+                    new_theta_2 = theta_2 - x_14
+                    theta_at[i] = new_theta_2
                 close_groups_int8(exp_avg_most, exp_avg_inverse, exp_avg_scale, first_unit, lanes)
                 for turn in range(0, size, lanes):
                     for lane in range(min(lanes, size - turn)):
