@@ -91,8 +91,8 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     make_one = binding.Binding.__init__
 
-    def counted(self: Any, *given: Any) -> None:
-        make_one(self, *given)
+    def counted(self: Any, *given: Any, **named: Any) -> None:
+        make_one(self, *given, **named)
         made.append(len(self.parameters))
 
     monkeypatch.setattr(binding.Binding, "__init__", counted)

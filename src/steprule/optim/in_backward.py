@@ -209,10 +209,12 @@ class InBackward:
         self._begun = self._asked = True
 
     def _step(self, member: _Member) -> None:
+        owner, choose, groups = self._owner, self._owner._choose, [member.group]  # noqa: SLF001
         binding, member.binding = member.binding, None
-        member.binding, _ = self._owner._stepped(  # noqa: SLF001
-            self._owner._choose, binding, [member.group], member.state, member.position  # noqa: SLF001
-        )  # fmt: skip
+        if binding is None or not binding.still_holds(choose, owner._mood(), groups, member.state):  # noqa: SLF001
+            binding = owner._bound(choose, binding, groups, member.state, member.position)  # noqa: SLF001
+        binding.step(groups, getattr(owner, "found_inf", None))
+        member.binding = binding
         member.stepped, member.parameter.grad = True, None
 
     # The end of a step ---------------------------------------------------------------------------

@@ -301,37 +301,37 @@ class Optimizer(Releasing, Gauging):
     def _update(self, choose: Callable[[dict[str, Any]], Kernels], loss: Any) -> None:
         binding, self._binding = self._binding, None  # an interrupted binding is not used again
         self._loss = loss
-        self._binding, stepped = self._stepped(choose, binding, self.param_groups, self.state)
-        self._loss = None
+        if binding is None or not binding.still_holds(choose, self._mood(), self.param_groups, self.state):
+            binding = self._bound(choose, binding, self.param_groups, self.state)
+        stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
+        self._binding, self._loss = binding, None
         if not stepped:
             self._skipped += 1
-        if self._options.nonfinite == "raise" and (stepped is False or self._binding.stopped()):
-            raise self._binding.blame()
+        if self._options.nonfinite == "raise" and (stepped is False or binding.stopped()):
+            raise binding.blame()
 
-    def _stepped(
+    def _bound(
         self,
         choose: Callable[[dict[str, Any]], Kernels],
-        binding: Binding | None,
+        former: Binding | None,
         groups: list[dict[str, Any]],
         states: Any,
         alone: int | None = None,
-    ) -> tuple[Binding, bool | None]:
-        """Step with a binding, or with another one if that does not hold; return which, and what its step returned."""
-        mood = self._mood()
-        if binding is None or not binding.still_holds(choose, mood, groups, states):
+    ) -> Binding:
+        """Bind anew, because the former binding does not hold."""
+        for index, group in enumerate(groups):
+            check_shards(group, index, choose(group).plan)
+            if choose(group).plan.graph.uses_loss:
+                told(self._loss, choose(group).plan.graph)
+        with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
             for index, group in enumerate(groups):
-                check_shards(group, index, choose(group).plan)
-                if choose(group).plan.graph.uses_loss:
-                    told(self._loss, choose(group).plan.graph)
-            with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode
-                for index, group in enumerate(groups):
-                    for place, own in enumerate(group["params"]):
-                        if state := held(states, group, index, place):
-                            state.update(self._complete(choose(group).of(own), state))  # others may have put it there
-                binding = bind(choose, mood, groups, states, self.backend, binding, alone)
-                self._look()
-                self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
-        return binding, not binding.buckets or binding.step(groups, getattr(self, "found_inf", None))
+                for place, own in enumerate(group["params"]):
+                    if state := held(states, group, index, place):
+                        state.update(self._complete(choose(group).of(own), state))  # others may have put it there
+            binding = bind(choose, self._mood(), groups, states, self.backend, former, alone)
+            self._look()
+            self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
+        return binding
 
     @torch.no_grad()
     def _running(self) -> Iterator[tuple[Kernels, list[Running]]]:
