@@ -6,7 +6,7 @@ and the papers elsewhere. Flags that choose another formula each have a case of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import steprule as sr
 from steprule import board, chain
 from steprule.backends.triton_dialect import Build
 from steprule.backends.triton_gpu import interpreted
+from steprule.errors import BackendError
 
 HERE = torch.cuda.is_available()
 DEVICE = "cuda" if HERE else "cpu"
@@ -28,6 +29,7 @@ pytestmark = [
 GPU, TRUTH = "triton_gpu", "eager"
 SHAPES = [(), (0,), (7,), (3, 5), (Build().chunk + Build().block + 3,)]
 STEPS = 3
+LOSS = 1e4  # about the squared length of the gradient
 CLOSE = {torch.float64: (1e-11, 1e-12), torch.float32: (2e-5, 2e-6), torch.float16: (5e-3, 5e-3)}
 
 DECAY, UP = {"weight_decay": 0.1}, {"maximize": True}
@@ -62,7 +64,19 @@ ZOO: list[tuple[str, Mapping[str, Any]]] = [
     ("Adan", DECAY),
     ("LAMB", UP),
     ("LARS", {"trust_coefficient": 0.5, **DECAY}),
+    ("MARS", DECAY),
+    ("SGLD", DECAY),
+    ("Signum", {**DECAY, **UP}),
+    ("StableAdamW", DECAY),
+    ("DoG", {"lr": 1.0, "first": 0.1, **DECAY}),
+    ("Prodigy", {"lr": 1.0, "d0": 0.1, **DECAY}),
+    ("Polyak", {"lr": 9.0, "least": 1.0, **DECAY}),
+    ("Muon", DECAY),
 ]  # fmt: skip
+OF_ROWS = ["Adafactor", "AdamMini", "CAME", "SM3"]
+"""Classes whose rules keep numbers of rows, for which there are no kernels: torch's own operations step them."""
+MATRICES = {"Muon": [(3, 5), (70, 40)]}
+"""Classes that take nothing but matrices, and these."""
 IN_OTHER_DTYPES = [
     ("SGD", {"momentum": 0.9, **DECAY}),
     ("AdamW", {"betas": (0.9, 0.9)}),
@@ -80,9 +94,11 @@ def told(case: Any) -> str:
     return ",".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
 
 
-def pair(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype) -> list[sr.Optimizer]:
+def pair(
+    make_one: Callable[..., sr.Optimizer], dtype: torch.dtype, shapes: Sequence[tuple[int, ...]] = SHAPES
+) -> list[sr.Optimizer]:
     """Make the optimiser on GPU kernels, and the same in float64 on torch's own operations."""
-    drawn = make(*SHAPES, dtype=dtype)
+    drawn = make(*shapes, dtype=dtype)
     parameters = [torch.nn.Parameter(parameter.detach().to(DEVICE, copy=True)) for parameter in drawn]
     wide = [torch.nn.Parameter(parameter.detach().double()) for parameter in drawn]
     return [make_one(parameters, backend=GPU), make_one(wide, backend=TRUTH)]
@@ -99,17 +115,22 @@ def agree(mine: sr.Optimizer, truth: sr.Optimizer, dtype: torch.dtype) -> None:
             torch.testing.assert_close(found.cpu().double(), right.double(), rtol=rtol, atol=atol)
 
 
-def follow(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype, steps: int = STEPS) -> None:
+def follow(
+    make_one: Callable[..., sr.Optimizer],
+    dtype: torch.dtype,
+    steps: int = STEPS,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+) -> None:
     """Take the same steps with both, and compare after each."""
-    mine, truth = pair(make_one, dtype)
+    mine, truth = pair(make_one, dtype, shapes)
     start = [parameter.detach().clone() for parameter in mine.param_groups[0]["params"]]
     for number in range(steps):
         fill_gradients(truth.param_groups[0]["params"], scale=1.0 / (1 + number))
         for own, other in zip(mine.param_groups[0]["params"], truth.param_groups[0]["params"], strict=True):
             own.grad = other.grad.to(own)
             other.grad = own.grad.cpu().double()
-        mine.step()
-        truth.step()
+        mine.step(loss=LOSS)
+        truth.step(loss=LOSS)
         agree(mine, truth, dtype)
     assert (sr.explain(mine).backend, sr.explain(truth).backend) == (GPU, TRUTH)
     moved = [not torch.equal(a, b) for a, b in zip(start, mine.param_groups[0]["params"], strict=True) if a.numel()]
@@ -118,7 +139,9 @@ def follow(make_one: Callable[..., sr.Optimizer], dtype: torch.dtype, steps: int
 
 @pytest.mark.parametrize("case", ZOO, ids=told)
 def test_every_class_follows_the_truth(case: tuple[str, Mapping[str, Any]]) -> None:
-    follow(of_class(*case), torch.float32, steps=7 if case[0] == "RAdam" else STEPS)
+    shapes = MATRICES.get(case[0], SHAPES)
+    dtype = torch.float64 if case[0] == "Muon" else torch.float32  # Muon iterates in bfloat16, but for float64
+    follow(of_class(*case), dtype, 7 if case[0] == "RAdam" else STEPS, shapes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
@@ -128,7 +151,21 @@ def test_other_dtypes_follow_the_truth(case: tuple[str, Mapping[str, Any]], dtyp
 
 
 def test_no_class_is_left_out() -> None:
-    assert {name for name, _ in ZOO} == set(sr.optim.__all__) - {"Optimizer", "Explanation", "explain"}
+    assert {name for name, _ in ZOO} ^ {*OF_ROWS} == set(sr.optim.__all__) - {"Optimizer", "Explanation", "explain"}
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_kernels_of_rows_are_refused_and_torch_steps_them(name: str) -> None:
+    drawn = make((3, 5))[0].detach()
+    mine, other = (torch.nn.Parameter(drawn.to(DEVICE, copy=True)) for _ in range(2))
+    mine.grad = other.grad = torch.ones_like(mine)
+    with pytest.raises(BackendError, match="varies over rows, for which there are no kernels"):
+        of_class(name, {"backend": GPU})([mine]).step()
+    assert torch.equal(mine.cpu(), drawn)
+    optimizer = of_class(name, {"backend": None if HERE else TRUTH})([other])
+    optimizer.step()
+    assert sr.explain(optimizer).backend == TRUTH
+    assert not torch.equal(other.cpu(), drawn)
 
 
 @pytest.mark.parametrize("name", ["AdamW", "LAMB"])

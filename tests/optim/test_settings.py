@@ -22,11 +22,21 @@ STARTS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9},
     "RMSprop": {"momentum": 0.9, "centered": True},
     "Rprop": {"lr": 0.1, "step_sizes": (0.09, 0.11)},
+    "Adafactor": {"eps": (0.5, 5.0)},
+    "CAME": {"eps": (0.1, 0.1)},
+    "DoG": {"first": 1.0, "eps": 0.1},
+    "Muon": {"eps": 100.0},
+    "Polyak": {"eps": 0.5},
+    "Prodigy": {"d0": 0.1, "eps": 0.1},
 }
-EDITS = {"etas": (0.4, 1.3), "step_sizes": (0.1, 0.105), "t0": 0.0, "beta3_warmup": 7, "alpha_warmup": 7}
+"""Least numbers are so great that they decide."""
+EDITS = {"etas": (0.4, 1.3), "step_sizes": (0.1, 0.105), "t0": 0.0, "beta3_warmup": 7, "alpha_warmup": 7, "d": 2.0,
+         "d_coef": 9.0, "ns_steps": 3}  # fmt: skip
 """What becomes of an entry, where half of it would change nothing or be out of its range."""
-ONCE = {("Adagrad", "initial_accumulator_value"), ("Yogi", "initial_accumulator"), ("Rprop", "lr")}
-"""What is read when state is made, and never again."""
+ONCE = {("Adagrad", "initial_accumulator_value"), ("Yogi", "initial_accumulator"), ("Rprop", "lr"), ("DoG", "first")}
+"""What is read when state is made, or by the first step, and never again."""
+SHAPES = {"Muon": [(2, 3), (3, 2)]}
+"""Those of classes that do not take a matrix and a vector."""
 
 
 class Number:
@@ -63,7 +73,7 @@ def edited(name: str, key: str, value: Any) -> Any:
 
 def optimizer_of(name: str, groups: int = 1, **own: Any) -> sr.Optimizer:
     torch.manual_seed(2)
-    given = [{"params": make((2,), (3,), dtype=torch.float64)} for _ in range(groups)]
+    given = [{"params": make(*SHAPES.get(name, [(2, 3), (2,)]), dtype=torch.float64)} for _ in range(groups)]
     decay = {} if name == "Rprop" else {"weight_decay": 0.1}
     return getattr(optim, name)(given, **{**decay, **STARTS.get(name, {}), **own})
 
@@ -82,7 +92,7 @@ def end_of(optimizer: sr.Optimizer, change: Callable[[dict[str, Any]], Any] = la
         if number == 5:  # RAdam's eps is read from the sixth step on
             change(optimizer.param_groups[-1])
         fill_gradients(parameters)
-        optimizer.step()
+        optimizer.step(loss=1000.0 if number % 2 else 1.0)  # Polyak's lr decides where the loss is great
     return bits(optimizer)
 
 

@@ -105,6 +105,9 @@ def read_signature(function: Callable[..., Any], given: int = 2) -> Signature:
         fix = f"def {function.__name__}(theta, g, {new[1]}m, *, lr=1e-3): ..."
         raise refusal(f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}", fix, function)
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for p in parameters:
+        if p.name in _ASKED and p.default is not p.empty:  # nothing would read it
+            _refuse_reserved(p.name, RESERVED, function)
     declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name not in _ASKED}
     slots = [_slot(p, function) for p in arrays][given:]
     return Signature(
