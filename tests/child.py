@@ -49,14 +49,15 @@ def fork(function: Callable[..., Any], *arguments: Any, noise: IO[str] | None = 
 
 
 def ended(child: int, patience: float = PATIENCE) -> int:
-    """Return the exit code of a forked child, negative for a signal; one that hangs is killed."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
+    """Return the exit code of a forked child, negative for a signal; one that hangs is aborted: noise says where."""
+    for seconds, signal_ in ((patience, signal.SIGABRT), (5.0, signal.SIGKILL)):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        os.kill(child, signal_)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
