@@ -13,8 +13,9 @@ unit is held in the next smaller, too: a number that is decoded and coded again 
 
 int8 is a sign and E4M3: 4 bits of exponent, 3 of mantissa, subnormal numbers below 2⁻¹⁴ units. A number comes back with
 an error of at most an eighth of itself or 2⁻¹⁶ of the greatest; half of that if it was rounded to the nearest. uint8 is
-the root of what is never negative, as E4M4: a sixteenth of it, or 2⁻¹⁷ of the greatest root. Its code is never 0 beside
-other numbers: a second moment of 0 under a first that is not would move a parameter by m/ε.
+the root of what is never negative, as E4M4: a sixteenth of it, or 2⁻¹⁷ of the greatest root. A number less than an
+eighth below 2¹²⁸, where float32 ends, may so become ∞, as a gradient's square does a little later. Its code is never 0
+beside other numbers: a second moment of 0 under a first that is not would move a parameter by m/ε.
 """
 
 # pyright: reportMissingParameterType=false
