@@ -67,7 +67,7 @@ def network():
 def stepped(method, lr=0.1, times=3):
     """The parameters after a few steps on gradients that do not depend on them."""
     model = network()
-    optimizer = method.optimizer(model.parameters(), lr)
+    optimizer = method.optimizer(model, lr)
     for time in range(times):
         for place, parameter in enumerate(model.parameters()):
             parameter.grad = torch.full_like(parameter, 3.0 - place - time)

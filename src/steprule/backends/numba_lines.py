@@ -131,7 +131,9 @@ class NumbaLines(NumbaDialect):
     # A pass ------------------------------------------------------------------------------------------
 
     def _walk(self, loop: Loop) -> None:
-        """Walk over the rows of a tile."""
+        """Walk over the rows of a tile, if there is anything to do there."""
+        if not loop.body:
+            return
         line = self.source.line
         self._shape()
         line(*(f"{name} = {self._of(name)}" for name in TILE))

@@ -15,7 +15,7 @@ from steprule.console.text import near
 from steprule.lab.clips import Clip
 from steprule.lab.loading import digest
 from steprule.lab.network import WIDE, kept_in
-from steprule.lab.optimizers import Kind, find, worded
+from steprule.lab.optimizers import Kind, Trained, find, worded
 
 _USUAL = "clip_global_norm"
 """The clipping for which a bound alone stands."""
@@ -89,9 +89,9 @@ class Method:
         for clip in self.clips:
             clip.apply(gradients)
 
-    def optimizer(self, parameters: Iterable[torch.nn.Parameter], lr: float) -> Any:
-        """Return a real `torch.optim.Optimizer` over the parameters."""
-        return self.kind.build(parameters, lr, dict(self.hyper), self.clips)
+    def optimizer(self, trained: Trained, lr: float) -> Any:
+        """Return a real `torch.optim.Optimizer` of a model, or of parameters."""
+        return self.kind.build(trained, lr, dict(self.hyper), self.clips)
 
     def explain(self) -> Any:
         """Return the library's own account of the method, or None for another library's optimiser."""
@@ -108,10 +108,10 @@ class Method:
         """Refuse, before any work, an optimiser that cannot train this model; the model is used up."""
         model = kept_in(model, self.parameters)
         if self.kind.is_ours:
-            self.optimizer(model.parameters(), lr)
+            self.optimizer(model, lr)
             return
         try:
-            optimizer = self.optimizer(model.parameters(), lr)
+            optimizer = self.optimizer(model, lr)
             fault = _fault(optimizer)
             if not fault:
                 for parameter in model.parameters():

@@ -58,6 +58,14 @@ CHOICES = {field.name: field.metadata["choices"] for field in _OPTIONS if "choic
 """The values that an option may have, if they are words."""
 
 
+Trained = torch.nn.Module | Iterable[torch.nn.Parameter]
+
+
+def parameters_of(trained: Trained) -> list[torch.nn.Parameter]:
+    """List the parameters of a model, or those that are given."""
+    return list(trained.parameters() if isinstance(trained, torch.nn.Module) else trained)
+
+
 @dataclass(frozen=True)
 class Kind:
     """An optimiser as it can be built: a rule of the library's language, or a class of torch's interface.
@@ -103,14 +111,16 @@ class Kind:
         """Whether its step evaluates the gradient until it is that of the point where the step ends."""
         return self.is_rule and self._program(hyper, ()).graph.implicit
 
-    def build(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, hyper: dict[str, Any], before: Sequence[Clip]
-    ) -> Any:
-        """Return the optimiser. One of ours has the clippings inside its step; any other one is built without them."""
+    def build(self, trained: Trained, lr: float, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
+        """Return the optimiser of a model, or of parameters: one that routes by role is given the model itself.
+
+        One of ours has the clippings inside its step; any other one is built without them.
+        """
+        params = trained if isinstance(trained, torch.nn.Module) and "roles" in self.takes else parameters_of(trained)
         if self.is_rule:
-            return self._program(hyper, before).optimizer(list(parameters), lr=lr, **self._options_in(hyper))
+            return self._program(hyper, before).optimizer(params, lr=lr, **self._options_in(hyper))
         own = {"clip": clips.transform(before)} if before and self.is_ours else {}
-        return self.target(list(parameters), lr=lr, **own, **hyper)
+        return self.target(params, lr=lr, **own, **hyper)
 
     def _program(self, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
         """Return the configured rule behind its clippings."""

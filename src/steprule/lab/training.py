@@ -301,7 +301,7 @@ def train(
     """
     task = spec.task.build()
     model = kept_in(task.model(spec.seed), spec.method.parameters)
-    optimizer = spec.method.optimizer(model.parameters(), spec.lr)
+    optimizer = spec.method.optimizer(model, spec.lr)
     watch(optimizer)
     run = _Run(spec, task, model, optimizer, observe, checkpoint, scaler(spec.budget.precision))
     run.implicit = spec.method.is_implicit
