@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 
 HERE = Path(__file__).parent
-PATIENCE = 60.0
+PATIENCE = 600.0
 """Seconds after which a process hangs, on however busy a machine."""
 
 
