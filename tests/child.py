@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ def fork(function: Callable[..., Any], *arguments: Any, noise: IO[str] | None = 
         return child
     code = 1
     try:
+        gc.freeze()  # garbage of ours, a process group's for instance, would wait for threads that stayed behind
         faulthandler.disable()
         if noise is not None:
             faulthandler.enable(noise)
