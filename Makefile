@@ -84,7 +84,7 @@ mutants: $(VENV)/test
 bench: $(VENV)/lab
 	@$(python) -m steprule bench --out '$(OUT)' $(ARGS)
 
-# Half an hour of processor time; ARGS=--resume goes on.
+# It takes hours; ARGS=--resume goes on.
 learning: $(VENV)/lab
 	@$(python) -m steprule compare --config benchmarks/learning.toml --out '$(OUT)/learning' $(ARGS)
 	@$(python) benchmarks/learning.py '$(OUT)/learning'

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 import steprule as sr
+from steprule.bench.machine import processor
 
 RECORD = Path(__file__).parent / "records" / "factored.json"
 SHAPES = [(768, 2304), (768, 768), (768, 3072), (3072, 768)] * 12
@@ -33,15 +33,6 @@ def _parameters() -> list[torch.nn.Parameter]:
     for parameter in made:
         parameter.grad = torch.randn(parameter.shape) * 1e-3
     return made
-
-
-def machine() -> str:
-    """Name the processor."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in told.splitlines() if line.startswith("model name")), "")
 
 
 def speed(rounds: int) -> dict[str, Any]:
@@ -68,7 +59,7 @@ def speed(rounds: int) -> dict[str, Any]:
         for name in (LOOP, FOREACH)
     }
     return {
-        "machine": machine(),
+        "machine": processor(),
         "threads": 1,
         "torch": torch.__version__,
         "steprule": sr.__version__,

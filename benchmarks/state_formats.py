@@ -1,8 +1,8 @@
-"""State formats: bytes of every class a parameter, and times of a step of AdamW behind clipping beside torch's.
+"""State formats: bytes of classes a parameter, and times of a step of AdamW behind clipping beside torch's.
 
     python benchmarks/state_formats.py              the table of bytes, as storages have them
-    python benchmarks/state_formats.py --record     writes it down, for BENCHMARKS.md
-    python benchmarks/state_formats.py --speed      times steps at 124M, with two threads and with one; writes it down
+    python benchmarks/state_formats.py --speed      times of steps at 124M, with two threads and with one
+    python benchmarks/state_formats.py --record     writes down what is printed, for BENCHMARKS.md; also of --speed
 
 Times are of one interleaved run for each number of threads: of one thread in seconds of the processor, of two in
 seconds. What gauges cost is in them, too.
@@ -200,7 +200,7 @@ def told_times(record: dict[str, Any]) -> list[str]:
     lines = [
         "### What they take",
         "",
-        f"`python benchmarks/state_formats.py --speed` on {machine['cpu']} ({machine['capability']}),",
+        f"`python benchmarks/state_formats.py --speed --record` on {machine['cpu']} ({machine['capability']}),",
         f"{machine['cores']} cores, {record['began'][:10]}: a step of AdamW behind a clipped global norm, and how many",
         "times as long torch's fused step on float32 takes, after `clip_grad_norm_`. Medians of one interleaved run,",
         "with quartiles; of one thread it is processor time.",
@@ -218,7 +218,7 @@ def told_times(record: dict[str, Any]) -> list[str]:
             "",
             "| gauges, in float32 | more time | at 6 tensors of 64 |",
             "|---|---:|---:|",
-            *(f"| {name} | {100 * own['cost']['median']:.1f} % | {own['microseconds']['median']:.2f} µs |"
+            *(f"| {name} | {_percent(own['cost'])} % | {_spread(own['microseconds'])} µs |"
               for name, own in run["gauges"].items()),
             "",
         ]  # fmt: skip
@@ -229,6 +229,10 @@ def _spread(own: dict[str, float]) -> str:
     return f"{own['median']:.4g} ({own['p25']:.4g} – {own['p75']:.4g})"
 
 
+def _percent(own: dict[str, float]) -> str:
+    return _spread({name: 100 * own[name] for name in ("median", "p25", "p75")})
+
+
 def _ratio(own: dict[str, float]) -> str:
     told = number(own["median"])
     return f"**{told} {LOSS}**" if own["median"] < 1 else told
@@ -237,10 +241,8 @@ def _ratio(own: dict[str, float]) -> str:
 def main() -> None:
     """Print what was asked for; write down what a record is for."""
     asking = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asking.add_argument(
-        "--record", action="store_true", help="write the table of bytes into records/state-formats.json"
-    )
-    asking.add_argument("--speed", action="store_true", help="time steps, and write them there")
+    asking.add_argument("--record", action="store_true", help="write what is printed into records/state-formats.json")
+    asking.add_argument("--speed", action="store_true", help="time steps")
     asking.add_argument("--threads", type=int, help="time steps with so many, and print them as JSON")
     asking.add_argument("--size", type=float, default=124, help="millions of elements")
     asking.add_argument("--rounds", type=int, default=25)
@@ -255,7 +257,7 @@ def main() -> None:
     else:
         made = known | {"torch": torch.__version__, "steprule": sr.__version__, "classes": table()}
         print("\n".join(lines(made["classes"])))
-    if given.speed or given.record:
+    if given.record:
         RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 

@@ -37,11 +37,12 @@ FEW_BITS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 UNCOMPILED = {"mars", "sgld", "signum", "stable_adamw"}
-"""Rules of papers of whose GPU kernels there is no record; nor is there one of `zoo.free`."""
+"""Rules of papers of whose GPU kernels there is no record, so that they have no golden ones at all; nor have those of
+`zoo.free` and `zoo.matrices`, and of `zoo.factored` only Adafactor has one."""
 
 
 def programs() -> dict[str, Formula]:
-    """List every other rule of the zoo, one clipping in front of one of them, and some with state of few bits."""
+    """List the other rules of the zoo, one clipping in front of one of them, and some with state of few bits."""
     found: dict[str, Formula] = {}
     for module in (board, descent, adaptive, adam, papers):
         family = module.__name__.rpartition(".")[2]

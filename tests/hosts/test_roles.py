@@ -198,8 +198,8 @@ def test_every_parameter_is_what_the_table_says(name: str) -> None:
     assert set(found.values()) >= used - {"bias"}
 
 
-def test_the_table_has_thirty_architectures_and_more() -> None:
-    assert len(TABLE) >= 40
+def test_the_table_has_more_than_forty_architectures() -> None:
+    assert len(TABLE) > 40
     assert min(len(CONFIGURED), len(TABLE.keys() - CONFIGURED.keys())) >= 15
 
 

@@ -14,7 +14,7 @@ from truth import bits
 
 import steprule as sr
 from fake_device import FakeDevice
-from steprule import rademacher, rule, where
+from steprule import columns, rademacher, rows, rule, where
 from steprule.backends import triton_device
 from steprule.backends.triton_dialect import Build, building
 from steprule.backends.triton_gpu import interpreted
@@ -133,3 +133,23 @@ def test_a_graph_replays_steps_of_8_bits_as_they_are_without_one(monkeypatch: py
             step()
         ends.append(bits(optimizer))
     assert ends[0] == ends[1]
+
+
+def test_sizes_and_groups_of_a_vector_are_each_their_own() -> None:
+    """As a matrix it is one column; its groups lie in one row."""
+
+    @rule
+    def sized(theta, g, m, *, lr=0.5):
+        m = 0.5 * m + g
+        return theta - lr * m * columns(g) / rows(g), m
+
+    made = []
+    for backend in ("triton_gpu", "eager"):
+        torch.manual_seed(1)
+        own = [torch.nn.Parameter(of_few_bits(*shape)) for shape in ((64,), (2, 45))]
+        optimizer = sized.optimizer(own, state="8bit-all", seed=5, backend=backend)
+        for number in range(2):
+            fill(optimizer, number)
+            optimizer.step()
+        made.append(bits(optimizer))
+    assert made[0] == made[1]

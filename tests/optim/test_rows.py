@@ -67,6 +67,7 @@ def stepped(parameters: list[torch.nn.Parameter], steps: int, **options: Any) ->
     [
         pytest.param("eager", torch.float64, marks=pytest.mark.null),
         pytest.param("eager", torch.bfloat16, marks=pytest.mark.null),
+        pytest.param("numba_cpu", torch.float64, marks=pytest.mark.cpu),
         pytest.param("numba_cpu", torch.bfloat16, marks=pytest.mark.cpu),
     ],
 )
@@ -81,6 +82,17 @@ def test_three_steps_are_those_of_the_interpreter(backend: str, dtype: torch.dty
         assert state["r"].dtype == state["c"].dtype == (dtype if dtype is torch.float64 else torch.float32)
         for name, value in {"theta": p.detach(), **{name: state[name] for name in "mrck"}}.items():
             np.testing.assert_allclose(value.double(), own[name], rtol=close, atol=close, err_msg=f"{name} {p.shape}")
+
+
+@pytest.mark.null
+def test_8_bits_beside_rows_are_torch_operations_and_explain_says_so() -> None:
+    (p,) = own = [torch.nn.Parameter(torch.ones(64, 64))]
+    p.grad = torch.ones(64, 64)
+    opt = sr.Optimizer(own, factored, state={"m": "8bit"})
+    opt.step()
+    told = sr.explain(opt)
+    assert told.backend == "eager"
+    assert "in 8 bits beside rows and columns" in str(told)
 
 
 @pytest.mark.null

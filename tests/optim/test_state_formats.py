@@ -87,6 +87,20 @@ def test_a_format_that_cannot_be_asked_for_is_refused(asked: Any, told: str, fix
         board.gd.optimizer(make((2,)), state={"m": "bfloat16"})
 
 
+def test_a_format_may_be_that_of_a_slot_which_only_another_rule_of_a_class_has() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    muon = sr.optim.Muon(model, backend="eager", state={"exp_avg": "bfloat16", "momentum_buffer": "bfloat16"})
+    adafactor = sr.optim.Adafactor([*model.parameters()], backend="eager", state={"variance": "bfloat16"})
+    for optimizer, bias, name in ((muon, model[0].bias, "exp_avg"), (adafactor, model[0].bias, "variance")):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert optimizer.state[bias][name].dtype is torch.bfloat16
+    assert muon.state[model[0].weight]["momentum_buffer"].dtype is torch.bfloat16
+    with pytest.raises(HyperparameterError, match="names 'variants', which is no slot"):
+        sr.optim.Adafactor([*model.parameters()], state={"variants": "bfloat16"})
+
+
 def test_a_slot_of_bfloat16_follows_changes_below_half_of_its_last_bit() -> None:
     """β₂ = 0.999 from 1 towards 0: to the nearest, no step would ever move it."""
     parameter = torch.nn.Parameter(torch.zeros(4096))

@@ -44,6 +44,20 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> None:
     np.testing.assert_allclose(a.detach().double(), b.detach().double(), rtol=tolerance, atol=tolerance * 0.1)
 
 
+@pytest.mark.null
+def test_numbers_that_have_not_changed_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also ε₁, which is that of the first parameter's type."""
+    read, reader = list[str](), sr.optim.Adafactor._reader
+    monkeypatch.setattr(sr.optim.Adafactor, "_reader", lambda own, name: lambda group: (
+        read.append(name), reader(own, name)(group))[1])  # fmt: skip
+    opt = sr.optim.Adafactor(tensors(torch.float32), backend="eager")
+    stepped(opt, 1, 2)
+    before = len(read)
+    stepped(opt, 3, 5)
+    assert before > 0
+    assert len(read) == before
+
+
 # torch's ---------------------------------------------------------------------------------------------
 
 OPTIONS: list[dict[str, Any]] = [

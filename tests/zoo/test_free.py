@@ -263,6 +263,17 @@ def test_eval_holds_the_average_of_schedule_free_and_train_the_point_again(rule:
         optimizer.train()
         for p, right in zip(numbers_of(parameters), plain.x, strict=True):
             np.testing.assert_allclose(p, right, rtol=1e-12)
+
+    def closure() -> float:
+        optimizer.eval()
+        return 0.0
+
+    with pytest.raises(sr.errors.ParameterError):  # not while a step is under way: it is not taken for begun
+        optimizer.step(closure)
+    optimizer.eval()
+    for p, right in zip(numbers_of(parameters), plain.s["x"], strict=True):
+        np.testing.assert_allclose(p, right, rtol=1e-12)
+    optimizer.train()
     others = sr.board.sgd(lr=LR).optimizer(parameters)
     others.eval()
     others.step()  # it has no other point

@@ -131,8 +131,7 @@ class Batch(ABC):
     The caller runs `begin`, then `call` and `sweep` for every pass, after which it may replace the totals of global
     reductions by those of all batches; then `end`. `step` does all of it for a batch that is alone. After an interrupt
     `begun` tells whether anything was written, `finish` ends the last pass, and `end` is left as it is if that was
-    done; `clear`
-    forgets a step that has been counted.
+    done; `clear` forgets a step that has been counted.
     """
 
     plan: Plan
@@ -211,9 +210,9 @@ class Batch(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """Write the slots of one number a tensor, after the last pass, unless this step has written them.
+        """Write the slots that no pass writes, after the last one, unless this step has written them.
 
-        It may come after `clear`, when the gradients are gone.
+        It may come after `clear`, when the gradients are gone, but for a batch whose slots are matrices of other shapes.
         """
 
     @abstractmethod

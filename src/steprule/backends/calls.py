@@ -144,7 +144,8 @@ class Calls:
             return
         if not self._parts:
             self._parts = list(self._cut(batch))
-        asked = {child: None for call in loop.calls for child in call.node.inputs} | dict.fromkeys(ends)
+        taken = (call.node.inputs[: OPS[call.node.op].taken] for call in loop.calls)  # the rest decide what is called
+        asked = {child: None for inputs in taken for child in inputs} | dict.fromkeys(ends)
         scalars = [node for node in asked if node.rank <= Rank.TENSOR and node not in self._conditions]
         found = batch.scalars(scalars).to(self._real) if scalars else None
         for part in self._parts:
@@ -180,8 +181,7 @@ class Calls:
     def _value(self, node: Node, values: Mapping[Node, torch.Tensor], control: Mapping[Node, float]) -> torch.Tensor:
         if node.op == "where" and node.inputs[0] in self._conditions:
             return values[node.inputs[1 if control[node.inputs[0]] else 2]]
-        taken = OPS[node.op].sides.count(",") + 1 if node.kind == "matrix" else len(node.inputs)
-        same = OPS[node.op].half
+        taken, same = OPS[node.op].taken, OPS[node.op].half
         inputs = [values[child] if same or values[child].dtype is torch.bool else values[child].to(self._real)
                   for child in node.inputs[:taken]]  # fmt: skip
         return spelling(node.op)(*inputs, *(control[child] for child in node.inputs[taken:]))
@@ -264,9 +264,7 @@ def _alike(parameters: Sequence[torch.Tensor], ordered: bool) -> list[list[int]]
 def _control(program: Program) -> tuple[list[Node], set[Node]]:
     """List the numbers that decide what is called: those beside matrices, and conditions, which are a set, too."""
     nodes = topological([*program.plan.graph.roots])
-    beside = [
-        child for node in nodes if node.kind == "matrix" for child in node.inputs[OPS[node.op].sides.count(",") + 1 :]
-    ]
+    beside = [child for node in nodes if node.kind == "matrix" for child in node.inputs[OPS[node.op].taken :]]
     conditions = {
         node.inputs[0]: None
         for node in nodes

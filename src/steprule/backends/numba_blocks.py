@@ -49,7 +49,7 @@ def halves(loop: Loop, coded: Sequence[Store], waiting: Iterable[Node]) -> Halve
         if part is None or node in again or node in held:
             continue
         once = not isinstance(part, Load) or part.array.format.grouped or bool(asked)
-        if once and node in early and node.kind != "compare":
+        if once and node in early and not node.truth:
             held[node] = None
         else:
             again.add(node)

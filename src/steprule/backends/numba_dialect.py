@@ -1,8 +1,8 @@
 """Numba's dialect: a program → the source of one CPU kernel, a file a person can read.
 
 One entry point runs any stage: -1 is the whole step; 0 computes the host scalars; then, for pass k, 2k + 1
-walks the parts lo..hi and 2k + 2 combines what they reduced; after n passes, 2n + 1 writes the slots of one number a
-tensor. `numba_tables` says what it is given.
+walks the parts lo..hi and 2k + 2 combines what they reduced; after n passes, 2n + 1 writes the slots smaller than the
+parameter. `numba_tables` says what it is given.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..graph.node import Node
-from ..graph.ops import OPS
 from ..plan.program import Accumulate, Compute, Keep, Load, Loop
 from .render import Dialect
 
@@ -48,7 +47,7 @@ class KeptInGroups(Dialect):
 
     def _tell(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         """Ask of an element of a block, whose codes and units are written."""
-        known, truth = self.names, {node for node in self.waiting if OPS[node.op].truth}
+        known, truth = self.names, {node for node in self.waiting if node.truth}
         waited = {
             node: f"({room}[place] != 0)" if node in truth else f"{room}[place]" for node, room in self.waiting.items()
         }

@@ -94,8 +94,6 @@ class Dialect(ABC):
         for array in program.arrays:
             if array.format.real != program.layout.real or array.format.name not in FORMATS:
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
-            if array.format.kind not in cls.loads:
-                return f"`{array.name}` is in 8 bits, for which there are no kernels here"
             if array.format.grouped and program.plan.axes:
                 return f"`{array.name}` is in 8 bits beside rows and columns, for which there are no kernels"
         for node in program.plan.graph.nodes:
@@ -194,7 +192,7 @@ class Dialect(ABC):
 
     def _size(self, op: str) -> str:
         """Spell a size of the current tensor."""
-        rows, columns = (self._cast(self._of(name), WIDE) for name in ("rows", "length"))
+        rows, columns = (self._cast(self._of(name), WIDE) for name in ("rows", "columns"))
         return {"rows": rows, "columns": columns}.get(op) or self._apply("mul", rows, columns)
 
     def _address(self, name: str) -> str:

@@ -43,7 +43,7 @@ def cut(
         return Cut(table, found)
     whole = [place.shape for place in where] if where else shapes
     views = np.array([Rank.ELEMENT.view(shape) for shape in whole], dtype=np.int64).reshape(-1, 2)
-    columns = [*table.T[: len(TENSOR)], views[:, 1], views[:, 0]]
+    columns = [*table.T[: len(TENSOR)], views[:, 1] if lengths is None else lengths, views[:, 0], views[:, 1]]
     if not program.plan.axes:
         return Cut(np.stack(columns, axis=1), found)
     pairs = [(int(height), int(width)) for height, width in views]

@@ -100,6 +100,11 @@ class Op:
         return len(self.sample)
 
     @property
+    def taken(self) -> int:
+        """Number of its first inputs that vary over elements or are matrices: what follows are numbers beside them."""
+        return self.sides.count(",") + 1 if self.sides else self.arity
+
+    @property
     def truth(self) -> bool:
         """Whether it says that something holds, and is no number."""
         return self.kind in {"compare", "logic"}

@@ -70,8 +70,9 @@ class Away(torch.optim.Optimizer):
         Rules without a look-ahead have no other point, and nothing happens.
         """
         if self._points is not None and self._evaluating is None:
-            self._evaluating = self.at_iterate()
-            self._evaluating.__enter__()
+            evaluating = self.at_iterate()
+            evaluating.__enter__()
+            self._evaluating = evaluating
 
     def train(self) -> None:
         """Hold the point in the parameters again where the next gradient is taken, after `eval()`."""

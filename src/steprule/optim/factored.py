@@ -6,7 +6,7 @@ Formulas, their sources and departures stand in `steprule.zoo.factored`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Unpack
 
 import torch
@@ -53,9 +53,10 @@ class Adafactor(TorchOptimizer):
         return (lambda group: _least(group, own(group))) if name == "eps1" else own
 
 
-def _least(group: Mapping[str, Any], told: Any) -> Any:
+def _least(group: dict[str, Any], told: Any) -> Any:
     """Return ε₁ of a group: as in torch, that of its first parameter's type if none is told."""
-    return float(torch.finfo(group["params"][0].dtype).eps) if told is None and group["params"] else told
+    params = dict.__getitem__(group, "params")  # no setting, which steps would look at again: bindings know types
+    return float(torch.finfo(params[0].dtype).eps) if told is None and params else told
 
 
 @declared

@@ -101,11 +101,11 @@ class Muon(TorchOptimizer):
             )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of matrices; raise `ParameterError` for anything else."""
+        """Add a group of matrices, to a model's also filters; raise `ParameterError` for anything else."""
         super().add_param_group(param_group)
         index, group = len(self.param_groups) - 1, self.param_groups[-1]
         for place, parameter in enumerate(group["params"]):
-            if group.get(RULE) is None and parameter.ndim != 2 and not self._routes:
+            if group.get(RULE) is None and (parameter.ndim < 2 or (parameter.ndim > 2 and not self._routes)):
                 self.param_groups.pop()
                 raise ParameterError(
                     f"Muon takes matrices, and {label(group, index, place)} has shape {tuple(parameter.shape)}",

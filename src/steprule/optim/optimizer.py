@@ -105,7 +105,7 @@ class Optimizer(Releasing, Gauging):
     @property
     def routes(self) -> dict[str, Route]:
         """The role and the rule of each parameter, by name, with what shows it; nothing if rules are not by role."""
-        return dict(vars(self).get("_routes", {}))  # torch's classes have none
+        return dict(self._routes)
 
     def _start(self, options: Options) -> None:
         """Make the attributes that are not derived from others."""

@@ -97,7 +97,7 @@ def named(graphs: Iterable[Graph]) -> str:
 def check_slots(graphs: Iterable[Graph], options: Options) -> None:
     """Raise `HyperparameterError` for a format of what is a slot of no rule, or one smaller than the parameter."""
     rules = list(graphs)
-    known = [slot.name for graph in rules for slot in graph.element_slots if not slot.wide]
+    known = list(dict.fromkeys(slot.name for graph in rules for slot in graph.element_slots if not slot.wide))
     for name in options.state if isinstance(options.state, dict) else ():
         if name not in known and any(slot.name == name and slot.wide for graph in rules for slot in graph.slots):
             raise HyperparameterError(

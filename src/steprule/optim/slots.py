@@ -45,14 +45,14 @@ def slot_flaw(slot: Slot, value: Any, shape: Sequence[int]) -> str:
         return odd[0]
     if slot is KEPT and (told := numbers_flaw(value, kept=True)):
         return told
-    if slot.rank is Rank.ELEMENT or _fits(slot, value, shape):
+    if slot.rank is Rank.ELEMENT or fits(slot, value, shape):
         return ""
     kept = "a matrix" if slot.rank.apart else f"one a {slot.rank.word}"
     needed = f"{kept}: {slot.rank.shape(shape)}" if slot.rank > Rank.TENSOR else "one number"
     return f"has shape {tuple(value.shape)}, but is {needed}"
 
 
-def _fits(slot: Slot, value: torch.Tensor, shape: Sequence[int]) -> bool:
+def fits(slot: Slot, value: torch.Tensor, shape: Sequence[int]) -> bool:
     """Whether a value has the shape of a slot smaller than a parameter; of one number any shape will do."""
     return tuple(value.shape) == slot.rank.shape(shape) if slot.rank > Rank.TENSOR else value.numel() == 1
 

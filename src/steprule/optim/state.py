@@ -20,7 +20,7 @@ from .compiled import Kernels
 from .formats import check_rows, flaw, fresh, is_coded, narrowed, numbers_of, opened, together, widened
 from .groups import RULE, RuleIn, recognise, routed
 from .shards import distributed, local, placed, placed_as
-from .slots import FREED, KEPT, STEP, in_order_of_lines, numbers_flaw, slot_flaw
+from .slots import FREED, KEPT, STEP, fits, in_order_of_lines, numbers_flaw, slot_flaw
 from .tensors import in_order_of_slot, label, like, name_of, present, single
 
 
@@ -183,7 +183,7 @@ def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Te
         return value.detach().contiguous().to(parameter.device, dtype, copy=True)
     device = "cpu" if slot.rank is Rank.HOST else parameter.device
     dtype = kernels.host_dtype if slot.rank is Rank.HOST else dtype
-    return value.detach().reshape(slot.rank.shape(parameter.shape)).to(device, dtype, copy=True).contiguous()
+    return value.detach().reshape(()).to(device, dtype, copy=True)
 
 
 def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: Any) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: A
     if told := numbers_flaw(value, kept=own is KEPT):
         raise StateError(f"the saved {key!r} {told}", fix="save it again")
     assert isinstance(value, torch.Tensor)
-    if tuple(value.shape) != shape and (rank > Rank.TENSOR or value.numel() != 1):
+    if not fits(own, value, parameter.shape):
         raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
                          fix="the parameters must be given in the order in which they were saved")  # fmt: skip
     if rank is Rank.ELEMENT and distributed(value) is not distributed(parameter):

@@ -182,11 +182,13 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
         if pending(parameter):
             raise _refuse(entry, "the parameter is a DTensor, of which each process holds a term of a sum (Partial)",
                           "p = nn.Parameter(p.redistribute(placements=[Replicate()]))")  # fmt: skip
+        if whole(parameter):
+            continue
         lines = [f"`{slot.name}`" for slot in plan.graph.slots if Rank.TENSOR < slot.rank < Rank.ELEMENT]
-        if lines and not whole(parameter):
+        if lines:
             raise _refuse(entry, "the parameter is a DTensor, of which this process has a part, and rows and columns "
                           f"of all of it are kept in {', '.join(lines)}", _WITHOUT)  # fmt: skip
-        if (_needed(plan) or plan.called) and not whole(parameter):
+        if _needed(plan) or plan.called:
             what, fix = _reduces(plan)
             raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
 

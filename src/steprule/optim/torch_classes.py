@@ -175,7 +175,9 @@ class TorchOptimizer(Optimizer):
         before += [maximize] if maximise else []
         before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
         program = storable(chain(*before, rule), self._options)
-        check_slots([program.graph], self._options)
+        beside = [other for other in (self._flat_formula, *self._others.values()) if other is not None]
+        every = [rule.graph for rule in (self._rule_of(self.defaults), *beside)] if beside else []
+        check_slots([program.graph, *every], self._options)
         return program
 
     def _kernels_for(self, flags: Flags) -> Kernels:

@@ -29,8 +29,8 @@ TENSOR = ("row", "size", "chunk", "chunks", "stream", "first")
 bits, and the index that its first element has in the whole tensor, of which it may be a part."""
 GROUPED = (*TENSOR, "length")
 """Where slots are in units of groups, also the elements of a row."""
-LINED = (*GROUPED, "rows")
-"""Where a rule asks for sizes, also the number of rows, both of the whole tensor."""
+LINED = (*GROUPED, "rows", "columns")
+"""Where a rule asks for sizes, also those of the whole tensor as a matrix: a vector is a column there."""
 TILED = (*LINED, "bands", "pieces", "lines")
 """Where it has numbers that are one a row or column, also how its rows are cut, and where such numbers are."""
 CHUNK = ("tensor", "start", "count")

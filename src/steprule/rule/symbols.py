@@ -112,7 +112,7 @@ def _written(op: str, *, reflected: bool = False) -> Callable[..., Symbol]:
 
 for _method in (
     *("iter", "len", "getitem", "setitem", "delitem", "contains", "float", "int", "index", "complex", "round", "floor"),
-    *("ceil", "trunc", "array", "floordiv", "rfloordiv", "divmod", "rdivmod", "matmul", "rmatmul"),
+    *("ceil", "trunc", "array", "floordiv", "rfloordiv", "divmod", "rdivmod", "rmatmul"),
     *("xor", "rxor"),
 ):
     setattr(Symbol, f"__{_method}__", _without_value(_method))

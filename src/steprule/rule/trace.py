@@ -212,7 +212,7 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | 
 
 
 def trace(name: str, parts: Sequence[Part]) -> Graph:
-    """Return the graph of a chain of transforms that ends in a rule (or of one transform alone)."""
+    """Return the graph of a chain of transforms around a rule (or of one transform alone)."""
     functions = [function for part in parts for function in (part.evaluate_at, part.function) if function is not None]
 
     def read_again(recorder: Recorder) -> Graph:

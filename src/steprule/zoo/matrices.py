@@ -74,7 +74,8 @@ def soap(theta, g, exp_avg, exp_avg_sq, left=slot(rank="left"), right=slot(rank=
          frequency=hyper(10, low=1), t):
     """SOAP (Vyas et al., 2024): Adam in the basis of Shampoo's eigenvectors; the first step only finds that.
 
-    Departure from the authors' code: eigenvectors keep their order when the basis is refreshed.
+    Departures from the authors' code: eigenvectors keep their order when the basis is refreshed, and the first
+    step counts, for corrections and `frequency`.
     """
     m = beta1 * exp_avg + where(t == 1, 0, (1 - beta1) * g)
     v = beta2 * exp_avg_sq + where(t == 1, 0, (1 - beta2) * (transpose(q_left) @ g @ q_right) ** 2)

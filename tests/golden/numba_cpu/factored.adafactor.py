@@ -52,11 +52,11 @@ def pass_0(first, last, addresses, gradients, tensors, chunks, hyper, host, part
         if gradients[tensor] == 0:
             partial[chunk * 5] = 0.0
             continue
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         width = chunks[chunk * 6 + 3]
         band = chunks[chunk * 6 + 4]
         piece = chunks[chunk * 6 + 5]
@@ -97,12 +97,12 @@ def end_0(tensor_count, chunk_count, addresses, gradients, tensors, chunks, hype
     for tensor in range(tensor_count):
         if gradients[tensor] == 0:
             continue
-        row = tensors[tensor * 11]
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        row = tensors[tensor * 12]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         result = float64_at(lines)
         for place in range(rows):
             result[place] = 0.0
@@ -122,12 +122,12 @@ def end_0(tensor_count, chunk_count, addresses, gradients, tensors, chunks, hype
     for tensor in range(tensor_count):
         if gradients[tensor] == 0:
             continue
-        row = tensors[tensor * 11]
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        row = tensors[tensor * 12]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         mean_of = reduced[tensor * 5 + 2]
         # return v + t**beta2_decay * (mean_square - v)
         scalar = host[row * 7]
@@ -136,7 +136,7 @@ def end_0(tensor_count, chunk_count, addresses, gradients, tensors, chunks, hype
         for place in range(rows):
             scalar_2 = np.float64(row_var_at[place])
             # r = _towards(row_var, mean(g**2, axis=1), t, beta2_decay)
-            scalar_3 = mean_at[place] / np.float64(tensors[tensor * 11 + 6])
+            scalar_3 = mean_at[place] / np.float64(tensors[tensor * 12 + 6])
             # return v + t**beta2_decay * (mean_square - v)
             scalar_4 = scalar_3 - scalar_2
             scalar_5 = scalar * scalar_4
@@ -150,15 +150,15 @@ def lines_1(tensor_count, addresses, gradients, tensors, chunks, hyper, host, pa
     for tensor in range(tensor_count):
         if gradients[tensor] == 0:
             continue
-        row = tensors[tensor * 11]
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        row = tensors[tensor * 12]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         values_at = float32_at(lines + 8 * (1 * (1 + pieces) * rows + 1 * (1 + bands) * length))
         # return sqrt(maximum(mean(r), least)) / sqrt(r) * (1 / sqrt(c))
-        scalar = reduced[tensor * 5 + 2] / np.float64(tensors[tensor * 11 + 7])
+        scalar = reduced[tensor * 5 + 2] / np.float64(tensors[tensor * 12 + 7])
         eps1 = host[row * 7 + 1]
         scalar_2 = scalar if scalar >= eps1 or scalar != scalar else eps1
         scalar_3 = np.sqrt(scalar_2)
@@ -169,7 +169,7 @@ def lines_1(tensor_count, addresses, gradients, tensors, chunks, hyper, host, pa
         for place in range(rows):
             scalar_5 = np.float64(row_var_at[place])
             # r = _towards(row_var, mean(g**2, axis=1), t, beta2_decay)
-            scalar_6 = mean_at[place] / np.float64(tensors[tensor * 11 + 6])
+            scalar_6 = mean_at[place] / np.float64(tensors[tensor * 12 + 6])
             # return v + t**beta2_decay * (mean_square - v)
             scalar_7 = scalar_6 - scalar_5
             scalar_8 = scalar_4 * scalar_7
@@ -183,7 +183,7 @@ def lines_1(tensor_count, addresses, gradients, tensors, chunks, hyper, host, pa
         col_var_at = float32_at(addresses[tensor * 3 + 2])
         for place in range(length):
             # c = _towards(col_var, mean(g**2, axis=0), t, beta2_decay)
-            scalar_12 = mean_at_2[place] / np.float64(tensors[tensor * 11 + 7])
+            scalar_12 = mean_at_2[place] / np.float64(tensors[tensor * 12 + 7])
             scalar_13 = np.float64(col_var_at[place])
             # return v + t**beta2_decay * (mean_square - v)
             scalar_14 = scalar_12 - scalar_13
@@ -206,16 +206,16 @@ def pass_1(first, last, addresses, gradients, tensors, chunks, hyper, host, part
         if gradients[tensor] == 0:
             partial[chunk * 5 + 4] = 0.0
             continue
-        row = tensors[tensor * 11]
+        row = tensors[tensor * 12]
         if row != known:
             known = row
             # scale = minimum(_inverse_root(r, c, eps1), 1 / eps1)
             scalar = np.float32(host[row * 7 + 2])
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         width = chunks[chunk * 6 + 3]
         band = chunks[chunk * 6 + 4]
         piece = chunks[chunk * 6 + 5]
@@ -256,12 +256,12 @@ def lines_2(tensor_count, addresses, gradients, tensors, chunks, hyper, host, pa
     for tensor in range(tensor_count):
         if gradients[tensor] == 0:
             continue
-        row = tensors[tensor * 11]
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        row = tensors[tensor * 12]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
 
 
 @inner
@@ -274,7 +274,7 @@ def pass_2(first, last, addresses, gradients, tensors, chunks, hyper, host, part
         count = chunks[chunk * 6 + 2]
         if gradients[tensor] == 0:
             continue
-        row = tensors[tensor * 11]
+        row = tensors[tensor * 12]
         if tensor != known:
             known = tensor
             # return (1 - lr * weight_decay) * theta - alpha / maximum(1, _rms(update) / d) * update
@@ -283,13 +283,13 @@ def pass_2(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             scalar_2 = host[row * 7 + 5]
             eps2 = host[row * 7 + 4]
             # return sqrt(mean(x**2))
-            scalar_3 = reduced[tensor * 5] / np.float64(tensors[tensor * 11 + 1])
+            scalar_3 = reduced[tensor * 5] / np.float64(tensors[tensor * 12 + 1])
             scalar_4 = np.sqrt(scalar_3)
             # alpha = maximum(eps2, _rms(theta)) * minimum(lr, 1 / sqrt(t))
             scalar_5 = eps2 if eps2 >= scalar_4 or eps2 != eps2 else scalar_4
             scalar_6 = scalar_2 * scalar_5
             # return sqrt(mean(x**2))
-            scalar_7 = reduced[tensor * 5 + 4] / np.float64(tensors[tensor * 11 + 1])
+            scalar_7 = reduced[tensor * 5 + 4] / np.float64(tensors[tensor * 12 + 1])
             scalar_8 = np.sqrt(scalar_7)
             d = host[row * 7 + 6]
             # return (1 - lr * weight_decay) * theta - alpha / maximum(1, _rms(update) / d) * update
@@ -298,11 +298,11 @@ def pass_2(first, last, addresses, gradients, tensors, chunks, hyper, host, part
             scalar_11 = np.float32(scalar_6 / scalar_10)
             # scale = minimum(_inverse_root(r, c, eps1), 1 / eps1)
             scalar_12 = np.float32(host[row * 7 + 2])
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         width = chunks[chunk * 6 + 3]
         band = chunks[chunk * 6 + 4]
         piece = chunks[chunk * 6 + 5]
@@ -338,12 +338,12 @@ def finish_tensors(tensor_count, addresses, gradients, tensors, chunks, hyper, h
     for tensor in range(tensor_count):
         if gradients[tensor] == 0:
             continue
-        row = tensors[tensor * 11]
-        length = tensors[tensor * 11 + 6]
-        rows = tensors[tensor * 11 + 7]
-        bands = tensors[tensor * 11 + 8]
-        pieces = tensors[tensor * 11 + 9]
-        lines = tensors[tensor * 11 + 10]
+        row = tensors[tensor * 12]
+        length = tensors[tensor * 12 + 6]
+        rows = tensors[tensor * 12 + 7]
+        bands = tensors[tensor * 12 + 9]
+        pieces = tensors[tensor * 12 + 10]
+        lines = tensors[tensor * 12 + 11]
         row_var_new = float32_at(addresses[tensor * 3 + 1])
         # return v + t**beta2_decay * (mean_square - v)
         scalar = host[row * 7]
@@ -352,7 +352,7 @@ def finish_tensors(tensor_count, addresses, gradients, tensors, chunks, hyper, h
         for place in range(rows):
             scalar_2 = np.float64(row_var_at[place])
             # r = _towards(row_var, mean(g**2, axis=1), t, beta2_decay)
-            scalar_3 = mean_at[place] / np.float64(tensors[tensor * 11 + 6])
+            scalar_3 = mean_at[place] / np.float64(tensors[tensor * 12 + 6])
             # return v + t**beta2_decay * (mean_square - v)
             scalar_4 = scalar_3 - scalar_2
             scalar_5 = scalar * scalar_4
@@ -363,7 +363,7 @@ def finish_tensors(tensor_count, addresses, gradients, tensors, chunks, hyper, h
         col_var_at = float32_at(addresses[tensor * 3 + 2])
         for place in range(length):
             # c = _towards(col_var, mean(g**2, axis=0), t, beta2_decay)
-            scalar_7 = mean_at_2[place] / np.float64(tensors[tensor * 11 + 7])
+            scalar_7 = mean_at_2[place] / np.float64(tensors[tensor * 12 + 7])
             scalar_8 = np.float64(col_var_at[place])
             # return v + t**beta2_decay * (mean_square - v)
             scalar_9 = scalar_7 - scalar_8
