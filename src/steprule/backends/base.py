@@ -212,7 +212,7 @@ class Batch(ABC):
     def end(self) -> None:
         """Write the slots that no pass writes, after the last one, unless this step has written them.
 
-        It may come after `clear`, when the gradients are gone, but for a batch whose slots are matrices of other shapes.
+        It may come after `clear`, when the gradients are gone, but where slots are matrices of other shapes.
         """
 
     @abstractmethod
