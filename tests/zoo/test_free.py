@@ -190,11 +190,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[Plain, Arrays, int], None]]
     "dog": (lambda p, **o: F.DoG(p, **o), dog),
     "prodigy": (lambda p, **o: F.Prodigy(p, weight_decay=0.2, **o), prodigy),
     "schedule_free_sgd": (
-        lambda p, **o: sr.schedule_free_sgd.optimizer(p, lr=LR, weight_decay=0.2, warmup=4, **o),
+        lambda p, **o: sr.schedule_free_sgd.optimizer(p, lr=LR, weight_decay=0.2, warmup_steps=4, **o),
         schedule_free_sgd,
     ),
     "schedule_free_adamw": (
-        lambda p, **o: sr.schedule_free_adamw.optimizer(p, lr=LR, weight_decay=0.2, warmup=4, **o),
+        lambda p, **o: sr.schedule_free_adamw.optimizer(p, lr=LR, weight_decay=0.2, warmup_steps=4, **o),
         schedule_free_adamw,
     ),
 }
@@ -278,6 +278,29 @@ def test_eval_holds_the_average_of_schedule_free_and_train_the_point_again(rule:
     others.eval()
     others.step()  # it has no other point
     others.train()
+
+
+@pytest.mark.parametrize("rule", [free.schedule_free_sgd, free.schedule_free_adamw], ids=lambda rule: rule.name)
+def test_schedule_free_weighs_iterates_by_the_greatest_rate_so_far_and_by_their_number(rule: Any) -> None:
+    r, power, beta = 0.5, 1.5, 0.8
+    named = {"momentum": beta} if rule is free.schedule_free_sgd else {"beta1": beta}
+    optimizer = rule.optimizer(own := parameters_of([np.array([2.0, -1.0])]), r=r, weight_lr_power=power, **named)
+    y = x = z = numbers_of(own)[0]
+    v, total, greatest = 0.0, 0.0, 0.0
+    for t, lr in enumerate([0.1, 0.3, 0.05, 0.2], 1):
+        g = y + np.cos(t)
+        own[0].grad = torch.tensor(g)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        greatest = max(greatest, lr)
+        weight = t**r * greatest**power
+        total += weight
+        v = 0.999 * v + 0.001 * g * g
+        step = g if rule is free.schedule_free_sgd else g / (ROOT(v / (1 - 0.999**t)) + 1e-8)
+        z = z - lr * step
+        x = x + weight / total * (z - x)
+        y = beta * x + (1 - beta) * z
+        np.testing.assert_allclose(numbers_of(own)[0], y, rtol=1e-7)  # numbers of the host are kept in float32
 
 
 # What is done to an update ----------------------------------------------------------------------------

@@ -20,39 +20,39 @@ def polyak(theta, g, *, lr=from_0(1.0), least=hyper(0.0), eps=hyper(1e-30, above
     return theta - minimum(lr, maximum(0, loss - least) / (global_sum(g**2) + eps)) * g
 
 
-def _averaged(theta, z, lr, total, power):
-    """Return the next iterate, how far it leads z, and the sum of weights: x is the average of z, by rates."""
-    weight = lr**power
-    total = total + weight
-    share = where(total > 0, weight / total, 0)
+def _averaged(theta, z, rate, lr_max, weight_sum, t, r, weight_lr_power):
+    """Return the next iterate, how far it leads z, and what weights know: x is the average of z, by rates."""
+    lr_max = maximum(rate, lr_max)
+    weight = t**r * lr_max**weight_lr_power
+    weight_sum = weight_sum + weight
+    share = where(weight_sum > 0, weight / weight_sum, 0)
     x = (1 - share) * theta + share * z
-    return x, x - z, total
+    return x, x - z, lr_max, weight_sum
 
 
-@rule(evaluate_at=lambda theta, lead, *, beta: theta - (1 - beta) * lead)
-def schedule_free_sgd(theta, g, lead, weight_sum=slot(rank="host"), *,
-                      lr=from_0(1.0), beta=below_1(0.9), weight_decay=from_0(0.0), warmup=from_0(0.0), t):
-    """Schedule-Free SGD (Defazio et al., 2024), with weight decay at y and rates squared as weights."""
-    rate = lr * minimum(1, t / maximum(warmup, 1))
-    y = theta - (1 - beta) * lead
+@rule(evaluate_at=lambda theta, lead, *, momentum: theta - (1 - momentum) * lead)
+def schedule_free_sgd(theta, g, lead, lr_max=slot(rank="host"), weight_sum=slot(rank="host"), *,
+                      lr=from_0(1.0), momentum=below_1(0.9), weight_decay=from_0(0.0), warmup_steps=from_0(0.0),
+                      r=from_0(0.0), weight_lr_power=from_0(2.0), t):
+    """Schedule-Free SGD (Defazio et al., 2024), with decay at y; weights are powers of t and the greatest rate."""
+    rate = lr * minimum(1, t / maximum(warmup_steps, 1))
+    y = theta - (1 - momentum) * lead
     z = theta - lead - rate * (g + weight_decay * y)
-    return _averaged(theta, z, rate, weight_sum, 2)
+    return _averaged(theta, z, rate, lr_max, weight_sum, t, r, weight_lr_power)
 
 
 @rule(evaluate_at=lambda theta, lead, *, beta1: theta - (1 - beta1) * lead)
-def schedule_free_adamw(theta, g, lead, exp_avg_sq, weight_sum=slot(rank="host"), *,
+def schedule_free_adamw(theta, g, lead, exp_avg_sq, lr_max=slot(rank="host"), weight_sum=slot(rank="host"), *,
                         lr=from_0(2.5e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8),
-                        weight_decay=from_0(0.0), warmup=from_0(0.0), t):
-    """Schedule-Free AdamW (Defazio et al., 2024), with weight decay at y and rates squared as weights.
-
-    Departure: the weight is the square of this step's rate, not of the greatest so far.
-    """
-    rate = lr * minimum(1, t / maximum(warmup, 1))
+                        weight_decay=from_0(0.0), warmup_steps=from_0(0.0), r=from_0(0.0),
+                        weight_lr_power=from_0(2.0), t):
+    """Schedule-Free AdamW (Defazio et al., 2024), with weight decay at y; weights are as those of the SGD."""
+    rate = lr * minimum(1, t / maximum(warmup_steps, 1))
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
     y = theta - (1 - beta1) * lead
-    direction = g / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * y
-    x, lead, weight_sum = _averaged(theta, theta - lead - rate * direction, rate, weight_sum, 2)
-    return x, lead, v, weight_sum
+    z = theta - lead - rate * (g / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * y)
+    x, lead, *weights = _averaged(theta, z, rate, lr_max, weight_sum, t, r, weight_lr_power)
+    return x, lead, v, *weights
 
 
 @rule
