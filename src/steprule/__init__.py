@@ -20,6 +20,7 @@ from .zoo.free import schedule_free_adamw, schedule_free_sgd
 from .zoo.transforms import (
     adagc,
     cautious,
+    cautious_weight_decay,
     clip_global_norm,
     clip_last_global_norm,
     clip_norm,
@@ -30,9 +31,9 @@ from .zoo.transforms import (
 )
 
 __all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "adagc", "board", "cautious",
-           "chain", "choice", "clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "ema", "errors",
-           "explain", "hyper", "lookahead", "rule", "schedule_free_adamw", "schedule_free_sgd", "slot", "transform",
-           "watch", "weight_decay"]  # fmt: skip
+           "cautious_weight_decay", "chain", "choice", "clip_global_norm", "clip_last_global_norm", "clip_norm",
+           "clip_value", "ema", "errors", "explain", "hyper", "lookahead", "rule", "schedule_free_adamw",
+           "schedule_free_sgd", "slot", "transform", "watch", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
 # Those that would hide builtins are there by name, and `from steprule import *` leaves them out.
 __all__[:] = [name for name in __all__ if not hasattr(builtins, name)]

@@ -73,7 +73,7 @@ ZOO: list[tuple[str, Mapping[str, Any]]] = [
     ("Polyak", {"lr": 9.0, "least": 1.0, **DECAY}),
     ("Muon", DECAY),
 ]  # fmt: skip
-OF_ROWS = ["Adafactor", "AdamMini", "CAME", "SM3"]
+OF_ROWS = ["Adafactor", "AdamMini", "CAME", "NorMuon", "SM3"]
 """Classes whose rules keep numbers of rows, for which there are no kernels: torch's own operations step them."""
 MATRICES = {"Muon": [(3, 5), (70, 40)]}
 """Classes that take nothing but matrices, and these."""

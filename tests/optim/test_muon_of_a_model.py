@@ -13,6 +13,8 @@ from torch import nn
 
 import steprule as sr
 from steprule.errors import HyperparameterError, ParameterError, StateError
+from steprule.zoo import matrices
+from steprule.zoo.adam import adam
 
 pytestmark = pytest.mark.null
 
@@ -60,6 +62,20 @@ def test_matrices_are_stepped_by_muon_and_the_rest_by_adamw_with_one_learning_ra
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_normuon_and_adamw_each_have_their_betas_and_both_decay_cautiously_if_asked() -> None:
+    ours, theirs = model(), model()
+    one = sr.optim.NorMuon(ours, beta2=0.8, betas=(0.7, 0.6), cautious_decay=True, **ONE)
+    decay = sr.cautious_weight_decay(weight_decay=ONE["weight_decay"])
+    rules = {"hidden": sr.chain(matrices.normuon(beta2=0.8), decay),
+             "rest": sr.chain(adam(beta1=0.7, beta2=0.6, eps=1e-8), decay)}  # fmt: skip
+    other = sr.Optimizer(theirs, rules, lr=ONE["lr"], backend="eager")
+    assert same(train(ours, one, 0, 3), train(theirs, other, 0, 3))
+    assert {key for p in ours[0].parameters() for key in one.state[p]} == {
+        "momentum_buffer", "second_momentum", "step", "exp_avg", "exp_avg_sq",
+    }  # fmt: skip
+    assert [route.rule for route in one.routes.values()][:2] == ["normuon", "adam"]
+
+
 @pytest.mark.parametrize("twin", [None, copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])  # noqa: S301
 def test_a_resumed_run_repeats_the_undisturbed_one(twin: Any) -> None:
     own = model()
@@ -93,6 +109,7 @@ def test_groups_have_the_arguments_of_what_steps_them() -> None:
     assert optimizer.param_groups[0]["adjust_lr_fn"] is None
     assert {key: value for key, value in optimizer.param_groups[1].items() if key != "params"} == {
         "rule": "adam", "lr": 0.5, "weight_decay": 0.1, "betas": (0.9, 0.999), "eps": 1e-8,
+        "cautious_decay": False,
     }  # fmt: skip
     for own, error, told in (
         ({"params": [vector], "rule": "sgd"}, HyperparameterError, "no rules of their own, but for 'adam'"),

@@ -26,6 +26,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "CAME": {"eps": (0.1, 0.1)},
     "DoG": {"first": 1.0, "eps": 0.1},
     "Muon": {"eps": 100.0},
+    "NorMuon": {"eps": 100.0},
     "Polyak": {"eps": 0.5},
     "Prodigy": {"d0": 0.1, "eps": 0.1},
 }
@@ -35,7 +36,7 @@ EDITS = {"etas": (0.4, 1.3), "step_sizes": (0.1, 0.105), "t0": 0.0, "beta3_warmu
 """What becomes of an entry, where half of it would change nothing or be out of its range."""
 ONCE = {("Adagrad", "initial_accumulator_value"), ("Yogi", "initial_accumulator"), ("Rprop", "lr"), ("DoG", "first")}
 """What is read when state is made, or by the first step, and never again."""
-SHAPES = {"Muon": [(2, 3), (3, 2)]}
+SHAPES = {name: [(2, 3), (3, 2)] for name in ("Muon", "NorMuon")}
 """Those of classes that do not take a matrix and a vector."""
 
 

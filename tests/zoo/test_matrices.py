@@ -35,6 +35,25 @@ def muon(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
     return p - 0.01 * 0.2 * max(p.shape) ** 0.5 * newton_schulz(0.95 * s["m"] + 0.05 * g)
 
 
+def normuon(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
+    """Its Algorithm 1, with a decay of 0.1 that is left out where it goes against the update."""
+    s["m"] = 0.95 * s.get("m", 0) + 0.05 * g
+    o = newton_schulz(0.95 * s["m"] + 0.05 * g)
+    s["v"] = 0.9 * s.get("v", np.zeros(len(g))) + 0.1 * (o**2).mean(1)
+    even = o / (np.sqrt(s["v"])[:, None] + 1e-10)
+    step = 0.01 * 0.2 * np.sqrt(g.size) / np.linalg.norm(even) * even
+    return p - step - 0.01 * 0.1 * p * (step * p >= 0)
+
+
+def normuon_of_the_authors_code(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
+    """Steps as long as Muon's."""
+    s["m"] = 0.95 * s.get("m", 0) + 0.05 * g
+    o = newton_schulz(0.95 * s["m"] + 0.05 * g)
+    s["v"] = 0.95 * s.get("v", np.zeros(len(g))) + 0.05 * (o**2).mean(1)
+    even = o / (np.sqrt(s["v"])[:, None] + 1e-10)
+    return p - 0.01 * max(1, g.shape[0] / g.shape[1]) ** 0.5 * np.linalg.norm(o) / np.linalg.norm(even) * even
+
+
 def shampoo(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
     s["l"], s["r"] = s.get("l", 0) + g @ g.T, s.get("r", 0) + g.T @ g
     if t % 2 == 1:
@@ -68,6 +87,8 @@ def soap(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
 
 RULES = {
     "muon": (matrices.muon(lr=0.01, scale="match_rms_adamw"), muon),
+    "normuon": (sr.chain(matrices.normuon(lr=0.01, beta2=0.9), sr.cautious_weight_decay(weight_decay=0.1)), normuon),
+    "normuon of the authors' code": (matrices.normuon(lr=0.01, scale="original"), normuon_of_the_authors_code),
     "shampoo": (matrices.shampoo(lr=0.01, frequency=2), shampoo),
     "soap": (matrices.soap(lr=0.01, frequency=3), soap),
 }

@@ -11,7 +11,7 @@ from .factored import CAME, SM3, Adafactor, AdamMini
 from .free import DoG, Polyak, Prodigy
 from .gauges import Gauges as Gauges
 from .gauges import TensorBoardGauges as TensorBoardGauges
-from .muon import Muon
+from .muon import Muon, NorMuon
 from .optimizer import Optimizer
 from .options import Options as Options
 from .papers import (
@@ -54,6 +54,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "NorMuon",
     "Optimizer",
     "Polyak",
     "Prodigy",

@@ -35,6 +35,7 @@ MEANINGS = {
     "eps": "keeps denominators from 0; at least 0",
     "weight_decay": "this times the parameter is added to its gradient, an L2 penalty; at least 0",
     "decoupled_weight_decay": "True takes weight decay out of the gradient: parameters shrink by lr · weight_decay",
+    "cautious_decay": "True leaves weight decay out where it goes against the update (Chen et al., 2025)",
     "amsgrad": "True divides by the greatest second moment so far (Reddi et al., 2018)",
     "momentum": "the share of the last step's direction that is kept; at least 0",
     "maximize": "True goes up the gradient",
@@ -109,7 +110,7 @@ def _listed(title: str, names: Iterable[str], signature: inspect.Signature, told
 def _docstring(cls: Any, signature: inspect.Signature) -> str:
     """Return a class's own words, then its arguments, our options, and its errors."""
     own = vars(cls)
-    decay = {"weight_decay": DECAY} if own.get("_decoupled") else {}
+    decay = {"weight_decay": DECAY} if getattr(cls, "_decoupled", False) else {}
     meanings = {**MEANINGS, **decay, **own.get("_meanings", {})}
     arguments = [name for name in list(signature.parameters)[1:] if name not in OPTIONS]
     return "\n".join([

@@ -18,8 +18,14 @@ from ..errors import HyperparameterError
 from ..graph.graph import LOSS, Hyper
 from ..graph.node import Rank
 from ..plan.schedule import schedule
-from ..rule import Formula, Rule, chain
-from ..zoo.transforms import coupled_weight_decay, decoupled_weight_decay, maximize, unscale
+from ..rule import Formula, Rule, Transform, chain
+from ..zoo.transforms import (
+    cautious_weight_decay,
+    coupled_weight_decay,
+    decoupled_weight_decay,
+    maximize,
+    unscale,
+)
 from .compiled import Kernels, Reader
 from .documented import OPTIONS, described
 from .groups import RULE, check_keys
@@ -151,12 +157,18 @@ class TorchOptimizer(Optimizer):
         """Return the facts that decide a group's formula: its rule, and the transforms before it."""
         scaled = getattr(self, "grad_scale", None) is not None
         rule = self._rule_of(group)
-        # Like torch, no decay is no operation: 0·θ would spread what is not finite. A rule may have a decay of its own.
-        asked = "weight_decay" in self.defaults and plain(group.get("weight_decay", 0)) != 0
-        decays = asked and "weight_decay" not in rule.hypers
+        decay = None if "weight_decay" in rule.hypers else self._decay_of(group)  # a rule may have one of its own
+        return rule, bool(group.get("maximize")), decay, scaled, torch.get_default_dtype()
+
+    def _decay_of(self, group: Mapping[str, Any]) -> Transform | None:
+        """Return the decay that a group asks for: like torch, none at 0, since 0·θ would spread what is not finite."""
+        if "weight_decay" not in self.defaults or plain(group.get("weight_decay", 0)) == 0:
+            return None
+        if group.get("cautious_decay") and "cautious_decay" in self.defaults:
+            return cautious_weight_decay
         told = "decoupled_weight_decay" in self.defaults
         decoupled = bool(group.get("decoupled_weight_decay", self._decoupled)) if told else self._decoupled
-        return rule, bool(group.get("maximize")), decays, decoupled, scaled, torch.get_default_dtype()
+        return decoupled_weight_decay if decoupled else coupled_weight_decay
 
     def _mood(self) -> object:
         """Return the facts that decide about all groups: a pending loss scale is another one at every step."""
@@ -169,12 +181,12 @@ class TorchOptimizer(Optimizer):
         return self._by_flags[flags]
 
     def _chain(self, flags: Flags) -> Formula:
-        rule, maximise, decays, decoupled, scaled, _ = flags
+        rule, maximise, decay, scaled, _ = flags
         before = [unscale] if scaled else []
         before += [self._options.clip] if isinstance(self._options.clip, Formula) else []
         before += [maximize] if maximise else []
-        before += [decoupled_weight_decay if decoupled else coupled_weight_decay] if decays else []
-        program = storable(chain(*before, rule), self._options)
+        own = [rule] if decay is None else [rule, decay] if decay.part.moves == "update" else [decay, rule]
+        program = storable(chain(*before, *own), self._options)
         beside = [other for other in (self._flat_formula, *self._others.values()) if other is not None]
         every = [rule.graph for rule in (self._rule_of(self.defaults), *beside)] if beside else []
         check_slots([program.graph, *every], self._options)

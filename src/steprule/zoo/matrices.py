@@ -1,7 +1,8 @@
-"""Rules that take a parameter as a matrix, its leading index by all others: Muon, Shampoo, SOAP.
+"""Rules that take a parameter as a matrix, its leading index by all others: Muon, NorMuon, Shampoo, SOAP.
 
 A vector is one column: Muon's step along it has a length of about 1, and preconditioners on its right are numbers.
-Weight decay is a transform before the rule.
+Weight decay is a transform before the rule. Shampoo and SOAP have rules of their own for matrices of which one side is
+too long for a preconditioner.
 """
 
 from ..graph.ops import COEFFICIENTS
@@ -12,6 +13,7 @@ from ..rule import (
     hyper,
     inverse_root,
     maximum,
+    mean,
     orthogonalize,
     qr,
     rows,
@@ -23,7 +25,9 @@ from ..rule import (
 )
 from .common import below_1, from_0
 
-__all__ = ["muon", "shampoo", "soap"]
+__all__ = ["muon", "normuon", "shampoo", "soap"]
+
+_LEAST = 1e-10
 
 
 def _scale(theta, kind):
@@ -31,6 +35,13 @@ def _scale(theta, kind):
     if kind == "match_rms_adamw":
         return 0.2 * sqrt(maximum(rows(theta), columns(theta)))
     return sqrt(maximum(1, rows(theta) / columns(theta))) if kind == "original" else 1
+
+
+def _direction(g, momentum_buffer, momentum, a, b, c, eps, ns_steps, nesterov, gram):
+    """Return the orthogonal direction of Muon's step, and the new momentum."""
+    m = momentum * momentum_buffer + (1 - momentum) * g
+    ahead = momentum * m + (1 - momentum) * g if nesterov else m
+    return orthogonalize(ahead, a, b, c, eps=eps, steps=ns_steps, gram=gram), m
 
 
 @rule
@@ -42,9 +53,26 @@ def muon(theta, g, momentum_buffer, *,
 
     With the scale "match_rms_adamw", learning rates and weight decays of AdamW can be used.
     """
-    m = momentum * momentum_buffer + (1 - momentum) * g
-    ahead = momentum * m + (1 - momentum) * g if nesterov else m
-    return theta - lr * _scale(theta, scale) * orthogonalize(ahead, a, b, c, eps=eps, steps=ns_steps, gram=gram), m
+    o, m = _direction(g, momentum_buffer, momentum, a, b, c, eps, ns_steps, nesterov, gram)
+    return theta - lr * _scale(theta, scale) * o, m
+
+
+@rule
+def normuon(theta, g, momentum_buffer, second_momentum=slot(rank="row"), *,
+            lr=from_0(1e-3), momentum=from_0(0.95), beta2=below_1(0.95), a=hyper(COEFFICIENTS[0]),
+            b=hyper(COEFFICIENTS[1]), c=hyper(COEFFICIENTS[2]), eps=from_0(1e-7), ns_steps=hyper(5, low=0, below=100),
+            nesterov=choice(True, False), scale=choice("match_rms_adamw", "original", "none"),
+            gram=choice(False, True)):
+    """NorMuon (Li et al., 2025): Muon's direction, each row over its usual length; its RMS is 0.2, as of Adam's step.
+
+    With the other scales the step is as long as Muon's; the authors' code has "original".
+    """
+    o, m = _direction(g, momentum_buffer, momentum, a, b, c, eps, ns_steps, nesterov, gram)
+    square = mean(o**2, axis=1)
+    v = beta2 * second_momentum + (1 - beta2) * square
+    even = 1 / (sqrt(v) + _LEAST)
+    long = 0.2 if scale == "match_rms_adamw" else sqrt(mean(square)) * _scale(theta, scale)
+    return theta - lr * long / maximum(sqrt(mean(square * even**2)), _LEAST) * even * o, m, v
 
 
 @rule

@@ -3,8 +3,8 @@
 from ..rule import Transform, clamp, global_norm, hyper, maximum, mean, minimum, norm, slot, transform, where
 from .common import below_1, from_0, to_1
 
-__all__ = ["adagc", "cautious", "clip_global_norm", "clip_last_global_norm", "clip_norm", "clip_value", "ema",
-           "lookahead", "weight_decay"]  # fmt: skip
+__all__ = ["adagc", "cautious", "cautious_weight_decay", "clip_global_norm", "clip_last_global_norm", "clip_norm",
+           "clip_value", "ema", "lookahead", "weight_decay"]  # fmt: skip
 
 _LEAST = 1e-30
 _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do we
@@ -100,10 +100,22 @@ def cautious(theta, g, new):
     >>> sr.cautious(sr.board.adam(lr=1e-3)).name
     'adam+cautious'
 
-    A decoupled weight decay before the rule is no part of its update.
+    A decoupled weight decay before the rule is no part of its update; `cautious_weight_decay` behind the rule is what
+    such a decay is, left out where it goes against the update.
     """
     goes = where((new - theta) * g < 0, 1, 0)
     return theta + (new - theta) * goes / maximum(mean(goes), 1e-3)
+
+
+@transform(moves="update")
+def cautious_weight_decay(theta, g, new, *, lr=hyper(shared=True), weight_decay=from_0(1e-2)):
+    """Shrink by ηλ those parameters that their update does not move away from zero (Chen et al., 2025).
+
+    >>> import steprule as sr
+    >>> sr.chain(sr.board.adam(lr=1e-3), sr.cautious_weight_decay(weight_decay=0.1)).name
+    'adam+cautious_weight_decay'
+    """
+    return new - lr * weight_decay * where((theta - new) * theta >= 0, theta, 0)
 
 
 @transform(moves="update")
