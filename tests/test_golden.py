@@ -36,7 +36,7 @@ FEW_BITS: dict[str, tuple[str, dict[str, Any]]] = {
 """Parameters and options of kernels beside those in float32, by what their names end in."""
 
 
-UNCOMPILED = {"mars", "sgld", "signum", "stable_adamw"}
+UNCOMPILED = {"mars", "mars_exact", "sgld", "signum", "stable_adamw"}
 """Rules of papers of whose GPU kernels there is no record, so that they have no golden ones at all; nor have those of
 `zoo.free` and `zoo.matrices`, and of `zoo.factored` only Adafactor has one."""
 

@@ -27,12 +27,13 @@ from .zoo.transforms import (
     clip_value,
     ema,
     lookahead,
+    sam,
     weight_decay,
 )
 
 __all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "adagc", "board", "cautious",
            "cautious_weight_decay", "chain", "choice", "clip_global_norm", "clip_last_global_norm", "clip_norm",
-           "clip_value", "ema", "errors", "explain", "hyper", "lookahead", "rule", "schedule_free_adamw",
+           "clip_value", "ema", "errors", "explain", "hyper", "lookahead", "rule", "sam", "schedule_free_adamw",
            "schedule_free_sgd", "slot", "transform", "watch", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
 # Those that would hide builtins are there by name, and `from steprule import *` leaves them out.

@@ -141,7 +141,7 @@ def _formulas(graph: Graph) -> Iterator[tuple[str, Node]]:
         cosine = make("div", make("sum", make("mul", g, m)), lengths)
         yield "cosine", make("where", make("eq", lengths, const(0)), const(0), cosine)
     raw = read(graph.gradient)
-    if graph.evaluate_at is not None and not graph.implicit:
+    if graph.looks_ahead:
         new = theta  # another point is stored, and what is stored stalls: the graph of that one tells
     yield "nonfinite", make("sum", _flag(make("eq", make("sub", raw, raw), const(0)), 0, 1))
     if new is not theta and new.rank is Rank.ELEMENT:

@@ -120,8 +120,9 @@ class Graph:
     """A rule: what it reads, what it declares, and the node of every new value.
 
     `gradients` names the gradient after each transform (for print); `evaluate_at` is the point where the
-    gradient is taken, if not the parameter itself: the new parameter in an implicit rule; `origins` holds the
-    source line that first wrote each node. `gauges` are further outputs, which nothing else reads.
+    gradient is taken, if not the parameter itself: the new parameter in an implicit rule; `first` names the
+    gradient at the parameter itself, if the rule has that, too: where its update reads it, it is the last slot.
+    `origins` holds the source line that first wrote each node. `gauges` are further outputs, which nothing else reads.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Graph:
     new_slots: tuple[Node, ...]
     gradients: Mapping[Node, str] = field(default_factory=dict[Node, str])
     evaluate_at: Node | None = None
+    first: str = ""
     counts_steps: bool = False
     origins: Mapping[Node, Origin] = field(default_factory=dict[Node, Origin])
     gauges: tuple[Gauge, ...] = ()
@@ -140,7 +142,12 @@ class Graph:
     @property
     def implicit(self) -> bool:
         """Whether the gradient is taken where the step ends, which depends on it."""
-        return self.evaluate_at is self.new_parameter
+        return self.evaluate_at is self.new_parameter and not self.first
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the stored parameters are, between steps without a closure, the point where the gradient is taken."""
+        return self.evaluate_at is not None and not self.implicit and not self.first
 
     @once
     def outputs(self) -> tuple[tuple[str, Node], ...]:
@@ -151,7 +158,8 @@ class Graph:
     @once
     def ranks(self) -> dict[str, Rank]:
         """Where each array varies, by name: the parameter, the gradient and every slot."""
-        whole = dict.fromkeys((self.parameter, self.gradient), Rank.ELEMENT)
+        first = (self.first,) if self.first else ()
+        whole = dict.fromkeys((self.parameter, self.gradient, *first), Rank.ELEMENT)
         return whole | {slot.name: slot.rank for slot in self.slots}
 
     @property

@@ -34,6 +34,11 @@ class LookAhead:
     to_point: Graph
     to_iterate: Graph
 
+    @property
+    def stored(self) -> Graph:
+        """What a step runs on the stored parameters, which are the point, unless a closure has looked ahead."""
+        return self.closure_free
+
 
 def _shift(graph: Graph) -> Node:
     """Return f of the point θ − f."""
@@ -55,7 +60,7 @@ def _shift(graph: Graph) -> Node:
 
 def look_ahead(graph: Graph) -> LookAhead | None:
     """Return the graphs of a rule with a look-ahead; None for a rule without, and for one that looks where it ends."""
-    if graph.evaluate_at is None or graph.implicit:
+    if not graph.looks_ahead:
         return None
     shift = _shift(graph)
     used = [node for node in topological([shift]) if node.op == "hyper"]

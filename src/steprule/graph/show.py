@@ -10,7 +10,7 @@ from itertools import count
 from .chance import SITES
 from .gauges import of_every_rule
 from .graph import Graph
-from .node import Node, Rank, topological
+from .node import Node, Rank, read, topological
 from .ops import OPS
 
 GREEK = {
@@ -70,6 +70,11 @@ class _Printer:
             return spelled + ("ₜ₋₁" if before else "ₜ")
         return (f"{{{spelled}}}" if "_" in spelled else spelled) + ("_{t-1}" if before else "_{t}")
 
+    def at_parameter(self) -> str:
+        """Spell the gradient at the parameter itself."""
+        below = symbol(self.graph.parameter, latex=self.latex)
+        return symbol(self.graph.gradient, latex=self.latex) + (f"_{{{below}}}" if self.latex else f"_{below}")
+
     def leaf(self, node: Node) -> str:
         if node.op == "const":
             return _number(float(node.attr), latex=self.latex)  # type: ignore[arg-type]
@@ -79,6 +84,8 @@ class _Printer:
             return symbol(str(node.attr), latex=self.latex)
         if node.array == self.graph.gradient:
             return symbol(node.array, latex=self.latex)
+        if node.array == self.graph.first:
+            return self.at_parameter()
         return self.dated(node.array, before=True)
 
     def inner(self, node: Node, least: int) -> str:
@@ -163,6 +170,8 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
 
     if graph.evaluate_at is not None:
         loss = r"\nabla L\left({}\right)" if latex else "∇L({})"
+        if graph.first:
+            lines.append((printer.at_parameter(), loss.format(printer.dated(graph.parameter, before=True))))
         if not graph.implicit:
             name_parts(graph.evaluate_at)
         point = printer.dated(graph.parameter, before=False) if graph.implicit else printer.show(graph.evaluate_at)
@@ -174,8 +183,8 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
         lines.append((left, printer.show(node)))
         names[node] = left
     for name, node in (*graph.outputs[1:], graph.outputs[0]):
-        if name == graph.parameter and graph.gradients.get(node) == graph.name:
-            continue  # a transform by itself, which gives a gradient and no parameter
+        if _unsaid(graph, name, node):
+            continue
         name_parts(node)
         left = printer.dated(name, before=False)
         lines.append((left, printer.inner(node, ALONE)))
@@ -186,6 +195,13 @@ def _lines(graph: Graph, *, latex: bool, cases: bool) -> list[tuple[str, str]]:
             name_parts(item.formula)
             lines.append((_plain(item.name) if latex else item.name, printer.show(item.formula)))
     return lines
+
+
+def _unsaid(graph: Graph, name: str, node: Node) -> bool:
+    """Whether an output is none of the formula's: a transform by itself gives a gradient and no parameter."""
+    passed = graph.evaluate_at is not None and node is read(graph.gradient)
+    alone = name == graph.parameter and (passed or graph.gradients.get(node) == graph.name)
+    return alone or name == graph.first
 
 
 def _plain(name: str) -> str:

@@ -10,8 +10,8 @@ import torch
 
 from ..backends import EAGER
 from ..errors import RuleError
-from ..graph.look_ahead import look_ahead
 from ..graph.show import equations, formula, latex, one_line
+from ..graph.twice import paths
 from ..plan.groups import ALL
 from ..plan.program import Loop, Program, lowered
 from ..plan.schedule import Pass, Plan, schedule, summary
@@ -227,8 +227,8 @@ def explain(program: Formula | Optimizer) -> Explanation:
     if isinstance(program, Transform):
         return Explanation(program.name, formula(graph), latex(graph), equations(graph), (), 0, 0, "none",
                            "a transform runs inside a rule's kernel: chain it with one", "")  # fmt: skip
-    paths = look_ahead(graph)
-    own = lowered(schedule(paths.closure_free if paths else graph))
+    ways = paths(graph)
+    own = lowered(schedule(ways.stored if ways else graph))
     device = torch.device("cpu")
     backend = at_home(device)
     kept = {form: state_bytes(graph, layout(graph, "float32", state=form)) for form in FORMATS}

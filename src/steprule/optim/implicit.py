@@ -18,7 +18,7 @@ from ..graph.graph import Graph
 from ..graph.look_ahead import to_end
 from ..plan.schedule import schedule
 from .compiled import Kernels
-from .points import Copy, Owner, Pair, insist, move
+from .moves import Copy, Owner, Pair, Way, insist, move
 from .settings import plain
 from .state import ensure
 
@@ -54,7 +54,7 @@ class Implicit:
         """Return the kernels, which are those of the rule as it is written."""
         return self._kernels
 
-    def refused(self) -> HyperparameterError:
+    def refused(self, owner: Owner) -> HyperparameterError:  # noqa: ARG002
         """Return the error of a step without a closure."""
         return HyperparameterError(
             f"`{self._graph.name}` takes its gradient where its step ends, and step() was given no closure to find it",
@@ -144,8 +144,8 @@ class Implicit:
         for iterate in iterates:
             iterate.put_back()
         given = [(pair, g) for pair, g in zip(pairs, gradients, strict=True) if g is not None]
-        own = [pair for pair, _ in given]
-        move(owner, self._kernels, self._plan, own, [g for _, g in given], steps=1)
+        way = Way(self._kernels, self._plan, 1, [pair for pair, _ in given], [g for _, g in given])
+        move(owner, [way])
 
     def _unfound(self, seen: int, moved: _Moved, best: float, most: int) -> ConvergenceError:
         told = f"after {seen} evaluations the last moved it by {moved.by:.3g}, and {moved.allowed:.3g} is near enough"

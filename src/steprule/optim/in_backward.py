@@ -22,7 +22,6 @@ from ..plan.schedule import Plan
 from ..rule import Formula
 from .away import Away
 from .binding import Binding
-from .implicit import Implicit
 from .surroundings import uncompiled
 from .tensors import label
 
@@ -121,16 +120,22 @@ class InBackward:
 
     def renew(self) -> None:
         """Check what runs on every group, and bind each parameter anew at its next gradient."""
-        if isinstance(self._owner._points, Implicit):  # noqa: SLF001
-            raise self._owner._points.refused()  # noqa: SLF001
+        self._check_points()
         for index, group in enumerate(self._owner.param_groups):
             refuse(self._owner._choose(group).plan, self._owner.clip, index)  # noqa: SLF001
         for member in self._members.values():
             member.binding = None
 
+    def _check_points(self) -> None:
+        """Refuse a rule that evaluates a closure, of whichever group."""
+        points = self._owner._points  # noqa: SLF001
+        if points is not None and (refused := points.refused(self._owner)):
+            raise refused
+
     def _check(self) -> None:
         """Check every group before the first tensor is written, as an ordinary step does."""
         owner = self._owner
+        self._check_points()
         for index, group in enumerate(owner.param_groups):
             kernels = owner._choose(group)  # noqa: SLF001
             refuse(kernels.plan, owner.clip, index)

@@ -16,7 +16,6 @@ from .compiled import Compiled, Kernels, Reader
 from .documented import documented
 from .gauges import Gauging, merged
 from .groups import RULE, check_rule_keys, routed
-from .implicit import Implicit
 from .in_backward import Releasing
 from .options import NAMES, Option, Options, State
 from .roles import Route, grouped
@@ -281,8 +280,8 @@ class Optimizer(Releasing, Gauging):
             if self._inside:
                 raise self._misplaced("step()")
             if closure is None:
-                if isinstance(self._points, Implicit):
-                    raise self._points.refused()
+                if self._points is not None and (refused := self._points.refused(self)):
+                    raise refused
                 self._update(self._choose, loss)
                 return None
             if self._points is not None:

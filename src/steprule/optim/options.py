@@ -38,6 +38,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.clip is not None and not isinstance(self.clip, Formula):
             object.__setattr__(self, "clip", clip_global_norm(max_norm=self.clip))
+        if isinstance(self.clip, Formula) and any(part.evaluate_at is not None for part in self.clip.parts):
+            raise HyperparameterError(
+                f"clip is {self.clip!r}, which says where the gradient is taken",
+                fix="give it with the rule: sr.Optimizer(model.parameters(), sr.sam(sr.board.adam))",
+            )
         if self.backend is not None and self.backend not in BACKENDS:
             raise BackendError(
                 f"there is no backend {self.backend!r}", fix=f"use one of {', '.join(BACKENDS)}, or None"

@@ -1,38 +1,29 @@
 """Rules whose gradient is taken elsewhere: how parameters get to the look-ahead point and back.
 
-No arithmetic of its own: the graphs of `graph/look_ahead.py` are run on all parameters that have state. Those of groups
-whose rule has no look-ahead stay where they are.
+No arithmetic of its own: the graphs of `graph/look_ahead.py` are run on all parameters that have state, and those of
+`graph/twice.py` on those that have a first gradient. Those of groups whose rule has no such point stay where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 
-from ..backends.eager import EagerBatch
-from ..backends.half_torch import drawn, joined, rounded
+from ..errors import HyperparameterError
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, LookAhead
-from ..plan.program import lowered
+from ..graph.twice import Twice
 from ..plan.schedule import Plan, schedule
-from ..plan.storage import NARROW, REMAINDER
-from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
-from .formats import numbers_of
+from .first_gradients import FirstGradients, needs_closure
+from .moves import Copy, Owner, Pair, Way, insist, move, ways
 from .prepared import Prepared
-from .shards import local
-from .state import STEP, ensure
-from .tensors import Entry, here, name_of, oddity, overlapping
+from .state import ensure
+from .tensors import oddity, overlapping
 
-Owner = torch.optim.Optimizer
-Pair = tuple[dict[str, Any], torch.Tensor]
-"""A parameter with its group."""
-_MOVES = 2**32
-"""Positions from which moves draw, so that they do not draw what a step does."""
 _TO_POINT, _TO_ITERATE = attrgetter("to_point"), attrgetter("to_iterate")
 """The ways between the two, of a `LookAhead`."""
 _NEW = -1.0
@@ -44,35 +35,45 @@ class Points:
 
     def __init__(self, rule_of: Callable[[Mapping[str, Any]], Prepared]) -> None:
         self._rule_of = rule_of
-        self._moves: dict[Graph, Plan] = {}
+        self._plans: dict[Graph, Plan] = {}
 
     def choose(self, group: dict[str, Any]) -> Kernels:
         """Return the kernels for gradients that a closure has taken at the point."""
         return self._rule_of(group).exact
 
+    def refused(self, owner: Owner) -> HyperparameterError | None:
+        """Return the error of a step without a closure, if a rule of any group takes two gradients."""
+        rules = [self._rule_of(group) for group in owner.param_groups]
+        return next((needs_closure(rule.formula.graph) for rule in rules if isinstance(rule.paths, Twice)), None)
+
     def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[Any], None]) -> Any:
         """Evaluate a closure at the look-ahead point, come back to the iterate bit for bit, and update from there.
 
+        Where a rule takes two gradients, it is first evaluated at the iterate, and that loss is returned.
         What is not updated is left as it was: if the closure or a check raises, if a guard stops the step, where there
         is no gradient. That shows in `ahead`, which an update makes 0.
         """
         points: list[Copy] = []
         iterates: list[Copy] = []
+        first = FirstGradients(owner, self._rule_of, self._plan)
         try:
             self._ready(owner)
             pairs, ahead = self._stepped(owner), self._ahead(owner)
             points += [Copy(parameter) for _, parameter in ahead]
-            self._move(owner, _TO_ITERATE, ahead)
-            iterates += [Copy(parameter) for _, parameter in pairs]
-            self._move(owner, _TO_POINT, pairs)
+            move(owner, self._ways(_TO_ITERATE, ahead))
+            loss = first.evaluate(closure)
+            iterates += [Copy(parameter) for _, parameter in (*pairs, *first.pairs)]
+            move(owner, [*self._ways(_TO_POINT, pairs), *first.ways()])
             with torch.enable_grad():
-                loss = closure()
+                second = closure()
             for iterate in iterates:
                 iterate.put_back()
             iterates = []
+            loss = loss if first.wanted else second
+            first.judge()
             update(loss)
         finally:
-            insist(lambda: self._undo(owner, points, iterates))
+            insist(lambda: self._undo(owner, points, iterates, first))
         return loss
 
     def to_iterate(self, owner: Owner) -> Callable[[], None]:
@@ -84,7 +85,7 @@ class Points:
         pairs = self._ahead(owner)
         points = [Copy(parameter) for _, parameter in pairs]
         try:
-            self._move(owner, _TO_ITERATE, pairs)
+            move(owner, self._ways(_TO_ITERATE, pairs))
             iterates = [Copy(parameter) for _, parameter in pairs]
             _mark(owner, [parameter for _, parameter in pairs], ahead=0.0)  # a checkpoint made meanwhile says so
             slots = [_Slots(owner, parameter) for _, parameter in pairs]
@@ -111,7 +112,7 @@ class Points:
 
     def _looking(self, owner: Owner) -> list[Pair]:
         """List the (group, parameter) pairs whose rules have a look-ahead."""
-        groups = [group for group in owner.param_groups if self._rule_of(group).paths is not None]
+        groups = [group for group in owner.param_groups if isinstance(self._rule_of(group).paths, LookAhead)]
         return [(group, parameter) for group in groups for parameter in group["params"]]
 
     def _stepped(self, owner: Owner) -> list[Pair]:
@@ -121,88 +122,27 @@ class Points:
     def _ahead(self, owner: Owner) -> list[Pair]:
         return [(group, p) for group, p in self._stepped(owner) if _mark_of(owner, p) > 0]
 
-    def _undo(self, owner: Owner, points: list[Copy], iterates: list[Copy]) -> None:
+    def _undo(self, owner: Owner, points: list[Copy], iterates: list[Copy], first: FirstGradients) -> None:
         """Put back the parameters that were moved and not updated, and drop the state of those without a step."""
         for iterate in iterates:
             iterate.put_back()
         _put_back(owner, [point for point in points if _mark_of(owner, point.parameter) > 0])
         for parameter in [p for _, p in self._stepped(owner) if _mark_of(owner, p) == _NEW]:
             del owner.state[parameter]
+        first.forget()
 
-    def _move(self, owner: Owner, way: Callable[[LookAhead], Graph], pairs: list[Pair]) -> None:
-        """Move parameters between the iterate and the look-ahead point, rule by rule."""
-        alike: dict[Graph, tuple[Prepared, list[Pair]]] = {}
-        for pair in pairs:
-            rule = self._rule_of(pair[0])
-            assert rule.paths is not None
-            alike.setdefault(way(rule.paths), (rule, []))[1].append(pair)
-        for graph, (rule, own) in alike.items():
-            if graph not in self._moves:
-                self._moves[graph] = schedule(graph)
-            move(owner, rule.kernels, self._moves[graph], own, [parameter for _, parameter in own])
+    def _ways(self, way: Callable[[LookAhead], Graph], pairs: list[Pair]) -> list[Way]:
+        """Return the moves of parameters between the iterate and the look-ahead point."""
+        given = [(pair, self._rule_of(pair[0])) for pair in pairs]
+        return ways(
+            (pair, rule.kernels, self._plan(way(cast("LookAhead", rule.paths))), pair[1]) for pair, rule in given
+        )
 
-
-@torch.no_grad()
-def move(
-    owner: Owner, kernels: Kernels, plan: Plan, pairs: list[Pair], gradients: Iterable[torch.Tensor], steps: int = 0
-) -> None:
-    """Run a plan that only moves parameters, in torch operations; `t` is the count of steps, and `steps` more.
-
-    A parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
-    """
-    if not pairs:
-        return
-    hypers, columns, names = {hyper.name for hyper in plan.graph.hypers}, hyper_columns(plan), array_rows(plan)
-
-    def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
-        return float(state[STEP]) + steps if name == "t" else float(group[name] if name in hypers else state[name])
-
-    order = {p: place for place, p in enumerate(p for group in owner.param_groups for p in group["params"])}
-    entries = [here(Entry("", 0, p, gradient, position=_MOVES + order[p]))
-               for (_, p), gradient in zip(pairs, gradients, strict=True)]  # fmt: skip
-    states = [owner.state[p] for _, p in pairs]
-    arrays = {names[0]: [_loaded(kernels, entry.parameter, own) for entry, own in zip(entries, states, strict=True)]}
-    arrays |= {names[1]: [entry.gradient for entry in entries]}
-    arrays |= {name: [local(numbers_of(p, name, own)) for (_, p), own in zip(pairs, states, strict=True)]
-               for name in names[2:]}  # fmt: skip
-    numbers = [[number(name, group, own) for name in columns] for (group, _), own in zip(pairs, states, strict=True)]
-    EagerBatch(lowered(plan), arrays, range(len(pairs))).step(np.array(numbers, dtype=np.float64))
-    for entry, place, value, own in zip(entries, kernels.where(entries), arrays[names[0]], states, strict=True):
-        parameter = entry.parameter.detach()
-        if kernels.keeps(parameter.dtype):
-            parameter.copy_(rounded(value, parameter.dtype, kernels.options.rounding))
-        elif value is not entry.parameter:
-            parameter.copy_(drawn(value, parameter.dtype, place, int(own[STEP]), 0))
-
-
-def _loaded(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
-    """Return a parameter, or as float32 what a step would read, if it is not just rounded to the nearest."""
-    if kernels.keeps(parameter.dtype):
-        return joined(parameter.detach(), local(state[REMAINDER]))
-    random = kernels.options.rounding == "stochastic" and name_of(parameter.dtype) in NARROW
-    return parameter.detach().float() if random else parameter
-
-
-class Copy:
-    """A parameter, and its former values."""
-
-    def __init__(self, parameter: torch.Tensor) -> None:
-        self.parameter = parameter
-        self.value = parameter.detach().clone(memory_format=torch.preserve_format)
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Write the former values into the parameter."""
-        self.parameter.copy_(self.value)
-
-    @torch.no_grad()
-    def still_there(self) -> bool:
-        """Whether the parameter holds it, number by number: writes past torch do not show in its version."""
-        now, then = local(self.parameter.detach()), local(self.value)
-        if now.shape != then.shape or now.dtype != then.dtype:
-            return False
-        then = then.to(now.device)
-        return bool(((now == then) | (now.isnan() & then.isnan())).all())
+    def _plan(self, graph: Graph) -> Plan:
+        """Return the plan of a graph that moves parameters."""
+        if graph not in self._plans:
+            self._plans[graph] = schedule(graph)
+        return self._plans[graph]
 
 
 class _Slots:
@@ -238,17 +178,4 @@ def _put_back(owner: Owner, points: list[Copy]) -> None:
         _mark(owner, [point.parameter], ahead=1.0)
 
 
-def insist(action: Callable[[], None]) -> None:
-    """Run a repeatable function to its end, through any number of interrupts."""
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            action()
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-__all__ = ["Copy", "Points", "insist", "move"]
+__all__ = ["Points"]

@@ -10,7 +10,8 @@ from ..errors import HyperparameterError, RuleError
 from ..graph.bounds import never_negative
 from ..graph.gauges import watched
 from ..graph.graph import Graph
-from ..graph.look_ahead import LookAhead, look_ahead
+from ..graph.look_ahead import LookAhead
+from ..graph.twice import Twice, paths
 from ..plan.schedule import schedule
 from ..plan.storage import KEEPING, REMAINDER, draws
 from ..rule import Formula, Transform, chain
@@ -28,8 +29,8 @@ class Prepared:
     kernels: Kernels
     """Those for gradients at the stored parameters."""
     exact: Kernels
-    """Those for gradients that a closure has taken at the look-ahead point; the same without one."""
-    paths: LookAhead | None
+    """Those for gradients that a closure has taken at another point; the same without one."""
+    paths: LookAhead | Twice | None
 
     @property
     def implicit(self) -> bool:
@@ -53,14 +54,15 @@ class Prepared:
 def prepare(rule: Formula, options: Options, reader: Callable[[str], Reader]) -> Prepared:
     """Prepare a rule. Raises `RuleError` for what is no rule, or cannot be stored as the options ask for."""
     formula = _composed(rule, options)
-    paths = look_ahead(watched(formula.graph, options.watch))
+    ways = paths(watched(formula.graph, options.watch))
 
     def compiled(graph: Graph) -> Kernels:
         readers = tuple(reader(hyper.name) for hyper in graph.hypers)
         return Kernels(formula, schedule(seen(graph, options), guarded=options.guarded), readers, options)
 
-    kernels = compiled(paths.closure_free if paths else formula.graph)
-    return Prepared(rule, formula, kernels, compiled(paths.exact) if paths else kernels, paths)
+    kernels = compiled(ways.stored if ways else formula.graph)
+    exact = kernels if ways is None or ways.exact is ways.stored else compiled(ways.exact)
+    return Prepared(rule, formula, kernels, exact, ways)
 
 
 def _composed(rule: Formula, options: Options) -> Formula:
@@ -78,7 +80,7 @@ def storable(formula: Formula, options: Options) -> Formula:
     graph = formula.graph
     if options.rounding not in KEEPING:
         return formula
-    if graph.evaluate_at is not None and not graph.implicit:
+    if graph.looks_ahead:
         raise RuleError(
             f"`{graph.name}` stores its look-ahead point, which cannot be compensated",
             fix='use rounding="stochastic" or "nearest", or a rule without evaluate_at',

@@ -173,8 +173,11 @@ def check(entry: Entry) -> None:
             raise _refuse(entry, "memory of the parameter or its gradient was freed", "restore it before step()")
 
 
-def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None:
-    """Raise `ParameterError` for a DTensor that cannot be updated part by part, each process its own."""
+def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan, instead: str = "") -> None:
+    """Raise `ParameterError` for a DTensor that cannot be updated part by part, each process its own.
+
+    What to do `instead` is told, if it is not what a step could do.
+    """
     for index, parameter in enumerate(group["params"]):
         if not distributed(parameter) or not (parameter.requires_grad or parameter.grad is not None):
             continue
@@ -190,7 +193,8 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None
                           f"of all of it are kept in {', '.join(lines)}", _WITHOUT)  # fmt: skip
         if _needed(plan) or plan.called:
             what, fix = _reduces(plan)
-            raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
+            told = f"the parameter is a DTensor, of which this process has a part, and {what}"
+            raise _refuse(entry, told, instead or fix)
 
 
 def _needed(plan: Plan) -> list[Node]:

@@ -86,8 +86,9 @@ class _Single(Formula):
     def __call__(self, array: Any, /, *arrays: Any, **values: Any) -> Any: ...
     def __call__(self, *arrays: Any, **values: Any) -> Any:
         """Configure with keywords; with symbols, inside another rule, write the formula there; a rule is chained."""
-        if len(arrays) == 1 and isinstance(arrays[0], Formula) and self.part.moves == "update":
-            return chain(arrays[0], self(**values))
+        if len(arrays) == 1 and isinstance(arrays[0], Formula) and self.part.moves is not None:
+            own = self(**values) if values else self
+            return chain(arrays[0], own) if self.part.moves == "update" else chain(own, arrays[0])
         return self._inline(arrays, values) if arrays else self._configure(values)
 
     def _refuse(self, what: str, fix: str) -> NoReturn:
@@ -126,8 +127,11 @@ class _Single(Formula):
             keywords[STEP] = Symbol(step(), symbol.recorder)
         if self.part.signature.wants_loss:
             keywords[LOSS.name] = Symbol(hyper(LOSS.name), symbol.recorder)
+        if self.part.signature.wants_first:
+            keywords[self.part.signature.first] = None
         unknown = [name for name in values if name not in {*keywords, *needed}]
-        missing = [name for name, value in (keywords | values).items() if value is None and name in self.part.hypers]
+        needs = {*self.part.hypers, self.part.signature.first}
+        missing = [name for name, value in (keywords | values).items() if value is None and name in needs]
         if missing:
             raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
         if unknown or len(arrays) + len(values.keys() & set(needed)) != len(needed):
@@ -236,18 +240,39 @@ def rule(function: Callable[..., Any] | None = None, *, evaluate_at: Callable[..
     returns or `step(loss=loss)` is given. It returns the new parameter, then the new slots. `evaluate_at` gives the
     point where the gradient is taken, from any of the rule's arguments by name (Nesterov's look-ahead), or `new_theta`,
     the parameter that it returns: such a rule is implicit, and its hyperparameters `tolerance` and `max_eval` say when
-    its point is found. Raises `RuleError` for a bad signature at once, and for a bad formula, or one of more than 1000
-    operations, when it is first traced.
+    its point is found.
+
+    `g` is always the gradient at that point. `g_theta` (the names of the gradient and the parameter, joined) is the one
+    at the parameter itself: the point may ask for it, and so may the rule, as a keyword-only argument without default.
+    Every step then evaluates a closure twice, first at the parameter and then at the point; `loss` is the first value,
+    and `step()` without a closure is refused. Transforms before the rule change `g` alone, unless they change no more
+    than its sign or unit.
+
+    >>> @sr.rule(evaluate_at=lambda theta, g_theta, *, rho: theta + rho * g_theta / sr.global_norm(g_theta))
+    ... def sharpness_aware(theta, g, *, lr=0.1, rho=0.05):
+    ...     return theta - lr * g
+
+    Raises `RuleError` for a bad signature at once, and for a bad formula, or one of more than 1000 operations, when it
+    is first traced.
     """
     made = partial(_made, Rule, None, evaluate_at)
     return made if function is None else made(function)
 
 
 @overload
-def transform(function: Callable[..., Any], *, moves: Moves = "gradient") -> Transform: ...
+def transform(
+    function: Callable[..., Any], *, moves: Moves = "gradient", evaluate_at: Callable[..., Any] | None = None
+) -> Transform: ...
 @overload
-def transform(*, moves: Moves = "gradient") -> Callable[[Callable[..., Any]], Transform]: ...
-def transform(function: Callable[..., Any] | None = None, *, moves: Moves = "gradient") -> Any:
+def transform(
+    *, moves: Moves = "gradient", evaluate_at: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Transform]: ...
+def transform(
+    function: Callable[..., Any] | None = None,
+    *,
+    moves: Moves = "gradient",
+    evaluate_at: Callable[..., Any] | None = None,
+) -> Any:
     """Turn a function of the parameter and the gradient into a transform, to stand before a rule.
 
     >>> import steprule as sr
@@ -259,9 +284,10 @@ def transform(function: Callable[..., Any] | None = None, *, moves: Moves = "gra
 
     It returns the new gradient, then its new slots; with `moves="parameter"` the first value is the
     parameter as the rule shall see it. With `moves="update"` it stands behind the rule and takes a third array, the new
-    parameter, of which it returns another one: `cautious(rule)` is `chain(rule, cautious)`.
+    parameter, of which it returns another one: `cautious(rule)` is `chain(rule, cautious)`. `evaluate_at` gives the
+    point where the gradient of the whole chain is taken, as a rule's does; one link of a chain may have it.
     """
-    made = partial(_made, Transform, moves, None)
+    made = partial(_made, Transform, moves, evaluate_at)
     return made if function is None else made(function)
 
 
@@ -293,6 +319,15 @@ def chain(*formulas: Formula) -> Formula:
 def _check_order(parts: Sequence[Part]) -> None:
     """Raise `RuleError` unless one rule stands behind what acts before it, and before what changes its update."""
     ruled = False
+    pointing = [part for part in parts if part.evaluate_at is not None]
+    if len(pointing) > 1:
+        raise refusal(
+            f"`{pointing[0].name}` and `{pointing[1].name}` both say where the gradient is taken",
+            f"leave one of them out, e.g. {pointing[0].name}(board.adam)"
+            if pointing[0].moves
+            else f"leave `{pointing[1].name}` out",
+            pointing[1].function,
+        )
     for place, part in enumerate(parts):
         if part.moves is None and any(other.moves != "update" for other in parts[place + 1 :]):
             raise refusal(

@@ -38,6 +38,12 @@ class Signature:
     choices: dict[str, Choice]
     wants_step: bool
     wants_loss: bool
+    wants_first: bool = False
+
+    @property
+    def first(self) -> str:
+        """The name under which it may ask for the gradient at the parameter itself: `g_theta` of theta and g."""
+        return f"{self.arrays[1]}_{self.arrays[0]}"
 
 
 def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
@@ -108,7 +114,9 @@ def read_signature(function: Callable[..., Any], given: int = 2) -> Signature:
     for p in parameters:
         if p.name in _ASKED and p.default is not p.empty:  # nothing would read it
             _refuse_reserved(p.name, RESERVED, function)
-    declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name not in _ASKED}
+    first = f"{arrays[1].name}_{arrays[0].name}"
+    asked = {*_ASKED, *(p.name for p in parameters if p.name == first and p.default is p.empty and p.name in named)}
+    declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name not in asked}
     slots = [_slot(p, function) for p in arrays][given:]
     return Signature(
         tuple(p.name for p in arrays),
@@ -117,4 +125,5 @@ def read_signature(function: Callable[..., Any], given: int = 2) -> Signature:
         {name: one for name, one in declared.items() if isinstance(one, Choice)},
         STEP in named,
         LOSS.name in named,
+        first in asked,
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ..errors import Origin, RuleError, StepruleError
+from ..graph.gauges import factor
 from ..graph.graph import LOSS, Graph, Hyper, Slot, gauge
-from ..graph.node import Node, Rank, read, topological
+from ..graph.node import Node, Rank, make, read, topological
 from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
 from ..graph.verify import verify
@@ -76,6 +77,8 @@ class _Bound:
     slots: list[Slot]
     arrays: dict[str, Symbol]
     keywords: dict[str, Any]
+    first: Any = None
+    """The gradient at the parameter itself, in the unit that transforms before the part have given it."""
 
 
 def _bind(part: Part, taken: dict[str, Slot | Hyper], recorder: Recorder) -> _Bound:
@@ -132,8 +135,10 @@ def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> N
         raise RuleError(error.what, where=of_return(function), fix=error.fix) from None
 
 
-def _run(bound: _Bound, given: Sequence[Symbol], recorder: Recorder) -> list[Node]:
-    part = bound.part
+def _run(bound: _Bound, given: Sequence[Symbol], first: Symbol, recorder: Recorder) -> list[Node]:
+    part, bound.first = bound.part, first
+    if part.signature.wants_first:
+        bound.keywords[part.signature.first] = first
     result = call(part.function, [*given, *bound.arrays.values()], bound.keywords)
     values: tuple[Any, ...] = tuple(result) if isinstance(result, tuple | list) else (result,)
     parameter, gradient, *slots = part.signature.arrays
@@ -183,25 +188,36 @@ def _room_for(slot: Slot, value: Node) -> str:
     return f"reduce the value first, e.g. by mean(...{axis}), {joined} declare {slot.name}=slot(rank={rank!r})"
 
 
-def _point(bound: _Bound, theta: Symbol, end: Symbol, parameter: str) -> Node | None:
-    """Trace `evaluate_at`, whose arguments are any of the rule's, by name, and where the step ends."""
-    function = bound.part.evaluate_at
-    if function is None:
-        return None
-    known = {parameter: theta, f"new_{parameter}": end, **bound.arrays, **bound.keywords}
+def _point(bound: _Bound, theta: Symbol, end: Symbol, g: Node) -> Node:
+    """Trace `evaluate_at`, whose arguments are any of its part's, by name, and where the step ends."""
+    function, signature = bound.part.evaluate_at, bound.part.signature
+    assert function is not None
+    parameter, gradient, *_ = signature.arrays
+    known = {parameter: theta, f"new_{parameter}": end, signature.first: bound.first, **bound.arrays, **bound.keywords}
     code = function.__code__
     split = code.co_argcount
     names = code.co_varnames[: split + code.co_kwonlyargcount]
     missing = [name for name in names if name not in known]
     if missing:
+        own = missing[0] == gradient
         raise refusal(
-            f"evaluate_at asks for `{missing[0]}`, which `{bound.part.name}` does not have",
-            f"ask for any of {', '.join(known)}",
+            f"evaluate_at asks for `{gradient}`, which is the gradient at the point that it gives"
+            if own
+            else f"evaluate_at asks for `{missing[0]}`, which `{bound.part.name}` does not have",
+            f"ask for `{signature.first}`, the gradient at `{parameter}` itself"
+            if own
+            else f"ask for any of {', '.join(known)}",
             function,
         )
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
     point = lift(value, theta.recorder)
     below = topological([point])
+    if g in below and point is not end.node:
+        raise refusal(
+            f"the point of `{bound.part.name}` depends on where the step ends, which depends on the gradient there",
+            f"give new_{parameter} itself, or ask for `{signature.first}`, the gradient at `{parameter}`",
+            function,
+        )
     if any(node.kind == "chance" for node in below) or hyper_node(LOSS.name) in below:
         raise refusal(
             f"the point of `{bound.part.name}` is drawn or made of the loss: it could not be told again",
@@ -225,42 +241,78 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
 
 
 def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
-    place = next((place for place, part in enumerate(parts) if part.moves is None), len(parts) - 1)
-    last = parts[place]
+    last = next((part for part in parts if part.moves is None), parts[-1])
     parameter, gradient, *_ = last.signature.arrays
-    taken: dict[str, Slot | Hyper] = {parameter: Slot(parameter), gradient: Slot(gradient)}
+    own = (parameter, gradient, last.signature.first)[: 2 + any(part.evaluate_at is not None for part in parts)]
+    taken: dict[str, Slot | Hyper] = {name: Slot(name) for name in own}
     # The rule keeps its own names; transforms give way.
     ending = _bind(last, taken, recorder)
     bounds = [ending if part is last else _bind(part, taken, recorder) for part in parts]
     start = seen = theta = Symbol(read(parameter), recorder)
-    g = Symbol(read(gradient), recorder)
-    new: dict[str, Node] = {}
+    g, first = Symbol(read(gradient), recorder), Symbol(read(last.signature.first), recorder)
+    new, gauges = dict[str, Node](), dict[str, Node]()
     gradients: dict[Node, str] = {}
-    gauges: dict[str, Node] = {}
     for bound in bounds:
         recorder.gauges.clear()
-        first, *slots = _run(bound, (seen, g, theta) if bound.part.moves == "update" else (theta, g), recorder)
+        given = (seen, g, theta) if bound.part.moves == "update" else (theta, g)
+        value, *slots = _run(bound, given, first, recorder)
         gauges |= {_free(name, bound.part.name, gauges): node for name, node in recorder.gauges.items()}
         new |= {slot.name: node for slot, node in zip(bound.slots, slots, strict=True)}
         seen = theta if bound is ending else seen
         if bound.part.moves == "gradient":
-            g = Symbol(first, recorder)
-            if first.rank is Rank.ELEMENT and first.inputs:
-                gradients[first] = bound.part.name
+            first, g = _alike(first, g.node, value), Symbol(value, recorder)
+            if value.rank is Rank.ELEMENT and value.inputs:
+                gradients[value] = bound.part.name
         else:
-            theta = Symbol(first, recorder)
-    slots = tuple(slot for bound in (ending, *(one for one in bounds if one is not ending)) for slot in bound.slots)
-    return Graph(
+            theta = Symbol(value, recorder)
+    slots = [slot for bound in (ending, *(one for one in bounds if one is not ending)) for slot in bound.slots]
+    graph = Graph(
         name=name,
         parameter=parameter,
         gradient=gradient,
-        slots=slots,
+        slots=tuple(slots),
         hypers=tuple(declared for declared in taken.values() if isinstance(declared, Hyper)),
         new_parameter=(g if last.moves == "gradient" else theta).node,
         new_slots=tuple(new[slot.name] for slot in slots),
         gradients=gradients,
-        evaluate_at=_point(ending, start, theta, parameter),
         counts_steps=any(part.signature.wants_step for part in parts),
         origins=recorder.origins,
-        gauges=tuple(gauge(name, node) for name, node in gauges.items()),
+        gauges=tuple(map(gauge, gauges, gauges.values())),
     )
+    return _pointed(graph, bounds, start, theta, read(last.signature.first))
+
+
+def _alike(first: Symbol, before: Node, after: Node) -> Symbol:
+    """Return the gradient at the parameter itself after a transform: in the same unit and of the same sign as g."""
+    unit = None if after is before else factor(after, before)
+    if unit is None or unit.rank is not Rank.HOST:
+        return first
+    return Symbol(make("mul", unit, first.node), first.recorder)
+
+
+def _pointed(graph: Graph, bounds: Sequence[_Bound], theta: Symbol, end: Symbol, first: Node) -> Graph:
+    """Add where the gradient is taken, and the gradient at the parameter itself, if the formula asks for it."""
+    bound = next((one for one in bounds if one.part.evaluate_at is not None), None)
+    asking = next((one for one in bounds if one.part.signature.wants_first), None)
+    if bound is None and asking is not None:
+        parameter, gradient, *_ = asking.part.signature.arrays
+        raise refusal(
+            f"`{asking.part.signature.first}` is `{gradient}` itself: nothing says that it is taken elsewhere",
+            f"use {gradient}, or give the point: @rule(evaluate_at=lambda {parameter}, ...: ...)",
+            asking.part.function,
+        )
+    if bound is None:
+        return graph
+    graph = replace(graph, evaluate_at=_point(bound, theta, end, read(graph.gradient)))
+    if first not in graph.nodes:
+        return graph
+    if graph.implicit:
+        raise refusal(
+            f"`{bound.part.name}` takes its gradient where its step ends, and the one at `{graph.parameter}`, too",
+            f"leave `{bound.part.signature.first}` out, or give another point",
+            bound.part.evaluate_at,
+        )
+    graph = replace(graph, first=first.array)
+    if first not in topological([graph.new_parameter, *graph.new_slots, *graph.watched]):
+        return graph
+    return replace(graph, slots=(*graph.slots, Slot(first.array, wide=True)), new_slots=(*graph.new_slots, first))

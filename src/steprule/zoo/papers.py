@@ -7,7 +7,7 @@ decay is part of the formula it is a hyperparameter of the rule, elsewhere a tra
 from ..rule import choice, clamp, exp, hyper, log, maximum, mean, minimum, norm, normal, rule, sign, slot, sqrt, where
 from .common import below_1, from_0, to_1
 
-__all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "mars", "sgld", "signum",
+__all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "mars", "mars_exact", "sgld", "signum",
            "stable_adamw", "yogi"]  # fmt: skip
 
 
@@ -162,6 +162,14 @@ def stable_adamw(theta, g, exp_avg, exp_avg_sq, *,
     return theta - rate * weight_decay * theta - rate * m / (sqrt(v) + eps), m, v
 
 
+def _mars(theta, c, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t):
+    """Return AdamW's step of a gradient that is first shortened to 1, and the new averages."""
+    c = c / maximum(1, norm(c))
+    m = beta1 * exp_avg + (1 - beta1) * c
+    v = beta2 * exp_avg_sq + (1 - beta2) * c**2
+    return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
+
+
 @rule
 def mars(theta, g, exp_avg, exp_avg_sq, previous, *,
          lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.99), gamma=from_0(0.025), eps=from_0(1e-8), t):
@@ -171,7 +179,17 @@ def mars(theta, g, exp_avg, exp_avg_sq, previous, *,
     """
     change = where(t == 1, 0, g - previous)
     c = g + gamma * beta1 / (1 - beta1) * change
-    c = c / maximum(1, norm(c))
-    m = beta1 * exp_avg + (1 - beta1) * c
-    v = beta2 * exp_avg_sq + (1 - beta2) * c**2
-    return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v, g
+    return *_mars(theta, c, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t), g
+
+
+@rule(evaluate_at=lambda previous: previous)
+def mars_exact(theta, g, exp_avg, exp_avg_sq, previous=slot(init="theta", dtype="float32"), *,
+               lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.99), gamma=from_0(0.025), eps=from_0(1e-8),
+               t, g_theta):
+    """MARS-AdamW (Yuan et al., 2024), exact: a batch's gradient, corrected by its change since the parameters before.
+
+    A step evaluates its closure at θ and at `previous`, with the same batch; let dropout draw the same, too. The
+    corrected gradient of a tensor is at most 1 long.
+    """
+    c = g_theta + gamma * beta1 / (1 - beta1) * (g_theta - g)
+    return *_mars(theta, c, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t), theta

@@ -1,10 +1,24 @@
 """Transforms in their usual forms: clipping, weight decay, and what is done to the update of any rule."""
 
-from ..rule import Transform, clamp, global_norm, hyper, maximum, mean, minimum, norm, slot, transform, where
+from ..rule import (
+    Transform,
+    abs,
+    choice,
+    clamp,
+    global_norm,
+    hyper,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    slot,
+    transform,
+    where,
+)
 from .common import below_1, from_0, to_1
 
 __all__ = ["adagc", "cautious", "cautious_weight_decay", "clip_global_norm", "clip_last_global_norm", "clip_norm",
-           "clip_value", "ema", "lookahead", "weight_decay"]  # fmt: skip
+           "clip_value", "ema", "lookahead", "sam", "weight_decay"]  # fmt: skip
 
 _LEAST = 1e-30
 _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do we
@@ -140,3 +154,32 @@ def ema(theta, g, new, average=slot(init="theta"), *, decay=to_1(0.999)):
     'adam+ema'
     """
     return new, decay * average + (1 - decay) * new
+
+
+def _climbed(theta, g_theta, *, rho, adaptive):
+    climb = abs(theta) * g_theta if adaptive else g_theta
+    way = rho * climb / (global_norm(climb) + _LEAST)
+    return theta + (abs(theta) * way if adaptive else way)
+
+
+@transform(evaluate_at=_climbed)
+def sam(theta, g, *, rho=from_0(0.05), adaptive=choice(False, True)):
+    """Take the gradient of any rule where the loss is higher, at ρ along the gradient (SAM; Foret et al., 2021).
+
+    >>> import torch, steprule as sr
+    >>> model = torch.nn.Linear(2, 1)
+    >>> opt = sr.Optimizer(model.parameters(), sr.sam(sr.board.momentum, rho=0.05), lr=0.1)
+    >>> def closure():
+    ...     opt.zero_grad()
+    ...     loss = model(torch.ones(4, 2)).square().mean()
+    ...     loss.backward()
+    ...     return loss
+    >>> loss = opt.step(closure)
+
+    `step(closure)` evaluates twice, and returns the first loss, that at θ; θ comes back bit for bit. `rho` is the
+    length of the way, of all tensors together; at least 0. `adaptive=True` measures it in units of |θ|, element by
+    element (ASAM; Kwon et al., 2021), where `rho` is about ten times greater. Clipping, weight decay and all else act
+    on the second gradient. Batch normalisation counts both evaluations in its running statistics. Parameters of 16 bits
+    reach only such points as 16 bits hold.
+    """
+    return g
