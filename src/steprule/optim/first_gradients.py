@@ -41,7 +41,7 @@ class FirstGradients:
             (index, group, rule, rule.paths) for index, group, rule in found if isinstance(rule.paths, Twice)
         ]
         self._moved: list[tuple[Pair, Prepared, Twice, torch.Tensor]] = []
-        self._fresh: list[torch.Tensor] = []
+        self._fresh: list[tuple[torch.Tensor, bool]] = []
         self._versions: list[int] | None = None
         self._finite: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -76,7 +76,7 @@ class FirstGradients:
         check(entry)
         parameter, states = entry.parameter, self._owner.state
         if not states.get(parameter):
-            self._fresh.append(parameter)
+            self._fresh.append((parameter, parameter in states))
         ensure(rule.kernels, group, parameter, states[parameter])
         self._moved.append(((group, parameter), rule, paths, entry.gradient))
         if paths.given:
@@ -94,15 +94,17 @@ class FirstGradients:
         for parameter, finite in self._finite:
             if not bool(finite):
                 parameter.grad = torch.full_like(parameter.detach(), torch.nan)
-        self._versions = [parameter._version for parameter in self._fresh]  # noqa: SLF001
+        self._versions = [parameter._version for parameter, _ in self._fresh]  # noqa: SLF001
 
     @torch.no_grad()
     def forget(self) -> None:
         """Empty what the update was given, and drop the state of those without a step; a second call does no harm."""
         states, before = self._owner.state, self._versions or [-1] * len(self._fresh)
-        for parameter, version in zip(self._fresh, before, strict=True):
+        for (parameter, known), version in zip(self._fresh, before, strict=True):
             if version in (-1, parameter._version):  # noqa: SLF001 - a step counts as a write
-                states.pop(parameter, None)
+                states[parameter].clear()
+                if not known:
+                    del states[parameter]
         for (_, parameter), _, paths, _ in self._moved:
             given = states[parameter].get(paths.given) if parameter in states else None
             if given is not None:
