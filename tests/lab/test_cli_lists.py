@@ -27,6 +27,7 @@ def test_every_method_is_listed_with_its_formula(capsys):
     assert listed["adam"]["defaults"] == {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
     assert listed["adamw"]["defaults"]["betas"] == [0.9, 0.999]
     assert listed["lion"]["default_lr"] == 1e-4
+    assert (listed["lion"]["ranges"], listed["adam"]["ranges"]) == ({"lr": [1e-5, 0.1]}, {})
     assert listed["lion"]["formula"] == explain(optim.Lion([torch.nn.Parameter(torch.ones(1))])).formula
     torchs = {name: row["torch"] for name, row in listed.items() if row["torch"]}
     assert torchs == {name.lower(): f"steprule.optim:{name}" for name in ("SGD", "Adagrad", "RMSprop", "Adam")}
@@ -43,6 +44,7 @@ def test_the_table_loses_nothing_at_any_width(capsys, monkeypatch, width):
     squeezed = "".join(out.replace("│", " ").split())
     for name in NAMES:
         assert name in squeezed
+    assert "(triedfrom1e-05to0.1)" in squeezed or width < 200
     assert squeezed.count("theboard'sown;torch'sissteprule.optim:") == (
         4 if width == 200 else squeezed.count("theboard'sown")
     )

@@ -63,6 +63,12 @@ def test_declarations_out_of_range_are_refused() -> None:
     assert "-1" in refused(lambda: hyper(-1, low=0)).what
     assert "rank 'line'" in refused(lambda: slot(rank="line")).what  # type: ignore[arg-type]
     assert "at least one option" in refused(lambda: choice()).what
+    for wrong in (0.1, (0.1,), (0.1, 0.01), (0.1, 0.1), (-0.1, 1), (0.1, 2), (0.1, math.nan), ("a", 1), (1e-4, 0.1, 1)):
+        error = refused(lambda wrong=wrong: hyper(0.5, low=0, high=1, tune=wrong))  # type: ignore[arg-type]
+        assert f"tune={wrong!r} is no range to search" in error.what
+        assert "two numbers of [0, 1], the lower first, e.g. tune=(1e-4, 0.1)" in error.fix
+        assert "hyper(0.5" in pointed(error)
+    assert "e.g." not in refused(lambda: hyper(3, low=1, tune=(0, 9))).fix  # such an example would be refused, too
 
 
 def test_a_look_ahead_must_be_the_parameter_minus_something() -> None:

@@ -48,6 +48,8 @@ class Hyper:
     """Whether the rule was configured with its value, which is not the one that the rule declares."""
     told: bool = False
     """Whether a step is given it, as the loss is, and no group has it; it may be any number."""
+    tune: tuple[float, float] | None = None
+    """The range in which a search looks for its value, if the rule's author says one."""
 
     def interval(self) -> str:
         """Spell the legal range as mathematicians do, e.g. `[0, 1)`."""

@@ -59,7 +59,9 @@ if TYPE_CHECKING:
 @click.option(
     "--trials", "--lrs", "lrs", type=click.IntRange(1, 200), default=9, show_default=True, help="Learning rates an arm."
 )
-@click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
+@click.option(
+    "--lr-range", type=Number(), nargs=2, show_default="where the rule says, else the task's", metavar="LOW HIGH"
+)
 @click.option(
     "--extend/--no-extend",
     default=True,
@@ -154,6 +156,7 @@ def _plan(ctx: click.Context, values: dict[str, Any], task: TaskSpec, methods: t
         target=options.target(values, task),
         extend=values["extend"],
         defaults=values["defaults"],
+        own_ranges=values["lr_range"] is None,
     )
 
 

@@ -63,7 +63,7 @@ def check(plan: StudyPlan, out: Path | None, events: Path | None) -> None:
             raise click.UsageError(
                 f"{method.key} needs several gradients a step, which float16's loss scaling forbids."
             )
-        method.check(task.model(0), lr=plan.grid[0] if plan.grid else 1.0)
+        method.check(task.model(0), lr=(plan.rates(method, plan.grid) or (1.0,))[0])
 
 
 def command(ctx: click.Context, *more: str) -> str:

@@ -34,6 +34,7 @@ def optimizers(*, as_json: bool) -> None:
     for row in listed:
         cost = (f"{row['bytes_per_parameter']:g}", f"{row['state_bytes_per_parameter']:g}")
         lr = "lr" if row["default_lr"] is None else f"lr={worded(row['default_lr'])}"
+        lr += " (tried from {:g} to {:g})".format(*row["ranges"]["lr"]) if "lr" in row["ranges"] else ""
         known = ", ".join((lr, *(f"{key}={worded(value)}" for key, value in row["defaults"].items())))
         other = f"\nthe board's own; torch's is {row['torch']}" if row["torch"] else ""
         table.add_row(row["name"], f"{row['title']}\n{row['formula']}{other}", known, *cost)
@@ -64,6 +65,7 @@ def _method(name: str) -> dict[str, Any]:
         "default_lr": method.default_lr,
         "hyperparameters": list(shown),
         "defaults": shown,
+        "ranges": dict(method.ranges),
         "options": dict(method.kind.options),
         "bytes_per_parameter": account.bytes_per_parameter,
         "state_bytes_per_parameter": account.state_bytes_per_parameter,

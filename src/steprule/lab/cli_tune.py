@@ -76,13 +76,16 @@ class _Ranges(click.ParamType):
 
 @click.command(cls=Configured)
 @click.option("--optimizer", type=OptimizerName(), required=True, help="By name, or module:Class or file.py:Class.")
-@click.option("--lr-range", type=Number(), nargs=2, show_default="the task's", metavar="LOW HIGH")
+@click.option(
+    "--lr-range", type=Number(), nargs=2, show_default="where the rule says, else the task's", metavar="LOW HIGH"
+)
 @click.option(
     "--search",
     type=_Ranges(),
     multiple=True,
     metavar="NAME=LOW:HIGH[:log]",
-    help="A hyperparameter to search beside the learning rate, such as beta1=0.8:0.999; may be given again.",
+    help="A hyperparameter to search beside the learning rate and those for which the rule says where, such as "
+    "beta1=0.8:0.999; may be given again.",
 )
 @click.option(
     "--trials",
@@ -140,10 +143,10 @@ def tune(ctx: click.Context, **values: Any) -> int:
 def _wish(ctx: click.Context, values: dict[str, Any]) -> Wish:
     """Return the search that the command line describes. Refuse hyperparameters that the optimiser lacks."""
     task = options.task(values)
-    low, high = values["lr_range"] or task.build().lr_range
+    (method,) = options.methods(ctx, (values["optimizer"],), values)
+    low, high = values["lr_range"] or method.lr_range or task.build().lr_range
     if low >= high:
         raise click.UsageError(f"--lr-range takes LOW below HIGH, got {low:g} and {high:g}.")
-    (method,) = options.methods(ctx, (values["optimizer"],), values)
     _searchable(method, values["search"])
     first = values["seed"]
     plan = StudyPlan(
@@ -155,7 +158,9 @@ def _wish(ctx: click.Context, values: dict[str, Any]) -> Wish:
         report_seeds=(),
         target=options.target(values, task),
     )
-    return Wish(plan, (Range("lr", low, high, log=True), *values["search"]), first)
+    asked = {"lr", *(one.name for one in values["search"]), *dict(method.hyper)}
+    own = (Range(name, *ends, log=ends[0] > 0) for name, ends in method.ranges.items() if name not in asked)
+    return Wish(plan, (Range("lr", low, high, log=True), *own, *values["search"]), first)
 
 
 def _searchable(method: Method, ranges: Sequence[Range]) -> None:

@@ -132,4 +132,6 @@ def asked(plans: tuple[StudyPlan, ...], budget: str | None) -> dict[str, str]:
         words[f"{plan.task.name}: options"] = plan.task.told()
         words[f"{plan.task.name}: run"] = str(plan.budget)
         words[f"{plan.task.name}: learning rates"] = str(plan.grid)
+        for method in plan.apart:
+            words[f"{plan.task.name}: learning rates of {method.key}"] = str(plan.rates(method, plan.grid))
     return words

@@ -6,6 +6,7 @@ import inspect
 from ast import literal_eval
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -79,6 +80,22 @@ class Method:
         return self.kind.default_lr
 
     @property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """The ranges in which the rule's author would search its hyperparameters, by name."""
+        return _ranges(self)
+
+    @property
+    def lr_range(self) -> tuple[float, float] | None:
+        """That of the learning rate, or None if its author says nothing."""
+        found = self.ranges.get("lr")
+        if found is not None and found[0] <= 0:
+            raise sr.errors.HyperparameterError(
+                f"{self.name} says that its learning rate is searched from {found[0]:g}: they are tried factors apart",
+                fix=f"let it begin above 0, such as tune=({found[1] / 1000:g}, {found[1]:g}); or give --lr-range",
+            )
+        return found
+
+    @property
     def clips_outside(self) -> bool:
         """Whether gradients are clipped before the step, by the lab: an optimiser of ours does it inside."""
         return bool(self.clips) and not self.kind.is_ours
@@ -125,6 +142,11 @@ class Method:
                 where=f"{self.name}(parameters, lr={lr:g}{''.join(f', {k}={v}' for k, v in self.hyper)})",
                 fix="choose another optimiser, or other hyperparameters",
             )
+
+
+@cache
+def _ranges(method: Method) -> dict[str, tuple[float, float]]:
+    return method.kind.ranges(dict(method.hyper))
 
 
 def _fault(optimizer: Any) -> str:

@@ -128,6 +128,19 @@ class Kind:
         program = self.target(**own) if own else self.target
         return sr.chain(*(clip.transform() for clip in before), program) if before else program
 
+    def ranges(self, hyper: dict[str, Any]) -> dict[str, tuple[float, float]]:
+        """Return where the rule says that its hyperparameters are searched: nothing of other libraries' optimisers."""
+        if not self.is_ours:
+            return {}
+        program = self._program(hyper, ()) if self.is_rule else self._sample(hyper, ()).program
+        found = {name: one.tune for name, one in program.hypers.items() if name in {"lr", *self.takes}}
+        return {name: ends for name, ends in found.items() if ends is not None}
+
+    def _sample(self, hyper: dict[str, Any], before: Sequence[Clip], parameters: str = "float32") -> Any:
+        """Return the optimiser of one matrix, large enough for slots of 8 bits."""
+        matrix = torch.ones(64, 64, dtype=getattr(torch, parameters))
+        return self.build([torch.nn.Parameter(matrix)], 0.1, hyper, before)
+
     def _options_in(self, hyper: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in hyper.items() if key in self.options}
 
@@ -137,8 +150,7 @@ class Kind:
             return None
         if self.is_rule and not self._options_in(hyper) and parameters == "float32":
             return sr.explain(self._program(hyper, before))
-        large = torch.ones(64, 64, dtype=getattr(torch, parameters))  # small ones have no slots of 8 bits
-        return sr.explain(self.build([torch.nn.Parameter(large)], 0.1, hyper, before))
+        return sr.explain(self._sample(hyper, before, parameters))
 
     def check_value(self, name: str, value: Any) -> None:
         """Refuse a hyperparameter or option that it does not take, or a value of another kind than the default's."""

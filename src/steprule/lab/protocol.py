@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from steprule.lab.runs import RunResult, RunSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from steprule.lab.budget import Budget
     from steprule.lab.methods import Method
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 EXTENSIONS = 2
 """How many times the grid may grow by a point at an end where some method's best lies."""
 
-SELECTION = (
-    "Every method tries the same learning rates on the same tuning seeds; the one with the lowest validation "
-    "loss at the end of training is kept."
-)
+_KEPT = "on the same tuning seeds; the one with the lowest validation loss at the end of training is kept."
+SELECTION = f"Every method tries the same learning rates {_KEPT}"
+APART = f"Every method tries equally many learning rates {_KEPT}"
 
 EXTENSION = (
     "While some method's best lies at an end of the grid, the grid grows there by one point for every method alike, at "
@@ -61,6 +60,8 @@ class StudyPlan:
     target: float | None = None
     extend: bool = True
     defaults: bool = False
+    own_ranges: bool = False
+    """Whether a method whose rule says where to search its learning rate tries the grid's places in that range."""
 
     @property
     def tuned(self) -> tuple[Method, ...]:
@@ -73,6 +74,17 @@ class StudyPlan:
         untuned = sum(method.default_lr is not None for method in self.methods) if self.defaults else 0
         tuning = len(self.tuned) * len(self.grid) * len(self.tuning_seeds)
         return tuning + (len(self.methods) + untuned) * len(self.report_seeds)
+
+    @property
+    def apart(self) -> dict[Method, tuple[float, float]]:
+        """The methods that try learning rates in a range of their own, with that."""
+        found = {method: method.lr_range for method in self.tuned} if self.own_ranges else {}
+        return {method: own for method, own in found.items() if own is not None}
+
+    def rates(self, method: Method, grid: Iterable[float]) -> tuple[float, ...]:
+        """Return a method's learning rates in the places of those of a grid: the same, unless its range is its own."""
+        own = method.lr_range if self.own_ranges else None
+        return tuple(grid) if own is None else tuple(_moved(lr, (self.grid[0], self.grid[-1]), own) for lr in grid)
 
 
 @dataclass(frozen=True)
@@ -178,11 +190,13 @@ class Study:
         """Return the learning rate with the lowest validation loss, which is None if every one diverged."""
         if self.fixed_lr is not None:
             return ChosenRate(self.fixed_lr, None)
-        tried = [pair for pair in self.sensitivity(method.of or method) if self.cut is None or pair[0] in self.cut]
+        tuned = method.of or method
+        grid = self.plan.rates(tuned, self.grid)
+        tried = [pair for pair in self.sensitivity(tuned) if self.cut is None or pair[0] in grid]
         lr, loss = min(tried, key=lambda pair: pair[1], default=(0.0, math.inf))
         if not math.isfinite(loss):
             return ChosenRate(None, None)
-        edges = {self.grid[-1]: "high", self.grid[0]: "low"} if len(self.grid) > 1 else {}
+        edges = {grid[-1]: "high", grid[0]: "low"} if len(grid) > 1 else {}
         return ChosenRate(lr, loss, edges.get(lr))
 
 
@@ -232,6 +246,13 @@ def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{low * math.exp(step * place):.3g}") for place in range(count))
 
 
+def _moved(lr: float, ends: tuple[float, float], own: tuple[float, float]) -> float:
+    """Return the number that lies in one range where a learning rate lies in another, to three digits."""
+    (low, high), (least, greatest) = ends, own
+    place = math.log(lr / low) / math.log(high / low) if high > low else 0.0
+    return float(f"{least * (greatest / least) ** place:.3g}")
+
+
 def spread(grid: Iterable[float]) -> tuple[float, ...]:
     """Return the learning rates in an order of which every beginning covers the range."""
     rates = tuple(grid)
@@ -239,23 +260,32 @@ def spread(grid: Iterable[float]) -> tuple[float, ...]:
     return tuple(rates[place] for place in sorted(range(len(rates)), key=lambda place: f"{place:0{width}b}"[::-1]))
 
 
+def selection(plan: StudyPlan) -> str:
+    """Say how learning rates are chosen, and which methods try them in a range of their own."""
+    ranges = ", ".join(f"{method.key} from {low:g} to {high:g}" for method, (low, high) in plan.apart.items())
+    own = f"Rules that say where to search their own are tried there ({ranges}), all others in the range of the task."
+    return f"{APART} {own}" if ranges else SELECTION
+
+
 def cut_words(study: Study) -> str:
     """Say that the time ended a task's tuning; return "" if it did not."""
     if study.cut is None:
         return ""
     rates = ", ".join(f"{lr:g}" for lr in study.cut)
+    rates += "; of a method with a range of its own, those in these places" if study.plan.apart else ""
     return (
         f"On {study.plan.task.name} the time ran out during tuning. For every method alike only those learning rates "
         f"count that all methods had tried by then ({rates})."
     )
 
 
-def tuning_specs(plan: StudyPlan, rates: Iterable[float]) -> list[RunSpec]:
+def tuning_specs(plan: StudyPlan, rates: Sequence[float]) -> list[RunSpec]:
     """Return the runs that try these learning rates with every method, a rate at a time."""
+    own = [(method, plan.rates(method, rates)) for method in plan.tuned]
     return [
-        RunSpec(plan.task, method, lr, seed, plan.budget, "tuning")
-        for lr in rates
-        for method in plan.tuned
+        RunSpec(plan.task, method, tried[place], seed, plan.budget, "tuning")
+        for place in range(len(rates))
+        for method, tried in own
         for seed in plan.tuning_seeds
     ]
 

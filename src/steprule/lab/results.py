@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import steprule as sr
 from steprule.console.text import escaped
-from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, SELECTION, VARIANTS, cut_words
+from steprule.lab.protocol import DEFAULTS, EXTENSION, KEPT, VARIANTS, cut_words, selection
 from steprule.lab.report.shape import MOST, SCHEMA
 from steprule.lab.runs import DIVERGENCE, StepTimes
 from steprule.lab.statistics import INTERVAL, PAIRED, compared, interval, variants, verdict, winner
@@ -124,11 +124,16 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
     grown = [EXTENSION] if plan.extend else []
     untuned = [DEFAULTS] if plan.defaults else []
     untuned += [VARIANTS] if len(plan.tuned) < len(plan.methods) else []
-    said = [SELECTION, *grown, KEPT, *untuned, *comparison.words, *map(cut_words, comparison.studies)]
+    said = [selection(plan), *grown, KEPT, *untuned, *comparison.words, *map(cut_words, comparison.studies)]
     several = [INTERVAL] if len(plan.report_seeds) > 1 else []
     return {
         "text": [*(filter(None, said) if tuned else []), DIVERGENCE, *several, *([PAIRED] if tuned else [])],
         "grids": {study.plan.task.build().name: list(study.grid) for study in comparison.studies},
+        "own_grids": {
+            study.plan.task.build().name: {method.key: list(study.plan.rates(method, study.grid)) for method in apart}
+            for study in comparison.studies
+            if (apart := study.plan.apart)
+        },
         "tuning_seeds": list(plan.tuning_seeds),
         "report_seeds": list(plan.report_seeds),
         "schedules": list(dict.fromkeys(method.schedule for method in plan.methods)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..errors import HyperparameterError
@@ -32,19 +32,22 @@ def hyper(
     below: float | None = None,
     shared: bool = False,
     only: Any = None,
+    tune: tuple[float, float] | None = None,
 ) -> Any:
-    """Declare a hyperparameter with its legal range.
+    """Declare a hyperparameter with its legal range, and the range in which to search its value.
 
     >>> import steprule as sr
     >>> @sr.rule
-    ... def sgd(theta, g, *, lr=sr.hyper(1e-3, low=0)):
+    ... def sgd(theta, g, *, lr=sr.hyper(1e-3, low=0, tune=(1e-4, 1e-1))):
     ...     return theta - lr * g
     >>> sgd.hypers["lr"].interval()
     '[0, ∞)'
 
     `low` and `high` belong to the range, `above` and `below` do not. Without `value` it must be given
     before the rule runs. `shared=True` in a transform means the rule's own hyperparameter of that name. `only`
-    names the option of a `choice` without which there is no such hyperparameter.
+    names the option of a `choice` without which there is no such hyperparameter. `tune` is where `steprule compare`
+    tries learning rates and `steprule tune` searches, unless they are told otherwise: two numbers of the legal range,
+    the lower first; by the logarithm where that is above 0, else evenly. An optimiser takes no notice of it.
     """
     for name, bound in {"low": low, "high": high, "above": above, "below": below}.items():
         _checked(Hyper(name), bound)
@@ -54,7 +57,22 @@ def hyper(
             f"low={low}, above={above}, high={high}, below={below} is no range",
             "give at most one bound below (low or above) and one over it (high or below), e.g. low=0, below=1",
         )
-    return _checked(declared, value)
+    return replace(_checked(declared, value), tune=_searched(declared, tune))
+
+
+def _searched(declared: Hyper, tune: Any) -> tuple[float, float] | None:
+    """Return the range of a search once it is one: two legal numbers, the lower first."""
+    if tune is None:
+        return None
+    try:
+        low, high = (declared.check(end, "") for end in tune)
+    except (TypeError, ValueError, HyperparameterError):
+        low, high = 1.0, 0.0
+    if low < high:
+        return low, high
+    usual = ", e.g. tune=(1e-4, 0.1)" if declared.admits(1e-4) and declared.admits(0.1) else ""
+    told = f"give two numbers of {declared.interval()}, the lower first{usual}"
+    raise refusal(f"tune={tune!r} is no range to search", told)
 
 
 def _checked(declared: Hyper, value: float | None) -> Hyper:

@@ -61,7 +61,7 @@ def rmsprop_centered_momentum(theta, g, square_avg=slot(low=0), momentum_buffer=
 
 
 @rule
-def adadelta(theta, g, square_avg, acc_delta, *, lr=from_0(1.0), rho=to_1(0.9), eps=from_0(1e-6), t):
+def adadelta(theta, g, square_avg, acc_delta, *, lr=from_0(1.0, tune=(1e-2, 1e2)), rho=to_1(0.9), eps=from_0(1e-6), t):
     """Adadelta (Zeiler, 2012), ε inside both roots."""
     v = rho * square_avg + (1 - rho) * g**2
     step = sqrt(acc_delta + eps) / sqrt(v + eps) * g

@@ -59,7 +59,7 @@ def adafactor_of_vectors(theta, g, variance=slot(low=0), *,
 @rule
 def came(theta, g, exp_avg, exp_avg_sq_row=slot(rank="row"), exp_avg_sq_col=slot(rank="column"),
          exp_avg_res_row=slot(rank="row"), exp_avg_res_col=slot(rank="column"), *,
-         lr=from_0(2e-4), beta1=below_1(0.9), beta2=below_1(0.999), beta3=below_1(0.9999),
+         lr=from_0(2e-4, tune=(1e-5, 0.1)), beta1=below_1(0.9), beta2=below_1(0.999), beta3=below_1(0.9999),
          eps1=hyper(1e-30, above=0), eps2=hyper(1e-16, above=0), clip_threshold=hyper(1.0, above=0)):
     """CAME (Luo et al., 2023): Adafactor's step is trusted where it is near its average; nothing is bias-corrected."""
     r = beta2 * exp_avg_sq_row + (1 - beta2) * mean(g**2 + eps1, axis=1)

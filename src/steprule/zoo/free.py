@@ -8,6 +8,9 @@ y; `eval()`, or `at_iterate()`, holds x in the parameters.
 from ..rule import abs, global_norm, global_sum, hyper, maximum, minimum, rule, slot, sqrt, where
 from .common import below_1, from_0
 
+AROUND_1 = (0.1, 10.0)
+"""Where a factor of the rate that a rule finds itself is searched."""
+
 __all__ = ["dog", "polyak", "prodigy", "schedule_free_adamw", "schedule_free_sgd"]
 
 
@@ -57,7 +60,7 @@ def schedule_free_adamw(theta, g, lead, exp_avg_sq, lr_max=slot(rank="host"), we
 
 @rule
 def dog(theta, g, start=slot(init="theta"), furthest=slot(rank="tensor"), total=slot(rank="tensor"), *,
-        lr=from_0(1.0), first=hyper(1e-6, above=0), eps=from_0(1e-8), t):
+        lr=from_0(1.0, tune=AROUND_1), first=hyper(1e-6, above=0), eps=from_0(1e-8), t):
     """DoG (Ivgi, Hinder & Carmon, 2023): the way from the start over the root of all squared gradients, of all tensors.
 
     The first way is `first` times one more than the length of θ. Every tensor keeps the two numbers that all share.
@@ -70,8 +73,9 @@ def dog(theta, g, start=slot(init="theta"), furthest=slot(rank="tensor"), total=
 
 @rule
 def prodigy(theta, g, exp_avg, exp_avg_sq, s, p0=slot(init="theta"), d=slot(rank="tensor"),
-            d_numerator=slot(rank="tensor"), *, lr=from_0(1.0), beta1=below_1(0.9), beta2=below_1(0.999),
-            eps=from_0(1e-8), d0=hyper(1e-6, above=0), d_coef=from_0(1.0), weight_decay=from_0(0.0), t):
+            d_numerator=slot(rank="tensor"), *,
+            lr=from_0(1.0, tune=AROUND_1), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8),
+            d0=hyper(1e-6, above=0), d_coef=from_0(1.0), weight_decay=from_0(0.0), t):
     """Prodigy (Mishchenko & Defazio, 2023) of AdamW, without bias correction: d, of all tensors, grows as they move.
 
     As in the authors' code β₃ = √β₂, and the decay is decoupled. Every tensor keeps the two numbers that all share.

@@ -5,14 +5,14 @@ decay is part of the formula it is a hyperparameter of the rule, elsewhere a tra
 """
 
 from ..rule import choice, clamp, exp, hyper, log, maximum, mean, minimum, norm, normal, rule, sign, slot, sqrt, where
-from .common import below_1, from_0, to_1
+from .common import BY_SIGN, below_1, from_0, to_1
 
 __all__ = ["adabelief", "adan", "ademamix", "adopt", "lamb", "lars", "lion", "mars", "mars_exact", "sgld", "signum",
            "stable_adamw", "yogi"]  # fmt: skip
 
 
 @rule
-def lion(theta, g, exp_avg, *, lr=from_0(1e-4), beta1=to_1(0.9), beta2=to_1(0.99)):
+def lion(theta, g, exp_avg, *, lr=from_0(1e-4, tune=BY_SIGN), beta1=to_1(0.9), beta2=to_1(0.99)):
     """Lion (Chen et al., 2023), without its weight decay: chain `weight_decay` before it."""
     update = sign(beta1 * exp_avg + (1 - beta1) * g)
     return theta - lr * update, beta2 * exp_avg + (1 - beta2) * g
@@ -118,7 +118,8 @@ def lamb(theta, g, exp_avg, exp_avg_sq, *,
 
 @rule
 def lars(theta, g, momentum_buffer, *,
-         lr=from_0(1.0), momentum=from_0(0.9), trust_coefficient=from_0(1e-3), weight_decay=from_0(0.0)):
+         lr=from_0(1.0, tune=(1e-2, 1e2)), momentum=from_0(0.9), trust_coefficient=from_0(1e-3),
+         weight_decay=from_0(0.0)):
     """LARS (You, Gitman & Ginsburg, 2017): a rate for every tensor; the learning rate stands inside the buffer.
 
     The local rate is 1 where θ or g is zero, which the paper leaves open.
@@ -131,7 +132,7 @@ def lars(theta, g, momentum_buffer, *,
 
 
 @rule
-def signum(theta, g, momentum_buffer, *, lr=from_0(1e-3), momentum=below_1(0.9)):
+def signum(theta, g, momentum_buffer, *, lr=from_0(1e-3, tune=BY_SIGN), momentum=below_1(0.9)):
     """Signum (Bernstein et al., 2018): the sign of the average; without momentum, signSGD."""
     m = momentum * momentum_buffer + (1 - momentum) * g
     return theta - lr * sign(m), m

@@ -234,14 +234,10 @@ def _cost(row: dict[str, Any]) -> str:
 def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     """Return everything that is needed to repeat the study."""
     protocol, git = document["protocol"], document["git"]
-    grids = protocol["grids"].items()
-    rates = "; ".join(
-        (f"{name}: " if len(protocol["grids"]) > 1 else "") + ", ".join(map(words.rate, g)) for name, g in grids
-    )
     state = "none" if git is None else git["commit"] + (", with changes" if git["modified"] else ", without changes")
     return [
         ("Command", document["command"]),
-        ("Learning rates", rates or "given"),
+        ("Learning rates", _rates(protocol) or "given"),
         ("Trials an optimiser", _trials(protocol)),
         ("Tuning seeds", ", ".join(map(str, protocol["tuning_seeds"])) or "none"),
         ("Report seeds", ", ".join(map(str, protocol["report_seeds"])) or "none"),
@@ -251,6 +247,19 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("Started", f"{document['started']}, took {document['seconds']:,.0f} s"),
         ("State", "interrupted" if document["interrupted"] else "complete" if document["complete"] else "in progress"),
     ]
+
+
+def _rates(protocol: dict[str, Any]) -> str:
+    """Word the learning rates of each task, and of the optimisers that have their own."""
+    several, told = len(protocol["grids"]) > 1, list[str]()
+    for name, grid in protocol["grids"].items():
+        own = protocol.get("own_grids", {}).get(name, {})
+        listed = [
+            ", ".join(map(words.rate, grid)),
+            *(f"{key} {', '.join(map(words.rate, g))}" for key, g in own.items()),
+        ]
+        told.append((f"{name}: " if several else "") + "; ".join(listed))
+    return "; ".join(told)
 
 
 def _trials(protocol: dict[str, Any]) -> str:

@@ -164,6 +164,7 @@ DOCUMENT = {
     "protocol": {
         "text": [str],
         "grids": Each([float]),
+        "own_grids": Sometimes(Each(Each([float]))),
         "tuning_seeds": [int],
         "report_seeds": [int],
         "schedules": [str],
