@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from unittest import mock
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
 import steprule as sr
-from steprule.backends import cache
+from steprule.backends import cache, lots
 from steprule.backends.base import Batch, Place
 from steprule.backends.eager import EagerBatch
-from steprule.backends.numba_cpu import CpuBatch, CpuKernel
+from steprule.backends.numba_cpu import CpuKernel
 from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.chance import parameter_seed
 from steprule.graph.graph import Graph, Hyper, Slot
@@ -199,7 +200,8 @@ def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64
         kernel = CpuKernel(program)
         if kind == "plain":
             kernel._function = cache.plain(kernel.source)
-        batch = CpuBatch(kernel, arrays, rows, where)
+        with mock.patch.object(lots, "CACHED", 0):  # a lot for each tensor, where tensors need not wait for each other
+            batch = kernel.batch(arrays, rows, None, where)
     with np.errstate(all="ignore"):
         batch.step(hyper)
     kept = [names[0], *names[2:]]

@@ -16,7 +16,7 @@ from truth import as_array, corrected_adam, fill_gradients
 import steprule as sr
 from fake_device import FakeDevice
 from steprule import rule, slot
-from steprule.backends import triton_device
+from steprule.backends import lots, triton_device
 from steprule.backends.numba_cpu import PARALLEL_FROM
 
 pytestmark = pytest.mark.cpu
@@ -31,6 +31,12 @@ def walking(theta, g, m, k=slot(rank="tensor"), *, lr=1.0, t):
     The sum over all tensors feeds a number of each tensor alone, which is written after the last pass.
     """
     return theta + lr * t / t, m + 1, k + sr.global_sum(g)
+
+
+@rule
+def apart(theta, g, m, k=slot(rank="tensor"), *, lr=1.0, t):
+    """Do the same where no tensor waits for another: the sum over all three is three times that of each."""
+    return theta + lr * t / t * sr.mean(g), m + 1, k + 3 * sr.sum(g)
 
 
 class Interrupt:
@@ -69,11 +75,13 @@ def interrupted(optimizer: sr.Optimizer, after: int) -> bool:
 
 
 def made(*, stepped: bool, kind: str = "one") -> tuple[list[torch.nn.Parameter], sr.Optimizer]:
+    """Make an optimiser; in `lots`, a lot for each tensor."""
+    own = apart if "lots" in kind else walking
     torch.set_num_threads(2 if kind == "threads" else 1)
     size = PARALLEL_FROM[True] // 2 if kind == "threads" else 2
-    dtypes = [torch.float64, torch.float32 if kind == "two kernels" else torch.float64, torch.float64]
+    dtypes = [torch.float64, torch.float32 if "two kernels" in kind else torch.float64, torch.float64]
     parameters = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for dtype in dtypes]
-    optimizer = walking.optimizer(parameters, backend="eager" if kind == "eager" else None)
+    optimizer = own.optimizer(parameters, backend="eager" if kind == "eager" else None)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     if stepped:
@@ -99,12 +107,14 @@ def slots(parameters: list[torch.nn.Parameter], optimizer: sr.Optimizer) -> set[
 @pytest.mark.hostile("P9")
 @pytest.mark.parametrize(
     ("stepped", "every", "kind"),
-    [(False, 211, "one"), (True, 1, "one"), (True, 3, "two kernels"), (True, 13, "eager"), (True, 41, "threads")],
-)
+    [(False, 211, "one"), (True, 1, "one"), (True, 3, "two kernels"), (True, 13, "eager"), (True, 41, "threads"),
+     (True, 11, "lots"), (True, 29, "lots of two kernels")],
+)  # fmt: skip
 def test_an_interrupt_at_any_bytecode_leaves_parameters_slots_and_counts_at_the_same_step(
-    stepped: bool, every: int, kind: str
+    stepped: bool, every: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every bytecode of a later step; at a sample of the many that plan and prepare the first."""
+    monkeypatch.setattr(lots, "CACHED", 0)
     made(stepped=True, kind=kind)  # compiled before anything is interrupted
     after, moments = 0, 0
     while True:

@@ -26,6 +26,7 @@ from .base import (
     addresses_of,
 )
 from .calls import calls_of
+from .lots import Lots, lots
 from .numba_dialect import NumbaDialect
 from .numba_lines import NumbaLines
 from .numba_tables import COUNTS, TABLES
@@ -60,9 +61,15 @@ class CpuKernel(Kernel):
             self._function = cache.load(self.source)
         return self._function
 
-    def batch(self, arrays: Arrays, rows: Sequence[int], counts: Any, where: Where | None = None) -> CpuBatch:  # noqa: ARG002
-        """Bind tensors; counts are in the table of hyperparameters."""
-        return CpuBatch(self, arrays, rows, where)
+    def batch(self, arrays: Arrays, rows: Sequence[int], counts: Any, where: Where | None = None) -> Batch:  # noqa: ARG002
+        """Bind tensors, in lots where they need not wait for each other; counts are in the table of hyperparameters."""
+        found = lots(self.program, [tensor.numel() for tensor in arrays[self.program.plan.graph.parameter]])
+
+        def made(own: slice) -> CpuBatch:
+            some = {name: tensors[own] for name, tensors in arrays.items()}
+            return CpuBatch(self, some, rows[own], where and where[own])
+
+        return Lots(made, found) if len(found) > 1 else CpuBatch(self, arrays, rows, where)
 
 
 class NumbaCpu(Backend):

@@ -122,6 +122,11 @@ class Plan:
         return tuple(node for node in self.reductions if node.kind == "global" and node in wanted)
 
     @once
+    def apart(self) -> bool:
+        """Whether no tensor's step waits for anything that is made of all tensors, or on whole ones."""
+        return not (self.called or self.matrix_writes or any(node.kind == "global" for node in self.reductions))
+
+    @once
     def remembered(self) -> bool:
         """Whether a slot smaller than the parameter keeps what all tensors together reduce to."""
         return any(node.kind == "global" for node in topological([node for _, node in self.tensor_writes]))
