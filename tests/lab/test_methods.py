@@ -73,8 +73,8 @@ def stepped(method, lr=0.1, times=3):
             parameter.grad = torch.full_like(parameter, 3.0 - place - time)
         if method.clips_outside:
             method.clip(model.parameters())
-        told = {"loss": 1.0} if method.kind.is_ours and not method.is_implicit else {}
-        optimizer.step(*[lambda: None] * method.is_implicit, **told)
+        told = {"loss": 1.0} if method.kind.is_ours and not method.needs_closure else {}
+        optimizer.step(*[lambda: None] * method.needs_closure, **told)
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 

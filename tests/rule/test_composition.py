@@ -14,7 +14,7 @@ import torch
 
 import steprule as sr
 from steprule import board, chain, choice, hyper, rule, slot, transform
-from steprule.errors import RuleError
+from steprule.errors import HyperparameterError, RuleError
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph
 
@@ -332,3 +332,23 @@ def test_any_name_compiles_and_gives_the_right_numbers(kind: str, names: list[st
     for name, held in optimizer.state[parameter].items():
         np.testing.assert_allclose(held.numpy(), expected[name], rtol=1e-14)
     assert len(optimizer.state[parameter]) == len(graph.slots)
+
+
+def test_a_chain_is_configured_under_the_names_that_groups_use() -> None:
+    """What two parts share both take; a name that gave way reaches the part it belongs to."""
+    program = chain(sr.weight_decay(0.1), sr.sam, sr.clip_value(limit=2.0), board.momentum, sr.ema)
+    made = program(lr=0.3, limit=0.5, adaptive=True, decay=0.9, rho=0.2)
+    assert {name: hyper.value for name, hyper in made.hypers.items()} == {
+        "lr": 0.3, "beta": 0.9, "weight_decay": 0.1, "rho": 0.2, "limit": 0.5, "decay": 0.9
+    }  # fmt: skip
+    assert made.parts[1].chosen == {"adaptive": True}
+    twice = chain(sr.clip_value, sr.clip_value, board.sgd)
+    assert [name for name in twice.hypers if "limit" in name] == ["limit", "clip_value_limit"]
+    apart = twice(clip_value_limit=0.5)
+    assert [part.keywords.get("limit") for part in apart.parts] == [1.0, 0.5, None]
+    with pytest.raises(HyperparameterError, match="`clip_value\\+sgd` has no hyperparameter `limits`") as caught:
+        chain(sr.clip_value, board.sgd)(limits=1.0)
+    assert caught.value.fix == "it has lr, limit"
+    with pytest.raises(HyperparameterError, match="outside its legal range"):
+        program(rho=-1.0)
+    assert sr.clip_value(board.sgd(lr=0.5), limit=0.1).hypers["limit"].value == 0.1

@@ -59,7 +59,7 @@ def check(plan: StudyPlan, out: Path | None, events: Path | None) -> None:
         raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
     check_precision(task, plan.budget.precision)
     for method in plan.methods:
-        if method.is_implicit and plan.budget.precision == "float16":
+        if method.needs_closure and plan.budget.precision == "float16":
             raise click.UsageError(
                 f"{method.key} needs several gradients a step, which float16's loss scaling forbids."
             )

@@ -37,7 +37,7 @@ def watch(optimizer: Any) -> None:
 
 
 class Probe:
-    """Is made before a step, with the gradients in place, and read after it; an implicit step's are measured later.
+    """Is made before a step, with the gradients in place, and read after it; those of a closure are measured later.
 
     An optimiser of ours tells by its gauges; another's step is measured here. All the numbers of a network are put into
     one tensor first: it is many small ones, and each costs a call.

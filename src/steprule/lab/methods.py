@@ -70,9 +70,9 @@ class Method:
         return self.kind.full_batch
 
     @property
-    def is_implicit(self) -> bool:
+    def needs_closure(self) -> bool:
         """Whether one iteration evaluates the gradient several times."""
-        return self.kind.is_implicit(dict(self.hyper))
+        return self.kind.needs_closure(dict(self.hyper))
 
     @property
     def default_lr(self) -> float | None:

@@ -15,6 +15,7 @@ from steprule.console.text import near
 from steprule.lab import clips
 from steprule.lab.clips import Clip
 from steprule.lab.loading import is_reference, load
+from steprule.zoo import papers
 
 TITLES = {
     "gd": "Gradient descent",
@@ -33,6 +34,9 @@ VARIANTS = {
     "schedule-free-adamw": ("Schedule-Free AdamW", sr.schedule_free_adamw),
     "cautious-adam": ("Cautious Adam", sr.cautious(sr.board.adam)),
     "lookahead-adam": ("Adam with Lookahead", sr.lookahead(sr.board.adam)),
+    "sam": ("SAM of SGD with momentum", sr.sam(sr.board.momentum)),
+    "sam-adam": ("SAM of Adam", sr.sam(sr.board.adam)),
+    "mars-exact": ("MARS, exact", papers.mars_exact),
 }
 """Rules besides the board's, and variants of those, that have a name of their own, with their titles."""
 
@@ -107,9 +111,10 @@ class Kind:
         """Whether the library runs it: then its formula is known, and it clips inside its step."""
         return self.is_rule or (isinstance(self.target, type) and issubclass(self.target, sr.Optimizer))
 
-    def is_implicit(self, hyper: dict[str, Any]) -> bool:
-        """Whether its step evaluates the gradient until it is that of the point where the step ends."""
-        return self.is_rule and self._program(hyper, ()).graph.implicit
+    def needs_closure(self, hyper: dict[str, Any]) -> bool:
+        """Whether its step evaluates the gradient itself, several times: at θ and elsewhere, or where the step ends."""
+        graph = self._program(hyper, ()).graph if self.is_rule else None
+        return graph is not None and (graph.implicit or bool(graph.first))
 
     def build(self, trained: Trained, lr: float, hyper: dict[str, Any], before: Sequence[Clip]) -> Any:
         """Return the optimiser of a model, or of parameters: one that routes by role is given the model itself.
@@ -245,12 +250,14 @@ _BUILT = "an optimiser is built as Class(parameters, lr=..., **hyperparameters),
 
 
 def _hyperparameters(rule: Any) -> dict[str, Any]:
-    """Return the hyperparameters of all a rule's variants with their defaults, and the choice of its own variant."""
+    """Return the hyperparameters of all a rule's variants with their defaults, and the choices of its own variants."""
     found = {key: hyper.value for key, hyper in rule.hypers.items()}
+    for part in rule.parts:
+        found |= {key: value for key, value in part.chosen.items() if key not in found and key not in _RESERVED}
     if isinstance(rule, _RULES[0]):
         for key, parameter in inspect.signature(rule).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and key not in found and key not in _RESERVED:
-                found[key] = rule.part.chosen[key] if key in rule.part.chosen else rule.part.hypers[key].value
+            if parameter.kind is parameter.KEYWORD_ONLY and key in rule.part.hypers.keys() - found.keys() - _RESERVED:
+                found[key] = rule.part.hypers[key].value
     return found
 
 

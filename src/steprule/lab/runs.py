@@ -95,7 +95,7 @@ class RunResult:
     state_bytes_per_parameter: float | None = None
     seconds: float = field(default=0.0, compare=False)
     gradient_evaluations: int = 0
-    """How often a gradient was evaluated: once an iteration, but in implicit methods."""
+    """How often a gradient was evaluated: once an iteration, but in methods that take several."""
     exhibits: tuple[Exhibit, ...] = ()
 
     @property

@@ -59,8 +59,9 @@ class _Run:
     evaluations: int = 0
     """How many gradients were evaluated to make steps of them."""
     trouble: str = ""
-    """Why an implicit step found no end."""
-    implicit: bool = False
+    """Why a step that evaluates its gradients was not taken."""
+    by_closure: bool = False
+    """Whether a step evaluates its gradients itself."""
     initial: float = math.nan
     spent: float = 0.0
     """Seconds that the processes before this one have had."""
@@ -113,12 +114,13 @@ class _Run:
         return loss
 
     def solve(self, iteration: int, indices: torch.Tensor) -> tuple[float, int]:
-        """Take one implicit step; return the loss where it ends, and the time that gradients took.
+        """Take one step that evaluates its gradients; return the loss it is of, and the time that gradients took.
 
-        Its closure is always the same batch with the same dropout: otherwise there would be no fixed point.
+        Its closure is always the same batch with the same dropout: otherwise an implicit step would have no end, and
+        two gradients would differ by more than their points. If the first loss is not finite there is no step.
         """
         self.set_rate(iteration)
-        drawn, spent = torch.random.get_rng_state(), 0
+        drawn, spent, made = torch.random.get_rng_state(), 0, self.evaluations
 
         def closure() -> float:
             nonlocal spent
@@ -127,27 +129,29 @@ class _Run:
             self.evaluations += 1
             loss = self.gradient(indices)
             spent += time.perf_counter_ns() - before
+            if self.evaluations == made + 1 and not math.isfinite(loss):
+                raise sr.errors.ConvergenceError(f"the loss of iteration {iteration} is {loss}", fix="lower lr")
             return loss
 
         return self.optimizer.step(closure), spent
 
     def advance(self, iteration: int, indices: torch.Tensor, *, probed: bool) -> tuple[float, Probe | None]:
         """Make one iteration, unless its loss is not finite; return the loss, and the probe of an evaluation."""
-        implicit, before = self.implicit, time.perf_counter_ns()
-        loss = 0.0 if implicit else self.gradient(indices)
+        by_closure, before = self.by_closure, time.perf_counter_ns()
+        loss = 0.0 if by_closure else self.gradient(indices)
         made = time.perf_counter_ns() - before
         if not math.isfinite(loss):
             return loss, None
         probe = Probe(self.model, self.optimizer, self.spec.method, self.scale) if probed else None
         before = time.perf_counter_ns()
-        if implicit:
+        if by_closure:
             loss, made = self.solve(iteration, indices)
         else:
             self.step(iteration, loss)
-        whole = time.perf_counter_ns() - before + (0 if implicit else made)
+        whole = time.perf_counter_ns() - before + (0 if by_closure else made)
         self.step_ns.append(whole - made)
         self.training_ns += whole
-        if probe is not None and implicit:
+        if probe is not None and by_closure:
             probe.measure()
         return loss, probe
 
@@ -304,7 +308,7 @@ def train(
     optimizer = spec.method.optimizer(model, spec.lr)
     watch(optimizer)
     run = _Run(spec, task, model, optimizer, observe, checkpoint, scaler(spec.budget.precision))
-    run.implicit = spec.method.is_implicit
+    run.by_closure = spec.method.needs_closure
     ctrl_c = nullcontext(run.interrupt) if checkpoint is None else waiting()
     with torch.random.fork_rng(devices=[]), ctrl_c as run.interrupt:
         torch.manual_seed(spec.seed)

@@ -10,7 +10,7 @@ import torch
 from ..errors import HyperparameterError
 from ..graph.graph import Graph
 from ..graph.twice import Twice
-from ..plan.schedule import Plan
+from ..plan.program import Program
 from .moves import Owner, Pair, Way, ways
 from .prepared import Prepared
 from .shards import local
@@ -33,9 +33,9 @@ class FirstGradients:
     """The parameters of one step whose rules take two gradients, from the first evaluation to the end of the step."""
 
     def __init__(
-        self, owner: Owner, rule_of: Callable[[Mapping[str, Any]], Prepared], plan_of: Callable[[Graph], Plan]
+        self, owner: Owner, rule_of: Callable[[Mapping[str, Any]], Prepared], program_of: Callable[[Graph], Program]
     ) -> None:
-        self._owner, self._plan_of = owner, plan_of
+        self._owner, self._program_of = owner, program_of
         found = [(index, group, rule_of(group)) for index, group in enumerate(owner.param_groups)]
         self._groups = [
             (index, group, rule, rule.paths) for index, group, rule in found if isinstance(rule.paths, Twice)
@@ -60,7 +60,7 @@ class FirstGradients:
         if not self._groups:
             return None
         for index, group, _, paths in self._groups:
-            check_shards(group, index, self._plan_of(paths.to_point), _WHOLE)
+            check_shards(group, index, self._program_of(paths.to_point).plan, _WHOLE)
         with torch.enable_grad():
             loss = closure()
         with torch.no_grad():
@@ -86,7 +86,7 @@ class FirstGradients:
 
     def ways(self) -> list[Way]:
         """Return the moves to the points of the second gradient."""
-        moves = ((pair, rule.kernels, self._plan_of(paths.to_point), g) for pair, rule, paths, g in self._moved)
+        moves = ((pair, rule.kernels, self._program_of(paths.to_point), g) for pair, rule, paths, g in self._moved)
         return ways(moves, steps=1)
 
     def judge(self) -> None:

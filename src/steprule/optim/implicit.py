@@ -16,6 +16,7 @@ import torch
 from ..errors import ConvergenceError, HyperparameterError
 from ..graph.graph import Graph
 from ..graph.look_ahead import to_end
+from ..plan.program import lowered
 from ..plan.schedule import schedule
 from .compiled import Kernels
 from .moves import Copy, Owner, Pair, Way, insist, move
@@ -42,7 +43,7 @@ class Implicit:
     def __init__(self, graph: Graph, kernels: Kernels) -> None:
         self._graph = graph
         self._kernels = kernels
-        self._plan = schedule(to_end(graph))
+        self._program = lowered(schedule(to_end(graph)))
         self._declared = {hyper.name: hyper for hyper in graph.hypers if hyper.name in {TOLERANCE, MOST}}
         if len(self._declared) < 2:
             raise HyperparameterError(
@@ -144,7 +145,7 @@ class Implicit:
         for iterate in iterates:
             iterate.put_back()
         given = [(pair, g) for pair, g in zip(pairs, gradients, strict=True) if g is not None]
-        way = Way(self._kernels, self._plan, 1, [pair for pair, _ in given], [g for _, g in given])
+        way = Way(self._kernels, self._program, 1, [pair for pair, _ in given], [g for _, g in given])
         move(owner, [way])
 
     def _unfound(self, seen: int, moved: _Moved, best: float, most: int) -> ConvergenceError:

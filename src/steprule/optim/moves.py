@@ -12,8 +12,7 @@ import torch
 from ..backends.base import run
 from ..backends.eager import EagerBatch
 from ..backends.half_torch import drawn, joined, rounded
-from ..plan.program import lowered
-from ..plan.schedule import Plan
+from ..plan.program import Program
 from ..plan.storage import NARROW, REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
@@ -31,23 +30,23 @@ _MOVES = 2**32
 
 @dataclass(eq=False)
 class Way:
-    """A plan that only moves parameters, and those that it moves, each beside its gradient.
+    """A program that only moves parameters, and those that it moves, each beside its gradient.
 
     `t` is the count of steps, and `steps` more.
     """
 
     kernels: Kernels
-    plan: Plan
+    program: Program
     steps: int = 0
     pairs: list[Pair] = field(default_factory=list[Pair])
     gradients: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
 
 
-def ways(moves: Iterable[tuple[Pair, Kernels, Plan, torch.Tensor]], steps: int = 0) -> list[Way]:
+def ways(moves: Iterable[tuple[Pair, Kernels, Program, torch.Tensor]], steps: int = 0) -> list[Way]:
     """Put together what moves alike."""
-    found: dict[Plan, Way] = {}
-    for pair, kernels, plan, gradient in moves:
-        way = found.setdefault(plan, Way(kernels, plan, steps))
+    found: dict[int, Way] = {}
+    for pair, kernels, program, gradient in moves:
+        way = found.setdefault(id(program), Way(kernels, program, steps))
         way.pairs.append(pair)
         way.gradients.append(gradient)
     return list(found.values())
@@ -55,7 +54,7 @@ def ways(moves: Iterable[tuple[Pair, Kernels, Plan, torch.Tensor]], steps: int =
 
 @torch.no_grad()
 def move(owner: Owner, ways: Iterable[Way]) -> None:
-    """Move parameters, in torch operations; what plans reduce of all tensors is that of all of them together.
+    """Move parameters, in torch operations; what programs reduce of all tensors is that of all of them together.
 
     A parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
     """
@@ -70,7 +69,7 @@ class _Moving:
     """The tensors of one way."""
 
     def __init__(self, owner: Owner, way: Way, order: dict[torch.Tensor, int]) -> None:
-        plan, pairs, self._kernels = way.plan, way.pairs, way.kernels
+        plan, pairs, self._kernels = way.program.plan, way.pairs, way.kernels
         hypers, columns, names = {hyper.name for hyper in plan.graph.hypers}, hyper_columns(plan), array_rows(plan)
 
         def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
@@ -87,7 +86,7 @@ class _Moving:
         numbers = [[number(name, group, own) for name in columns]
                    for (group, _), own in zip(pairs, states, strict=True)]  # fmt: skip
         self.numbers = np.array(numbers, dtype=np.float64)
-        self.batch = EagerBatch(lowered(plan), arrays, range(len(pairs)))
+        self.batch = EagerBatch(way.program, arrays, range(len(pairs)))
 
     def store(self) -> None:
         """Round what was computed apart from its parameter, and write it there."""

@@ -16,7 +16,8 @@ from ..errors import HyperparameterError
 from ..graph.graph import Graph
 from ..graph.look_ahead import AHEAD, LookAhead
 from ..graph.twice import Twice
-from ..plan.schedule import Plan, schedule
+from ..plan.program import Program, lowered
+from ..plan.schedule import schedule
 from .compiled import Kernels
 from .first_gradients import FirstGradients, needs_closure
 from .moves import Copy, Owner, Pair, Way, insist, move, ways
@@ -35,7 +36,7 @@ class Points:
 
     def __init__(self, rule_of: Callable[[Mapping[str, Any]], Prepared]) -> None:
         self._rule_of = rule_of
-        self._plans: dict[Graph, Plan] = {}
+        self._programs: dict[Graph, Program] = {}
 
     def choose(self, group: dict[str, Any]) -> Kernels:
         """Return the kernels for gradients that a closure has taken at the point."""
@@ -55,7 +56,7 @@ class Points:
         """
         points: list[Copy] = []
         iterates: list[Copy] = []
-        first = FirstGradients(owner, self._rule_of, self._plan)
+        first = FirstGradients(owner, self._rule_of, self._program)
         try:
             self._ready(owner)
             pairs, ahead = self._stepped(owner), self._ahead(owner)
@@ -135,14 +136,14 @@ class Points:
         """Return the moves of parameters between the iterate and the look-ahead point."""
         given = [(pair, self._rule_of(pair[0])) for pair in pairs]
         return ways(
-            (pair, rule.kernels, self._plan(way(cast("LookAhead", rule.paths))), pair[1]) for pair, rule in given
+            (pair, rule.kernels, self._program(way(cast("LookAhead", rule.paths))), pair[1]) for pair, rule in given
         )
 
-    def _plan(self, graph: Graph) -> Plan:
-        """Return the plan of a graph that moves parameters."""
-        if graph not in self._plans:
-            self._plans[graph] = schedule(graph)
-        return self._plans[graph]
+    def _program(self, graph: Graph) -> Program:
+        """Return the program of a graph that moves parameters."""
+        if graph not in self._programs:
+            self._programs[graph] = lowered(schedule(graph))
+        return self._programs[graph]
 
 
 class _Slots:

@@ -17,7 +17,7 @@ from ..locks import once
 from .origin import of_definition, refusal
 from .signature import STEP, read_signature
 from .symbols import Symbol
-from .trace import Moves, Part, call, trace
+from .trace import Moves, Part, call, owners, trace
 
 if TYPE_CHECKING:
     from ..optim.optimizer import Optimizer
@@ -202,8 +202,27 @@ class Chain(Formula):
         self.parts = parts
         self.name = "+".join(part.name for part in parts)
 
+    def __call__(self, **values: Any) -> Chain:
+        """Configure the parts with keywords, under the names that param groups use."""
+        named = owners(self.parts)
+        for place, part in enumerate(self.parts):
+            for name in part.chosen:
+                named.setdefault(name, []).append((place, name))
+        given: list[dict[str, Any]] = [{} for _ in self.parts]
+        for name, value in values.items():
+            if name not in named:
+                known = ", ".join(named) or "none"
+                raise HyperparameterError(f"`{self.name}` has no hyperparameter `{name}`", fix=f"it has {known}")
+            for place, own in named[name]:
+                given[place][own] = value
+        return Chain(tuple(_single(part)(**own).part for part, own in zip(self.parts, given, strict=True)))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return chain, tuple((Rule if part.moves is None else Transform)(part) for part in self.parts)
+        return chain, tuple(map(_single, self.parts))
+
+
+def _single(part: Part) -> _Single:
+    return (Rule if part.moves is None else Transform)(part)
 
 
 def _made(kind: type[_Single], moves: Moves | None, evaluate_at: Any, function: Callable[..., Any]) -> _Single:

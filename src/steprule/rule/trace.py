@@ -81,6 +81,27 @@ class _Bound:
     """The gradient at the parameter itself, in the unit that transforms before the part have given it."""
 
 
+def _first_claims(parts: Sequence[Part]) -> tuple[Part, dict[str, Slot | Hyper]]:
+    """Return the part whose names come first, which is the rule, and what it calls its arrays."""
+    last = next((part for part in parts if part.moves is None), parts[-1])
+    names = (*last.signature.arrays[:2], last.signature.first)
+    own = names[: 2 + any(part.evaluate_at is not None for part in parts)]
+    return last, {name: Slot(name) for name in own}
+
+
+def owners(parts: Sequence[Part]) -> dict[str, list[tuple[int, str]]]:
+    """List, for each hyperparameter of a chain, the places of the parts that have it, with their own names for it."""
+    last, taken = _first_claims(parts)
+    found: dict[str, list[tuple[int, str]]] = {}
+    for place in sorted(range(len(parts)), key=lambda place: parts[place] is not last):
+        part = parts[place]
+        for slot in part.signature.slots:
+            _claim(slot, part.name, taken)
+        for name, declared in part.own.items():
+            found.setdefault(_claim(declared, part.name, taken).name, []).append((place, name))
+    return found
+
+
 def _bind(part: Part, taken: dict[str, Slot | Hyper], recorder: Recorder) -> _Bound:
     slots = [_claim(slot, part.name, taken) for slot in part.signature.slots]
     names = part.signature.arrays[part.given :]
@@ -241,10 +262,8 @@ def trace(name: str, parts: Sequence[Part]) -> Graph:
 
 
 def _read(name: str, parts: Sequence[Part], recorder: Recorder) -> Graph:
-    last = next((part for part in parts if part.moves is None), parts[-1])
+    last, taken = _first_claims(parts)
     parameter, gradient, *_ = last.signature.arrays
-    own = (parameter, gradient, last.signature.first)[: 2 + any(part.evaluate_at is not None for part in parts)]
-    taken: dict[str, Slot | Hyper] = {name: Slot(name) for name in own}
     # The rule keeps its own names; transforms give way.
     ending = _bind(last, taken, recorder)
     bounds = [ending if part is last else _bind(part, taken, recorder) for part in parts]
