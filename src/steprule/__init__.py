@@ -17,6 +17,7 @@ from .rule.functions import *
 from .version import __version__
 from .zoo import board
 from .zoo.free import schedule_free_adamw, schedule_free_sgd
+from .zoo.papers import mars_exact
 from .zoo.transforms import (
     adagc,
     cautious,
@@ -33,8 +34,8 @@ from .zoo.transforms import (
 
 __all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "adagc", "board", "cautious",
            "cautious_weight_decay", "chain", "choice", "clip_global_norm", "clip_last_global_norm", "clip_norm",
-           "clip_value", "ema", "errors", "explain", "hyper", "lookahead", "rule", "sam", "schedule_free_adamw",
-           "schedule_free_sgd", "slot", "transform", "watch", "weight_decay"]  # fmt: skip
+           "clip_value", "ema", "errors", "explain", "hyper", "lookahead", "mars_exact", "rule", "sam",
+           "schedule_free_adamw", "schedule_free_sgd", "slot", "transform", "watch", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
 # Those that would hide builtins are there by name, and `from steprule import *` leaves them out.
 __all__[:] = [name for name in __all__ if not hasattr(builtins, name)]

@@ -15,7 +15,6 @@ from steprule.console.text import near
 from steprule.lab import clips
 from steprule.lab.clips import Clip
 from steprule.lab.loading import is_reference, load
-from steprule.zoo import papers
 
 TITLES = {
     "gd": "Gradient descent",
@@ -36,7 +35,7 @@ VARIANTS = {
     "lookahead-adam": ("Adam with Lookahead", sr.lookahead(sr.board.adam)),
     "sam": ("SAM of SGD with momentum", sr.sam(sr.board.momentum)),
     "sam-adam": ("SAM of Adam", sr.sam(sr.board.adam)),
-    "mars-exact": ("MARS, exact", papers.mars_exact),
+    "mars-exact": ("MARS, exact", sr.mars_exact),
 }
 """Rules besides the board's, and variants of those, that have a name of their own, with their titles."""
 
