@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from steprule.graph.evaluate import evaluate
-from steprule.graph.graph import Graph
+from steprule.graph.graph import Graph, Slot
+from steprule.graph.node import read, substitute
 from steprule.graph.show import formula
 from steprule.graph.simplify import simplify
+from steprule.graph.twice import Twice, paths
+from steprule.graph.verify import verify
 from steprule.plan.schedule import schedule
 from strategies import HYPERS, Problem, graphs, problem, run
 
@@ -109,6 +114,35 @@ def test_gpu_kernels_agree_with_the_interpreter_on_random_rules(shard: int) -> N
         assume(not plan.axes)
         found = run(plan, data, "triton")
         assert not _differs(_without_host_slots(truth), found, 1e-8), formula(graph)
+
+    agree()
+
+
+@pytest.mark.hostile("R7")
+@pytest.mark.null
+def test_points_of_random_formulas_and_their_first_gradients_are_as_written() -> None:
+    """A drawn formula is where the second gradient is taken, and, of the first one, what the update is made of."""
+
+    @settings(max_examples=25, phases=[Phase.generate])
+    @given(graph=graphs(), seed=st.integers(0, 2**16))
+    def agree(graph: Graph, seed: int) -> None:
+        first = Slot("g_theta", wide=True)
+        image = substitute(graph.roots, {read("g"): read("g_theta")})
+        point, *new = [image[node] for node in graph.roots]
+        slots = {"slots": (*graph.slots, first), "new_slots": (*new, read("g_theta"))}
+        ruled = verify(replace(graph, first="g_theta", evaluate_at=point, new_parameter=point, **slots))
+        data = problem(seed, SHAPES)
+        truth = evaluate(graph, data.arrays, data.numbers)
+        assume(_well_conditioned(graph, data, truth, 1e-11))
+        for own in data.arrays:
+            own["g_theta"], own["g"] = own["g"], own["g"] + 1
+        ways = paths(simplify(ruled))
+        assert isinstance(ways, Twice)
+        assert (ways.given, ruled.implicit, ruled.looks_ahead) == ("g_theta", False, False)
+        (moved, stepped) = (run(schedule(one), data, "eager") for one in (ways.to_point, ways.exact))
+        points = [{"theta": own["theta"]} for own in truth]
+        assert not _differs(points, moved, 1e-8), formula(ruled)
+        assert not _differs(_without_host_slots(truth), stepped, 1e-8), formula(ruled)
 
     agree()
 

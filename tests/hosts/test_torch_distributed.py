@@ -257,6 +257,22 @@ def test_a_look_ahead_works_on_sharded_parameters(both: Any) -> None:
         assert deviation(side["own"], side["alone"]) <= 1e-12
 
 
+@pytest.mark.parametrize("name", ["FSDP2 with two gradients", "DDP with two gradients"])
+def test_two_gradients_of_several_processes_are_those_of_one(name: str, both: Any) -> None:
+    """The points, too, which every process must find at the same place: the last layer has no part in the second."""
+    first, second = found(both, name)
+    for side in (first, second):
+        assert deviation(side["points"], side["its"]) <= 1e-12
+        assert deviation(side["own"], side["alone"]) <= 1e-12
+    assert deviation(first["points"], second["points"]) == 0
+
+
+def test_a_point_that_needs_whole_tensors_is_refused_on_parts_before_the_closure_runs(both: Any) -> None:
+    for side in found(both, "FSDP2 refuses a length of each"):
+        assert "needs ‖g_theta‖_tensor of all of it" in side["told"]
+        assert "Replicate()" in side["told"]
+
+
 @pytest.mark.parametrize("name", ["gauges", "gauges of 16 bits"])
 def test_gauges_of_parts_are_those_of_whole_tensors_and_send_only_when_they_are_read(name: str, both: Any) -> None:
     """Uneven and empty parts, replicas, which count once, meshes of two dimensions, absent gradients, NaN in a part."""

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def locals_of(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def wholes_of(model: torch.nn.Module) -> list[torch.Tensor]:
-    return copies(parameter.full_tensor() for parameter in model.parameters())
+    return copies(p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
 
 
 def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
@@ -372,6 +373,50 @@ def fsdp_look_ahead() -> dict[str, Any]:
     return {"own": ends[0], "alone": ends[1]}
 
 
+def climbing(ddp: bool) -> dict[str, Any]:
+    """SAM, whose way is as long as all gradients of all processes say, beside the same in one process."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    ends, points = [], list[list[torch.Tensor]]()
+    part = mine() if ddp else slice(None)
+    for model in (DistributedDataParallel(network()) if ddp else sharded(), network()):
+        optimizer = sr.sam(board.momentum, rho=0.5).optimizer(model.parameters(), lr=0.05, backend="eager")
+        whole = slice(None) if ends else part
+        for step in range(HALF):
+
+            def closure(
+                model: Any = model, optimizer: Any = optimizer, step: int = step, whole: slice = whole
+            ) -> torch.Tensor:
+                optimizer.zero_grad()
+                inputs, targets = batch(step)
+                loss = (model(inputs[whole]) - targets[whole, :1]).square().mean()
+                loss.backward()
+                points.append(wholes_of(model))
+                return loss
+
+            optimizer.step(closure)
+        ends.append(wholes_of(model))
+    half = len(points) // 2
+    its = {"points": [*chain(*points[:half])], "its": [*chain(*points[half:])]}
+    return {"own": ends[0], "alone": ends[1], **its}
+
+
+def fsdp_refuses_a_length_each() -> dict[str, Any]:
+    """A point that needs the length of each tensor is refused before the closure is evaluated."""
+
+    @sr.rule(evaluate_at=lambda theta, g_theta, *, lr: theta + lr * g_theta / sr.norm(g_theta))
+    def each(theta, g, *, lr=0.1):
+        return theta - lr * g
+
+    model = sharded()
+    optimizer = each.optimizer(model.parameters())
+    try:
+        optimizer.step(lambda: 1 / 0)
+    except StepruleError as error:
+        return {"told": str(error)}
+    return {"told": "nothing"}
+
+
 def fsdp_in_backward(pair: str) -> dict[str, Any]:
     """Parameters of fully_shard are stepped when their gradients have been reduced, also after some without that."""
     ours, _, options = PAIRS[pair]
@@ -424,6 +469,9 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"FSDP2 refuses {kind}": lambda kind=kind: fsdp_refused(kind) for kind in REFUSED},
     **{f"DTensors {name}": lambda name=name: distributed(name) for name in MAKERS},
     "FSDP2 with a look-ahead": fsdp_look_ahead,
+    "FSDP2 with two gradients": lambda: climbing(ddp=False),
+    "DDP with two gradients": lambda: climbing(ddp=True),
+    "FSDP2 refuses a length of each": fsdp_refuses_a_length_each,
     **{f"FSDP2 {pair} in backward": lambda pair=pair: fsdp_in_backward(pair) for pair in PAIRS},
     "DDP in backward": lambda: ddp_in_backward(True),
     "DDP in backward, later": lambda: ddp_in_backward(False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,12 +250,15 @@ class Batch(ABC):
         return not np.isfinite(self.total[self.plan.reductions.index(guard)])
 
 
-def run(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
+def run(
+    work: Sequence[tuple[Batch, Table]], *, ending: bool = True, join: Callable[[Batch, Pass], None] | None = None
+) -> bool:
     """Run one step of every batch's plan, sharing global reductions; return whether it wrote anything.
 
-    Without its `ending`, which `conclude` makes up for, slots of one number a tensor are not yet written.
+    Without its `ending`, which `conclude` makes up for, slots of one number a tensor are not yet written. What other
+    processes have reduced is joined before it is shared, if somebody can `join` it.
     """
-    if len(work) == 1 and ending:
+    if len(work) == 1 and ending and join is None:
         batch, hyper = work[0]
         return batch.step(hyper)
     for batch, hyper in work:
@@ -266,6 +269,8 @@ def run(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
         for batch in walking:
             batch.call(index)
             batch.sweep(index)
+        for batch in walking if join else ():
+            join(batch, batch.plan.passes[index])
         _share_totals([(batch, batch.plan.passes[index]) for batch in walking])
         if any(batch.refuses(index) for batch in walking):
             return False

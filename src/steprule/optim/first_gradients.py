@@ -17,8 +17,6 @@ from .shards import local
 from .state import ensure
 from .tensors import Entry, check, check_shards, here, label
 
-_WHOLE = "keep these parameters whole, or replicate them: p.redistribute(placements=[Replicate()])"
-
 
 def needs_closure(graph: Graph) -> HyperparameterError:
     """Return the error of a step without a closure."""
@@ -60,7 +58,7 @@ class FirstGradients:
         if not self._groups:
             return None
         for index, group, _, paths in self._groups:
-            check_shards(group, index, self._program_of(paths.to_point).plan, _WHOLE)
+            check_shards(group, index, self._program_of(paths.to_point).plan, moves=True)
         with torch.enable_grad():
             loss = closure()
         with torch.no_grad():

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..backends.base import run
+from ..backends.base import Batch, run
 from ..backends.eager import EagerBatch
 from ..backends.half_torch import drawn, joined, rounded
+from ..graph.ops import OPS
 from ..plan.program import Program
+from ..plan.schedule import Pass
 from ..plan.storage import NARROW, REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
 from .formats import numbers_of
-from .shards import local
+from .shards import Shared, distributed, local, over_processes, spread
 from .state import STEP
 from .tensors import Entry, here, name_of
 
@@ -43,10 +47,11 @@ class Way:
 
 
 def ways(moves: Iterable[tuple[Pair, Kernels, Program, torch.Tensor]], steps: int = 0) -> list[Way]:
-    """Put together what moves alike."""
-    found: dict[int, Way] = {}
+    """Put together what moves alike, and is distributed alike."""
+    found: dict[Any, Way] = {}
     for pair, kernels, program, gradient in moves:
-        way = found.setdefault(id(program), Way(kernels, program, steps))
+        key = id(program), spread(pair[1])
+        way = found.setdefault(key, Way(kernels, program, steps))
         way.pairs.append(pair)
         way.gradients.append(gradient)
     return list(found.values())
@@ -59,9 +64,23 @@ def move(owner: Owner, ways: Iterable[Way]) -> None:
     A parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
     """
     order = {p: place for place, p in enumerate(p for group in owner.param_groups for p in group["params"])}
-    moving = [_Moving(owner, way, order) for way in ways if way.pairs]
-    run([(one.batch, one.numbers) for one in moving])
-    for one in moving:
+    moving = {one.batch: one for one in (_Moving(owner, way, order) for way in ways if way.pairs)}
+
+    def join(batch: Batch, item: Pass) -> None:
+        """Complete what a pass has reduced of all tensors, of which each process has parts."""
+        nodes = [node for node in item.reductions if node.kind == "global"]
+        places = [batch.plan.reductions.index(node) for node in nodes]
+
+        def joined(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+            each = zip(nodes, np.stack(rows).T, strict=True)
+            return np.array([reduce(OPS[node.reducer.combine].meaning, own) for node, own in each])
+
+        if nodes:
+            batch.total[places] = over_processes([Shared(moving[batch].owner, batch.total[places], joined)])[0]
+
+    sharded = any(distributed(one.owner) for one in moving.values())
+    run([(batch, one.numbers) for batch, one in moving.items()], join=join if sharded else None)
+    for one in moving.values():
         one.store()
 
 
@@ -69,7 +88,7 @@ class _Moving:
     """The tensors of one way."""
 
     def __init__(self, owner: Owner, way: Way, order: dict[torch.Tensor, int]) -> None:
-        plan, pairs, self._kernels = way.program.plan, way.pairs, way.kernels
+        plan, pairs, self._kernels, self.owner = way.program.plan, way.pairs, way.kernels, way.pairs[0][1]
         hypers, columns, names = {hyper.name for hyper in plan.graph.hypers}, hyper_columns(plan), array_rows(plan)
 
         def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:

@@ -90,6 +90,11 @@ def _sent(mine: torch.Tensor, group: Any) -> list[NDArray[np.float64]]:
     return [own.cpu().numpy() for own in everyones]
 
 
+def spread(tensor: Any) -> object:
+    """Return what is equal for tensors that are distributed alike; None for one that is not."""
+    return (tensor.device_mesh, tensor.placements) if distributed(tensor) else None
+
+
 def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shape of the whole tensor, and the place in it at which the local part begins."""
     if not distributed(tensor):

@@ -173,10 +173,10 @@ def check(entry: Entry) -> None:
             raise _refuse(entry, "memory of the parameter or its gradient was freed", "restore it before step()")
 
 
-def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan, instead: str = "") -> None:
+def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan, *, moves: bool = False) -> None:
     """Raise `ParameterError` for a DTensor that cannot be updated part by part, each process its own.
 
-    What to do `instead` is told, if it is not what a step could do.
+    A plan that only `moves` it may reduce all tensors: then totals are sent.
     """
     for index, parameter in enumerate(group["params"]):
         if not distributed(parameter) or not (parameter.requires_grad or parameter.grad is not None):
@@ -191,16 +191,22 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan, instead
         if lines:
             raise _refuse(entry, "the parameter is a DTensor, of which this process has a part, and rows and columns "
                           f"of all of it are kept in {', '.join(lines)}", _WITHOUT)  # fmt: skip
-        if _needed(plan) or plan.called:
-            what, fix = _reduces(plan)
-            told = f"the parameter is a DTensor, of which this process has a part, and {what}"
-            raise _refuse(entry, told, instead or fix)
+        needed = [node for node in _needed(plan) if not (moves and node.kind == "global")]
+        if needed or plan.called:
+            what, fix = _reduces(plan) if not moves else _moves(plan, [*needed, *plan.called])
+            raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
 
 
 def _needed(plan: Plan) -> list[Node]:
     """List the reductions that a step of a part cannot do without, or that gauges cannot join later."""
     joined = [node for node in plan.reductions if node.kind != "global" and node.axis is None and walks(node)]
     return [node for node in plan.reductions if node not in plan.only_watched or node not in joined]
+
+
+def _moves(plan: Plan, needed: Sequence[Node]) -> tuple[str, str]:
+    """Name what a move needs of whole tensors, and a way without it."""
+    what = f"the point where its gradient is taken needs {one_line(needed[0], plan.graph)} of all of it"
+    return what, "keep it whole, or replicate it: p.redistribute(placements=[Replicate()])"
 
 
 def _reduces(plan: Plan) -> tuple[str, str]:
