@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu gpu-kernels learning clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu gpu-kernels learning muon-rate clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -28,6 +28,7 @@ help:
 	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
 	@echo 'make learning     compare learning in every format of state and parameters; writes BENCHMARKS.md'
+	@echo 'make muon-rate    find the best learning rates of AdamW and Muon; writes BENCHMARKS.md'
 	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
 	@echo 'make gpu-kernels  compile the golden GPU kernels that have changed, and write down what comes out'
 	@echo 'make clean        remove the environment and everything generated'
@@ -88,6 +89,15 @@ bench: $(VENV)/lab
 learning: $(VENV)/lab
 	@$(python) -m steprule compare --config benchmarks/learning.toml --out '$(OUT)/learning' $(ARGS)
 	@$(python) benchmarks/learning.py '$(OUT)/learning'
+	@$(python) benchmarks/report.py
+
+# It takes an hour; ARGS=--resume goes on.
+muon-rate: $(VENV)/lab
+	@$(python) -m steprule compare --config benchmarks/muon_rate.toml --tasks digits-mlp,digits-cnn --iterations 300 \
+	  --out '$(OUT)/muon-rate/digits' $(ARGS)
+	@$(python) -m steprule compare --config benchmarks/muon_rate.toml --task pydocs-gpt --iterations 150 \
+	  --out '$(OUT)/muon-rate/gpt' $(ARGS)
+	@$(python) benchmarks/muon_rate.py '$(OUT)/muon-rate/digits' '$(OUT)/muon-rate/gpt'
 	@$(python) benchmarks/report.py
 
 # Nothing is installed for it: a borrowed GPU comes with its packages. With OUT=folder it writes there.

@@ -56,7 +56,7 @@ def test_the_arm_is_known_by_name_and_by_its_variant() -> None:
 EAGER = ("backend", "eager")  # nothing to compile
 
 
-@pytest.mark.parametrize("name", ["sam", "sam-adam", "mars-exact"])
+@pytest.mark.parametrize("name", ["sam+momentum", "sam+adam", "mars-exact"])
 def test_two_gradients_an_iteration_are_counted(name: str) -> None:
     """And the losses are those at the parameters themselves: the first is that of plain momentum's run."""
     own = Budget(epochs=None, iterations=3)
@@ -72,25 +72,25 @@ def test_dropout_draws_the_same_for_both_gradients() -> None:
     """With ρ = 0 the second gradient is the first again, so the run is that of the rule alone."""
     own = Budget(epochs=None, iterations=3)
     ends = [train(RunSpec(TaskSpec("digits-cnn"), method, 0.1, 0, own)).final_loss
-            for method in (Method("sam", (("rho", 0.0), EAGER)), Method("momentum", (EAGER,)))]  # fmt: skip
+            for method in (Method("sam+momentum", (("rho", 0.0), EAGER)), Method("momentum", (EAGER,)))]  # fmt: skip
     assert ends[0] == ends[1]
 
 
 def test_a_first_loss_that_is_not_finite_ends_a_run_before_its_step() -> None:
-    result = train(spec(Method("sam", (EAGER,)), lr=1e200))
+    result = train(spec(Method("sam+momentum", (EAGER,)), lr=1e200))
     assert result.status == "diverged"
     assert "the loss of iteration 2 is inf" in result.reason
     assert (result.gradient_evaluations, result.iterations) == (3, 1)
 
 
 def test_a_chain_by_name_takes_hyperparameters_and_variants_of_its_parts() -> None:
-    assert find("sam").takes == {"beta": 0.9, "rho": 0.05, "adaptive": False}
-    method = Method("sam", (("rho", 0.5), ("adaptive", True), ("beta", 0.8)))
+    assert find("sam+momentum").takes == {"beta": 0.9, "rho": 0.05, "adaptive": False}
+    method = Method("sam+momentum", (("rho", 0.5), ("adaptive", True), ("beta", 0.8)))
     optimizer = method.optimizer([torch.nn.Parameter(torch.ones(2))], 0.1)
     assert [optimizer.param_groups[0][name] for name in ("rho", "beta")] == [0.5, 0.8]
     assert "|θₜ₋₁|" in method.made_of()
     assert method.needs_closure
-    every = Method("lookahead-adam", (("every", 6),)).optimizer([torch.nn.Parameter(torch.ones(2))], 0.1)
+    every = Method("adam+lookahead", (("every", 6),)).optimizer([torch.nn.Parameter(torch.ones(2))], 0.1)
     assert every.param_groups[0]["every"] == 6
 
 

@@ -31,10 +31,10 @@ VARIANTS = {
     "nesterov-implicit": ("Implicit Nesterov momentum", sr.board.nesterov(look_ahead="implicit")),
     "schedule-free-sgd": ("Schedule-Free SGD", sr.schedule_free_sgd),
     "schedule-free-adamw": ("Schedule-Free AdamW", sr.schedule_free_adamw),
-    "cautious-adam": ("Cautious Adam", sr.cautious(sr.board.adam)),
-    "lookahead-adam": ("Adam with Lookahead", sr.lookahead(sr.board.adam)),
-    "sam": ("SAM of SGD with momentum", sr.sam(sr.board.momentum)),
-    "sam-adam": ("SAM of Adam", sr.sam(sr.board.adam)),
+    "adam+cautious": ("Cautious Adam", sr.cautious(sr.board.adam)),
+    "adam+lookahead": ("Adam with Lookahead", sr.lookahead(sr.board.adam)),
+    "sam+momentum": ("SAM of SGD with momentum", sr.sam(sr.board.momentum)),
+    "sam+adam": ("SAM of Adam", sr.sam(sr.board.adam)),
     "mars-exact": ("MARS, exact", sr.mars_exact),
 }
 """Rules besides the board's, and variants of those, that have a name of their own, with their titles."""
@@ -50,6 +50,9 @@ NAMES = (*TITLES, *VARIANTS, *CLASSES)
 """Every name that stands for an optimiser by itself."""
 
 _RULES = (type(sr.board.sgd), type(sr.chain(sr.clip_value, sr.board.sgd)))
+TRANSFORMS = {name: value for name, value in vars(sr).items() if isinstance(value, type(sr.clip_value))}
+"""The library's transforms: joined by `+` they stand before or behind a rule, as in the name of a chain."""
+
 _RESERVED = frozenset({"params", "parameters", "lr", "t", "maximize", "capturable", "differentiable"})
 """Arguments that the lab sets itself, or that would change what is compared."""
 
@@ -87,7 +90,7 @@ class Kind:
     @property
     def full_batch(self) -> bool:
         """Whether one iteration is one pass over the training set."""
-        return self.name == "gd"
+        return "gd" in self.name.split("+")
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -213,11 +216,28 @@ def find(name: str) -> Kind:
         return _kind(name, *VARIANTS[name])
     if name in CLASSES:
         return _kind(name, CLASSES[name].__name__, CLASSES[name])
+    parts = name.split("+")
+    if not TRANSFORMS.keys().isdisjoint(parts):
+        return _joined(name, parts)
     if not is_reference(name):
         told = f"{name!r} is none of {', '.join(NAMES)}"
-        fix = "give one of these, or module:Class or file.py:Class for another (torch.optim:AdamW)"
+        fix = "give one of these, or a rule of these with transforms (adam+cautious), "
+        fix += "or module:Class or file.py:Class for another (torch.optim:AdamW)"
         raise sr.errors.StepruleError(told, fix=f"{_meant(name)} {fix}".strip())
     return _kind(name, name, load(name))
+
+
+def _joined(name: str, parts: Sequence[str]) -> Kind:
+    """Return the chain of transforms and a rule, in the order in which they are named."""
+    kinds = {part: find(part) for part in parts if part not in TRANSFORMS}
+    for part, kind in kinds.items():
+        if not kind.is_rule:
+            raise sr.errors.StepruleError(
+                f"{name}: {part} is a class, and transforms are chained with rules",
+                fix=f"name its rule, such as {name.replace(part, 'steprule.zoo.papers:lion')}",
+            )
+    chain = sr.chain(*(kinds[part].target if part in kinds else TRANSFORMS[part] for part in parts))
+    return _kind(name, " + ".join(kinds[part].title if part in kinds else part for part in parts), chain)
 
 
 def class_of(name: str) -> str:

@@ -60,12 +60,15 @@ class OptimizerName(Offered):
 
 
 class OptimizerNames(OptimizerName):
-    """Optimisers by name, separated by commas."""
+    """Optimisers by name, separated by commas; all is every one that has a name."""
 
     name = "names"
+    offers = ("all", *NAMES)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the names once each, or say which are allowed."""
+        """Return the names once each, or say which are allowed; all is every one."""
+        if str(value).strip() == "all":
+            return NAMES
         return tuple(
             dict.fromkeys(super(OptimizerNames, self).convert(part, param, ctx) for part in str(value).split(","))
         )
@@ -241,7 +244,10 @@ TENSORBOARD = click.option(
     help="Folder in which TensorBoard finds every run; needs the extra `tensorboard`.",
 )
 
-NAMED = "By name (`steprule optimizers` lists them), or module:Class or file.py:Class; commas between them."
+NAMED = (
+    "By name (`steprule optimizers` lists them, all is every one), rules also with transforms (adam+cautious); or "
+    "module:Class or file.py:Class; commas between them."
+)
 
 
 def cores() -> int:
