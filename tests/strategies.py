@@ -25,9 +25,12 @@ from steprule.plan.schedule import Plan
 from steprule.plan.tables import array_rows, host_columns, hyper_columns
 
 HYPERS = {"lr": 0.1, "beta": 0.9, "gamma": 1.7}
+ALIKE = "gamma"
+"""What is the same in all groups."""
 POINTWISE = sorted(name for name, row in OPS.items() if row.kind == "pointwise")
 MATRICES = sorted(name for name, row in OPS.items() if row.kind == "matrix")
 REDUCTIONS = sorted(name for name, row in OPS.items() if row.reducer is not None)
+OVER_ALL = [name for name in REDUCTIONS if OPS[name].kind == "global"]
 LOGIC = sorted(name for name, row in OPS.items() if row.kind == "logic")
 SIZES = sorted(name for name, row in OPS.items() if row.kind == "size")
 COMPARE = sorted(name for name, row in OPS.items() if row.kind == "compare")
@@ -54,11 +57,10 @@ class _Drawer:
     used: set[str] = field(default_factory=set)
 
     def leaf(self, rank: Rank) -> Node:
-        choices = [hyper(name) for name in HYPERS] + [
-            step(),
-            const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0]))),
-        ]
-        arrays = [node for node in self.reads if node.rank <= rank]
+        own = rank is not Rank.GLOBAL  # what tensors and groups have of their own is no part of one number for all
+        choices = [*([*map(hyper, HYPERS), step()] if own else [hyper(ALIKE)])]
+        choices.append(const(self.draw(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0]))))
+        arrays = [node for node in self.reads if node.rank <= rank and (own or node.rank is rank)]
         choices += [make(self.draw(st.sampled_from(SIZES)))] if rank >= Rank.TENSOR else []
         if rank is Rank.ELEMENT and self.draw(st.integers(0, 9)) == 9:
             self.sites += 1
@@ -110,7 +112,7 @@ class _Drawer:
 
     def reduction(self, depth: int, rank: Rank) -> Node:
         inner = self.expression(depth - 1)
-        name = self.draw(st.sampled_from(REDUCTIONS))
+        name = self.draw(st.sampled_from(REDUCTIONS if rank is not Rank.GLOBAL else OVER_ALL))
         axes = [axis for axis in self.axes if axis <= rank and OPS[name].kind == "tensor"]
         axis = self.draw(st.sampled_from([None, *axes, *axes]))
         if not inner.rank > (axis or Rank.TENSOR):
@@ -127,12 +129,13 @@ def gram(x: Node) -> Node:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Draw a whole rule: two element slots, one tensor slot, one host slot, reductions of every kind.
+    """Draw a whole rule: two element slots, a slot a tensor, a global and a host one, reductions of every kind.
 
     A rule in a few has functions of matrices, and a slot that is one; one in five has rows and columns: slots, and
     reductions along them.
     """
     slots = (Slot("m"), Slot("s", init=0.25), Slot("k", Rank.TENSOR, 1.0), Slot("h", Rank.HOST, 2.0))
+    slots += (Slot("u", Rank.GLOBAL, 0.75),)
     matrices, lined = draw(st.integers(0, 5)) == 0, draw(st.integers(0, 4)) == 4
     lines = (Slot("r", Rank.ROW, 0.5), Slot("c", Rank.COLUMN, 1.5)) if lined else ()
     slots += (*lines, *((Slot("p", Rank.LEFT, "identity"),) if matrices else ()))
@@ -143,7 +146,8 @@ def graphs(draw: st.DrawFn) -> Graph:
     s = drawer.expression(1)
     k = drawer.expression(1, Rank.TENSOR)
     h = drawer.expression(1, Rank.HOST)
-    bounded = [_into(node, ANY) for node in (new, m, s, k, h, *(drawer.expression(1, slot.rank) for slot in lines))]
+    u = drawer.expression(2, Rank.GLOBAL)
+    bounded = [_into(node, ANY) for node in (new, m, s, k, h, u, *(drawer.expression(1, slot.rank) for slot in lines))]
     bounded += (
         [make("add", make("mul", const(0.5), reads[-1]), gram(_into(make("add", m, reads[1]), ANY)))]
         if matrices
@@ -169,9 +173,12 @@ def problem(seed: int, shapes: list[tuple[int, ...]]) -> Problem:
         own = {name: rng.normal(size=shape) for name in ("theta", "g", "m", "s")}
         rows = rng.normal(size=(shape or (1,))[:1] * 2)
         own |= {name: rng.normal(size=rank.shape(shape)) for name, rank in (("r", Rank.ROW), ("c", Rank.COLUMN))}
-        arrays.append(own | {"p": rows @ rows.T, "k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)})
+        arrays.append(
+            own | {"p": rows @ rows.T, "u": np.array(0.75), "k": np.array(0.5 + index), "h": np.array(1.5 + index % 2)}
+        )
         numbers.append(
-            {name: value * (1 + index % 2) for name, value in HYPERS.items()} | {"t": 3.0, "h": 1.5 + index % 2}
+            {name: value * (1 + index % 2 * (name != ALIKE)) for name, value in HYPERS.items()}
+            | {"t": 3.0, "h": 1.5 + index % 2}
         )
     return Problem(arrays, numbers)
 
@@ -181,6 +188,8 @@ def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64
     names = array_rows(plan)
     device = "cuda" if kind == "triton" and torch.cuda.is_available() else "cpu"
     arrays = {n: [torch.tensor(np.asarray(a[n]), dtype=dtype, device=device) for a in data.arrays] for n in names}
+    for name in (slot.name for slot in plan.graph.global_slots):
+        arrays[name] = [arrays[name][0].double()] * len(data.arrays)
     rows = [index % 2 for index in range(len(data.arrays))]
     hyper = np.array([[data.numbers[row][name] for name in hyper_columns(plan)] for row in (0, 1)])
     program = lowered(plan, str(dtype).removeprefix("torch."))

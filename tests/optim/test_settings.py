@@ -36,6 +36,8 @@ EDITS = {"etas": (0.4, 1.3), "step_sizes": (0.1, 0.105), "t0": 0.0, "beta3_warmu
 """What becomes of an entry, where half of it would change nothing or be out of its range."""
 ONCE = {("Adagrad", "initial_accumulator_value"), ("Yogi", "initial_accumulator"), ("Rprop", "lr"), ("DoG", "first")}
 """What is read when state is made, or by the first step, and never again."""
+TOGETHER = {("Prodigy", "betas"), ("Prodigy", "d0"), ("Prodigy", "d_coef")}
+"""Of what one number for all tensors is made: it is edited in all groups."""
 SHAPES = {name: [(2, 3), (3, 2)] for name in ("Muon", "NorMuon")}
 """Those of classes that do not take a matrix and a vector."""
 
@@ -85,13 +87,16 @@ def numbers_of(name: str) -> Iterator[str]:
             yield key
 
 
-def end_of(optimizer: sr.Optimizer, change: Callable[[dict[str, Any]], Any] = lambda group: None) -> list[Any]:
-    """Step, change the last group, and step again; return every bit."""
+def end_of(
+    optimizer: sr.Optimizer, change: Callable[[dict[str, Any]], Any] = lambda group: None, *, everywhere: bool = False
+) -> list[Any]:
+    """Step, change the last group, or all of them, and step again; return every bit."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.manual_seed(3)
     for number in range(7):
         if number == 5:  # RAdam's eps is read from the sixth step on
-            change(optimizer.param_groups[-1])
+            for group in optimizer.param_groups if everywhere else optimizer.param_groups[-1:]:
+                change(group)
         fill_gradients(parameters)
         optimizer.step(loss=1000.0 if number % 2 else 1.0)  # Polyak's lr decides where the loss is great
     return bits(optimizer)
@@ -107,17 +112,21 @@ def test_every_number_of_the_last_group_is_followed_when_it_is_replaced_or_chang
         before = optimizer_of(name).defaults[key]
         after = edited(name, key, before)
         wrap, fill = list(KINDS.values())[place % len(KINDS)]
-        replaced = end_of(optimizer_of(name, 2, backend="eager"), lambda group, k=key, v=after: group.update({k: v}))
+        every = (name, key) in TOGETHER
+        replaced = end_of(
+            optimizer_of(name, 2, backend="eager"), lambda group, k=key, v=after: group.update({k: v}), everywhere=every
+        )
         assert replaced != unedited, f"{key} decides nothing here, so this shows nothing"
         held: Any = [wrap(part) for part in before] if isinstance(before, tuple) else wrap(before)
         optimizer = optimizer_of(name, 2, backend="eager")
-        optimizer.param_groups[-1][key] = held
+        for group in optimizer.param_groups if every else optimizer.param_groups[-1:]:
+            group[key] = held
 
         def change(_: Any, held: Any = held, after: Any = after, fill: Any = fill) -> None:
             for one, value in zip(held, after, strict=True) if isinstance(after, tuple) else [(held, after)]:
                 fill(one, value)
 
-        assert end_of(optimizer, change) == replaced, f"{key} as {type(held)}"
+        assert end_of(optimizer, change, everywhere=every) == replaced, f"{key} as {type(held)}"
 
 
 @pytest.mark.parametrize("way", ["fast", "slow"])

@@ -263,7 +263,9 @@ def test_a_slot_too_small_for_its_value_is_told_of_one_that_fits() -> None:
         ("tensor", "element", ["element"]),
         ("host", "element", ["tensor"]),
         ("host", "tensor", ["tensor"]),
-        ("host", "global", ["tensor"]),
+        ("host", "global", ["global"]),
+        ("global", "element", ["element"]),
+        ("global", "tensor", ["tensor"]),
     ):
 
         def kept(theta, g, k=slot(rank=declared), *, lr=0.1, of=values[value]):

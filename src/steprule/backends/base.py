@@ -129,9 +129,9 @@ class Batch(ABC):
     """Tensors of one dtype and device, bound to a plan.
 
     The caller runs `begin`, then `call` and `sweep` for every pass, after which it may replace the totals of global
-    reductions by those of all batches; then `end`. `step` does all of it for a batch that is alone. After an interrupt
-    `begun` tells whether anything was written, `finish` ends the last pass, and `end` is left as it is if that was
-    done; `clear` forgets a step that has been counted.
+    reductions by those of all batches; then `end`, and of one batch of a plan `end_all`. `step` does all of it for a
+    batch that is alone. After an interrupt `begun` tells whether anything was written, `finish` ends the last pass, and
+    the ends are left as they are if they were done; `clear` forgets a step that has been counted.
     """
 
     plan: Plan
@@ -216,6 +216,13 @@ class Batch(ABC):
         """
 
     @abstractmethod
+    def end_all(self) -> None:
+        """Write the slots of one number for all tensors, which batches of a plan share, unless this step has done so.
+
+        Nobody reads them after it in the same step; it may come after `clear`.
+        """
+
+    @abstractmethod
     def reduced(self) -> Table:
         """Return the row of each tensor in the table `reduced`, of the last step; this may wait for a device."""
 
@@ -240,6 +247,7 @@ class Batch(ABC):
             if self.refuses(item.index):
                 return False
         self.end()
+        self.end_all()
         return True
 
     def refuses(self, index: int) -> bool:
@@ -286,8 +294,8 @@ def run(
 def conclude(batches: Sequence[Batch]) -> None:
     """End steps of batches that ran apart, without their ending: share all totals, and write what waits for them."""
     _share_totals([(batch, item) for batch in batches for item in batch.plan.passes])
+    _end(batches)
     for batch in batches:
-        batch.end()
         batch.clear()
 
 
@@ -306,8 +314,15 @@ def settle(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
 def _wind_up(batches: Sequence[Batch]) -> None:
     """Share the totals that only slots of one number a tensor wait for, and write these."""
     _share_totals([(batch, batch.plan.passes[-1]) for batch in batches])
+    _end(batches)
+
+
+def _end(batches: Sequence[Batch]) -> None:
+    """Write the slots that no pass writes; when all have read them, and once a plan, those that all tensors share."""
     for batch in batches:
         batch.end()
+    for batch in {id(batch.plan): batch for batch in reversed(batches)}.values():
+        batch.end_all()
 
 
 def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:

@@ -150,6 +150,11 @@ class EagerBatch(Batch):
         if self.plan.tensor_writes and (self._writing or (-1,))[0] < len(self.rows):
             self._write_tensor_slots()
 
+    def end_all(self) -> None:
+        """Write the slots that hold one number for all tensors, as the first of them sees it, absent or not."""
+        if self.plan.global_writes and (self._writing or (-1,))[0] <= len(self.rows):
+            self._copy(len(self.rows) + 1, self._numbers_of(0, self.plan.global_writes))
+
     def begun(self) -> bool:
         """Whether this step has begun to write."""
         return self._writing is not None
@@ -288,12 +293,17 @@ class EagerBatch(Batch):
     def _write_tensor_slots(self) -> None:
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         for tensor in self._stepped:
-            values = self._scalars(tensor, [node for _, node in self.plan.tensor_writes])
-            for name, node in self.plan.tensor_writes:
-                target, value = self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)
-                shape = node.rank.shape(self._shapes[tensor])
-                pairs.append((target, value.reshape(shape)))
+            pairs += self._numbers_of(tensor, self.plan.tensor_writes)
         self._copy(len(self.rows), pairs)
+
+    def _numbers_of(self, tensor: int, writes: Sequence[tuple[str, Node]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return where new values of slots smaller than a tensor go, and the values."""
+        values = self._scalars(tensor, [node for _, node in writes])
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for name, node in writes:
+            target, value = self.arrays[name][tensor].detach(), torch.tensor(values[node], dtype=torch.float64)
+            pairs.append((target, value.reshape(node.rank.shape(self._shapes[tensor]))))
+        return pairs
 
 
 def _numbers(value: Any) -> Any:

@@ -120,7 +120,7 @@ class CpuBatch(Batch):
         self._reduced = np.zeros((len(sizes), len(plan.reductions)))
         self.total = self._own = np.zeros(len(plan.reductions))
         self._lengths, self._elements = self._chunks[:, 2], sum(sizes)
-        self._done = np.zeros(len(self._chunks) + 2, dtype=np.int64)
+        self._done = np.zeros(len(self._chunks) + 3, dtype=np.int64)
         self._address = cache.address(self._function)
         self._cuts = {1: np.array([0, len(self._chunks)], dtype=np.int64)}
         self._parts = self._cuts[1]
@@ -173,7 +173,7 @@ class CpuBatch(Batch):
                 counts = sizes if walks(node) else np.array([node.count(shape) for shape in self._shapes])
                 known[node] = node.reducer.finished(total, counts)
         for name, rank in self.plan.graph.ranks.items():
-            if name in self._arrays and rank is Rank.TENSOR:
+            if name in self._arrays and rank in {Rank.TENSOR, Rank.GLOBAL}:
                 known[read(name, rank)] = np.array([float(own) for own in self._arrays[name]])
         table = np.empty((len(rows), len(nodes)))
         for place, value in enumerate(evaluate_scalars(nodes, {}, known)):
@@ -251,7 +251,7 @@ class CpuBatch(Batch):
         last = len(self.plan.passes) - 1
         if not self._done.any():
             self._cut_into(self._share())
-        if self._done[len(self._parts) - 1]:  # wound up: slots of rows, which may be reduced, have new values since
+        if self._done[len(self._parts) - 1 :].any():  # wound up: slots, which may be reduced, have new values since
             self.total[:] = self._own
             return
         self._lay_lines(last)
@@ -274,6 +274,11 @@ class CpuBatch(Batch):
             self.calls.write()
         if self.plan.tensor_writes and not self._done[len(self._parts) - 1]:
             self._once(2 * len(self.plan.passes) + 1)
+
+    def end_all(self) -> None:
+        """Write the slots that hold one number for all tensors."""
+        if self.plan.global_writes and not self._done[len(self._parts)]:
+            self._once(3 * len(self.plan.passes) + 2)
 
     def step(self, hyper: Table) -> bool:
         """Run every pass: in one call when one thread will do, and nothing is called between passes."""

@@ -2,7 +2,7 @@
 
 One entry point runs any stage: -1 is the whole step; 0 computes the host scalars; then, for pass k, 2k + 1
 walks the parts lo..hi and 2k + 2 combines what they reduced; after n passes, 2n + 1 writes the slots smaller than the
-parameter. `numba_tables` says what it is given.
+parameter, and 3n + 2 those that hold one number for all tensors. `numba_tables` says what it is given.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class NumbaDialect(BlockWalk):
     reserved = frozenset({
         *TABLES, *COUNTS, *_MEMORY, *_LANES, *FORMULAS,
         "begins", "np", "stage", "lo", "hi", "row", "chunk", "tensor", "start",
-        "count", "kernel", "first", "last", "part", "directory", "of", "i", "host_scalars", "finish_tensors", "abs",
-        "range", "t", "known", "begin", "end", "min", "max", "length", "units", "column", "line", "lanes", "lane",
-        "place", "size", "turn", "first_unit", "kept",
+        "count", "kernel", "first", "last", "part", "directory", "of", "i", "host_scalars", "finish_tensors",
+        "finish_all", "abs", "range", "t", "known", "begin", "end", "min", "max", "length", "units", "column", "line",
+        "lanes", "lane", "place", "size", "turn", "first_unit", "kept",
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
         "whole": "{at}[i]", "narrow": "widen_{form}({at}[i])", "beside": "joined{more}_{form}({at}[i], {beside}[i])",
@@ -248,7 +248,13 @@ class NumbaDialect(BlockWalk):
             with self._absent():
                 pass
             self.source.line(f"row = {self._of('row')}")
-            self._tensor_slots()
+            self._number_slots(Rank.TENSOR)
+
+    def _finish_all_function(self) -> None:
+        """Write the slots that hold one number for all tensors, as the first of them sees it, absent or not."""
+        with self._function("finish_all", ALL):
+            self.source.line("tensor = 0", f"row = {self._of('row')}")
+            self._number_slots(Rank.GLOBAL)
 
     def _entry(self) -> None:
         """Write the function that is called: it finds the tables, and runs the stage that is asked for."""
@@ -268,6 +274,8 @@ class NumbaDialect(BlockWalk):
                     self._stage(2 * loop.index + 2, ended, *self._guard(loop))
             if self.program.finish:
                 self._stage(2 * len(loops) + 1, f"finish_tensors(tensor_count, {ALL})", "done[part_count] = 1")
+            if self.program.globals:
+                self._stage(3 * len(loops) + 2, f"finish_all({ALL})", "done[part_count + 1] = 1")
 
     def _line_stage(self, loop: Loop) -> None:
         """Write the stage before a pass, in which what its rows and columns use is computed: none here."""
@@ -292,6 +300,8 @@ class NumbaDialect(BlockWalk):
                 self._end_function(loop)
         if self.program.finish:
             self._finish_function()
+        if self.program.globals:
+            self._finish_all_function()
         self._entry()
 
     def _imports(self, called: set[str]) -> None:

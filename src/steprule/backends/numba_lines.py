@@ -235,7 +235,7 @@ class NumbaLines(NumbaDialect):
             for axis in AXES:
                 if own := [store for store in stores if store.array.rank is axis]:
                     self._write_lines(axis, own)
-            self._tensor_slots()
+            self._number_slots(Rank.TENSOR)
 
     def _write_lines(self, axis: Rank, stores: Sequence[Store]) -> None:
         at = {store: self.fresh.fresh(f"{store.array.name}_new") for store in stores}

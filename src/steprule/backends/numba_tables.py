@@ -1,7 +1,7 @@
 """The tables that a CPU kernel is given: those of `plan.tables`, and two for steps that threads share.
 
-    done       [part + 1]        set where the last pass has ended, last of all where it has been wound up: an
-                                 interrupted step is finished from there
+    done       [part + 2]        set where the last pass has ended, then where it has been wound up, for tensors and for
+                                 all of them: an interrupted step is finished from there
     parts      [part + 1]        where each part's chunks begin, and the end of the last
 
 It is given the address of a directory: where each table begins, how many tensors, chunks, rows and parts there are, and

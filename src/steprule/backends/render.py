@@ -92,7 +92,8 @@ class Dialect(ABC):
     def lacks(cls, program: Program) -> str:
         """Return the part of a program that this language cannot say, or ""."""
         for array in program.arrays:
-            if array.format.real != program.layout.real or array.format.name not in FORMATS:
+            beside = array.rank is Rank.GLOBAL or array.format.real == program.layout.real
+            if not beside or array.format.name not in FORMATS:
                 return f"`{array.name}` is {array.format.name} beside parameters of {program.layout.parameter.dtype}"
             if array.format.grouped and program.plan.axes:
                 return f"`{array.name}` is in 8 bits beside rows and columns, for which there are no kernels"
@@ -284,9 +285,9 @@ class Dialect(ABC):
         for place, node in enumerate(self.hosted):
             self.source.line(self.host.format(place=self._place("row", len(self.hosted), place), x=self.names[node]))
 
-    def _tensor_slots(self) -> None:
-        """Write the slots that hold one number a tensor, after every pass has read them."""
-        stores = [store for store in self.program.finish if store.array.rank is Rank.TENSOR]
+    def _number_slots(self, rank: Rank) -> None:
+        """Write the slots that hold one number, a tensor or for all, after every pass has read them."""
+        stores = [store for store in (*self.program.finish, *self.program.globals) if store.array.rank is rank]
         self._scalars([store.node for store in stores])
         for store in stores:
             dtype = store.array.format.dtype

@@ -76,7 +76,8 @@ class TritonBatch(Batch):
         self._held = [arrays[name] for name in names]  # what is pointed at must not be freed
         self.calls, self._counted = calls_of(program, arrays), counts
         self._held += [] if self.calls is None else self.calls.arrays.values()
-        self._numbers = {name: arrays[name] for name, rank in program.plan.graph.ranks.items() if rank is Rank.TENSOR}
+        few = {Rank.TENSOR, Rank.GLOBAL}
+        self._numbers = {name: arrays[name] for name, rank in program.plan.graph.ranks.items() if rank in few}
         shapes = [tuple(tensor.shape) for tensor in arrays[program.plan.graph.parameter]]
         self._changing(len(shapes), len(program.plan.graph.hypers))
         self._tables = self._make_tables(shapes, counts, where)
@@ -86,7 +87,7 @@ class TritonBatch(Batch):
         self._found_now: torch.Tensor | None = None
         sizes = {} if self.calls is None else self.calls.sizes
         self._sizes = {node: device.table(own.astype(np.int64)).double() for node, own in sizes.items()}
-        self._begun = self._ended = self._may_leave_out = False
+        self._begun = self._ended = self._ended_all = self._may_leave_out = False
         self.set_gradients(arrays[program.plan.graph.gradient])
         self._prepare()
 
@@ -130,13 +131,14 @@ class TritonBatch(Batch):
         arguments, (tensors, pieces) = (*self._tables, *self._counts), self._counts
         options = self._build.options(self.program.layout.real, grouped=bool(self.program.grouped))
         passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
-        self._first, *self._walks, self._last = (
+        ends = [("finish", tensors)], [("finish_all", 1)]
+        self._first, *self._walks, self._last, self._last_of_all = (
             [
                 self._device.prepare(self._functions[name], programs, arguments, options)
                 for name, programs in stage
                 if name in self._functions
             ]
-            for stage in ([("begin", -(-tensors // self._build.rows))], *passes, [("finish", tensors)])
+            for stage in ([("begin", -(-tensors // self._build.rows))], *passes, *ends)
         )
         self.why_slow = self._device.why_slow
 
@@ -157,7 +159,7 @@ class TritonBatch(Batch):
         self._now = now = self._device.now()
         if now.capturing or now.stream not in self._streams:
             self._keep_tables()
-        self._begun = self._ended = False
+        self._begun = self._ended = self._ended_all = False
         if self.calls is not None:
             self.calls.begin()
         rows = hyper.tobytes()
@@ -243,11 +245,22 @@ class TritonBatch(Batch):
         self._walk_last()
         if self._last or self.calls is not None:
             self._finish()
+        self._finish_all()
 
     def end(self) -> None:
         """Write the slots that no pass writes, after the last one."""
         if (self._last or self.calls is not None) and not self._ended:
             uninterrupted(self._finish)
+
+    def _finish_all(self) -> None:
+        for launch in self._last_of_all:
+            launch(self._now)
+        self._ended_all = True
+
+    def end_all(self) -> None:
+        """Write the slots that hold one number for all tensors."""
+        if self._last_of_all and not self._ended_all:
+            uninterrupted(self._finish_all)
 
     def refuses(self, index: int) -> bool:  # noqa: ARG002
         """Return False: kernels look at the guard themselves, and asking them would mean waiting."""
@@ -288,7 +301,7 @@ class TritonBatch(Batch):
 
     def clear(self) -> None:
         """Forget that this step has written, and its gradients, so that zero_grad frees them."""
-        self._begun = self._ended = False
+        self._begun = self._ended = self._ended_all = False
         self._gradients = ()
         if self.calls is not None:
             self.calls.begin()
@@ -327,7 +340,8 @@ class TritonBatch(Batch):
         for place, name in enumerate(host_columns(self.plan)):
             node = self._count(name)
             known[node] = self._counted[:, place].double() + (node.op == "step")
-        known |= {read(name, Rank.TENSOR): torch.stack([one.double() for one in own])
+        ranks = self.plan.graph.ranks
+        known |= {read(name, ranks[name]): torch.stack([one.double() for one in own])
                   for name, own in self._numbers.items()}  # fmt: skip
         sizes = self._tables[2][:, TENSOR.index("size")]
         for place, node in enumerate(self.plan.reductions):

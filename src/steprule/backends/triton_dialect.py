@@ -4,9 +4,10 @@
     pass_k     one program a chunk: walks over it, and leaves one number a reduction and chunk
     end_k      combines those in the order of chunks, in one program a result: always in the same order, without atomics
     finish     slots of one number a tensor, after every chunk has read them
+    finish_all slots of one number for all tensors, after `finish` has read them
 
-The last pass and `finish` do nothing if the step must be left out, and only they write what a training step keeps. All
-kernels take the tables of `plan.tables`, which stay on the device, and
+The last pass and what comes after it do nothing if the step must be left out, and only they write what a training step
+keeps. All kernels take the tables of `plan.tables`, which stay on the device, and
 
     counts     [tensor, name]       step counts and host slots: the state itself, which the last pass advances
     found      [1]                  above 0 if the step must be left out: GradScaler's `found_inf`
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import BackendError
-from ..graph.node import Node, step, topological
+from ..graph.node import Node, Rank, step, topological
 from ..graph.ops import Reducer
 from ..plan import groups
 from ..plan.program import Accumulate, Loop, Program
@@ -124,7 +125,8 @@ class TritonDialect(InGroups):
     reserved = frozenset({
         *TABLES, *COUNTS, *HELPERS, "tl", "triton", "aligned", "CHUNK", "BLOCK", "ROWS", "chunk", "tensor", "start",
         "count", "rows", "row", "inside", "whole", "tail", "first", "lanes", "here", "float", "int", "abs", "range",
-        "min", "max", "sum", "len", "print", "host_scalars", "begin", "finish", "go", "t", "begins",
+        "min", "max", "sum", "len", "print", "host_scalars", "begin", "finish", "finish_all", "go", "t",
+        "begins",
         *InGroups.named, *(f"join_{op}" for op in spelling),
     })  # fmt: skip
     loads: ClassVar[Mapping[str, str]] = {
@@ -337,7 +339,13 @@ class TritonDialect(InGroups):
         """Write the slots that hold one number a tensor, after every pass has read them."""
         with self._kernel("finish"):
             self.source.line("tensor = tl.program_id(0).to(tl.int64)", f"go = ({self._goes()}) & {self._present()}")
-            self._tensor_slots()
+            self._number_slots(Rank.TENSOR)
+
+    def _finish_all_kernel(self) -> None:
+        """Write the slots that hold one number for all tensors, in one program, as the first tensor sees it."""
+        with self._kernel("finish_all"):
+            self.source.line("tensor = tl.program_id(0).to(tl.int64)", f"go = {self._goes()}")
+            self._number_slots(Rank.GLOBAL)
 
     def _functions(self) -> None:
         for op in sorted({node.reducer.combine for node in self.plan.reductions} - {"add"}):
@@ -354,6 +362,8 @@ class TritonDialect(InGroups):
                 self._end_kernel(loop)
         if self.program.finish:
             self._finish_kernel()
+        if self.program.globals:
+            self._finish_all_kernel()
 
     def _imports(self, called: set[str]) -> None:
         self.source.line("import triton", "import triton.language as tl", "")

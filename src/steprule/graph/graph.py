@@ -200,6 +200,18 @@ class Graph:
         """Whether a step must be given the loss."""
         return any(item.told for item in self.hypers)
 
+    @once
+    def common(self) -> tuple[str, ...]:
+        """The hyperparameters of which slots are made that hold one number for all tensors: all groups must agree."""
+        new = [node for slot, node in zip(self.slots, self.new_slots, strict=True) if slot.rank is Rank.GLOBAL]
+        own = topological(new, {node for node in topological(new) if node.kind == "global"})
+        return tuple(str(node.attr) for node in own if node.op == "hyper")
+
+    @property
+    def global_slots(self) -> tuple[Slot, ...]:
+        """The slots that hold one number for all tensors."""
+        return tuple(slot for slot in self.slots if slot.rank is Rank.GLOBAL)
+
     @property
     def element_slots(self) -> tuple[Slot, ...]:
         """The slots as large as the parameter."""

@@ -40,6 +40,11 @@ class Rank(Flag):
         """Its name in messages."""
         return str(self.name).lower()
 
+    @property
+    def each(self) -> str:
+        """How many numbers it has, in messages."""
+        return "one number for all tensors" if self is Rank.GLOBAL else f"one number a {self.word}"
+
     def view(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return the shape of what varies so beside a tensor of a shape, as a matrix: 1 along what it does not vary."""
         rows, columns = shape[0] if shape else 1, math.prod(shape[1:])
@@ -224,6 +229,17 @@ def drawn(op: str, site: int) -> Node:
 def read(name: str, rank: Rank = Rank.ELEMENT) -> Node:
     """Return the node that reads an array: the parameter, the gradient, or a state slot."""
     return make("read", attr=(name, rank))
+
+
+def told_apart(root: Node) -> Node | None:
+    """Return what every tensor has of its own among what a number for all tensors is made of, if there is such.
+
+    Steps and host slots are counted a tensor, since tensors may join late and miss steps. What is reduced over all
+    tensors may use them.
+    """
+    below = topological([root])
+    own = topological([root], {node for node in below if node.kind == "global"})
+    return next((node for node in own if node.op == "step" or (node.array and node.rank is Rank.HOST)), None)
 
 
 def topological(roots: Iterable[Node], leaves: Container[Node] = ()) -> list[Node]:

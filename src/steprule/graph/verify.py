@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from ..errors import GraphError
 from .graph import Graph
-from .node import Node, Rank, product
+from .node import Node, Rank, product, told_apart
 from .ops import OPS
 
 
@@ -70,6 +70,8 @@ def _ranks(graph: Graph) -> Iterator[tuple[Node, str]]:
     for slot, node in zip(graph.slots, graph.new_slots, strict=True):
         if not node.rank <= slot.rank:
             yield node, f"the new `{slot.name}` varies over {node.rank.word}s, its slot over {slot.rank.word}s"
+        elif slot.rank is Rank.GLOBAL and (own := told_apart(node)) is not None:
+            yield own, f"the new `{slot.name}` is one number for all tensors, made of what each has of its own"
 
 
 LAWS: tuple[Callable[[Graph], Iterator[tuple[Node, str]]], ...] = (

@@ -19,11 +19,13 @@ import torch
 
 from ..backends.base import Batch, Gradients, run, settle
 from ..errors import NonFiniteError, ParameterError, StepruleError
+from ..graph.node import Rank
 from .aliasing import set_apart
 from .bucket import Bucket, Groups
 from .checks import CHANGED, OTHERS, Facts, SlowCheck, forms
 from .compiled import Compiled, Kernels
 from .fast_check import FastCheck, loop, obstacle
+from .global_slots import check_common, unite
 from .settings import Settings
 from .shards import Shards, distributed, local
 from .state import ensure, lay_out
@@ -40,16 +42,15 @@ class Binding:
 
     def __init__(
         self,
+        owner: Any,
         choose: Callable[[dict[str, Any]], Kernels],
-        mood: object,
         groups: Groups,
         state: Any,
-        backend: str | None,
         former: Sequence[torch.Tensor] = (),
         alone: int | None = None,
     ) -> None:
         self._first = alone or 0
-        self._state, self._mood, self.choose = state, mood, choose
+        self._state, self._mood, self.choose = state, owner._mood(), choose  # noqa: SLF001
         self._settings = [Settings(group, choose) for group in groups]
         self._chosen = [settings.kernels for settings in self._settings]
         self._changed = self._counted = True
@@ -67,7 +68,8 @@ class Binding:
         self._all_bound = all(self._bound)
         self._gradients: Gradients = []
         try:
-            self._bind(entries, backend)
+            unite(choose, owner.param_groups, owner.state, self.parameters)
+            self._bind(entries, owner.backend)
         except BaseException:
             self._forget_new()
             raise
@@ -99,10 +101,11 @@ class Binding:
         """Sort tensors into buckets, and note the facts that must stay true of them."""
         kinds: dict[int, dict[Compiled, list[int]]] = {}
         slots: list[dict[str, torch.Tensor]] = []
+        self._sharing = set[int]()
         for index, entry in enumerate(entries):
             compiled, state = self._compiled_for(entry, backend), self._state[entry.owner]
             kinds.setdefault(id(self._kernels(entry)), {}).setdefault(compiled, []).append(index)
-            slots.append({name: local(state[name]) for name in compiled.slots})
+            slots.append({name: local(state[name]) for name in self._claimed(entry, compiled)})
         entries = set_apart(entries, slots)
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         self.buckets: list[Bucket] = []
@@ -111,6 +114,7 @@ class Binding:
             present = [gradients[i] if entries[i].present else None for i in members]
             self.buckets.append(Bucket(kernels, compiled, members, own, present, self._state))
         self._recalling = any(bucket.plan.recalled or bucket.plan.graph.uses_loss for bucket in self.buckets)
+        self._common = any(bucket.plan.graph.common for bucket in self.buckets)
         self._counting = [bucket for bucket in self.buckets if not bucket.decides]
         self._deciding = [bucket for bucket in self.buckets if bucket.decides]
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]
@@ -118,6 +122,14 @@ class Binding:
         copied = [gradient is not entry.gradient for entry, gradient in zip(entries, gradients, strict=True)]
         self._copied = [(i, replace(entries[i], gradient=entries[i].parameter)) for i in np.flatnonzero(copied)]
         self._make_check([replace(e, gradient=g) for e, g in zip(entries, gradients, strict=True)])
+
+    def _claimed(self, entry: Entry, compiled: Compiled) -> list[str]:
+        """List the slots that are written for a parameter: what all tensors share, for the first that is stepped."""
+        ranks, key = compiled.plan.graph.ranks, id(self._kernels(entry))
+        shared = key in self._sharing
+        if entry.present:
+            self._sharing.add(key)
+        return [name for name in compiled.slots if not (shared and ranks.get(name) is Rank.GLOBAL)]
 
     def _kernels(self, entry: Entry) -> Kernels:
         """Return what runs for a parameter."""
@@ -244,8 +256,7 @@ class Binding:
             return None
         try:
             if self._changed:
-                for bucket in self.buckets:
-                    bucket.set_hypers(groups)
+                self._set_hypers(groups)
             for bucket in self._deciding:
                 bucket.batch.leave_out_if(found)
             for bucket in self._counting:
@@ -266,6 +277,13 @@ class Binding:
         if not written:
             self._take_back()
         return written
+
+    def _set_hypers(self, groups: Groups) -> None:
+        """Read every group's hyperparameters, and check them, before anything is written."""
+        if self._common:
+            check_common(self.choose, groups)
+        for bucket in self.buckets:
+            bucket.set_hypers(groups)
 
     def _take_back(self) -> None:
         """Uncount a step that a guard has left out."""
@@ -344,21 +362,21 @@ def _never(gradients: Gradients, states: list[Any]) -> int:  # noqa: ARG001
 
 
 def bind(
+    owner: Any,
     choose: Callable[[dict[str, Any]], Kernels],
-    mood: object,
     groups: Groups,
     state: Any,
-    backend: str | None,
     former: Binding | None,
     alone: int | None = None,
 ) -> Binding:
     """Make a binding of all parameters with gradients, and of those in the former one, unless one cannot be kept.
 
-    `alone` is the position of a parameter that is stepped without the others of its optimiser.
+    `alone` is the position of a parameter that is stepped without the others of its owner, an optimiser: then groups
+    and state are this parameter's.
     """
     if former is not None:
         try:
-            return Binding(choose, mood, groups, state, backend, former.parameters, alone)
+            return Binding(owner, choose, groups, state, former.parameters, alone)
         except StepruleError:  # without them it is either another parameter's fault, or none at all
             pass
-    return Binding(choose, mood, groups, state, backend, alone=alone)
+    return Binding(owner, choose, groups, state, alone=alone)

@@ -57,7 +57,7 @@ class Bucket:
         self._make_rows([entry.group for entry in entries])
         parameters = [entry.parameter for entry in entries]
         slots = {name: [local(own[name]) for own in self.states] for name in compiled.slots}
-        self.arrays = list(chain.from_iterable(slots.values()))
+        self.arrays = list(dict.fromkeys(chain.from_iterable(slots.values())))  # what all share, once
         # Memory outlives a parameter whose data another thread replaces under a kernel.
         self.storages = [tensor.untyped_storage() for tensor in (*parameters, *self.arrays)] if self.pointed else []
         arrays: Arrays = {names[0]: parameters, names[1]: gradients, **slots}

@@ -15,7 +15,7 @@ from ..graph.twice import paths
 from ..plan.groups import ALL
 from ..plan.program import Loop, Program, lowered
 from ..plan.schedule import Pass, Plan, schedule, summary
-from ..plan.storage import REMAINDER, STATES, Layout, layout, state_bytes
+from ..plan.storage import REMAINDER, STATES, Layout, layout, state_bytes, state_bytes_once
 from ..rule import Formula, Transform
 from .compiled import NOBODY, Compiled, Kernels
 from .means import Means, means
@@ -50,6 +50,8 @@ class Explanation:
     source: str
     scratch_bytes_per_parameter: float = 0
     """What passes and functions of matrices hand to each other, allocated once beside the state."""
+    state_bytes_once: float = 0
+    """What is kept once for all tensors: numbers of rank global."""
     storage: str = "float32"
     """How parameters and state lie in memory, and how results are rounded to that; the formula says nothing of it."""
     dtype: str = "float32"
@@ -96,9 +98,10 @@ def _lines(one: Explanation) -> list[str]:
         cost = f"{item['bytes_per_parameter']:g} bytes, {item['flops_per_parameter']} flops a parameter"
         lines.append(f"pass {item['index']}: {item['summary']} ({cost})")
     if one.passes:
+        once = f", {one.state_bytes_once:g} bytes for all tensors" if one.state_bytes_once else ""
         count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
         lines.append(f"{count}, {one.bytes_per_parameter:g} bytes a parameter in {one.dtype}; "
-                     f"state: {one.state_bytes_per_parameter:g} bytes a parameter")  # fmt: skip
+                     f"state: {one.state_bytes_per_parameter:g} bytes a parameter{once}")  # fmt: skip
         scratch = one.scratch_bytes_per_parameter
         lines += [f"scratch for functions of matrices: {scratch:g} bytes a parameter"] if scratch else []
     if others := [f"{size:g} in {form}" for form, size in one.state_bytes_in.items() if form != one.dtype and size]:
@@ -142,6 +145,7 @@ def _of(made: Formula, program: Program, **runs: Any) -> Explanation:
         bytes_per_parameter=program.bytes_per_parameter,
         state_bytes_per_parameter=program.state_bytes_per_parameter,
         scratch_bytes_per_parameter=program.scratch_bytes_per_parameter,
+        state_bytes_once=state_bytes_once(graph, program.layout),
         storage=_storage(program.layout),
         dtype=program.layout.parameter.dtype,
         **runs,

@@ -11,6 +11,7 @@ from ..errors import HyperparameterError
 from ..graph.graph import Graph
 from ..graph.twice import Twice
 from ..plan.program import Program
+from .global_slots import unite
 from .moves import Owner, Pair, Way, ways
 from .prepared import Prepared
 from .shards import local
@@ -33,7 +34,7 @@ class FirstGradients:
     def __init__(
         self, owner: Owner, rule_of: Callable[[Mapping[str, Any]], Prepared], program_of: Callable[[Graph], Program]
     ) -> None:
-        self._owner, self._program_of = owner, program_of
+        self._owner, self._rule_of, self._program_of = owner, rule_of, program_of
         found = [(index, group, rule_of(group)) for index, group in enumerate(owner.param_groups)]
         self._groups = [
             (index, group, rule, rule.paths) for index, group, rule in found if isinstance(rule.paths, Twice)
@@ -67,6 +68,7 @@ class FirstGradients:
                     if parameter.grad is not None:
                         entry = Entry(label(group, index, place), index, parameter, parameter.grad)
                         self._take(entry, group, rule, paths)
+            unite(lambda group: self._rule_of(group).kernels, self._owner.param_groups, self._owner.state, [pair[1] for pair in self.pairs])
         return loss
 
     def _take(self, entry: Entry, group: dict[str, Any], rule: Prepared, paths: Twice) -> None:

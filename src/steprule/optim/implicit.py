@@ -19,6 +19,7 @@ from ..graph.look_ahead import to_end
 from ..plan.program import lowered
 from ..plan.schedule import schedule
 from .compiled import Kernels
+from .global_slots import unite
 from .moves import Copy, Owner, Pair, Way, insist, move
 from .settings import plain
 from .state import ensure
@@ -109,6 +110,7 @@ class Implicit:
             if not owner.state.get(parameter):
                 fresh.append(parameter)
             ensure(self._kernels, group, parameter, owner.state[parameter])
+        unite(lambda _: self._kernels, owner.param_groups, owner.state, owner.state)
 
     def _solve(
         self,

@@ -22,6 +22,7 @@ from ..plan.schedule import Plan
 from ..rule import Formula
 from .away import Away
 from .binding import Binding
+from .global_slots import check_common
 from .surroundings import uncompiled
 from .tensors import label
 
@@ -141,6 +142,7 @@ class InBackward:
             refuse(kernels.plan, owner.clip, index)
             if not owner.capturable:  # then kernels read numbers where they are, and asking means waiting
                 owner._check_numbers(kernels, group, f"group {index}")  # noqa: SLF001
+        check_common(owner._choose, owner.param_groups)  # noqa: SLF001
 
     def _look(self) -> None:
         """Follow the lists of parameters, if they have changed since."""

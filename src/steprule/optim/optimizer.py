@@ -327,7 +327,7 @@ class Optimizer(Releasing, Gauging):
                 for place, own in enumerate(group["params"]):
                     if state := held(states, group, index, place):
                         state.update(self._complete(choose(group).of(own), state))  # others may have put it there
-            binding = bind(choose, self._mood(), groups, states, self.backend, former, alone)
+            binding = bind(self, choose, groups, states, former, alone)
             self._look()
             self._skipped_there = merged([*self._skipped_there, *binding.skips()], graphs=self.capturable)
         return binding

@@ -20,6 +20,7 @@ from ..plan.program import Program, lowered
 from ..plan.schedule import schedule
 from .compiled import Kernels
 from .first_gradients import FirstGradients, needs_closure
+from .global_slots import unite
 from .moves import Copy, Owner, Pair, Way, insist, move, ways
 from .prepared import Prepared
 from .state import ensure
@@ -110,6 +111,7 @@ class Points:
                 ensure(self._rule_of(group).kernels, group, parameter, owner.state[parameter])
                 if made:
                     _mark(owner, [parameter], ahead=_NEW)
+        unite(lambda group: self._rule_of(group).kernels, owner.param_groups, owner.state, owner.state)
 
     def _looking(self, owner: Owner) -> list[Pair]:
         """List the (group, parameter) pairs whose rules have a look-ahead."""

@@ -18,6 +18,7 @@ from ..graph.node import Rank
 from ..plan.storage import CODES, KEEPING, REMAINDER, asked, units_of
 from .compiled import Kernels
 from .formats import check_rows, flaw, fresh, is_coded, narrowed, numbers_of, opened, together, widened
+from .global_slots import unite
 from .groups import RULE, RuleIn, recognise, routed
 from .shards import distributed, local, placed, placed_as
 from .slots import FREED, KEPT, STEP, fits, in_order_of_lines, numbers_flaw, slot_flaw
@@ -65,11 +66,14 @@ def ensure(
     state: MutableMapping[str, Any],
     shape: Sequence[int] | None = None,
 ) -> None:
-    """Give a parameter, or a stand-in of one of this shape, the slots that it lacks, and keep the others."""
+    """Give a parameter, or a stand-in of one of this shape, the slots that it lacks, and keep the others.
+
+    One number for all tensors comes from those that have it, by `unite`; only a stand-in is given one.
+    """
     whole = parameter.shape if shape is None else shape
     types = kernels.types(parameter.dtype, whole)
     for slot in expected(kernels, parameter.dtype):
-        if state.get(slot.name) is None:
+        if state.get(slot.name) is None and (slot.rank is not Rank.GLOBAL or shape is not None):
             init = float(kernels.inits[slot.name](group)) if slot.name in kernels.inits else slot.init
             dtype = types.get(slot.name)
             if dtype is None or name_of(dtype) not in CODES:
@@ -314,6 +318,7 @@ def check_saved(
                 answer[parameter] = _checked(kernels, parameter, complete(kernels, state), who) if state else {}
         names = {"param_names": group["param_names"]} if "param_names" in group else {}
         saved_group.update({**names, **saved_group, "params": group["params"]})
+    unite(choose, saved_groups, answer, document="state_dict['state']")
     answer |= {key: _foreign(key, value, slots) for key, value in states.items() if key not in owners}
     return saved_groups, answer
 

@@ -148,6 +148,8 @@ class TorchOptimizer(Optimizer):
         self._options = options
         self._points = None
         self._by_flags: dict[Flags, Kernels] = {}
+        rule = getattr(type(self), "_formula", None)
+        self._together = rule is not None and bool(rule.graph.global_slots)
 
     def _of_clip(self, group: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return nothing: what the clipping takes is read from it, unless a group has a number of its own."""
@@ -162,7 +164,7 @@ class TorchOptimizer(Optimizer):
 
     def _decay_of(self, group: Mapping[str, Any]) -> Transform | None:
         """Return the decay that a group asks for: like torch, none at 0, since 0·θ would spread what is not finite."""
-        if "weight_decay" not in self.defaults or plain(group.get("weight_decay", 0)) == 0:
+        if "weight_decay" not in self.defaults or not (_decays(group) or self._some_decay()):
             return None
         if group.get("cautious_decay") and "cautious_decay" in self.defaults:
             return cautious_weight_decay
@@ -172,7 +174,12 @@ class TorchOptimizer(Optimizer):
 
     def _mood(self) -> object:
         """Return the facts that decide about all groups: a pending loss scale is another one at every step."""
-        return torch.get_default_dtype() if getattr(self, "grad_scale", None) is None else object()
+        mood = torch.get_default_dtype() if getattr(self, "grad_scale", None) is None else object()
+        return mood, self._some_decay()
+
+    def _some_decay(self) -> bool:
+        """Whether all groups decay because one does: so they have one formula, and one number for all tensors."""
+        return self._together and any(map(_decays, self.param_groups))
 
     def _choose(self, group: dict[str, Any]) -> Kernels:
         flags = self._flags(group)
@@ -257,6 +264,10 @@ def declared(cls: C) -> C:
         TorchOptimizer.__init__(self, params[1], defaults | dict(self._fixed), **own)
 
     return described(cls, begin)
+
+
+def _decays(group: Mapping[str, Any]) -> bool:
+    return plain(group.get("weight_decay", 0)) != 0
 
 
 def _number(value: Any) -> bool:

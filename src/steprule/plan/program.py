@@ -179,7 +179,7 @@ class Loop:
 class Program:
     """A plan for arrays of known formats: its loops in order, then the slots that they do not write.
 
-    Those are `finish`, of which there are fewer numbers than elements, and `matrices` of other shapes.
+    Those are `finish`, of fewer numbers than elements, `globals`, of one for all, and `matrices` of other shapes.
     """
 
     plan: Plan
@@ -190,6 +190,7 @@ class Program:
     """What is computed once a step: the plan's host values, and the step count if something is drawn."""
     loops: tuple[Loop, ...]
     finish: tuple[Store, ...]
+    globals: tuple[Store, ...] = ()
     matrices: tuple[Store, ...] = ()
     scratch: tuple[Array, ...] = ()
     """What loops and calls hand to each other."""
@@ -320,12 +321,13 @@ def lower(plan: Plan, layout: Layout) -> Program:
     arrays |= {name: Array(name, form, graph.ranks[name]) for name, form in layout.slots}
     rooms = _rooms(plan, layout.real)
     loops = tuple(_loop(item, plan, arrays, rooms, layout.drawn) for item in plan.passes)
-    finish, matrices = (
-        tuple(Store(arrays[name], node) for name, node in own) for own in (plan.tensor_writes, plan.matrix_writes)
+    finish, ones, matrices = (
+        tuple(Store(arrays[name], node) for name, node in own)
+        for own in (plan.tensor_writes, plan.global_writes, plan.matrix_writes)
     )
     t = (step(),) if (layout.random or graph.draws) and step() not in plan.host else ()
     scratch = tuple(dict.fromkeys(rooms.values()))
-    return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish, matrices, scratch))
+    return verify(Program(plan, layout, tuple(arrays.values()), plan.host + t, loops, finish, ones, matrices, scratch))
 
 
 def _known(loop: Loop, held: Mapping[Array, Node]) -> Iterator[str]:
@@ -383,7 +385,7 @@ def _flaws(program: Program) -> Iterator[str]:
                 yield from _early(f"a reduction after loop {loop.index}", part.node.inputs, ended)
             ended.add(part.node)
         held |= {store.array: store.node for store in loop.stores if store.array.scratch}
-    yield from _early("a slot", [store.node for store in (*program.finish, *program.matrices)], ended)
+    yield from _early("a slot", [one.node for one in (*program.finish, *program.globals, *program.matrices)], ended)
 
 
 def verify(program: Program) -> Program:

@@ -81,8 +81,9 @@ class Plan:
     """A graph and its passes.
 
     `host` are the values computed once a step, before any pass: those that passes use, and new host slots.
-    `tensor_writes` are new values of slots smaller than the parameter, written after the last pass, and
-    `matrix_writes` those of slots that are matrices of another shape.
+    `tensor_writes` are new values of slots smaller than the parameter, written after the last pass, `global_writes`
+    those of slots of one number for all tensors, written last of all and once, and `matrix_writes` those of slots that
+    are matrices of another shape.
     """
 
     graph: Graph
@@ -93,6 +94,7 @@ class Plan:
     matrix_writes: tuple[tuple[str, Node], ...] = ()
     guard: Node | None = None
     """The sum that is NaN when a gradient is not finite; it ends in the first pass, before anything is written."""
+    global_writes: tuple[tuple[str, Node], ...] = ()
 
     @once
     def reductions(self) -> tuple[Node, ...]:
@@ -128,8 +130,9 @@ class Plan:
 
     @once
     def remembered(self) -> bool:
-        """Whether a slot smaller than the parameter keeps what all tensors together reduce to."""
-        return any(node.kind == "global" for node in topological([node for _, node in self.tensor_writes]))
+        """Whether a slot smaller than the parameter keeps what all tensors together reduce to, or is one for all."""
+        totals = (node.kind == "global" for node in topological([node for _, node in self.tensor_writes]))
+        return bool(self.global_writes) or any(totals)
 
     @once
     def shared(self) -> dict[Node, Node]:
@@ -320,19 +323,22 @@ def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
     guard = make("global_sum", make("mul", const(0), read(graph.gradient))) if guarded else None
     changed = [(name, node) for name, node in graph.outputs if node.array != name]
     writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.ELEMENT]
-    tensor_writes = [(name, node) for name, node in changed if Rank.HOST < graph.ranks[name] < Rank.ELEMENT]
+    tensor_writes = [(name, node) for name, node in changed if Rank.GLOBAL < graph.ranks[name] < Rank.ELEMENT]
+    global_writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.GLOBAL]
     matrix_writes = [(name, node) for name, node in changed if graph.ranks[name].apart]
     host_writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.HOST]
-    values = [[node for _, node in own] for own in (writes, tensor_writes, matrix_writes)]
+    small = [*tensor_writes, *global_writes]
+    values = [[node for _, node in own] for own in (writes, small, matrix_writes)]
     ending, calls = _place(values[0], values[1], values[2], guard, graph)
     keeps, last = _keeping(calls), len(ending) - 1
     passes = [
         _make_pass(index, nodes, calls[index], keeps[index], writes if index == last else [])
         for index, nodes in enumerate(ending)
     ]
-    host = _host_values(tuple(passes), [*tensor_writes, *matrix_writes], host_writes)
+    host = _host_values(tuple(passes), [*small, *matrix_writes], host_writes)
     return Plan(
-        graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), tuple(matrix_writes), guard
+        *(graph, tuple(passes), tuple(host), tuple(tensor_writes), tuple(host_writes), tuple(matrix_writes), guard),
+        global_writes=tuple(global_writes),
     )
 
 

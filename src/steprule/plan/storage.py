@@ -142,8 +142,8 @@ def layout(
     """Return the layout of a rule beside parameters of a dtype.
 
     A slot has the dtype that is `found`; else the one that `state` asks for; else the parameter's, or float32 if that
-    is narrower and the slot is `single`. Slots that are asked to be narrow draw, whatever the parameter does. Slots
-    that are asked to be in 8 bits by another word than those of `groups` are float32.
+    is narrower and the slot is `single`; one number for all tensors is float64. Slots that are asked to be narrow draw,
+    whatever the parameter does. Slots asked to be in 8 bits by another word than those of `groups` are float32.
     """
     parameter = format_of(beside(dtype, rounding) if rounding in KEEPING else dtype)
     known = found or {}
@@ -154,6 +154,8 @@ def layout(
             wish = asked(state, slot)
             wide = slot.single or wish == "float32" or (wish in WORDS and wish not in groups)
             usual = parameter.real if wide else wish or parameter.dtype
+            if slot.rank is Rank.GLOBAL:
+                usual = "float64"
             if usual in WORDS:
                 usual = CODES[slot.low == 0]
             form = format_of(known.get(slot.name, usual))
@@ -161,6 +163,11 @@ def layout(
             if form.narrow and (rounding == "stochastic" or form.grouped or _drawn(wish)):
                 drawn.add(slot.name)
     return Layout(parameter, tuple(slots), rounding, frozenset(drawn))
+
+
+def state_bytes_once(graph: Graph, own: Layout) -> float:
+    """Return the bytes of state for all tensors together."""
+    return sum(form.bytes for name, form in own.slots if graph.ranks[name] is Rank.GLOBAL)
 
 
 def state_bytes(graph: Graph, own: Layout) -> float:

@@ -12,7 +12,8 @@ from ..graph.node import Rank
 from .origin import refusal
 
 RANKS: dict[str, Rank] = {
-    rank.word: rank for rank in (Rank.ELEMENT, Rank.ROW, Rank.COLUMN, Rank.TENSOR, Rank.HOST, Rank.LEFT, Rank.RIGHT)
+    rank.word: rank
+    for rank in [Rank.ELEMENT, Rank.ROW, Rank.COLUMN, Rank.TENSOR, Rank.GLOBAL, Rank.HOST, Rank.LEFT, Rank.RIGHT]
 }
 
 
@@ -88,7 +89,7 @@ def _checked(declared: Hyper, value: float | None) -> Hyper:
 def slot(
     *,
     init: float | Literal["theta", "identity"] = 0.0,
-    rank: Literal["element", "row", "column", "tensor", "host", "left", "right"] = "element",
+    rank: Literal["element", "row", "column", "tensor", "global", "host", "left", "right"] = "element",
     low: float | None = None,
     dtype: Literal["float32"] | None = None,
 ) -> Any:
@@ -102,8 +103,10 @@ def slot(
 
     `init="theta"` starts it as a copy of the parameter at its first step, by whatever name the rule has for that.
     `rank="row"` keeps one number a row, `rank="column"` one a column, `rank="tensor"` one a tensor, each in float32 at
-    least; `rank="host"` one float64 number on the host. Rows and columns are those of a matrix: a tensor's
-    leading index by all others. A vector is one column, of which every element is a row. `rank="left"` keeps a matrix
+    least; `rank="host"` one float64 number on the host. `rank="global"` keeps one float64 number for all tensors that
+    the formula steps, in all groups; it is made of reductions over all tensors, other such numbers, and
+    hyperparameters, in which the groups must agree. Rows and columns are those of a matrix: a tensor's leading index by
+    all others. A vector is one column, of which every element is a row. `rank="left"` keeps a matrix
     of rows by rows, `rank="right"` one of columns by columns; `init="identity"` starts it as the identity.
     `low=0` promises that it is never negative, where the formula does not show that as above: 8 bits keep its root.
     `dtype="float32"` keeps it in float32 at least, beside narrower parameters and whatever the option `state` says.
@@ -117,7 +120,7 @@ def slot(
         raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
     if isinstance(init, str) and not _starts(init, rank):
         apart = RANKS[rank].apart
-        few = "" if rank == "element" else ": a matrix" if apart else f": rank {rank!r} is one number a {rank}"
+        few = "" if rank == "element" else ": a matrix" if apart else f": rank {rank!r} is {RANKS[rank].each}"
         raise refusal(
             f"a slot cannot start from {init!r}{few}",
             'give a number; or leave out rank=, and init="theta" copies the parameter',

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import Origin, RuleError, StepruleError
 from ..graph.gauges import factor
 from ..graph.graph import LOSS, Graph, Hyper, Slot, gauge
-from ..graph.node import Node, Rank, make, read, topological
+from ..graph.node import Node, Rank, make, read, told_apart, topological
 from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
 from ..graph.verify import verify
@@ -186,12 +186,29 @@ def _run(bound: _Bound, given: Sequence[Symbol], first: Symbol, recorder: Record
                 f"slot `{slot.name}` holds a matrix of {advice.sides(slot.rank)}, but its new value is one of "
                 f"{advice.sides(node.rank)}"
                 if apart
-                else f"slot `{slot.name}` holds one number a {slot.rank.word}, "
-                f"but its new value varies over {node.rank.word}s",
+                else f"slot `{slot.name}` holds {slot.rank.each}, but its new value varies over {node.rank.word}s",
                 _room_for(slot, node),
                 recorder.origins.get(node, of_return(part.function)),
             )
+        if slot.rank is Rank.GLOBAL:
+            _refuse_own(slot, node, recorder, of_return(part.function))
     return nodes
+
+
+def _refuse_own(slot: Slot, value: Node, recorder: Recorder, end: Origin) -> None:
+    """Refuse a number for all tensors that is made of what each counts for itself."""
+    own = told_apart(value)
+    if own is None:
+        return
+    name = own.array or "t"
+    users = [node for node in topological([value]) if own in node.inputs]
+    raise refusal(
+        f"slot `{slot.name}` holds one number for all tensors, but its new value is made of `{name}`, of which each "
+        "tensor has its own: one that joins late, or has no gradient in a step, has another",
+        f"count for all in another slot, steps=slot(rank='global'), which becomes steps + 1; or use `{name}` inside "
+        "what is reduced over all tensors, e.g. global_sum(...)",
+        next((recorder.origins[node] for node in users if node in recorder.origins), end),
+    )
 
 
 def _room_for(slot: Slot, value: Node) -> str:
@@ -202,11 +219,13 @@ def _room_for(slot: Slot, value: Node) -> str:
     if slot.rank.apart:
         return f"declare {slot.name} without rank=, or give what has its shape, e.g. g @ transpose(g)"
     if value.rank <= Rank.TENSOR:
-        return f"declare {slot.name}=slot(rank='tensor')"
+        over = "reduce over all tensors, e.g. by global_sum(...), or " if slot.rank is Rank.GLOBAL else ""
+        return f"{over}declare {slot.name}=slot(rank={value.rank.word!r})"
     axis = {Rank.ROW: ", axis=1", Rank.COLUMN: ", axis=0"}.get(slot.rank, "") if value.rank is Rank.ELEMENT else ""
+    how = "over all tensors, e.g. by global_sum(...)" if slot.rank is Rank.GLOBAL else f"first, e.g. by mean(...{axis})"
     rank = "tensor" if slot.rank is Rank.HOST else (value.rank | slot.rank).word
     joined = "and" if slot.rank is Rank.HOST else "or"
-    return f"reduce the value first, e.g. by mean(...{axis}), {joined} declare {slot.name}=slot(rank={rank!r})"
+    return f"reduce the value {how}, {joined} declare {slot.name}=slot(rank={rank!r})"
 
 
 def _point(bound: _Bound, theta: Symbol, end: Symbol, g: Node) -> Node:
@@ -243,6 +262,14 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, g: Node) -> Node:
         raise refusal(
             f"the point of `{bound.part.name}` is drawn or made of the loss: it could not be told again",
             "use that in the update, or keep it in a slot",
+            function,
+        )
+    shared = [node.array for node in below if node.array and node.rank is Rank.GLOBAL]
+    if shared and point is not end.node:
+        raise refusal(
+            f"the point of `{bound.part.name}` is made of `{shared[0]}`, which changes for all tensors, even where one "
+            "has no gradient and stays where it is",
+            "keep what the point is made of in a slot of the tensor: slot(rank='tensor')",
             function,
         )
     return point

@@ -59,32 +59,33 @@ def schedule_free_adamw(theta, g, lead, exp_avg_sq, lr_max=slot(rank="host"), we
 
 
 @rule
-def dog(theta, g, start=slot(init="theta"), furthest=slot(rank="tensor"), total=slot(rank="tensor"), *,
-        lr=from_0(1.0, tune=AROUND_1), first=hyper(1e-6, above=0), eps=from_0(1e-8), t):
+def dog(theta, g, start=slot(init="theta"), furthest=slot(rank="global"), total=slot(rank="global"), *,
+        lr=from_0(1.0, tune=AROUND_1), first=hyper(1e-6, above=0), eps=from_0(1e-8)):
     """DoG (Ivgi, Hinder & Carmon, 2023): the way from the start over the root of all squared gradients, of all tensors.
 
-    The first way is `first` times one more than the length of θ. Every tensor keeps the two numbers that all share.
+    The first way is `first` times one more than the length of θ.
     """
-    way = where(t == 1, first * (1 + global_norm(theta)), furthest)
+    way = where(furthest == 0, first * (1 + global_norm(theta)), furthest)
     way = maximum(way, global_norm(theta - start))
     total = total + global_sum(g**2)
     return theta - lr * way / sqrt(total + eps) * g, start, way, total
 
 
 @rule
-def prodigy(theta, g, exp_avg, exp_avg_sq, s, p0=slot(init="theta"), d=slot(rank="tensor"),
-            d_numerator=slot(rank="tensor"), *,
+def prodigy(theta, g, exp_avg, exp_avg_sq, s, p0=slot(init="theta"), d=slot(rank="global"),
+            d_numerator=slot(rank="global"), *,
             lr=from_0(1.0, tune=AROUND_1), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8),
-            d0=hyper(1e-6, above=0), d_coef=from_0(1.0), weight_decay=from_0(0.0), t):
+            d0=hyper(1e-6, above=0), d_coef=from_0(1.0), weight_decay=from_0(0.0)):
     """Prodigy (Mishchenko & Defazio, 2023) of AdamW, without bias correction: d, of all tensors, grows as they move.
 
-    As in the authors' code β₃ = √β₂, and the decay is decoupled. Every tensor keeps the two numbers that all share.
+    As in the authors' code β₃ = √β₂, and the decay is decoupled. Departure: groups may differ in `lr`, each adding to
+    the sums at its own; theirs differ in lr = 0 alone, which leaves a group out of the sums.
     """
-    d, beta3 = where(t == 1, d0, d), sqrt(beta2)
+    d, beta3 = where(d == 0, d0, d), sqrt(beta2)
     rate = d * lr
     m = beta1 * exp_avg + (1 - beta1) * (d * g)
     v = beta2 * exp_avg_sq + (1 - beta2) * (d * g) ** 2
     s = beta3 * s + d / d0 * rate * g
-    top, bottom = beta3 * d_numerator + d / d0 * rate * global_sum(g * (p0 - theta)), global_sum(abs(s))
+    top, bottom = beta3 * d_numerator + global_sum(d / d0 * rate * g * (p0 - theta)), global_sum(abs(s))
     found = maximum(d, where(bottom > 0, d_coef * top / bottom, d))
     return theta * (1 - rate * weight_decay) - rate * m / (sqrt(v) + found * eps), m, v, s, p0, found, top
