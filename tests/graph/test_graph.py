@@ -144,6 +144,10 @@ LESS = make("lt", G, M)
         (a_graph(TEXT), "'1' is not a finite number"),
         (a_graph(THETA, new_slots=(M, G, H)), "the new `k` varies over elements, its slot over tensors"),
         (a_graph(THETA, new_slots=(M, K, K)), "the new `h` varies over tensors, its slot over hosts"),
+        (
+            a_graph(THETA, slots=(*SLOTS, Slot("u", Rank.GLOBAL)), new_slots=(M, K, H, make("add", LR, step()))),
+            "the new `u` is one number for all tensors, made of what each has of its own",
+        ),
         (a_graph(THETA, new_slots=(M, K)), "3 slots are declared, but 2 have new values"),
         (a_graph(THETA, slots=(Slot("g"), *SLOTS[1:])), "`g` is declared twice"),
         (a_graph(THETA, hypers=(*HYPERS, Hyper("h", 1.0))), "`h` is declared twice"),

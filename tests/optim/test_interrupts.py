@@ -25,12 +25,13 @@ PACKAGE = str(Path(sr.__file__).parent)
 
 
 @rule
-def walking(theta, g, m, k=slot(rank="tensor"), *, lr=1.0, t):
+def walking(theta, g, m, k=slot(rank="tensor"), n=slot(rank="global"), *, lr=1.0, t):
     """Move by one and count in slots, so that parameters, state and step count can be compared.
 
-    The sum over all tensors feeds a number of each tensor alone, which is written after the last pass.
+    The sum over all tensors feeds a number of each tensor alone, which is written after the last pass, and made of
+    what is one number for all, which is written last of all, and once.
     """
-    return theta + lr * t / t, m + 1, k + sr.global_sum(g)
+    return theta + lr * t / t, m + 1, k + sr.global_sum(g) * (1 + n) / (1 + n), n + 1
 
 
 @rule
@@ -101,7 +102,7 @@ def slots(parameters: list[torch.nn.Parameter], optimizer: sr.Optimizer) -> set[
     states = [optimizer.state.get(parameter, {}) for parameter in parameters]
     elements = sum(parameter.numel() for parameter in parameters)
     each = {float(v) for state in states for v in state.get("m", torch.zeros(1)).unique()}
-    return each | {float(state.get("k", 0.0)) / elements for state in states}
+    return each | {float(x) for state in states for x in (state.get("k", 0.0) / elements, state.get("n", 0.0))}
 
 
 @pytest.mark.hostile("P9")
@@ -193,5 +194,6 @@ def test_an_interrupt_at_any_bytecode_launches_all_of_a_gpu_step_or_nothing(
             sys.settrace(None)
         (stepped,) = {parameter._version > then for parameter, then in zip(parameters, before, strict=True)}
         assert [fake.launched.count(name) for name in ("pass_0", "finish")] == [stepped * batches] * 2
+        assert fake.launched.count("finish_all") == stepped
         outcomes.add((ended, stepped))
     assert outcomes == {(False, False), (False, True), (True, True)}

@@ -255,6 +255,46 @@ def test_a_slot_smaller_than_its_new_value_is_refused() -> None:
     assert pointed(error) == "k + g**2"
 
 
+def test_a_number_for_all_tensors_is_made_of_nothing_that_each_has_of_its_own() -> None:
+    @rule
+    def late(theta, g, n=slot(rank="global"), *, lr=0.1, t):
+        n = n + sr.global_sum(g) / t
+        return theta - lr * g, n
+
+    error = refused(lambda: late.graph)
+    assert "slot `n` holds one number for all tensors, but its new value is made of `t`" in error.what
+    assert pointed(error) == "sr.global_sum(g) / t"
+
+    @rule
+    def hosted(theta, g, n=slot(rank="global"), h=slot(rank="host"), *, lr=0.1):
+        return theta - lr * g, n * h, h + lr
+
+    error = refused(lambda: hosted.graph)
+    assert "made of `h`" in error.what
+    assert pointed(error) == "n * h"
+
+    @rule
+    def each(theta, g, n=slot(rank="global"), *, lr=0.1):
+        return theta - lr * g, n + sr.norm(g)
+
+    error = refused(lambda: each.graph)
+    assert "slot `n` holds one number for all tensors, but its new value varies over tensors" in error.what
+    assert pointed(error) == "n + sr.norm(g)"
+
+    @rule(evaluate_at=lambda theta, m, n: theta - n * m)
+    def ahead(theta, g, m, n=slot(rank="global"), *, lr=0.1):
+        return theta - lr * g, g, n + 1
+
+    assert "the point of `ahead` is made of `n`" in refused(lambda: ahead.graph).what
+    assert "one number for all tensors" in refused(lambda: slot(rank="global", init="theta")).what
+
+    @rule
+    def within(theta, g, n=slot(rank="global"), h=slot(rank="host"), *, lr=0.1, t):
+        return theta - lr * g * n, n + sr.global_sum(g * h / t), h + 1
+
+    assert within.graph.common == ()  # inside a sum over all tensors each has its own
+
+
 def test_reductions_of_what_does_not_vary_are_refused() -> None:
     def of_a_hyperparameter(theta, g, *, lr=0.1):
         return theta - sr.norm(lr) * g

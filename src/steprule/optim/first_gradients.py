@@ -68,7 +68,12 @@ class FirstGradients:
                     if parameter.grad is not None:
                         entry = Entry(label(group, index, place), index, parameter, parameter.grad)
                         self._take(entry, group, rule, paths)
-            unite(lambda group: self._rule_of(group).kernels, self._owner.param_groups, self._owner.state, [pair[1] for pair in self.pairs])
+            unite(
+                lambda group: self._rule_of(group).kernels,
+                self._owner.param_groups,
+                self._owner.state,
+                [pair[1] for pair in self.pairs],
+            )
         return loss
 
     def _take(self, entry: Entry, group: dict[str, Any], rule: Prepared, paths: Twice) -> None:

@@ -91,7 +91,12 @@ def _members(choose: Choose, groups: Groups, states: Any) -> Iterator[tuple[Kern
 
 
 def _has_some(chosen: Kernels) -> bool:
-    return any(own.plan.graph.global_slots for own in (chosen, chosen.flat) if own is not None)
+    return any(kernels.plan.graph.global_slots for kernels in _formulas(chosen))
+
+
+def _formulas(chosen: Kernels) -> list[Kernels]:
+    """List what runs for tensors of a group, of whatever shape."""
+    return [chosen] if chosen.flat is None else [chosen, chosen.flat]
 
 
 def _check_device(kernels: Kernels, slot: Slot, members: Sequence[_Member]) -> None:
@@ -127,9 +132,8 @@ def check_common(choose: Choose, groups: Groups) -> None:
     """Raise `HyperparameterError` if groups differ in a hyperparameter that is part of one number for all tensors."""
     known: dict[tuple[int, str], tuple[int, Any]] = {}
     for index, group in enumerate(groups):
-        chosen = choose(group) if group["params"] else None
-        for kernels in (chosen, chosen.flat) if chosen is not None else ():
-            for name, value in _common(kernels, group) if kernels is not None else ():
+        for kernels in _formulas(choose(group)) if group["params"] else ():
+            for name, value in _common(kernels, group):
                 first, before = known.setdefault((id(kernels), name), (index, value))
                 if before != value:
                     raise HyperparameterError(
