@@ -13,6 +13,7 @@ from truth import bits, fill_gradients, make
 
 import steprule as sr
 from steprule import errors, rule, slot
+from steprule.backends import lots
 from steprule.optim.global_slots import unite
 from steprule.zoo import free
 
@@ -89,6 +90,22 @@ def test_groups_types_absent_gradients_and_late_tensors_share_one_number(backend
             exact = 1e-2 if p.dtype == torch.bfloat16 else 1e-6
             torch.testing.assert_close(p.detach().double(), x, rtol=exact, atol=exact)
             assert float(optimizer.state[p]["k"]) == k if p in optimizer.state else k == 0
+
+
+def test_a_number_is_written_after_all_tensors_also_where_they_take_their_steps_in_lots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @rule
+    def counting(theta, g, n=slot(rank="global"), k=slot(rank="tensor"), *, lr=0.1):
+        return theta - lr * g / sr.norm(g), n + 1, k + n
+
+    monkeypatch.setattr(lots, "CACHED", 0)
+    parameters = make((3,), (2,), (4,))
+    optimizer = counting.optimizer(parameters)
+    for _ in range(3):
+        fill_gradients(parameters)
+        optimizer.step()
+    assert [(float(own["n"]), float(own["k"])) for own in optimizer.state.values()] == [(3.0, 3.0)] * 3
 
 
 @pytest.mark.parametrize("way", ["document", "copy", "pickle", "late"])

@@ -125,8 +125,9 @@ class Plan:
 
     @once
     def apart(self) -> bool:
-        """Whether no tensor's step waits for anything that is made of all tensors, or on whole ones."""
-        return not (self.called or self.matrix_writes or any(node.kind == "global" for node in self.reductions))
+        """Whether no tensor waits for what is made of all, or on whole ones, and no number for all is written."""
+        whole = self.called or self.matrix_writes or self.global_writes
+        return not (whole or any(node.kind == "global" for node in self.reductions))
 
     @once
     def remembered(self) -> bool:

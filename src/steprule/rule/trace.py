@@ -251,28 +251,35 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, g: Node) -> Node:
         )
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
     point = lift(value, theta.recorder)
-    below = topological([point])
+    _refuse_point(bound.part, point, end, g)
+    return point
+
+
+def _refuse_point(part: Part, point: Node, end: Symbol, g: Node) -> None:
+    """Refuse a point that is not known before the step, or not the same when it is asked for again."""
+    below, name, signature, function = topological([point]), part.name, part.signature, part.evaluate_at
+    assert function is not None
     if g in below and point is not end.node:
         raise refusal(
-            f"the point of `{bound.part.name}` depends on where the step ends, which depends on the gradient there",
-            f"give new_{parameter} itself, or ask for `{signature.first}`, the gradient at `{parameter}`",
+            f"the point of `{name}` depends on where the step ends, which depends on the gradient there",
+            f"give new_{signature.arrays[0]} itself, or ask for `{signature.first}`, the gradient at "
+            f"`{signature.arrays[0]}`",
             function,
         )
     if any(node.kind == "chance" for node in below) or hyper_node(LOSS.name) in below:
         raise refusal(
-            f"the point of `{bound.part.name}` is drawn or made of the loss: it could not be told again",
+            f"the point of `{name}` is drawn or made of the loss: it could not be told again",
             "use that in the update, or keep it in a slot",
             function,
         )
     shared = [node.array for node in below if node.array and node.rank is Rank.GLOBAL]
     if shared and point is not end.node:
         raise refusal(
-            f"the point of `{bound.part.name}` is made of `{shared[0]}`, which changes for all tensors, even where one "
+            f"the point of `{name}` is made of `{shared[0]}`, which changes for all tensors, even where one "
             "has no gradient and stays where it is",
             "keep what the point is made of in a slot of the tensor: slot(rank='tensor')",
             function,
         )
-    return point
 
 
 def trace(name: str, parts: Sequence[Part]) -> Graph:
