@@ -87,7 +87,7 @@ CLASSIFIER = ["head classifier.weight", "bias classifier.bias"]
 CONVS = ["norm *bn*.weight *bn*.bias", "convolution *.weight", "bias *.bias"]
 TABLE: dict[str, list[str]] = {
     "GPT2LMHeadModel": ["tied transformer.wte.weight", "embedding transformer.wpe.weight", "norm *.ln_*",
-                        "hidden *.attn.*.weight *.mlp.*.weight", "bias *.bias"],
+                        "qkv *.c_attn.weight", "hidden *.attn.*.weight *.mlp.*.weight", "bias *.bias"],
     "GPTJForCausalLM": ["embedding transformer.wte.weight", "head lm_head.weight", "norm *.ln_*",
                         "hidden *.attn.*_proj.weight *.mlp.*.weight", "bias *.bias"],
     "GPTNeoXForCausalLM": ["embedding gpt_neox.embed_in.weight", "head lm_head.weight embed_out.weight", "norm *norm*",
@@ -146,21 +146,22 @@ TABLE: dict[str, list[str]] = {
     "convmixer_768_32": ["head head.weight", "bias head.bias", "convolution stem.0.weight blocks.*.1.weight",
                          "depthwise blocks.*.0.fn.0.weight", "bias stem.0.bias *.fn.0.bias blocks.*.1.bias", "norm *"],
     "vit_tiny_patch16_224": ["vector cls_token", "positional pos_embed", "convolution patch_embed.proj.weight",
-                             "norm *norm*", "head head.weight", "hidden *.weight", "bias *.bias"],
+                             "norm *norm*", "head head.weight", "qkv *.qkv.weight", "hidden *.weight", "bias *.bias"],
     "deit_tiny_distilled_patch16_224": ["vector cls_token dist_token", "positional pos_embed", "norm *norm*",
                                         "convolution patch_embed.proj.weight", "head head.weight head_dist.weight",
-                                        "hidden *.weight", "bias *.bias"],
+                                        "qkv *.qkv.weight", "hidden *.weight", "bias *.bias"],
     "cait_xxs24_224": ["vector cls_token *.gamma_?", "positional pos_embed", "convolution patch_embed.proj.weight",
-                       "norm *norm*", "head head.weight", "hidden *.weight", "bias *.bias"],
+                       "norm *norm*", "head head.weight", "qkv *.qkv.weight", "hidden *.weight", "bias *.bias"],
     "swin_tiny_patch4_window7_224": ["positional *.relative_position_bias_table", "convolution patch_embed.proj.weight",
-                                     "norm *norm*", "head head.fc.weight", "hidden *.weight", "bias *.bias"],
+                                     "norm *norm*", "head head.fc.weight", "qkv *.qkv.weight", "hidden *.weight",
+                                     "bias *.bias"],
     "beit_base_patch16_224": ["vector cls_token *.gamma_? *.q_bias *.v_bias", "convolution patch_embed.proj.weight",
                               "positional *.relative_position_bias_table", "norm *norm*", "head head.weight",
-                              "hidden *.weight", "bias *.bias"],
+                              "qkv *.qkv.weight", "hidden *.weight", "bias *.bias"],
     "mixer_s16_224": ["convolution stem.proj.weight", "norm *norm*", "head head.weight", "hidden *.weight",
                       "bias *.bias"],
     "hiera_tiny_224": ["positional pos_embed*", "convolution patch_embed.proj.weight", "norm *norm*",
-                       "head head.fc.weight", "hidden *.weight", "bias *.bias"],
+                       "head head.fc.weight", "qkv *.qkv.weight", "hidden *.weight", "bias *.bias"],
     "levit_128s": ["positional *.attention_biases", "norm *bn*.weight *bn*.bias", "head head*.linear.weight",
                    "convolution stem.*", "hidden *.weight", "bias *.bias"],
     "sequencer2d_s": ["recurrent *.rnn_?.weight_*", "bias *.rnn_?.bias_*", "norm *norm*", "head head.fc.weight",
@@ -168,6 +169,15 @@ TABLE: dict[str, list[str]] = {
     "nfnet_l0": ["head head.fc.weight", "vector *.gain *.skipinit_gain", "convolution *.weight", "bias *.bias"],
 }  # fmt: skip
 """Of each architecture, roles with the parameters that have them: of several that fit, the first counts."""
+
+SPLITS: dict[tuple[str, str], Any] = {
+    ("qkv", "GPT2LMHeadModel"): ("columns", 3),
+    ("stack", "MixtralForCausalLM"): "stack",
+}
+"""How the matrices in one tensor are told apart; the others with queries, keys and values are three times as many rows.
+
+Those of GPT-NeoX and BLOOM lie head by head, so that no three parts are queries, keys and values: they stay whole.
+"""
 
 
 def made(name: str) -> torch.nn.Module:
@@ -191,7 +201,11 @@ def test_every_parameter_is_what_the_table_says(name: str) -> None:
     routes = sr.optim.Muon(made(name)).routes
     found = {key: route.role for key, route in routes.items()}
     by_muon = {key for key, route in routes.items() if route.rule == "muon"}
-    assert by_muon == {key for key, role in found.items() if role in {"hidden", "qkv", "convolution"}}
+    assert by_muon == {key for key, role in found.items() if role in {"hidden", "qkv", "convolution", "stack"}}
+    split = {key: route.splits for key, route in routes.items() if route.splits is not None}
+    assert split == {key: SPLITS[role, name] for key, role in found.items() if (role, name) in SPLITS} | {
+        key: 3 for key, role in found.items() if role == "qkv" and (role, name) not in SPLITS
+    }  # fmt: skip
     assert found == {key: written(TABLE[name], key) for key in found}
     used = {line.split()[0] for line in TABLE[name]}
     assert used <= ROLES.keys()

@@ -54,7 +54,7 @@ def test_help_tells_every_argument_with_its_default_and_every_option(name: str) 
     for word in ("ArgumentError", "HyperparameterError", "ParameterError", "BackendError", "NonFiniteError", ">>> "):
         assert word in shown
     assert "foreach" not in sentences or "without effect" in sentences["foreach"]
-    assert ("foreach" in sentences) == (name not in {"Optimizer", "Muon", "NorMuon"})  # nor has torch's Muon it
+    assert ("foreach" in sentences) == (name not in {"Optimizer", "Muon", "NorMuon", "Shampoo", "SOAP"})  # as torch's
     assert "fused" not in sentences or "GradScaler" in sentences["fused"]
 
 
@@ -78,7 +78,8 @@ def test_every_sentence_is_used_and_every_class_says_what_it_alone_takes() -> No
     assert set(MEANINGS) <= taken
     decay = {name: told(name)["weight_decay"] for name in CLASSES if "weight_decay" in arguments(name)}
     assert {name for name, sentence in decay.items() if "apart from the gradient" in sentence} == {
-        "AdamW", "Lion", "AdaBelief", "AdEMAMix", "MARS", "Muon", "NorMuon", "Signum", "Adafactor", "AdamMini", "CAME"
+        "AdamW", "Lion", "AdaBelief", "AdEMAMix", "MARS", "Muon", "NorMuon", "SOAP", "Signum", "Adafactor", "AdamMini",
+        "CAME",
     }  # fmt: skip
 
 

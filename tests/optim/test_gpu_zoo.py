@@ -72,11 +72,13 @@ ZOO: list[tuple[str, Mapping[str, Any]]] = [
     ("Prodigy", {"lr": 1.0, "d0": 0.1, **DECAY}),
     ("Polyak", {"lr": 9.0, "least": 1.0, **DECAY}),
     ("Muon", DECAY),
+    ("Shampoo", {"precondition_frequency": 2, **DECAY}),
+    ("SOAP", {"precondition_frequency": 2, **DECAY}),
 ]  # fmt: skip
 OF_ROWS = ["Adafactor", "AdamMini", "CAME", "NorMuon", "SM3"]
 """Classes whose rules keep numbers of rows, for which there are no kernels: torch's own operations step them."""
-MATRICES = {"Muon": [(3, 5), (70, 40)]}
-"""Classes that take nothing but matrices, and these."""
+MATRICES = {"Muon": [(3, 5), (70, 40)], "Shampoo": [(3, 5), (7,)], "SOAP": [(5, 5), (7,)]}
+"""Classes with functions of matrices, and tensors for them; what has no full rank has more than one basis."""
 IN_OTHER_DTYPES = [
     ("SGD", {"momentum": 0.9, **DECAY}),
     ("AdamW", {"betas": (0.9, 0.9)}),
@@ -140,7 +142,7 @@ def follow(
 @pytest.mark.parametrize("case", ZOO, ids=told)
 def test_every_class_follows_the_truth(case: tuple[str, Mapping[str, Any]]) -> None:
     shapes = MATRICES.get(case[0], SHAPES)
-    dtype = torch.float64 if case[0] == "Muon" else torch.float32  # Muon iterates in bfloat16, but for float64
+    dtype = torch.float64 if case[0] in MATRICES else torch.float32  # Muon iterates in bfloat16, but for float64
     follow(of_class(*case), dtype, 7 if case[0] == "RAdam" else STEPS, shapes)
 
 

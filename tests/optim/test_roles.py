@@ -254,7 +254,8 @@ def test_routes_are_explained_and_kept_in_copies(twin: Any) -> None:
     assert "b.*.q.weight (2)" in lines
     rows = {row["name"]: row for row in told.as_json()["routes"]}
     assert rows["h.weight"] == {"name": "h.weight", "role": "head", "key": "rest", "rule": "adam",
-                                "reason": "it is the last layer, and no other takes its 5 numbers"}  # fmt: skip
+                                "reason": "it is the last layer, and no other takes its 5 numbers",
+                                "splits": None}  # fmt: skip
     assert not explain(sr.Optimizer(nn.Linear(2, 2), board.sgd)).routes
 
 

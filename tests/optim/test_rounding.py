@@ -220,7 +220,8 @@ def test_every_class_is_near_float64_in_16_bits(case: int) -> None:
     """Within what the types of parameter and state can hold; each with one rounding and one type."""
     (name, options), rounding, dtype = ZOO[case], ROUNDINGS[case % 3], list(HALF)[case // 3 % 2]
     torch.manual_seed(2)
-    narrow = make((3, 5), *([(2, 2), (0, 4)] if name == "Muon" else [(), (0,)]), dtype=dtype)  # Muon takes matrices
+    shapes = {"Muon": [(3, 5), (2, 2), (0, 4)], "SOAP": [(3, 3), (), (0, 4)]}.get(name, [(3, 5), (), (0,)])
+    narrow = make(*shapes, dtype=dtype)
     wide = [torch.nn.Parameter(p.detach().double()) for p in narrow]
     one = getattr(sr.optim, name)(narrow, rounding=rounding, state="float32", **options)
     other = getattr(sr.optim, name)(wide, backend="eager", **options)

@@ -28,11 +28,13 @@ STARTS: dict[str, dict[str, Any]] = {
     "Muon": {"eps": 100.0},
     "NorMuon": {"eps": 100.0},
     "Polyak": {"eps": 0.5},
+    "SOAP": {"eps": 0.1, "precondition_frequency": 2},
+    "Shampoo": {"eps": 0.9, "precondition_frequency": 2},
     "Prodigy": {"d0": 0.1, "eps": 0.1},
 }
 """Least numbers are so great that they decide."""
 EDITS = {"etas": (0.4, 1.3), "step_sizes": (0.1, 0.105), "t0": 0.0, "beta3_warmup": 7, "alpha_warmup": 7, "d": 2.0,
-         "d_coef": 9.0, "ns_steps": 3}  # fmt: skip
+         "d_coef": 9.0, "ns_steps": 3, "max_precond_dim": 2, "precondition_frequency": 1}  # fmt: skip
 """What becomes of an entry, where half of it would change nothing or be out of its range."""
 ONCE = {("Adagrad", "initial_accumulator_value"), ("Yogi", "initial_accumulator"), ("Rprop", "lr"), ("DoG", "first")}
 """What is read when state is made, or by the first step, and never again."""

@@ -54,19 +54,38 @@ def normuon_of_the_authors_code(p: np.ndarray, g: np.ndarray, s: dict[str, Any],
     return p - 0.01 * max(1, g.shape[0] / g.shape[1]) ** 0.5 * np.linalg.norm(o) / np.linalg.norm(even) * even
 
 
-def shampoo(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
-    s["l"], s["r"] = s.get("l", 0) + g @ g.T, s.get("r", 0) + g.T @ g
+def sides(g: np.ndarray, bound: int) -> list[bool]:
+    """Say of rows and columns whether a matrix of that size is kept; a vector has rows alone."""
+    return [len(g) <= bound, g.ndim > 1 and g.shape[-1] <= bound]
+
+
+def shampoo(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int, bound: int = 100) -> np.ndarray:
+    kept = sides(g, bound)
+    if not any(kept):
+        s["sum"] = s.get("sum", 0) + g**2
+        return p - 0.01 * g / (np.sqrt(s["sum"]) + 1e-6)
+    x = g.reshape(len(g), -1)
+    s["c"] = [old + new for old, new in zip(s.get("c", [0, 0]), (x @ x.T, x.T @ x), strict=True)]
     if t % 2 == 1:
-        s["roots"] = power(s["l"], -0.25), power(s["r"], -0.25)
-    return p - 0.01 * s["roots"][0] @ g @ s["roots"][1]
+        s["roots"] = [
+            power(c, -0.5 / sum(kept)) if own else np.eye(len(c)) for c, own in zip(s["c"], kept, strict=True)
+        ]
+    return p - 0.01 * (s["roots"][0] @ x @ s["roots"][1]).reshape(g.shape)
 
 
 def oriented(q: np.ndarray, signs: np.ndarray) -> np.ndarray:
     return q * np.where(signs < 0, -1.0, 1.0)
 
 
-def soap(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
-    new = p
+def adam(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
+    s["m"], s["v"] = 0.95 * s.get("m", 0) + 0.05 * g, 0.95 * s.get("v", 0) + 0.05 * g**2
+    return p - 0.01 * s["m"] / (1 - 0.95**t) / (np.sqrt(s["v"] / (1 - 0.95**t)) + 1e-8)
+
+
+def soap(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int, bound: int = 100) -> np.ndarray:
+    new, kept = p, sides(g, bound)
+    if g.ndim < 2 or not any(kept):
+        return adam(p, g, s, t)
     if t > 1:
         ql, qr = s["q"]
         s["m"] = 0.95 * s["m"] + 0.05 * g
@@ -82,6 +101,7 @@ def soap(p: np.ndarray, g: np.ndarray, s: dict[str, Any], t: int) -> np.ndarray:
     elif t % 3 == 0:
         both = [np.linalg.qr(c @ q) for c, q in zip(s["c"], s["q"], strict=True)]
         s["q"] = [oriented(q, np.diagonal(r)) for q, r in both]
+    s["q"] = [q if own else np.eye(len(q)) for q, own in zip(s["q"], kept, strict=True)]
     return new
 
 
@@ -89,8 +109,8 @@ RULES = {
     "muon": (matrices.muon(lr=0.01, scale="match_rms_adamw"), muon),
     "normuon": (sr.chain(matrices.normuon(lr=0.01, beta2=0.9), sr.cautious_weight_decay(weight_decay=0.1)), normuon),
     "normuon of the authors' code": (matrices.normuon(lr=0.01, scale="original"), normuon_of_the_authors_code),
-    "shampoo": (matrices.shampoo(lr=0.01, frequency=2), shampoo),
-    "soap": (matrices.soap(lr=0.01, frequency=3), soap),
+    "shampoo": (matrices.shampoo(lr=0.01, precondition_frequency=2), shampoo),
+    "soap": (matrices.soap(lr=0.01, precondition_frequency=3), soap),
 }
 
 
@@ -123,6 +143,42 @@ def test_a_step_without_gradient_and_rate_changes_nothing(name: str) -> None:
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
     assert all(bool(v.isfinite().all()) for p in parameters for v in optimizer.state[p].values())
+
+
+@pytest.mark.parametrize(("name", "plain", "often"), [("Shampoo", shampoo, 2), ("SOAP", soap, 3)])
+def test_sides_that_are_too_long_have_no_matrix_and_vectors_a_rule_of_their_own(
+    name: str, plain: Any, often: int
+) -> None:
+    torch.manual_seed(0)
+    shapes = ((3, 3), (3, 7), (7, 3), (7, 7), (4,), (7,))
+    own = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
+    held, states = [p.detach().numpy().copy() for p in own], [dict[str, Any]() for _ in own]
+    optimizer = getattr(sr.optim, name)(own, lr=0.01, weight_decay=0, precondition_frequency=often, max_precond_dim=4,
+                                        backend="eager")  # fmt: skip
+    for t in range(1, 7):
+        for p in own:
+            p.grad = torch.randn_like(p)
+        held = [plain(x, p.grad.numpy(), s, t, 4) for x, p, s in zip(held, own, states, strict=True)]
+        optimizer.step()
+    for p, x in zip(own, held, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), x, rtol=0, atol=1e-12)
+    kept = [{key for key in optimizer.state[p] if optimizer.state[p][key].shape == (3, 3)} for p in own[1:3]]
+    assert [len(keys) for keys in kept] == [2, 2]
+    assert max(value.numel() for p in own for value in optimizer.state[p].values()) == 49  # as large as its parameter
+    assert optimizer.state[own[4]].keys() == ({"step", "left", "left_root"} if name == "Shampoo" else
+                                              {"step", "exp_avg", "exp_avg_sq"})  # fmt: skip
+    with pytest.raises(HyperparameterError, match="max_precond_dim"):
+        getattr(sr.optim, name)(own, max_precond_dim=-1)
+
+
+def test_soap_of_a_model_steps_hidden_matrices_and_adamw_the_rest_with_its_betas() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    optimizer = sr.optim.SOAP(model, betas=(0.8, 0.7))
+    assert [route.rule for route in optimizer.routes.values()] == ["soap", "adam", "adam", "adam"]
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.8, 0.7), (0.8, 0.7)]
+    told = sr.explain(optimizer)
+    assert [group.matrix_bytes for group in told.groups] == [4 * 2 * (4 * 4 + 3 * 3), 0]
+    assert "200 bytes of matrices besides" in str(told)
 
 
 @pytest.mark.parametrize("flags", [{}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}, {"weight_decay": 0.0},

@@ -28,6 +28,7 @@ from .papers import (
     StableAdamW,
     Yogi,
 )
+from .preconditioned import SOAP, Shampoo
 
 __all__ = [
     "ADOPT",
@@ -39,6 +40,7 @@ __all__ = [
     "SGD",
     "SGLD",
     "SM3",
+    "SOAP",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
@@ -61,6 +63,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Shampoo",
     "Signum",
     "StableAdamW",
     "Yogi",

@@ -32,6 +32,7 @@ from .state import ensure, lay_out
 from .tensors import Entry, check, here, in_order_of, label, like
 
 NO_KERNELS = "some parameters are updated by torch operations, not by kernels"
+SEVERAL = "some parameters hold several matrices, each of which has an address"
 _gradient = attrgetter("grad")
 _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
@@ -143,7 +144,7 @@ class Binding:
 
     def _make_check(self, entries: list[Entry]) -> None:
         """Choose the check of later steps: the fast one if possible."""
-        cells = {i: cell for own in self.buckets for i, cell in zip(own.members, own.batch.gradient_cells() or ())}  # noqa: B905
+        cells = {i: cell for own in self.buckets for i, cell in zip(own.members, own.gradient_cells() or ())}  # noqa: B905
         self.why_slow = self._why_slow(kernels=len(cells) == len(entries))
         found = None if self.why_slow else loop()
         if found is None:
@@ -165,7 +166,7 @@ class Binding:
     def _why_slow(self, *, kernels: bool) -> str:
         """Return why one call cannot check these tensors and dicts, or ""."""
         if not kernels:
-            return NO_KERNELS
+            return SEVERAL if any(bucket.cut is not None for bucket in self.buckets) else NO_KERNELS
         usual = [*(type(own) is list for own in self._lists), *(type(own) is dict for own in self._dicts)]
         if not all(usual):
             return "a list of parameters, or the state of one, is of a class of its own"

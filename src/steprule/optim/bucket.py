@@ -7,7 +7,7 @@ Counts that are edited in place are followed; replaced ones are found out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -45,24 +45,52 @@ class Bucket:
         self.kernels, self.plan, self.compiled, self.members = kernels, kernels.plan, compiled, members
         self.decides, self.pointed = backend.decides, backend.pointed
         self.states: list[dict[str, Any]] = [state[entry.owner] for entry in entries]
-        names, columns = array_rows(self.plan), host_columns(self.plan)
+        names, columns, self.cut = array_rows(self.plan), host_columns(self.plan), kernels.cut
+        matrices = [1 if self.cut is None else len(self.cut.of(entry.parameter)) for entry in entries]
+        self._of: NDArray[np.int64] = np.repeat(np.arange(len(entries)), matrices)
+        """The tensor of each matrix that the batch has, and the first matrix of each tensor."""
+        self._first = np.searchsorted(self._of, np.arange(len(entries)))
         self.hosts = [STEP if name == "t" else name for name in columns]
         self.names = [*compiled.slots, *self.hosts]
         self.recalled: dict[str, torch.Tensor] = {}
         # NumPy owns this memory: torch may move a storage elsewhere under its views (`share_memory_`, a queue).
-        self.counts = np.zeros((len(entries), len(columns)), dtype=str(kernels.host_dtype).split(".")[1])
+        self.counts = np.zeros((len(self._of), len(columns)), dtype=str(kernels.host_dtype).split(".")[1])
         table = compiled.kernel.table_of(self.counts, compiled.device)
         self._move_into(table)
         self.counted = self.counts.copy()
-        self._make_rows([entry.group for entry in entries])
+        self._make_rows([entries[place].group for place in self._of])
         parameters = [entry.parameter for entry in entries]
         slots = {name: [local(own[name]) for own in self.states] for name in compiled.slots}
         self.arrays = list(dict.fromkeys(chain.from_iterable(slots.values())))  # what all share, once
         # Memory outlives a parameter whose data another thread replaces under a kernel.
         self.storages = [tensor.untyped_storage() for tensor in (*parameters, *self.arrays)] if self.pointed else []
-        arrays: Arrays = {names[0]: parameters, names[1]: gradients, **slots}
+        whole: Arrays = {names[0]: parameters, names[1]: gradients, **slots}
+        arrays = {name: self._matrices(own) for name, own in whole.items()}
         where = kernels.where(entries) if compiled.program.placed else None
         self.batch: Batch = compiled.kernel.batch(arrays, self._row_of.tolist(), table, where)
+
+    def _matrices(self, tensors: Sequence[Any]) -> list[Any]:
+        """Return tensors, or the matrices in them; of an absent one that many that are absent."""
+        if self.cut is None:
+            return list(tensors)
+        counts = np.bincount(self._of).tolist()
+        return [one for own, count in zip(tensors, counts, strict=True)
+                for one in ([None] * count if own is None else self.cut.of(own))]  # fmt: skip
+
+    def set_gradients(self, gradients: Gradients) -> None:
+        """Point at this step's gradients, of all tensors of a step."""
+        self.batch.set_gradients(self._matrices([gradients[place] for place in self.members]))
+
+    def gradient_cells(self) -> list[int] | None:
+        """List where the address of each tensor's gradient belongs, if one address is all that is needed."""
+        return self.batch.gradient_cells() if self.cut is None else None
+
+    def reduced(self, join: Callable[[Sequence[Any]], Any]) -> Table:
+        """Return the row of each tensor in the table `reduced`, joined of those of its matrices."""
+        rows = np.array(self.batch.reduced())
+        if self.cut is None:
+            return rows
+        return np.array([join(list(rows[self._of == place])) for place in range(len(self.states))])
 
     def _move_into(self, table: torch.Tensor) -> None:
         """Move step counts and host slots into one table, of which the state then holds the cells.
@@ -71,8 +99,8 @@ class Bucket:
         """
         taken: set[int] = set()
         for column, name in enumerate(self.hosts):
-            table[:, column].copy_(_together([own[name] for own in self.states], table))
-            for row, own in enumerate(self.states):
+            table[:, column].copy_(_together([self.states[place][name] for place in self._of], table))
+            for row, own in zip(self._first.tolist(), self.states, strict=True):
                 held, cell = own[name], table[row, column]
                 alike = type(held) is torch.Tensor and held.dtype == cell.dtype and held.device == cell.device
                 if alike and id(held) not in taken:
@@ -122,6 +150,7 @@ class Bucket:
         """
         if self.decides:  # each has a row of its own, and kernels see who is absent
             return
+        present = present[self._of]
         kinds, first, row_of = np.unique(2 * self._row_of + present, return_index=True, return_inverse=True)
         if len(kinds) > len(self.hyper):
             old = self._row_of[first]
@@ -167,7 +196,7 @@ class Bucket:
         table = self.hyper.copy()
         for rows, column, number in self.batch.shares:
             table[rows, column] = float(number)
-        return table[self._row_of]
+        return table[self._row_of[self._first]]
 
     # The step, where it is counted here ----------------------------------------------------------
 
@@ -190,7 +219,7 @@ class Bucket:
         self.counts[...] = self._ends[self._row_of] if self._only is None else self._only
         self.counted[...] = self.counts
         if self.cells[0].data_ptr() != self._where:  # a queue has moved the storage while a kernel ran
-            for cell, number in zip(self.cells, self.counts.T.flat, strict=True):
+            for cell, number in zip(self.cells, self.counts[self._first].T.flat, strict=True):
                 cell.fill_(float(number))
 
     def _next_hosts(self) -> Table:

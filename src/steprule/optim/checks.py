@@ -77,7 +77,7 @@ class Facts:
         self.storages = [storage for bucket in buckets for storage in bucket.storages]
         self.numbers = [(own.counts, own.counted) for own in buckets if own.hosts and not own.decides]
         self.written = Written([*self.parameters, *self.slots])
-        self.batches = [(bucket.batch, bucket.members) for bucket in buckets]
+        self.buckets = buckets
 
 
 def forms(entries: Sequence[Entry], buckets: Sequence[Bucket]) -> list[Form]:
@@ -129,8 +129,8 @@ class SlowCheck:
             )
         except (KeyError, AttributeError, TypeError, RuntimeError):  # a slot is gone, or no dense tensor any more
             return CHANGED
-        for batch, members in facts.batches if same else ():
-            batch.set_gradients([gradients[i] for i in members])
+        for bucket in facts.buckets if same else ():
+            bucket.set_gradients(gradients)
         return OTHERS if same else CHANGED
 
     def _same_form(self, gradients: Gradients) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ class Explanation:
     """What passes and functions of matrices hand to each other, allocated once beside the state."""
     state_bytes_once: float = 0
     """What is kept once for all tensors: numbers of rank global."""
+    matrix_bytes: int = 0
+    """Of parameters of an optimiser, what slots take that are matrices of rows by rows or columns by columns."""
     storage: str = "float32"
     """How parameters and state lie in memory, and how results are rounded to that; the formula says nothing of it."""
     dtype: str = "float32"
@@ -102,6 +105,7 @@ def _lines(one: Explanation) -> list[str]:
         count = f"{len(one.passes)} pass" + "es" * (len(one.passes) != 1)
         lines.append(f"{count}, {one.bytes_per_parameter:g} bytes a parameter in {one.dtype}; "
                      f"state: {one.state_bytes_per_parameter:g} bytes a parameter{once}")  # fmt: skip
+        lines[-1] += f", and {one.matrix_bytes:,} bytes of matrices besides" if one.matrix_bytes else ""
         scratch = one.scratch_bytes_per_parameter
         lines += [f"scratch for functions of matrices: {scratch:g} bytes a parameter"] if scratch else []
     if others := [f"{size:g} in {form}" for form, size in one.state_bytes_in.items() if form != one.dtype and size]:
@@ -181,12 +185,21 @@ def _of_group(index: int, kernels: Kernels, running: list[Running]) -> Iterator[
     for compiled, parameters in alike.items():
         yield _of(
             compiled.formula, compiled.program, group=index, tensors=len(parameters),
-            parameters=sum(map(_count, parameters)), backend=compiled.backend,
-            reason=compiled.reason, source=compiled.source, device=str(compiled.device),
+            parameters=sum(map(_count, parameters)), matrix_bytes=_matrices(kernels, compiled, parameters),
+            backend=compiled.backend, reason=compiled.reason, source=compiled.source, device=str(compiled.device),
         )  # fmt: skip
     if not running:
         yield _of(kernels.formula, lowered(kernels.plan), group=index, backend=NOBODY, source="",
                   reason="no parameter of this group can have a gradient")  # fmt: skip
+
+
+def _matrices(kernels: Kernels, compiled: Compiled, parameters: list[torch.Tensor]) -> int:
+    """Return the bytes of slots whose size is that of a side, not of the parameter."""
+    forms = dict(compiled.program.layout.slots)
+    slots = [slot for slot in compiled.plan.graph.slots if slot.rank.apart]
+    sizes = (prod(kernels.of(own).shape(slot, own.shape)) * forms[slot.name].bytes
+             for slot in slots for own in parameters if _count(own))  # fmt: skip
+    return int(sum(sizes))
 
 
 def _count(parameter: torch.Tensor) -> int:

@@ -107,7 +107,7 @@ class _Table:
                        for op, row in OPS.items() if row.kind == "size"}  # fmt: skip
         self._stopped = stopped
         self.numbers = self._numbers()
-        self.reduced = np.array(bucket.batch.reduced())[self.places]
+        self.reduced = bucket.reduced(self.join)[self.places]
         self._known: dict[Node, Numbers] = {}
 
     def join(self, rows: Sequence[Numbers]) -> Numbers:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import HyperparameterError, StateError
 from ..rule import Formula
 from ..rule.signature import OPTIONS
+from .cut import SPLITS
 from .settings import plain
 
 RULE = "rule"
@@ -26,7 +27,7 @@ TORCH = frozenset({
 })  # fmt: skip
 """Hyperparameters as torch.optim spells them, but for weight decay, which trainers put into every group."""
 _OTHER_WORDS = {"learning_rate": "lr", "wd": "weight_decay", "l2": "weight_decay", "epsilon": "eps"}
-_OTHERS = {"layer_decay", "params", "param_names", "foreach", "fused", "capturable", "differentiable", RULE}
+_OTHERS = {"layer_decay", "params", "param_names", "foreach", "fused", "capturable", "differentiable", RULE, SPLITS}
 """Keys that are no hyperparameters, and resemble one at most by chance."""
 _NEAR = 0.8  # of the letters: `beat1` for `beta1`
 
@@ -40,10 +41,10 @@ def meant(key: str, reads: Collection[str]) -> str | None:
 
     A name with a word more or less (`initial_lr`, `lr_scale`, `weight_decay_mult`) is another one.
     """
-    pairs = [sorted((key, name), key=len) for name in reads]
-    if any(f"_{short}_" in f"_{long}_" and len(long) > len(short) + 2 for short, long in pairs):
-        return None
-    bare = {_bare(name): name for name in reads}
+    pairs = {name: sorted((key, name), key=len) for name in reads}
+    others = {name for name, (short, long) in pairs.items()
+              if f"_{short}_" in f"_{long}_" and len(long) > len(short) + 2}  # fmt: skip
+    bare = {_bare(name): name for name in reads if name not in others}
     near = get_close_matches(_bare(_OTHER_WORDS.get(key.lower(), key)), bare, 1, _NEAR)
     return bare[near[0]] if near else None
 
@@ -100,12 +101,15 @@ def routed(groups: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def recognise(group: Mapping[str, Any], saved: dict[str, Any], rule: Formula, which: str) -> None:
-    """Put the rule of a group into a saved one in place of its name. Raises `StateError` where that is another's."""
+    """Put the rule of a group into a saved one in place of its name, and its splits, which are the model's.
+
+    Raises `StateError` where the rule is another's.
+    """
     name = saved.pop(RULE, None)
     if name not in (None, rule.name):
         raise StateError(
             f"the saved {which} was stepped by `{name}`, and this optimiser's is by `{rule.name}`",
             fix="make the optimiser with the rules that it was saved with, group by group",
         )
-    if RULE in group:
-        saved[RULE] = group[RULE]
+    saved.pop(SPLITS, None)
+    saved.update({key: group[key] for key in (RULE, SPLITS) if key in group})

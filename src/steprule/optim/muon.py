@@ -10,6 +10,7 @@ from ..graph.ops import COEFFICIENTS
 from ..rule import Rule
 from ..zoo import matrices
 from .classes import Betas
+from .cut import cut_of
 from .groups import RULE
 from .tensors import label
 from .torch_classes import Number, Own, declared
@@ -49,7 +50,8 @@ class _Orthogonal(WholeModel):
         super().add_param_group(param_group)
         index, group = len(self.param_groups) - 1, self.param_groups[-1]
         for place, parameter in enumerate(group["params"]):
-            if group.get(RULE) is None and (parameter.ndim < 2 or (parameter.ndim > 2 and not self._routes)):
+            filters = parameter.ndim > 2 and not self._routes and cut_of(group) is None
+            if group.get(RULE) is None and (parameter.ndim < 2 or filters):
                 self.param_groups.pop()
                 own = type(self).__name__
                 raise ParameterError(

@@ -24,7 +24,7 @@ from .settings import plain, told
 from .shards import distributed
 from .state import check_saved, ensure, held, in_float32, lay_out, packed
 from .surroundings import GLOBAL_POST, GLOBAL_PRE, observed, profiling, uncompiled
-from .tensors import Entry, check_capturable, check_shards, label, oddity, stand_in
+from .tensors import Entry, check_capturable, label, oddity, stand_in
 
 Running = tuple[torch.Tensor, Compiled]
 """A parameter, and the compiled plan that updates it."""
@@ -130,7 +130,7 @@ class Optimizer(Releasing, Gauging):
                 check_capturable(self.param_groups, options.backend, asked=options.capturable)
                 for index, group in enumerate(self.param_groups):
                     self._check_group({**group, **new[index + 1]}, f"group {index}")
-                    check_shards(group, index, self._choose(group).plan)
+                    self._choose(group).check(group, index)
                 if self._in_backward is not None:
                     self._in_backward.renew()
             except BaseException:
@@ -155,7 +155,7 @@ class Optimizer(Releasing, Gauging):
 
     def _choose(self, group: dict[str, Any]) -> Kernels:
         """Return the kernels for a group."""
-        return self._rules.of(group).kernels
+        return self._rules.kernels(group)
 
     def _look(self, groups: Iterable[Mapping[str, Any]] = ()) -> None:
         """Note whether any group wants its gradient elsewhere, of those that have chosen kernels and of these."""
@@ -221,7 +221,7 @@ class Optimizer(Releasing, Gauging):
                 del self.param_groups[-1][name]
             try:
                 check_capturable(self.param_groups[-1:], self.backend, asked=self.capturable)
-                check_shards(self.param_groups[-1], index, self._choose(self.param_groups[-1]).plan)
+                self._choose(self.param_groups[-1]).check(self.param_groups[-1], index)
             except BaseException:
                 self.param_groups.pop()
                 raise
@@ -319,7 +319,7 @@ class Optimizer(Releasing, Gauging):
     ) -> Binding:
         """Bind anew, because the former binding does not hold."""
         for index, group in enumerate(groups):
-            check_shards(group, index, choose(group).plan)
+            choose(group).check(group, index)
             if choose(group).plan.graph.uses_loss:
                 told(self._loss, choose(group).plan.graph)
         with torch.inference_mode(mode=False), torch.no_grad():  # state outlives the caller's mode

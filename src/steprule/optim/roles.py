@@ -2,7 +2,8 @@
 
 A role says what a parameter is for: `hidden` matrices multiply features, rows of an `embedding` are looked up, a `head`
 gives the output. A role for which there is no rule is found under another name: a convolution is a hidden matrix, and
-all but hidden matrices are the `rest`. A role that nothing shows is not guessed.
+all but hidden matrices are the `rest`. A role that nothing shows is not guessed. Several matrices in one tensor, fused
+queries, keys and values or a stack of experts, are stepped each by itself where a rule can.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ..errors import ParameterError
 from ..rule import Formula
+from .cut import SPLITS, STACK, read, words
+from .fused import fused
 from .groups import RULE
 from .outputs import Outputs, outputs
 from .tensors import oddity
@@ -30,7 +33,7 @@ ROLES: dict[str, tuple[str, str]] = {
     "qkv": ("queries, keys and values in one matrix", "hidden"),
     "convolution": ("filters, a row each", "hidden"),
     "depthwise": ("filters of single channels", REST),
-    "stack": ("several matrices in one tensor, which a rule would take for one", REST),
+    "stack": ("several matrices in one tensor", "hidden"),
     "recurrent": ("the gates of a recurrent layer in one matrix", REST),
     "adapter": ("a small matrix beside a frozen one", REST),
     "embedding": ("rows that are looked up", REST),
@@ -53,13 +56,17 @@ class Route:
     key: str
     rule: str
     reason: str
+    splits: Any = None
+    """The matrices in it that are stepped apart, as its group declares them."""
 
 
+Declared = str | tuple[str, Any]
+"""A role, or a role with the matrices in a tensor."""
 Found = dict[str, tuple[torch.Tensor, Use]]
 """The parameters of a model by name, each once, with what they are."""
 
 
-def roles(model: nn.Module, declared: Mapping[str, str] | None = None) -> Found:
+def roles(model: nn.Module, declared: Mapping[str, Declared] | None = None) -> Found:
     """Return the role of each parameter of a model. Raises `ParameterError` where nothing shows one."""
     _check_shapes(model)
     own, found = layers(model), _uses(model)
@@ -69,7 +76,8 @@ def roles(model: nn.Module, declared: Mapping[str, str] | None = None) -> Found:
     answer: Found = {}
     for name, (parameter, uses) in found.items():
         if name in wanted:
-            answer[name] = parameter, Use(wanted[name], "you say so")
+            role, splits = wanted[name]
+            answer[name] = parameter, Use(role, "you say so", splits)
             unclear.pop(name, None)
         elif uses:
             answer[name] = parameter, _chosen(uses)
@@ -80,6 +88,11 @@ def roles(model: nn.Module, declared: Mapping[str, str] | None = None) -> Found:
         name = names.get(id(layer.weight), "")
         if layer.path in heads.heads and name not in wanted and name in answer:
             answer[name] = layer.weight, Use("head", heads.heads[layer.path])
+    for layer in own:
+        name = names.get(id(layer.weight), "")
+        if name in answer and answer[name][1].role == "hidden" and name not in wanted:
+            splits = fused(model, layer)
+            answer[name] = (layer.weight, Use("qkv", splits[1], splits[0])) if splits else answer[name]
     for name in _adapters(own, answer):
         if name not in wanted:
             answer[name] = answer[name][0], Use("adapter", "of low rank, beside a frozen matrix")
@@ -151,11 +164,15 @@ def _adapters(own: list[Layer], found: Found) -> Iterator[str]:
 # What the user says ----------------------------------------------------------------------------------
 
 
-def _declared(model: nn.Module, declared: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, str]:
+def _declared(
+    model: nn.Module, declared: Mapping[str, Declared], found: Mapping[str, Any]
+) -> dict[str, tuple[str, Any]]:
     """Return the declared role of each parameter that a pattern names, itself or by a module above it."""
-    answer: dict[str, str] = {}
+    answer: dict[str, tuple[str, Any]] = {}
     paths = [path for path, _ in model.named_modules() if path]
-    for pattern, role in declared.items():
+    for pattern, told in declared.items():
+        role, splits = told if isinstance(told, tuple) else (told, STACK if told == STACK else None)
+        read(splits)
         if role not in ROLES:
             raise ParameterError(f"there is no role {role!r}", where=f"  roles={{{pattern!r}: {role!r}}}",
                                  fix=f"use one of {', '.join(ROLES)}")  # fmt: skip
@@ -169,7 +186,7 @@ def _declared(model: nn.Module, declared: Mapping[str, str], found: Mapping[str,
                                  where=f"  roles={{{pattern!r}: {role!r}}}",
                                  fix=f"did you mean {' or '.join(map(repr, near))}?" if near else
                                      "names are those of model.named_parameters() and named_modules()")  # fmt: skip
-        answer |= dict.fromkeys([*inside, *named], role)
+        answer |= dict.fromkeys([*inside, *named], (role, splits))
     return answer
 
 
@@ -197,7 +214,7 @@ Grouped = tuple[Any, Formula, dict[str, Route]]
 """What an optimiser is made of: groups, its own rule, and the route of each parameter."""
 
 
-def grouped(params: Any, rule: Any, declared: Mapping[str, str] | None) -> Grouped:
+def grouped(params: Any, rule: Any, declared: Mapping[str, Declared] | None) -> Grouped:
     """Return the groups of a model, if that is what is given; by their roles, if there are several rules."""
     if isinstance(rule, Mapping):
         rules: Mapping[Any, Any] = rule
@@ -233,23 +250,39 @@ def _key_of(role: str, rules: Mapping[str, Any]) -> str | None:
     return role
 
 
+def _routed(told: Use, rules: Mapping[str, Formula]) -> tuple[Use, str | None]:
+    """Return a use, without its splits if the rule under whose key it is found cannot step parts; and that key."""
+    key = _key_of(told.role, rules)
+    cut = read(told.splits)
+    if key is not None and cut is not None and cut.suits(rules[key].graph):
+        return told, key
+    if told.role == STACK and STACK not in rules:  # a rule would take it for one matrix
+        key = _key_of(REST, rules)
+    return told._replace(splits=None), key
+
+
 def by_role(
-    model: nn.Module, rules: Mapping[str, Formula], declared: Mapping[str, str] | None
+    model: nn.Module, rules: Mapping[str, Formula], declared: Mapping[str, Declared] | None
 ) -> tuple[list[dict[str, Any]], dict[str, Route]]:
     """Return a group for every rule that steps parameters of a model, and the route of each parameter."""
     routes: dict[str, Route] = {}
-    own: dict[str, list[tuple[str, torch.Tensor]]] = {key: [] for key in rules}
-    for name, (parameter, told) in roles(model, declared).items():
-        key = _key_of(told.role, rules)
+    own: dict[tuple[str, Any], list[tuple[str, torch.Tensor]]] = {(key, None): [] for key in rules}
+    for name, (parameter, found) in roles(model, declared).items():
+        told, key = _routed(found, rules)
         if key is None:
             raise ParameterError(
                 f"no rule is given for `{name}`, whose role is {told.role!r}",
                 where=f"  rules are given for {', '.join(map(repr, rules))}",
                 fix=f"add {told.role!r}: a_rule, or {REST!r}: a_rule for all others",
             )
-        routes[name] = Route(name, told.role, key, getattr(rules[key], "name", ""), told.reason)
-        own[key].append((name, parameter))
-    return [{"params": params, RULE: rules[key]} for key, params in own.items() if params], routes
+        reason = "; ".join(filter(None, (told.reason, words(told.splits, parameter.shape))))
+        routes[name] = Route(name, told.role, key, getattr(rules[key], "name", ""), reason, told.splits)
+        own.setdefault((key, told.splits), []).append((name, parameter))
+    return [
+        {"params": params, RULE: rules[key], **({} if splits is None else {SPLITS: splits})}
+        for (key, splits), params in sorted(own.items(), key=lambda item: [*rules].index(item[0][0]))
+        if params
+    ], routes
 
 
 def table(routes: Iterable[Route]) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import HyperparameterError, RuleError
 from ..rule import Formula
-from .compiled import Reader
+from .compiled import Kernels, Reader
+from .cut import cut_of
 from .groups import RULE, meant
 from .implicit import Implicit
 from .options import NAMES, Options
@@ -31,6 +32,10 @@ class Rules:
         """Return the rule of a group."""
         rule = group.get(RULE)
         return self.own if rule is None else self._of(rule)
+
+    def kernels(self, group: Mapping[str, Any]) -> Kernels:
+        """Return the kernels for a group, for gradients at the stored parameters."""
+        return self.of(group).kernels.apart(cut_of(group))
 
     def _of(self, rule: Any) -> Prepared:
         if not isinstance(rule, Formula):

@@ -35,7 +35,7 @@ def numbers_flaw(value: Any, *, kept: bool = False) -> str:
 
 
 def slot_flaw(slot: Slot, value: Any, shape: Sequence[int]) -> str:
-    """Say why a value of a state cannot be a slot, or return "" if it can or is yet to be made."""
+    """Say why a value of a state cannot be a slot of a shape, or return "" if it can or is yet to be made."""
     if value is None or (slot.rank is Rank.HOST and isinstance(value, int | float)):
         return ""
     if not isinstance(value, torch.Tensor):
@@ -48,13 +48,13 @@ def slot_flaw(slot: Slot, value: Any, shape: Sequence[int]) -> str:
     if slot.rank is Rank.ELEMENT or fits(slot, value, shape):
         return ""
     kept = "a matrix" if slot.rank.apart else f"one a {slot.rank.word}"
-    needed = f"{kept}: {slot.rank.shape(shape)}" if slot.rank > Rank.TENSOR else "one number"
+    needed = f"{kept}: {tuple(shape)}" if slot.rank > Rank.TENSOR else "one number"
     return f"has shape {tuple(value.shape)}, but is {needed}"
 
 
 def fits(slot: Slot, value: torch.Tensor, shape: Sequence[int]) -> bool:
-    """Whether a value has the shape of a slot smaller than a parameter; of one number any shape will do."""
-    return tuple(value.shape) == slot.rank.shape(shape) if slot.rank > Rank.TENSOR else value.numel() == 1
+    """Whether a value has this shape of a slot smaller than a parameter; of one number any shape will do."""
+    return tuple(value.shape) == tuple(shape) if slot.rank > Rank.TENSOR else value.numel() == 1
 
 
 def in_order_of_lines(value: torch.Tensor, name: str, who: str) -> torch.Tensor:

@@ -38,12 +38,13 @@ def _fresh(
     if slot.rank is Rank.HOST:
         return torch.tensor(init, dtype=kernels.host_dtype, device="cpu")
     if init == "identity":
-        return torch.eye(slot.rank.shape(parameter.shape)[0], dtype=dtype, device=parameter.device)
+        kept = kernels.shape(slot, parameter.shape)
+        return torch.eye(kept[-1], dtype=dtype, device=parameter.device).repeat(*kept[:-2], 1, 1).reshape(kept)
     if isinstance(init, str):
         return like(parameter.detach(), parameter.detach(), dtype)
     if slot.rank is not Rank.ELEMENT:
         kept = parameter.shape if slot.rank.apart else shape  # of a stand-in nothing: it may be large
-        return torch.full(slot.rank.shape(kept), init, dtype=dtype, device=parameter.device)
+        return torch.full(kernels.shape(slot, kept), init, dtype=dtype, device=parameter.device)
     return like(parameter.detach(), init, dtype)
 
 
@@ -101,7 +102,7 @@ def lay_out(kernels: Kernels, parameter: torch.Tensor, state: dict[str, Any], wh
     """
     slots = list(expected(kernels, parameter.dtype))
     for slot in slots:
-        if told := slot_flaw(slot, state.get(slot.name), parameter.shape):
+        if told := slot_flaw(slot, state.get(slot.name), kernels.shape(slot, parameter.shape)):
             fix = "give it back what it was, load a checkpoint, or delete the state of this parameter to begin anew"
             raise ParameterError(f"state {slot.name!r} {told}", where=f"  {who}", fix=fix)
     for slot in [slot for slot in slots if slot.single and slot.name in state]:
@@ -193,7 +194,7 @@ def _slot(kernels: Kernels, parameter: torch.Tensor, slot: Slot, value: torch.Te
 def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: Any) -> torch.Tensor:
     """Return a copy of one saved value of a parameter, or raise an error that does not yet name the parameter."""
     key, rank = own.name, own.rank
-    shape = rank.shape(parameter.shape)
+    shape = kernels.shape(own, parameter.shape)
     if isinstance(value, int | float) and not isinstance(value, bool) and rank is Rank.HOST:
         value = torch.tensor(float(value), dtype=torch.float64)
     if value is None:
@@ -202,7 +203,7 @@ def _checked_slot(kernels: Kernels, parameter: torch.Tensor, own: Slot, value: A
     if told := numbers_flaw(value, kept=own is KEPT):
         raise StateError(f"the saved {key!r} {told}", fix="save it again")
     assert isinstance(value, torch.Tensor)
-    if not fits(own, value, parameter.shape):
+    if not fits(own, value, shape):
         raise StateError(f"the saved {key!r} has shape {tuple(value.shape)}, but {shape} is needed",
                          fix="the parameters must be given in the order in which they were saved")  # fmt: skip
     if rank is Rank.ELEMENT and distributed(value) is not distributed(parameter):
@@ -311,7 +312,7 @@ def check_saved(
         recognise(group, saved_group, rule_in(group), f"group {group_index}")
         chosen = choose({**group, **saved_group})
         slots += [{slot.name for slot in own.plan.graph.element_slots} | ({STEP} if _counts(own) else set())
-                  for own in {id(own): own for own in (chosen, chosen.flat) if own is not None}.values()]  # fmt: skip
+                  for own in (chosen, *(own for _, own in chosen.others))]  # fmt: skip
         for index, (parameter, key) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
             if key in states:
                 who, state, kernels = label(group, group_index, index), states[key], chosen.of(parameter)

@@ -26,7 +26,8 @@ from ..zoo.transforms import (
     maximize,
     unscale,
 )
-from .compiled import Kernels, Reader
+from .compiled import Fits, Kernels, Reader
+from .cut import cut_of
 from .documented import OPTIONS, described
 from .groups import RULE, check_keys
 from .optimizer import Optimizer
@@ -36,6 +37,7 @@ from .settings import OnDevice, plain
 
 C = TypeVar("C", bound=type)
 Flags = tuple[Any, ...]
+Instead = tuple[tuple[Fits, Rule], ...]
 Number = float | torch.Tensor
 """A hyperparameter: a number, or a tensor of one element."""
 
@@ -160,7 +162,12 @@ class TorchOptimizer(Optimizer):
         scaled = getattr(self, "grad_scale", None) is not None
         rule = self._rule_of(group)
         decay = None if "weight_decay" in rule.hypers else self._decay_of(group)  # a rule may have one of its own
-        return rule, bool(group.get("maximize")), decay, scaled, torch.get_default_dtype()
+        others = self._instead(group)
+        return rule, bool(group.get("maximize")), decay, scaled, torch.get_default_dtype(), others
+
+    def _instead(self, group: Mapping[str, Any]) -> Instead:  # noqa: ARG002
+        """Return the rules of tensors of some shapes in place of a group's; the first that fits counts."""
+        return () if self._flat_formula is None else ((is_flat, self._flat_formula),)
 
     def _decay_of(self, group: Mapping[str, Any]) -> Transform | None:
         """Return the decay that a group asks for: like torch, none at 0, since 0·θ would spread what is not finite."""
@@ -185,30 +192,29 @@ class TorchOptimizer(Optimizer):
         flags = self._flags(group)
         if flags not in self._by_flags:
             self._by_flags[flags] = self._kernels_for(flags)
-        return self._by_flags[flags]
+        return self._by_flags[flags].apart(cut_of(group))
 
     def _chain(self, flags: Flags) -> Formula:
-        rule, maximise, decay, scaled, _ = flags
+        rule, maximise, decay, scaled, *_ = flags
         before = [unscale] if scaled else []
         before += [self._options.clip] if isinstance(self._options.clip, Formula) else []
         before += [maximize] if maximise else []
         own = [rule] if decay is None else [rule, decay] if decay.part.moves == "update" else [decay, rule]
         program = storable(chain(*before, *own), self._options)
-        beside = [other for other in (self._flat_formula, *self._others.values()) if other is not None]
+        beside = [*(other for _, other in self._instead(self.defaults)), *self._others.values()]
         every = [rule.graph for rule in (self._rule_of(self.defaults), *beside)] if beside else []
         check_slots([program.graph, *every], self._options)
         return program
 
     def _kernels_for(self, flags: Flags) -> Kernels:
-        program, default = self._chain(flags), flags[-1]
+        program, default, others = self._chain(flags), *flags[-2:]
         # torch keeps step counts and the like in float32, unless everything is float64.
         host = torch.float64 if default == torch.float64 else torch.float32
         readers = tuple(self._reader(hyper.name) for hyper in program.graph.hypers)
         inits = {slot: self._reader(name) for slot, name in self._inits.items()}
         plan = schedule(seen(program.graph, self._options), guarded=self._options.guarded)
-        flat = None if flags[0] is self._flat_formula else self._flat_formula
-        other = None if flat is None else self._kernels_for((flat, *flags[1:]))
-        return Kernels(program, plan, readers, self._options, host, inits, other)
+        own = tuple((fits, self._kernels_for((rule, *flags[1:-1], ()))) for fits, rule in others)
+        return Kernels(program, plan, readers, self._options, host, inits, own)
 
     def _reader(self, name: str) -> Reader:
         if name in self._parts_of:
@@ -272,6 +278,11 @@ def _decays(group: Mapping[str, Any]) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, torch.Tensor | int | float)
+
+
+def is_flat(shape: Sequence[int]) -> bool:
+    """Whether a tensor has fewer than two dimensions."""
+    return len(shape) < 2
 
 
 def part_of(group: Mapping[str, Any], key: str, place: int) -> Any:

@@ -19,8 +19,11 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.utils.parametrize import ParametrizationList
 
+from .cut import STACK
+
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _PRODUCTS = {"linear": "hidden", "matmul": "hidden", "mm": "hidden", "addmm": "hidden", "embedding": "embedding",
+             "bmm": "hidden", "baddbmm": "hidden", "einsum": "hidden", "_grouped_mm": "hidden",
              "conv1d": "convolution", "conv2d": "convolution", "conv3d": "convolution"}  # fmt: skip
 """Functions of torch that a matrix is handed to, and what it is there."""
 
@@ -30,6 +33,8 @@ class Use(NamedTuple):
 
     role: str
     reason: str
+    splits: Any = None
+    """The matrices in it, as groups declare them."""
 
 
 class Layer(NamedTuple):
@@ -71,7 +76,8 @@ def use(module: nn.Module, name: str) -> Use | None:
     if isinstance(module, nn.Linear):
         return Use("hidden", f"weight of {kind}")
     if isinstance(module, nn.MultiheadAttention):
-        return Use("qkv" if parameter is module.in_proj_weight else "hidden", f"{name} of {kind}")
+        fused = parameter is module.in_proj_weight
+        return Use("qkv", f"{name} of {kind}", 3) if fused else Use("hidden", f"{name} of {kind}")
     return _of_its_own(module, name, kind)
 
 
@@ -95,6 +101,8 @@ def _of_its_own(module: nn.Module, name: str, kind: str) -> Use | None:
     if found is not None and (parameter.ndim == 2 or _PRODUCTS[found] == "convolution"):
         return Use(_PRODUCTS[found], f"{kind} hands {name} to {found}")
     if parameter.ndim > 2:
+        if found is not None and parameter.ndim == 3:
+            return Use("stack", f"{kind} hands matrices of {name} to {found}", STACK)
         return Use("stack", f"{name} of {kind} is {parameter.shape[0]} matrices, or more")
     if any(not own.is_floating_point() for own in module.buffers(recurse=False)):
         return Use("positional", f"{kind} has a buffer of places in {name}")
@@ -134,8 +142,10 @@ def _products(node: ast.AST) -> Iterator[tuple[str, str]]:
         for argument in arguments:
             while isinstance(argument, ast.Call) and isinstance(argument.func, ast.Attribute):
                 argument = argument.func.value  # noqa: PLW2901 - self.weight.t(), self.weight.to(x.dtype)
-            while isinstance(argument, ast.Attribute) and not isinstance(argument.value, ast.Name):
-                argument = argument.value  # noqa: PLW2901 - self.weight.T
+            while isinstance(argument, ast.Subscript) or (
+                isinstance(argument, ast.Attribute) and not isinstance(argument.value, ast.Name)
+            ):
+                argument = argument.value  # noqa: PLW2901 - self.weight.T, self.experts[index]
             if isinstance(argument, ast.Attribute) and ast.unparse(argument.value) == "self":
                 yield function, argument.attr
 

@@ -25,9 +25,13 @@ from ..rule import (
 )
 from .common import below_1, from_0
 
-__all__ = ["muon", "normuon", "shampoo", "soap"]
+__all__ = ["muon", "normuon", "shampoo", "shampoo_of_columns", "shampoo_of_elements", "shampoo_of_rows", "soap",
+           "soap_of_columns", "soap_of_rows"]  # fmt: skip
 
 _LEAST = 1e-10
+
+
+# Muon --------------------------------------------------------------------------------------------------
 
 
 def _scale(theta, kind):
@@ -75,41 +79,112 @@ def normuon(theta, g, momentum_buffer, second_momentum=slot(rank="row"), *,
     return theta - lr * long / maximum(sqrt(mean(square * even**2)), _LEAST) * even * o, m, v
 
 
+# Shampoo -----------------------------------------------------------------------------------------------
+
+
+def _taken(square, product, root, p, eps, frequency, t):
+    """Return the sum of products of gradients, and its inverse root: taken anew in every so many steps."""
+    square = square + product
+    return square, where((t - 1) % frequency == 0, inverse_root(square, p, eps=eps), root)
+
+
 @rule
 def shampoo(theta, g, left=slot(rank="left"), right=slot(rank="right"),
             left_root=slot(rank="left"), right_root=slot(rank="right"), *,
-            lr=from_0(1e-1), eps=hyper(1e-6, above=0), frequency=hyper(1, low=1), t):
+            lr=from_0(1e-1), eps=hyper(1e-6, above=0), precondition_frequency=hyper(1, low=1), t):
     """Shampoo (Gupta, Koren & Singer, 2018); roots are taken anew in every so many steps, from the first on.
 
     Departure: sums start from zero, not from εI; eigenvalues below ε times the greatest count as that.
     """
-    left, right = left + g @ transpose(g), right + transpose(g) @ g
-    now = (t - 1) % frequency == 0
-    left_root = where(now, inverse_root(left, 4, eps=eps), left_root)
-    right_root = where(now, inverse_root(right, 4, eps=eps), right_root)
+    left, left_root = _taken(left, g @ transpose(g), left_root, 4, eps, precondition_frequency, t)
+    right, right_root = _taken(right, transpose(g) @ g, right_root, 4, eps, precondition_frequency, t)
     return theta - lr * (left_root @ g @ right_root), left, right, left_root, right_root
 
 
-def _basis(q, square, frequency, t):
-    """Return eigenvectors: those of the first step, then, in every so many steps, a power iteration further."""
-    return where(t == 1, eigenvectors(square), where(t % frequency == 0, qr(square @ q), q))
+@rule
+def shampoo_of_rows(theta, g, left=slot(rank="left"), left_root=slot(rank="left"), *,
+                    lr=from_0(1e-1), eps=hyper(1e-6, above=0), precondition_frequency=hyper(1, low=1), t):
+    """Shampoo of vectors, and of matrices with too many columns (Anil et al., 2020): one matrix, its square root."""
+    left, left_root = _taken(left, g @ transpose(g), left_root, 2, eps, precondition_frequency, t)
+    return theta - lr * (left_root @ g), left, left_root
+
+
+@rule
+def shampoo_of_columns(theta, g, right=slot(rank="right"), right_root=slot(rank="right"), *,
+                       lr=from_0(1e-1), eps=hyper(1e-6, above=0), precondition_frequency=hyper(1, low=1), t):
+    """Shampoo of matrices with too many rows."""
+    right, right_root = _taken(right, transpose(g) @ g, right_root, 2, eps, precondition_frequency, t)
+    return theta - lr * (g @ right_root), right, right_root
+
+
+@rule
+def shampoo_of_elements(theta, g, sum, *, lr=from_0(1e-1), eps=hyper(1e-6, above=0)):
+    """Shampoo of what is too long on both sides: the diagonal of its matrix, as in Adagrad."""
+    sum = sum + g**2
+    return theta - lr * g / (sqrt(sum) + eps), sum
+
+
+# SOAP --------------------------------------------------------------------------------------------------
+
+
+def _times(x, left, right):
+    """Multiply a matrix by others on its sides, where there are such."""
+    x = x if left is None else left @ x
+    return x if right is None else x @ right
+
+
+def _turned(q):
+    return None if q is None else transpose(q)
+
+
+def _adam_in(q_left, q_right, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t):
+    """Return θ and the moments after Adam's step in these bases; the first step moves nothing."""
+    m = beta1 * exp_avg + where(t == 1, 0, (1 - beta1) * g)
+    v = beta2 * exp_avg_sq + where(t == 1, 0, (1 - beta2) * _times(g, _turned(q_left), q_right) ** 2)
+    ahead = _times(m, _turned(q_left), q_right) / (sqrt(v / (1 - beta2**t)) + eps)
+    step = lr / (1 - beta1**t) * _times(ahead, q_left, _turned(q_right))
+    return where(t == 1, theta, theta - step), m, v
+
+
+def _basis(q, square, product, beta, frequency, t):
+    """Return the average of products, and its eigenvectors.
+
+    They are those of the first step, then, in every so many steps, a power iteration further.
+    """
+    square = beta * square + (1 - beta) * product
+    return square, where(t == 1, eigenvectors(square), where(t % frequency == 0, qr(square @ q), q))
 
 
 @rule
 def soap(theta, g, exp_avg, exp_avg_sq, left=slot(rank="left"), right=slot(rank="right"),
          q_left=slot(rank="left", init="identity"), q_right=slot(rank="right", init="identity"), *,
          lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.95), shampoo_beta=below_1(0.95), eps=from_0(1e-8),
-         frequency=hyper(10, low=1), t):
+         precondition_frequency=hyper(10, low=1), t):
     """SOAP (Vyas et al., 2024): Adam in the basis of Shampoo's eigenvectors; the first step only finds that.
 
     Departures from the authors' code: eigenvectors keep their order when the basis is refreshed, and the first
-    step counts, for corrections and `frequency`.
+    step counts, for corrections and `precondition_frequency`.
     """
-    m = beta1 * exp_avg + where(t == 1, 0, (1 - beta1) * g)
-    v = beta2 * exp_avg_sq + where(t == 1, 0, (1 - beta2) * (transpose(q_left) @ g @ q_right) ** 2)
-    ahead = transpose(q_left) @ m @ q_right / (sqrt(v / (1 - beta2**t)) + eps)
-    step = lr / (1 - beta1**t) * (q_left @ ahead @ transpose(q_right))
-    left = shampoo_beta * left + (1 - shampoo_beta) * (g @ transpose(g))
-    right = shampoo_beta * right + (1 - shampoo_beta) * (transpose(g) @ g)
-    bases = _basis(q_left, left, frequency, t), _basis(q_right, right, frequency, t)
-    return where(t == 1, theta, theta - step), m, v, left, right, *bases
+    new, m, v = _adam_in(q_left, q_right, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
+    left, q_left = _basis(q_left, left, g @ transpose(g), shampoo_beta, precondition_frequency, t)
+    right, q_right = _basis(q_right, right, transpose(g) @ g, shampoo_beta, precondition_frequency, t)
+    return new, m, v, left, right, q_left, q_right
+
+
+@rule
+def soap_of_rows(theta, g, exp_avg, exp_avg_sq, left=slot(rank="left"), q_left=slot(rank="left", init="identity"), *,
+                 lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.95), shampoo_beta=below_1(0.95),
+                 eps=from_0(1e-8), precondition_frequency=hyper(10, low=1), t):
+    """SOAP of matrices with too many columns: these keep their basis."""
+    new, m, v = _adam_in(q_left, None, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
+    return new, m, v, *_basis(q_left, left, g @ transpose(g), shampoo_beta, precondition_frequency, t)
+
+
+@rule
+def soap_of_columns(theta, g, exp_avg, exp_avg_sq, right=slot(rank="right"),
+                    q_right=slot(rank="right", init="identity"), *,
+                    lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.95), shampoo_beta=below_1(0.95),
+                    eps=from_0(1e-8), precondition_frequency=hyper(10, low=1), t):
+    """SOAP of matrices with too many rows: these keep their basis."""
+    new, m, v = _adam_in(None, q_right, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
+    return new, m, v, *_basis(q_right, right, transpose(g) @ g, shampoo_beta, precondition_frequency, t)
