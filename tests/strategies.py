@@ -209,7 +209,8 @@ def run(plan: Plan, data: Problem, kind: str, dtype: torch.dtype = torch.float64
         kernel = CpuKernel(program)
         if kind == "plain":
             kernel._function = cache.plain(kernel.source)
-        with mock.patch.object(lots, "CACHED", 0):  # a lot for each tensor, where tensors need not wait for each other
+        # A lot for each tensor, where tensors need not wait for each other.
+        with mock.patch.object(lots, "CACHED", 0), mock.patch.object(torch, "get_num_threads", return_value=1):
             batch = kernel.batch(arrays, rows, None, where)
     with np.errstate(all="ignore"):
         batch.step(hyper)

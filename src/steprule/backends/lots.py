@@ -2,6 +2,9 @@
 
 Where nothing is reduced over all tensors, no tensor waits for another; a second pass then finds in the cache what the
 first has read. How tensors are cut into chunks, and in which order these are combined, is as without lots.
+
+Threads that share a pass wait for each other at its end. With lots there are more such ends, and where other processes
+take the processors away, each of them is a long wait. So there are lots only where torch has one thread.
 """
 
 from __future__ import annotations
@@ -17,20 +20,19 @@ from ..plan.program import Program
 from .base import Batch, Gradients, Table
 
 CACHED = 4 << 20
-"""Bytes of a lot for each thread of torch: with all threads' together it fits into the caches of usual processors."""
+"""Bytes of a lot, which usual processors have caches for."""
 
 
 def lots(program: Program, sizes: Sequence[int]) -> list[slice]:
     """Share tensors of so many elements out among lots, in their order; one that is larger than a lot is one."""
     places = [slice(0, len(sizes))]
-    if len(program.loops) == 1 or not program.plan.apart:
+    if len(program.loops) == 1 or not program.plan.apart or torch.get_num_threads() > 1:
         return places
     each = sum(array.format.bytes for array in dict.fromkeys(own for loop in program.loops for own in loop.arrays))
-    room = CACHED * torch.get_num_threads()
     held = 0.0
     for tensor, size in enumerate(sizes):
         held += size * each
-        if held > room and tensor > places[-1].start:
+        if held > CACHED and tensor > places[-1].start:
             places[-1:] = [slice(places[-1].start, tensor), slice(tensor, len(sizes))]
             held = size * each
     return places
