@@ -41,7 +41,7 @@ class _Member(NamedTuple):
     def holds(self, slot: Slot) -> bool:
         """Whether it has a number; what is none, binding refuses in words."""
         value = self.state.get(slot.name)
-        return value is not None and not slot_flaw(slot, value, self.parameter.shape) and present(value)
+        return value is not None and not slot_flaw(slot, value, ()) and present(value)
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def _has_some(chosen: Kernels) -> bool:
 
 def _formulas(chosen: Kernels) -> list[Kernels]:
     """List what runs for tensors of a group, of whatever shape."""
-    return [chosen] if chosen.flat is None else [chosen, chosen.flat]
+    return [chosen, *(own for _, own in chosen.others)]
 
 
 def _check_device(kernels: Kernels, slot: Slot, members: Sequence[_Member]) -> None:
