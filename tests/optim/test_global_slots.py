@@ -99,6 +99,7 @@ def test_a_number_is_written_after_all_tensors_also_where_they_take_their_steps_
     def counting(theta, g, n=slot(rank="global"), k=slot(rank="tensor"), *, lr=0.1):
         return theta - lr * g / sr.norm(g), n + 1, k + n
 
+    torch.set_num_threads(1)
     monkeypatch.setattr(lots, "CACHED", 0)
     parameters = make((3,), (2,), (4,))
     optimizer = counting.optimizer(parameters)
