@@ -277,8 +277,9 @@ def run(
         for batch in walking:
             batch.call(index)
             batch.sweep(index)
-        for batch in walking if join else ():
-            join(batch, batch.plan.passes[index])
+        if join is not None:
+            for batch in walking:
+                join(batch, batch.plan.passes[index])
         _share_totals([(batch, batch.plan.passes[index]) for batch in walking])
         if any(batch.refuses(index) for batch in walking):
             return False

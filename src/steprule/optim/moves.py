@@ -64,7 +64,8 @@ def move(owner: Owner, ways: Iterable[Way]) -> None:
     A parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
     """
     order = {p: place for place, p in enumerate(p for group in owner.param_groups for p in group["params"])}
-    moving = {one.batch: one for one in (_Moving(owner, way, order) for way in ways if way.pairs)}
+    made = (_Moving(owner, way, order) for way in ways if way.pairs)
+    moving: dict[Batch, _Moving] = {one.batch: one for one in made}
 
     def join(batch: Batch, item: Pass) -> None:
         """Complete what a pass has reduced of all tensors, of which each process has parts."""
