@@ -35,9 +35,9 @@ def walking(theta, g, m, k=slot(rank="tensor"), n=slot(rank="global"), *, lr=1.0
 
 
 @rule
-def apart(theta, g, m, k=slot(rank="tensor"), *, lr=1.0, t):
+def apart(theta, g, m, k=slot(rank="tensor"), n=slot(rank="tensor"), *, lr=1.0, t):
     """Do the same where no tensor waits for another: the sum over all three is three times that of each."""
-    return theta + lr * t / t * sr.mean(g), m + 1, k + 3 * sr.sum(g)
+    return theta + lr * t / t * sr.mean(g), m + 1, k + 3 * sr.sum(g), n + 1
 
 
 class Interrupt:
