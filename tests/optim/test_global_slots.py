@@ -245,6 +245,12 @@ def test_each_formula_of_an_optimiser_has_a_number_of_its_own_which_the_explanat
     optimizer.step()
     assert len({id(one) for one in cells(optimizer, "total")}) == 2
     assert "bytes for all tensors" not in str(sr.explain(sr.board.adam))
+    optimizer = sr.optim.DoG([{"params": first}, {"params": second}], backend="eager")
+    for count in (1, 2):  # a group that gets another formula goes on from the number that it had
+        fill_gradients([*first, *second])
+        optimizer.step()
+        assert len({id(one) for one in cells(optimizer, "total")}) == count
+        optimizer.param_groups[1]["maximize"] = True
 
 
 def test_tensors_on_two_devices_are_refused() -> None:

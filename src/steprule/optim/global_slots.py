@@ -52,7 +52,7 @@ def unite(
 
     Raises `StateError` if two hold different numbers, naming them as they stand in a `document`.
     """
-    given = set(lacking)
+    given, taken = set(lacking), set[int]()
     for kernels, members in _members(choose, groups, states):
         for slot in kernels.plan.graph.global_slots:
             holders = [one for one in members if one.holds(slot)]
@@ -61,6 +61,8 @@ def unite(
                 continue
             _check_device(kernels, slot, [*holders, *new])
             number = _agreed(kernels, slot, holders, document) if holders else _started(kernels, slot, new[0])
+            number = number.clone() if id(number) in taken else number  # of parameters that another formula steps now
+            taken.add(id(number))
             for one in (*holders, *new):
                 one.state[slot.name] = number
 
