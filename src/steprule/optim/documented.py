@@ -28,7 +28,8 @@ MEANINGS = {
     "rule": 'a rule or a chain, as steprule.board.adam; a group may have another under the key "rule". Or rules by '
             'role, as {"hidden": a_rule, "rest": another}, for a model',
     "roles": "roles of parameters of the model that its modules do not show, or show otherwise: names of parameters or "
-             'modules, or patterns, as {"lm_head": "head", "*.A_log": "vector"}',
+             'modules, or patterns, as {"lm_head": "head", "*.A_log": "vector"}; with the matrices in a tensor, as '
+             '{"*.qkv_proj": ("qkv", (64, 16, 16))}, which a group says by "splits"',
     "hyper": "hyperparameters of the rules and of the clipping, the defaults of every group that has such ones",
     "lr": "the learning rate, how far a step goes; at least 0",
     "betas": "how much is kept a step of the average gradient, and of its square; each from 0, below 1",

@@ -12,6 +12,7 @@ from ..zoo import matrices
 from .classes import Betas
 from .cut import cut_of
 from .groups import RULE
+from .roles import Declared
 from .tensors import label
 from .torch_classes import Number, Own, declared
 from .whole import BETAS, ROLES, WholeModel
@@ -102,7 +103,7 @@ class Muon(_Orthogonal):
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, weight_decay: Number = 0.1, momentum: Number = 0.95,
                  nesterov: bool = True, ns_coefficients: Coefficients = COEFFICIENTS, eps: Number = 1e-7,
                  ns_steps: int = 5, adjust_lr_fn: str | None = None, *, gram: bool = False,
-                 cautious_decay: bool = False, betas: Betas = (0.9, 0.999), roles: Mapping[str, str] | None = None,
+                 cautious_decay: bool = False, betas: Betas = (0.9, 0.999), roles: Mapping[str, Declared] | None = None,
                  **own: Unpack[Own]) -> None: ...  # fmt: skip
 
     def _of_a_model(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class NorMuon(_Orthogonal):
     def __init__(self, params: Iterable[Any], lr: Number = 1e-3, weight_decay: Number = 0.1, momentum: Number = 0.95,
                  beta2: Number = 0.95, nesterov: bool = True, ns_coefficients: Coefficients = COEFFICIENTS,
                  eps: Number = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *, gram: bool = False,
-                 cautious_decay: bool = False, betas: Betas = (0.9, 0.999), roles: Mapping[str, str] | None = None,
+                 cautious_decay: bool = False, betas: Betas = (0.9, 0.999), roles: Mapping[str, Declared] | None = None,
                  **own: Unpack[Own]) -> None: ...  # fmt: skip
 
 

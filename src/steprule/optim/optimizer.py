@@ -18,7 +18,7 @@ from .gauges import Gauging, merged
 from .groups import RULE, check_rule_keys, routed
 from .in_backward import Releasing
 from .options import NAMES, Option, Options, State
-from .roles import Route, grouped
+from .roles import Declared, Route, grouped
 from .rules import Rules
 from .settings import plain, told
 from .shards import distributed
@@ -59,7 +59,7 @@ class Optimizer(Releasing, Gauging):
         params: Iterable[Any] | torch.nn.Module,
         rule: Formula | Mapping[str, Formula],
         *,
-        roles: Mapping[str, str] | None = None,
+        roles: Mapping[str, Declared] | None = None,
         clip: Formula | float | None = None,
         nonfinite: str = "propagate",
         backend: str | None = None,

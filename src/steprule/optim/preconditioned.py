@@ -17,6 +17,7 @@ from ..zoo import matrices
 from ..zoo.adam import adam
 from .classes import Betas
 from .groups import RULE
+from .roles import Declared
 from .settings import plain
 from .torch_classes import Instead, Number, Own, TorchOptimizer, declared, is_flat
 from .whole import ROLES, WholeModel
@@ -106,7 +107,7 @@ class SOAP(WholeModel):
     def __init__(self, params: Iterable[Any], lr: Number = 3e-3, betas: Betas = (0.95, 0.95),
                  shampoo_beta: Number = 0.95, eps: Number = 1e-8, weight_decay: Number = 0.01,
                  precondition_frequency: int = 10, max_precond_dim: int = 10000, *, cautious_decay: bool = False,
-                 roles: Mapping[str, str] | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
+                 roles: Mapping[str, Declared] | None = None, **own: Unpack[Own]) -> None: ...  # fmt: skip
 
     def _of_adam(self, given: dict[str, Any]) -> dict[str, Any]:
         return {name: given[name] for name in ("betas", "eps", "cautious_decay")}
