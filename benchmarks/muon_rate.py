@@ -74,37 +74,44 @@ def reduced(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _task(made: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Return a task's losses at the rates that both optimisers have tried with every seed."""
     keys = {one["key"]: one for one in made["optimizers"]}
+    rows = [row for row in made["results"] if row["task"] == task["name"]]
+    settings = {keys[row["optimizer"]]["name"]: keys[row["optimizer"]]["hyperparameters"] for row in rows}
+    tried = {keys[row["optimizer"]]["name"]: _runs(row) for row in rows}
+    seeds = made["protocol"]["tuning_seeds"]
+    shared = set.intersection(*({lr for lr, runs in own.items() if len(runs) == len(seeds)} for own in tried.values()))
+    rates = sorted(shared)
     arms = {
-        keys[row["optimizer"]]["name"]: _arm(row, keys[row["optimizer"]]["hyperparameters"])
-        for row in made["results"]
-        if row["task"] == task["name"]
+        name: {
+            "settings": settings[name],
+            **{loss: [_losses(tried[name][lr], loss) for lr in rates] for loss in LOSSES},
+        }
+        for name in ARMS
     }
-    names = ("name", "network", "parameters", "budget")
-    told = {**{name: task[name] for name in names}, "seeds": made["protocol"]["tuning_seeds"], "arms": arms}
+    told = {name: task[name] for name in ("name", "network", "parameters", "budget")}
+    told |= {"seeds": seeds, "rates": rates, "arms": arms}
     return {**told, "best": {loss: best_of(told, loss) for loss in LOSSES}}
 
 
-def _arm(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return an optimiser's losses at every rate, by seed; a run that did not finish has none."""
-    runs = sorted((run for run in row["runs"] if run["phase"] == "tuning"), key=lambda run: (run["lr"], run["seed"]))
-    rates = list(dict.fromkeys(run["lr"] for run in runs))
-    return {
-        "settings": settings,
-        "rates": rates,
-        **{
-            name: [
-                [run[name] if run["status"] == "finished" else None for run in runs if run["lr"] == lr] for lr in rates
-            ]
-            for name in LOSSES
-        },
-    }
+def _runs(row: dict[str, Any]) -> dict[float, list[dict[str, Any]]]:
+    """Return an optimiser's tuning runs by rate, each in the order of seeds."""
+    found: dict[float, list[dict[str, Any]]] = {}
+    for run in sorted(row["runs"], key=lambda run: run["seed"]):
+        if run["phase"] == "tuning":
+            found.setdefault(run["lr"], []).append(run)
+    return found
+
+
+def _losses(runs: list[dict[str, Any]], loss: str) -> list[float | None]:
+    """Return the losses at the end; a run that did not finish has none."""
+    return [run[loss] if run["status"] == "finished" else None for run in runs]
 
 
 def best_of(task: dict[str, Any], loss: str) -> dict[str, dict[str, float]]:
     """Return the best rates of a task by one of the losses; rates at which either arm lost a run do not count."""
     arms = task["arms"]
-    rows = zip(arms["adamw"]["rates"], *(arms[name][loss] for name in ARMS), strict=True)
+    rows = zip(task["rates"], *(arms[name][loss] for name in ARMS), strict=True)
     whole = [(lr, adamw, muon) for lr, adamw, muon in rows if None not in (*adamw, *muon)]
     return with_spread(
         [lr for lr, *_ in whole], {"adamw": [one[1] for one in whole], "muon": [one[2] for one in whole]}
@@ -178,7 +185,7 @@ def section(record: dict[str, Any]) -> str:
         "",
         f"{first['hardware']['processor']}, {versions}. {first['started'][:10]}",
         "",
-        *(f"- `{study['command']}`" for study in record["studies"]),
+        *(f"- `{study['command']}`" + ("" if study["complete"] else ", not to its end") for study in record["studies"]),
         "",
         *textwrap.wrap(_ABOUT.format(seeds=len(tasks[0]["seeds"])), 120),
         "",
@@ -218,13 +225,13 @@ def _interval(value: dict[str, float]) -> str:
 
 
 def _median_at(task: dict[str, Any], name: str, loss: str, lr: float) -> float:
-    arm = task["arms"][name]
-    return median(math.inf if one is None else one for one in arm[loss][arm["rates"].index(lr)])
+    losses = task["arms"][name][loss][task["rates"].index(lr)]
+    return median(math.inf if one is None else one for one in losses)
 
 
 def _kept(task: dict[str, Any], name: str, loss: str) -> float:
     """Return the rate of the grid that has the least median loss."""
-    return min(task["arms"][name]["rates"], key=lambda lr: _median_at(task, name, loss, lr))
+    return min(task["rates"], key=lambda lr: _median_at(task, name, loss, lr))
 
 
 def _reused(tasks: list[dict[str, Any]]) -> list[str]:
@@ -295,7 +302,7 @@ def _curve(axes: Any, task: dict[str, Any], name: str, loss: str, colour: str) -
     arm = task["arms"][name]
     whole = [
         (lr, *quantiles(row, method="inclusive"))
-        for lr, row in zip(arm["rates"], arm[loss], strict=True)
+        for lr, row in zip(task["rates"], arm[loss], strict=True)
         if None not in row
     ]
     rates, low, middle, high = zip(*whole, strict=True)

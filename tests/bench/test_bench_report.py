@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,41 @@ def test_ratios_are_worded(report):
     assert report.ratio_of(0.9996) == "**1.000 ▼**"
     assert report.time_of(12.345) == "12.3 µs"
     assert report.time_of(12345.0) == "12.3 ms"
+
+
+@pytest.mark.null
+def test_the_best_rate_is_where_a_parabola_is_least_and_a_ratio_too_far_is_marked(report):
+    """Losses are exact parabolas of the rate's logarithm, each seed's 10 % apart, Muon's best twice AdamW's."""
+    rate = report.beside("muon_rate")
+    rates, best = [0.001 * 2**place for place in range(6)], {"adamw": 0.0051, "muon": 0.0102}
+    runs = {
+        name: [
+            {"lr": lr, "seed": seed, "phase": phase, "status": "finished"}
+            | dict.fromkeys(rate.LOSSES, 1.1**seed * math.exp(math.log(lr / at) ** 2))
+            for lr in [*rates, *([0.064] if name == "muon" else [])]  # which AdamW has not tried yet
+            for seed, phase in ((1, "tuning"), (0, "tuning"), (100, "report"))
+        ]
+        for name, at in best.items()
+    }
+    task = {"name": "a-task", "network": "", "parameters": 1, "budget": {"iterations": 3, "batch_size": 2}}
+    made = {
+        "command": "steprule compare", "started": "2026-01-01T", "seconds": 1.0, "complete": False, "git": None,
+        "versions": dict.fromkeys(("steprule", "torch", "numba"), "1"), "hardware": {"processor": "a CPU"},
+        "protocol": {"tuning_seeds": [0, 1]}, "tasks": [task],
+        "optimizers": [{"key": f"{name} · x", "name": name, "hyperparameters": {}} for name in best],
+        "results": [{"task": "a-task", "optimizer": f"{name} · x", "runs": own} for name, own in runs.items()],
+    }  # fmt: skip
+    record = rate.reduced([made])
+    (found,) = rate.tasks_of(record)
+    assert found["rates"] == pytest.approx(rates)
+    assert found["arms"]["muon"]["validation_loss"][0][1] == pytest.approx(1.1 * math.exp(math.log(10.2) ** 2))
+    told = found["best"]["validation_loss"]
+    for name, value in (*best.items(), ("ratio", 2.0)):
+        assert [told[name][part] for part in ("middle", "low", "high")] == pytest.approx([value] * 3)
+    assert rate.best_rate([1, 2, 4], [[3.0], [2.0], [1.0]]) == 4  # an end of the grid
+    for name in best:
+        found["arms"][name]["step_lengths"] = [0.2] * 5
+    page = rate.section(record)
+    assert "**▼ Not within a factor of 1.5 by the validation loss: a-task.**" in page
+    assert "| 0.0051 [0.0051, 0.0051] | 0.01 [0.01, 0.01] | **2 [2, 2] ▼** |" in page
+    assert "`steprule compare`, not to its end" in page
