@@ -81,7 +81,8 @@ class Muon(_Orthogonal):
 
     Iterations are in bfloat16, as torch's are, unless parameters are float64; there torch's are in bfloat16, too.
 
-    Given a model, it steps all of it: hidden matrices and convolutions so, the rest by AdamW. AdamW's `lr` suits both.
+    Given a model, it steps all of it: hidden matrices and convolutions so, the rest by AdamW. One `lr` is for both: a
+    step of matrices is 0.2 of it, in the root mean square, about as long as AdamW's. BENCHMARKS.md has the best ones.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> opt = sr.optim.Muon(model, lr=1e-3)
