@@ -37,6 +37,8 @@ FORMULAS = [
 RECORD = HERE / "records" / "gpu-kernels.json"
 COMMAND = "make gpu-kernels"
 ARCHES = (80, 90, 100)
+LAUNCHED = r"(?:begin|finish|finish_all|write_lines|(?:lines|pass|parts|end|total)_\d+)"
+"""What kernels are called; other functions of a module are called by them."""
 BITS = {"int8": 8, "uint8": 8, "int16": 16, "float16": 16, "bfloat16": 16}
 """Of an element in memory, if not 32."""
 
@@ -75,7 +77,7 @@ def _written(path: Path, kind: type[ast.FunctionDef | ast.Assign]) -> dict[str, 
 
 def options_of(source: str, real: str = "float32") -> dict[str, Any]:
     """Return what the kernels of a module are compiled with."""
-    from steprule.backends.triton_dialect import Build
+    from steprule.backends.triton_build import Build
 
     grouped = "blocks_of(" in source
     return Build().fitting(grouped).options(real, grouped=grouped)
@@ -111,9 +113,10 @@ def kernels_of(source: str, name: str) -> dict[str, Any]:
     from steprule.backends.cache import execute
 
     module = execute(source, re.sub(r"\W", "_", name))
-    launched = re.compile(r"(begin|finish|(pass|end)_\d+)")
     return {
-        own: part for own, part in module.items() if isinstance(part, triton.JITFunction) and launched.fullmatch(own)
+        own: part
+        for own, part in module.items()
+        if isinstance(part, triton.JITFunction) and re.fullmatch(LAUNCHED, own)
     }
 
 
@@ -123,10 +126,13 @@ def measured_all(source: str, name: str, arches: tuple[int, ...] = ARCHES) -> di
     for own, function in kernels_of(source, name).items():
         text = re.split(rf"\ndef {own}\(", source)[1].split("\n\n\n")[0]
         types = dict(re.findall(r"(\w+)_at = at\(.*?, tl\.(\w+)\)\n", text))
-        bits = [BITS.get(types[array], 32) for array in re.findall(r"\bread\((\w+)_(?:at|here)\b", text)]
+        moved = {}
+        for word in ("read", "write"):
+            arrays = re.findall(rf"\b{word}\((\w+)_(?:at|here)\b", text)
+            moved[word] = [BITS.get(types[array], 32) for array in arrays]
         for arch in arches:
             cubin = compiled(function, arch, options_of(source))["cubin"]
-            found.setdefault(own, {})[f"sm_{arch}"] = measured(cubin, bits)
+            found.setdefault(own, {})[f"sm_{arch}"] = measured(cubin, moved["read"], moved["write"])
     return found
 
 
@@ -141,8 +147,8 @@ def _told(tool: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def measured(cubin: bytes, arrays: list[int]) -> dict[str, Any]:
-    """Count in machine code; of every array in `arrays`, so many bits are read an element."""
+def measured(cubin: bytes, arrays: list[int], written: list[int]) -> dict[str, Any]:
+    """Count in machine code; of every array in `arrays`, so many bits are read an element, and of others `written`."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -153,11 +159,14 @@ def measured(cubin: bytes, arrays: list[int]) -> dict[str, Any]:
     registers = re.search(r"REG:(\d+)", used)
     assert registers, used
     spills = sum(bool(re.search(r"\b(LDL|STL)\b", done)) for _, done in lines)
-    return {"registers": int(registers[1]), "spills": spills, **walk(lines, arrays)}
+    return {"registers": int(registers[1]), "spills": spills, **walk(lines, arrays, written)}
 
 
-def walk(lines: list[tuple[int, str]], arrays: list[int]) -> dict[str, Any]:
-    """Count in the loop over whole blocks, which is the one that has the widest loads."""
+def walk(lines: list[tuple[int, str]], arrays: list[int], written: list[int]) -> dict[str, Any]:
+    """Count in the loop over whole blocks, which is the one that has the widest loads.
+
+    Numbers of rows are read and written there, too: the least widths are not of them.
+    """
     loops: list[list[str]] = []
     for place, done in lines:
         branch = re.search(r"\bBRA(?:\.U)?\b.*?(0x[0-9a-f]+)", done)
@@ -168,7 +177,16 @@ def walk(lines: list[tuple[int, str]], arrays: list[int]) -> dict[str, Any]:
     loop = max(loops, key=lambda own: (max(widths := [_width(one, "LDG") for one in own]), sum(widths), -len(own)))
     loads, stores = ([bits for own in loop if (bits := _width(own, kind))] for kind in ("LDG", "STG"))
     elements = sum(bits for bits in loads if bits == max(loads)) / sum(bits for bits in arrays if bits == max(arrays))
-    return {"load": min(loads), "store": min(stores, default=0), "instructions": round(len(loop) / elements, 1)}
+    least = [_least(widths, [bits * elements for bits in own]) for widths, own in ((loads, arrays), (stores, written))]
+    return {"load": least[0], "store": least[1], "instructions": round(len(loop) / elements, 1)}
+
+
+def _least(widths: list[int], moved: list[float]) -> int:
+    """Return the least width of accesses that move so many bits of each array; what moves less than any is of none."""
+    left, own = sum(moved), sorted(widths, reverse=True)
+    while left > 0 and own:
+        left -= (least := own.pop(0))
+    return 0 if not moved else least if sum(own) < min(moved) else own[-1]
 
 
 def _width(done: str, kind: str) -> int:

@@ -172,8 +172,8 @@ def _launches(played: Played, stack: ExitStack) -> None:
 def rehearsing() -> Generator[None]:
     """Play a GPU within."""
     from steprule.backends import BACKENDS
+    from steprule.backends.triton_build import Build, building
     from steprule.backends.triton_device import DEVICES, MainMemory, Now
-    from steprule.backends.triton_dialect import Build, building
 
     played = Played()
 

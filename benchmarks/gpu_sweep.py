@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_parts import NO_GPU, Results, asked, facts, host_and_device, none_here, row
 
 import steprule as sr
-from steprule.backends.triton_dialect import Build, building
+from steprule.backends.triton_build import Build, building
 
 WHERE = "benchmarks/gpu_sweep.py"
 DTYPES = (torch.float32, torch.bfloat16)

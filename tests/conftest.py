@@ -60,7 +60,7 @@ def fixed_seeds():
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Let chunks, blocks and rows be so short that a few elements and tensors fill several; yield a chunk's length."""
     from steprule.backends import numba_cpu
-    from steprule.backends.triton_dialect import Build, building
+    from steprule.backends.triton_build import Build, building
 
     monkeypatch.setattr(numba_cpu, "CHUNK", 8)
     with building(Build(chunk=8, block=4, rows=2)):

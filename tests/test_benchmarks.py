@@ -30,6 +30,7 @@ SASS = """
         /*0020*/                   LDG.E.128 R12, desc[UR4][R10.64] ;                      /* 0x03 */
         /*0030*/                   FADD R4, R4, R12 ;                                      /* 0x04 */
         /*0040*/                   STG.E.128 desc[UR4][R8.64], R4 ;                        /* 0x05 */
+        /*0048*/                   LDG.E R16, desc[UR4][R4.64] ;                           /* 0x05 */
         /*0050*/              @!P0 BRA 0x0010 ;                                            /* 0x06 */
         /*0060*/                   LDG.E R2, desc[UR4][R4.64] ;                            /* 0x07 */
         /*0070*/               @P1 BRA 0x0060 ;                                            /* 0x08 */
@@ -42,9 +43,18 @@ SASS = """
 def test_machine_code_is_counted_in_the_loop_with_the_widest_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"-res-usage": " Function pass_0:\n  REG:24 STACK:0", "-sass": SASS}
     monkeypatch.setattr(gpu_kernels, "_told", lambda _tool, asked, _file: told[asked])
-    wide = {"load": 128, "store": 128, "instructions": 1.2}
-    assert gpu_kernels.measured(b"", arrays=[32, 32]) == {"registers": 24, "spills": 1, **wide}
-    assert gpu_kernels.measured(b"", arrays=[]) == {"registers": 24, "spills": 1}
+    wide = {"load": 128, "store": 128, "instructions": 1.5}
+    assert gpu_kernels.measured(b"", [32, 32], [32]) == {"registers": 24, "spills": 1, **wide}, "a row's number is not"
+    assert gpu_kernels.measured(b"", [32, 32], []) == {"registers": 24, "spills": 1, **wide, "store": 0}
+    assert gpu_kernels.measured(b"", [], []) == {"registers": 24, "spills": 1}
+    line = next(line for line in SASS.splitlines() if "R16" in line)
+    halves = SASS.replace(
+        line, "\n".join(line.replace("0048", at).replace("LDG.E", "LDG.E.64") for at in ("0048", "004c"))
+    )
+    monkeypatch.setitem(told, "-sass", halves)
+    assert gpu_kernels.measured(b"", [32, 32, 32], [32])["load"] == 64, "one of three arrays"
+    monkeypatch.setitem(told, "-sass", halves.replace("LDG.E.128 R12", "FADD R12"))
+    assert gpu_kernels.measured(b"", [32, 32], [32])["load"] == 64
 
 
 @pytest.mark.null

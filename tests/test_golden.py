@@ -36,21 +36,20 @@ FEW_BITS: dict[str, tuple[str, dict[str, Any]]] = {
 """Parameters and options of kernels beside those in float32, by what their names end in."""
 
 
-UNCOMPILED = {"mars", "mars_exact", "sgld", "signum", "stable_adamw"}
-"""Rules of papers of whose GPU kernels there is no record, so that they have no golden ones at all; nor have those of
-`zoo.free` and `zoo.matrices`, and of `zoo.factored` only Adafactor has one."""
-
-
 def programs() -> dict[str, Formula]:
-    """List the other rules of the zoo, one clipping in front of one of them, and some with state of few bits."""
+    """List rules of the zoo, one clipping in front of one of them, and some with state of few bits.
+
+    There are none of `zoo.free` and `zoo.matrices`, whose GPU kernels nobody has compiled for the record.
+    """
     found: dict[str, Formula] = {}
     for module in (board, descent, adaptive, adam, papers):
         family = module.__name__.rpartition(".")[2]
         for name, value in sorted(vars(module).items()):
             alone = isinstance(value, Formula) and not isinstance(value, Transform) and value.name == name
-            if alone and name not in UNCOMPILED:
+            if alone:
                 found[f"{family}.{name}"] = value
-    found["factored.adafactor"] = factored.adafactor
+    of_rows = [factored.adafactor, factored.adafactor_of_vectors, factored.adam_mini, factored.came, factored.sm3]
+    found |= {f"factored.{rule.name}": rule for rule in of_rows}
     found["clip_global_norm.adam"] = chain(sr.clip_global_norm(max_norm=1.0), adam.adam)
     narrow = [("adam.adam", "8bit"), ("papers.lion", "8bit"), ("clip_global_norm.adam", "seven_bytes")]
     return found | {f"{name}.{options}": found[name] for name, options in narrow}

@@ -10,7 +10,7 @@ from triton.runtime.interpreter import TensorHandle
 
 import steprule as sr
 from steprule import board, chain
-from steprule.backends.triton_dialect import Build, building
+from steprule.backends.triton_build import Build, building
 from steprule.backends.triton_gpu import interpreted
 
 pytestmark = [

@@ -9,7 +9,7 @@ import torch
 
 import steprule as sr
 from steprule import board, chain, errors
-from steprule.backends.triton_dialect import Build, building
+from steprule.backends.triton_build import Build, building
 from steprule.backends.triton_gpu import TritonKernel, interpreted
 from steprule.plan.program import lowered
 from steprule.plan.schedule import schedule

@@ -5,6 +5,7 @@ A chunk is made short, so that few elements make many; and so are blocks and row
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,13 @@ class Device:
     """A Triton batch of tensors that all have hyperparameters, counts and host slots of their own."""
 
     def __init__(
-        self, program: Any, *, dtype: torch.dtype = torch.float64, guarded: bool = False, misaligned: bool = False
+        self,
+        program: Any,
+        shapes: Sequence[tuple[int, ...]] = tuple((size,) for size in FEW_SIZES),
+        *,
+        dtype: torch.dtype = torch.float64,
+        guarded: bool = False,
+        misaligned: Collection[int] = (),
     ) -> None:
         self.program, self.dtype = program, dtype
         self.plan: Plan = schedule(program.graph, guarded=guarded)
@@ -158,9 +165,9 @@ class Device:
         rng = np.random.default_rng(1)
         graph = program.graph
         self.arrays = [
-            {"theta": self.rounded(rng.normal(size=size)), "g": self.rounded(rng.normal(size=size)),
-             **{s.name: self.rounded(rng.normal(size=size)) for s in graph.element_slots}}
-            for size in FEW_SIZES
+            {name: self.rounded(rng.normal(size=rank.shape(shape)))
+             for name, rank in graph.ranks.items() if rank > Rank.TENSOR}
+            for shape in shapes
         ]  # fmt: skip
         self.numbers: list[dict[str, float]] = []
         for row, own in enumerate(self.arrays):
@@ -171,7 +178,7 @@ class Device:
         self.hosts = ["t", *(s.name for s in graph.slots if s.rank is Rank.HOST)]
         types = {s.name: single(dtype) if s.single else dtype for s in graph.slots}
         self.tensors = {
-            n: [self.tensor(own[n], types.get(n, dtype), misaligned) for own in self.arrays]
+            n: [self.tensor(own[n], types.get(n, dtype), row in misaligned) for row, own in enumerate(self.arrays)]
             for n in array_rows(self.plan)
         }
         before = [[number[name] - (name == "t") for name in self.hosts] for number in self.numbers]
@@ -187,7 +194,8 @@ class Device:
         values = torch.tensor(np.asarray(values), dtype=dtype, device=self.device)
         if not (misaligned and values.dim()):
             return values
-        return torch.cat([values.new_full((1,), 77.0), values, values.new_full((9,), 77.0)])[1 : 1 + values.numel()]
+        field = torch.cat([values.new_full((1,), 77.0), values.ravel(), values.new_full((9,), 77.0)])
+        return field[1 : 1 + values.numel()].view(values.shape)
 
     def step(self, gradients: list[np.ndarray] | None = None) -> None:
         if gradients is not None:

@@ -7,7 +7,7 @@ import pytest
 
 import steprule as sr
 from steprule.graph.evaluate import evaluate
-from steprule.plan.lines import cuts, tiles
+from steprule.plan.lines import cuts, strips, tiles
 from steprule.plan.schedule import schedule
 from strategies import Problem, run
 
@@ -45,16 +45,33 @@ def test_every_tile_gives_its_rows_and_columns_what_the_interpreter_does() -> No
 def test_tiles_are_all_of_each_matrix_once_whatever_its_form() -> None:
     small = [(50, 3), (1, 40), (40, 1), (3, 0), (0, 3), (1, 1)]
     large = [(7, 50_000), (50_000, 7), (50, 8193), (20, 8192)]
-    for length, views in ((8, small), (32_768, small + large)):
-        width, lines, pieces, bands = cuts(views, length)
-        found = tiles(views, length)
+    for length, wide, views in (
+        (8, 0, small),
+        (32_768, 0, small + large),
+        (32, 2, small),
+        (16_384, 256, small + large),
+    ):
+        width, lines, pieces, bands = cuts(views, length, wide)
+        found = tiles(views, length, wide)
         for index, (rows, columns) in enumerate(views):
             seen = np.zeros((rows, columns), dtype=np.int8)
             own = found[found[:, 0] == index]
             assert len(own) == pieces[index] * bands[index]
-            for _, start, count, wide, band, piece in own:
+            for _, start, count, across, band, piece in own:
                 line, column = divmod(start, columns)
                 assert (line, column) == (band * lines[index], piece * width[index])
-                seen[line : line + count // wide, column : column + wide] += 1
+                seen[line : line + count // across, column : column + across] += 1
             assert (seen == 1).all()
             assert bands[index] <= -(-rows // 16), "a band has 16 rows: it keeps a number a column"
+            assert not wide or (own[:, 3] <= wide).all()
+
+
+def test_strips_are_every_row_and_column_once() -> None:
+    views = [(50, 3), (0, 9), (3, 0), (0, 0), (8, 1)]
+    found = strips(views, 4)
+    assert (found[:, 2] > 0).all()
+    assert (found[:, 2] <= 4).all()
+    for index, counts in enumerate(views):
+        for axis, count in enumerate(counts):
+            own = found[(found[:, 0] == index) & (found[:, 3] == axis)]
+            assert [line for _, start, size, _ in own for line in range(start, start + size)] == list(range(count))

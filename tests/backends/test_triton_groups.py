@@ -9,7 +9,7 @@ from test_splits import ARRAYS, PROGRAM, Parts, bits, join, stepped, whole
 from watched import watched
 
 from steprule.backends.base import Place
-from steprule.backends.triton_dialect import Build
+from steprule.backends.triton_build import Build
 from steprule.backends.triton_gpu import TritonKernel, interpreted
 
 pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]

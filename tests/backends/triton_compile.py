@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from steprule import board, chain, clip_global_norm, rule
-from steprule.backends.triton_dialect import Build
+from steprule.backends.triton_build import Build
 from steprule.backends.triton_gpu import TritonKernel
 from steprule.graph.ops import OPS, Reducer, reduction
 from steprule.plan.program import lowered

@@ -16,7 +16,7 @@ import steprule as sr
 from fake_device import FakeDevice
 from steprule import columns, rademacher, rows, rule, where
 from steprule.backends import triton_device
-from steprule.backends.triton_dialect import Build, building
+from steprule.backends.triton_build import Build, building
 from steprule.backends.triton_gpu import interpreted
 from steprule.plan import groups
 

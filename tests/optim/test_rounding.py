@@ -16,7 +16,7 @@ from truth import bits, fill_gradients, make
 
 import steprule as sr
 from steprule import board, chain, rule, slot
-from steprule.backends.triton_dialect import Build, building
+from steprule.backends.triton_build import Build, building
 from steprule.backends.triton_gpu import interpreted
 from steprule.errors import HyperparameterError, RuleError
 

@@ -1,4 +1,4 @@
-"""Plans of rules with numbers that are one a row or column; no backend computes them yet, and each says so."""
+"""Plans of rules with numbers that are one a row or column."""
 
 from __future__ import annotations
 
@@ -90,10 +90,14 @@ def test_a_plan_in_which_rows_are_reduced_before_they_are_known_is_refused() -> 
         lowered(replace(few, passes=(replace(few.passes[0], reductions=()),)))
 
 
-def test_a_kernel_refuses_rows_at_its_door_where_its_language_lacks_them() -> None:
+def test_every_language_has_words_for_rows_and_one_that_lacks_them_refuses_at_its_door(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kernel in (EagerKernel, CpuKernel, TritonKernel):
+        assert kernel(lowered(factored())).program.plan.axes
+    monkeypatch.setattr(TritonKernel.dialect, "lines", False)
     with pytest.raises(BackendError, match=r"varies over (rows|columns)(?s:.*)help: backend=\"eager\" runs it"):
         TritonKernel(lowered(factored()))
-    assert all(kernel(lowered(factored())).program.plan.axes for kernel in (EagerKernel, CpuKernel))
     assert TritonKernel(lowered(schedule(board.adam.graph))).program.plan.axes == frozenset()
 
 

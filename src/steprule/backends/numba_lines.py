@@ -10,42 +10,22 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
-from ..graph.node import Node, Rank, topological
+from ..graph.node import Node, Rank
 from ..graph.ops import OPS
 from ..plan.lines import AXES, TILE
 from ..plan.program import Accumulate, Combine, Loop, Store
 from ..plan.schedule import walks
-from ..plan.storage import REMAINDER
+from .lined import PARTS, Lined
 from .numba_dialect import NumbaDialect
 from .numba_tables import ALL
 from .render import WIDE
 
-_COUNT = {Rank.ROW: "rows", Rank.COLUMN: "length"}
-_PARTS = {Rank.ROW: "pieces", Rank.COLUMN: "bands"}
-_SHAPE = ("length", "rows", "bands", "pieces", "lines")
 
-
-class NumbaLines(NumbaDialect):
+class NumbaLines(Lined, NumbaDialect):
     """Writes one kernel in Python, for Numba to compile."""
 
-    reserved = NumbaDialect.reserved | {*_SHAPE, *TILE, "turn"}
-    lines = True
+    reserved = NumbaDialect.reserved | {"rows", "bands", "pieces", *TILE, "turn"}
     ending: ClassVar[str] = f"tensor_count, chunk_count, {ALL}"
-
-    def _stretch(self, of: Mapping[Rank, Sequence[Node]], node: Node, part: str = "", start: str = "") -> str:
-        """Spell where numbers of a node begin, its results or what a part of its lines has reduced."""
-        kept, terms = self.program.laid, list[str]()
-        for table in (kept.reductions, kept.values):
-            for axis in AXES:
-                each = f"(1 + {_PARTS[axis]}) * {_COUNT[axis]}" if table is kept.reductions else _COUNT[axis]
-                found = table is of and axis is node.rank
-                count = of[axis].index(node) if found else len(table[axis])
-                terms += [f"{count} * {each}"] if count else []
-                if found:
-                    terms += [f"(1 + {part}) * {_COUNT[axis]}"] if part else []
-                    place = " + ".join([*terms, *([start] if start else [])])
-                    return f"lines + 8 * ({place})" if place else "lines"
-        raise AssertionError(node)
 
     def _reduced(self, node: Node, part: str = "", start: str = "") -> str:
         """Spell a pointer to what the elements of rows or columns are reduced to."""
@@ -54,10 +34,6 @@ class NumbaLines(NumbaDialect):
     def _values(self, node: Node) -> str:
         """Spell a pointer to the values of rows or columns that elements use."""
         return f"{self.real}_at({self._stretch(self.program.laid.values, node)})"
-
-    def _shape(self) -> None:
-        """Write what is known of the shape of the current tensor."""
-        self.source.line(*(f"{name} = {self._of(name)}" for name in _SHAPE))
 
     @contextmanager
     def _tensors(self) -> Generator[None]:
@@ -71,12 +47,6 @@ class NumbaLines(NumbaDialect):
             yield
         self.names = known
 
-    def _lower(self, roots: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-        """Split what roots need into numbers of the tensor, and what is computed for each row or column."""
-        leaves = {node for node in topological(roots) if node.rank <= Rank.TENSOR or node.reduces or node.array}
-        order = topological(roots, leaves)
-        return [n for n in order if n.rank <= Rank.TENSOR], [n for n in order if not n.rank <= Rank.TENSOR]
-
     @contextmanager
     def _line(self, axis: Rank, roots: Sequence[Node]) -> Generator[None]:
         """Open the loop over the rows or columns of a tensor, in which roots have values."""
@@ -88,7 +58,7 @@ class NumbaLines(NumbaDialect):
                 at[node] = self.fresh.fresh(f"{node.array or node.op}_at")
                 pointer = self._slot(node.array) if node.array else self._reduced(node)
                 self.source.line(f"{at[node]} = {pointer}")
-        with self.source.block(f"for place in range({_COUNT[axis]}):"):
+        with self.source.block(f"for place in range({self.extent[axis]}):"):
             for node in lines:
                 cell = f"{at[node]}[place]" if node in at else ""
                 text = self._finished(node, cell) if node.reduces else self._cast(cell, WIDE) if cell else ""
@@ -102,11 +72,6 @@ class NumbaLines(NumbaDialect):
         return self._point(name, array.format.dtype, "0")
 
     # Before a pass ---------------------------------------------------------------------------------
-
-    def _laid(self, loop: Loop) -> list[Node]:
-        """List the values of rows and columns that a pass is the first to use."""
-        before = {node for other in self.program.loops[: loop.index] for node in other.lines}
-        return [node for node in loop.lines if node not in before]
 
     def _pass_function(self, loop: Loop) -> None:
         if loop.lines:
@@ -138,9 +103,7 @@ class NumbaLines(NumbaDialect):
         self._shape()
         line(*(f"{name} = {self._of(name)}" for name in TILE))
         line("line, column = start // length, start % length")
-        arrays = {array.name: array.format.dtype for array in loop.arrays}
-        if self.graph.parameter in arrays and (beside := self.program.layout.parameter.beside):
-            arrays[REMAINDER] = beside
+        arrays = self._arrays(loop)
         of = {name: self.fresh.fresh(f"{name}_of") for name in arrays}
         line(*(f"{of[name]} = {self._address(name)}" for name in arrays))
         values = {node: self.fresh.fresh("values_at") for node in loop.lines}
@@ -201,11 +164,11 @@ class NumbaLines(NumbaDialect):
     def _combine_lines(self, node: Node) -> None:
         """Combine the parts of each row or column in their order."""
         result, parts, each = (self.fresh.fresh(name) for name in ("result", "parts_at", "part"))
-        line, places = self.source.line, f"for place in range({_COUNT[node.rank]}):"
+        line, places = self.source.line, f"for place in range({self.extent[node.rank]}):"
         line(f"{result} = {self._reduced(node)}")
         with self.source.block(places):
             line(f"{result}[place] = {self._running(node)}")
-        with self.source.block(f"for {each} in range({_PARTS[node.rank]}):"):
+        with self.source.block(f"for {each} in range({PARTS[node.rank]}):"):
             line(f"{parts} = {self._reduced(node, each)}")
             with self.source.block(places):
                 joined = self._apply(node.reducer.combine, f"{result}[place]", f"{parts}[place]")

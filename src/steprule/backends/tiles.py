@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph.node import Rank
-from ..plan.lines import cuts, tiles
+from ..plan.lines import STRIP, TILE, cuts, strips, tiles
 from ..plan.program import Program
-from ..plan.tables import TENSOR
+from ..plan.tables import CHUNK, TENSOR
 from .base import Where, chunks, row_lengths, tensor_table
 
 Integers = NDArray[np.int64]
@@ -24,6 +24,8 @@ class Cut:
     tensors: Integers
     chunks: Integers
     room: int = 0
+    strips: Integers | None = None
+    """Of rows and columns, if they are dealt with side by side: rows as long as those of chunks."""
 
     def at(self, address: int) -> Cut:
         """Return the tables for room at an address: until then, places in it are counted from 0."""
@@ -33,9 +35,19 @@ class Cut:
 
 
 def cut(
-    program: Program, shapes: Sequence[Sequence[int]], rows: Sequence[int], length: int, where: Where | None
+    program: Program,
+    shapes: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    length: int,
+    where: Where | None,
+    *,
+    wide: int = 0,
+    lanes: int = 0,
 ) -> Cut:
-    """Cut tensors into chunks of a length at most, or into tiles where a program has rows or columns."""
+    """Cut tensors into chunks of a length at most, or into tiles where a program has rows or columns.
+
+    Tiles are as `wide` as `plan.lines` says; strips have so many `lanes`.
+    """
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
     lengths = row_lengths(program, where)
     table, found = tensor_table(sizes, rows, length, where, lengths), chunks(sizes, length, lengths)
@@ -47,10 +59,11 @@ def cut(
     if not program.plan.axes:
         return Cut(np.stack(columns, axis=1), found)
     pairs = [(int(height), int(width)) for height, width in views]
-    _, _, pieces, bands = cuts(pairs, length)
+    _, _, pieces, bands = cuts(pairs, length, wide)
     sized = [program.laid.size(*own) for own in zip(pairs, zip(pieces, bands, strict=True), strict=True)]
-    found, ends = tiles(pairs, length), np.cumsum(sized, dtype=np.int64)
+    found, ends = tiles(pairs, length, wide), np.cumsum(sized, dtype=np.int64)
     each = np.bincount(found[:, 0], minlength=len(sizes))
     columns[2:4] = [np.cumsum(each) - each, each]
     columns += [bands, pieces, 8 * (ends - sized)]
-    return Cut(np.stack(columns, axis=1), found, max(int(ends[-1]), 1) if len(ends) else 1)
+    cut_up = np.pad(strips(pairs, lanes), ((0, 0), (0, len(CHUNK) + len(TILE) - len(STRIP)))) if lanes else None
+    return Cut(np.stack(columns, axis=1), found, max(int(ends[-1]), 1) if len(ends) else 1, cut_up)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +20,17 @@ from ..errors import BackendError
 from ..graph.evaluate import evaluate_scalars
 from ..graph.node import Node, Rank, hyper, read, step, topological
 from ..graph.ops import OPS
-from ..plan.program import Program
-from ..plan.tables import TENSOR, host_columns
+from ..plan.lines import counted
+from ..plan.program import Combine, Program
+from ..plan.schedule import walks
+from ..plan.tables import TENSOR, host_columns, tensor_columns
 from .base import ABSENT, Arrays, Batch, Gradients, Table, Where, addresses_of
 from .calls import calls_of, scalars_there
 from .tiles import cut
 from .torch_ops import spelling
-from .triton_device import Device, Upload
-from .triton_dialect import Build, derived
+from .triton_build import Build
+from .triton_device import Device, Launch, Upload
+from .triton_dialect import derived
 
 # `signal.signal` takes eight microseconds to make enumerations of what these two return.
 _python: Any = import_module("_signal")
@@ -50,6 +53,18 @@ def uninterrupted(write: Callable[[], None]) -> None:
             _python.signal(signal.SIGINT, before)
             if pending:  # once, also for an event loop, which has been woken
                 before(*pending[0])
+
+
+class _Walk(NamedTuple):
+    """The launches of a pass: what it needs of rows and columns, and itself; then what combines what it leaves."""
+
+    walk: list[Launch]
+    after: list[Launch]
+
+
+def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of a table, or one in which nothing is: there is no launch of no programs."""
+    return rows if len(rows) else np.zeros((1, rows.shape[1]), dtype=np.int64)
 
 
 class TritonBatch(Batch):
@@ -88,16 +103,24 @@ class TritonBatch(Batch):
         sizes = {} if self.calls is None else self.calls.sizes
         self._sizes = {node: device.table(own.astype(np.int64)).double() for node, own in sizes.items()}
         self._begun = self._ended = self._ended_all = self._may_leave_out = False
+        rereads = any(isinstance(part, Combine) and not walks(part.node) for part in program.loops[-1].after)
+        self._own = device.empty(len(self.total)) if rereads else None
+        """What the last pass gave, where that is also of slots that have new values in the end."""
         self.set_gradients(arrays[program.plan.graph.gradient])
         self._prepare()
 
     def _make_tables(self, shapes: list[Any], counts: torch.Tensor, where: Where | None) -> tuple[torch.Tensor, ...]:
         """Make what kernels are given; `_held` lies where it is pointed at."""
-        device, chunk, reductions = self._device, self._build.chunk, len(self.plan.reductions)
+        device, build, reductions = self._device, self._build, len(self.plan.reductions)
         pointers = np.array([[tensor.data_ptr() for tensor in own] for own in self._held], dtype=np.int64).T
-        found = cut(self.program, shapes, range(len(shapes)), chunk, where)
-        pieces = found.chunks if len(found.chunks) else np.zeros((1, 3), dtype=np.int64)
-        self._counts = (len(shapes), len(pieces))
+        length = build.tile if self.plan.axes else build.chunk
+        found = cut(self.program, shapes, range(len(shapes)), length, where, wide=build.wide, lanes=build.lanes)
+        pieces = _some(found.chunks)
+        self._counts, self._strips = (len(shapes), len(pieces)), 0
+        if found.strips is not None:
+            strips = _some(found.strips)
+            self._strips, pieces = len(strips), np.concatenate([pieces, strips])
+        self._room = device.empty(found.room)
         self.total = device.zeros(reductions + 1)
         self.found = device.zeros(1, dtype=torch.float32)
         """Above 0, this step is left out."""
@@ -105,12 +128,12 @@ class TritonBatch(Batch):
         return (
             device.table(np.ascontiguousarray(pointers)),
             gradients,
-            device.table(found.tensors),
+            device.table(found.at(self._room.data_ptr()).tensors),
             device.table(pieces),
             hyper,
             counts,
             device.empty(len(shapes), len(derived(self.program))),
-            device.empty(len(pieces), reductions),
+            device.empty(self._counts[1], reductions),
             device.empty(len(shapes), reductions),
             self.total,
             self.found,
@@ -130,16 +153,18 @@ class TritonBatch(Batch):
         """Compile the kernels for what they are given: before the first pass, the passes, after the last."""
         arguments, (tensors, pieces) = (*self._tables, *self._counts), self._counts
         options = self._build.options(self.program.layout.real, grouped=bool(self.program.grouped))
-        passes = [[(f"pass_{at}", pieces), (f"end_{at}", tensors)] for at in range(len(self.plan.passes))]
-        ends = [("finish", tensors)], [("finish_all", 1)]
-        self._first, *self._walks, self._last, self._last_of_all = (
-            [
-                self._device.prepare(self._functions[name], programs, arguments, options)
-                for name, programs in stage
-                if name in self._functions
-            ]
-            for stage in ([("begin", -(-tensors // self._build.rows))], *passes, *ends)
-        )
+
+        def prepared(**kernels: int) -> list[Launch]:
+            found = [(self._functions[name], own) for name, own in kernels.items() if name in self._functions]
+            return [self._device.prepare(function, programs, arguments, options) for function, programs in found]
+
+        def passed(at: int) -> _Walk:
+            after = {f"parts_{at}": self._strips, f"end_{at}": tensors, f"total_{at}": 1}
+            return _Walk(prepared(**{f"lines_{at}": self._strips, f"pass_{at}": pieces}), prepared(**after))
+
+        self._first = prepared(begin=-(-tensors // self._build.rows))
+        self._walks = [passed(at) for at in range(len(self.plan.passes))]
+        self._last, self._last_of_all = prepared(write_lines=self._strips, finish=tensors), prepared(finish_all=1)
         self.why_slow = self._device.why_slow
 
     def set_gradients(self, gradients: Gradients) -> None:
@@ -196,15 +221,17 @@ class TritonBatch(Batch):
                 self._kept.append(self)
         else:
             self._streams.add(self._now.stream)
-            self._device.keep(self._tables)
+            self._device.keep([*self._tables, self._room])
 
     def step(self, hyper: Table) -> bool:
         """Run every pass; return that it was launched, whatever kernels decide."""
         self.begin(hyper)
-        for index, walk in enumerate(self._walks[:-1]):
+        for index, (walk, after) in enumerate(self._walks[:-1]):
             if self.calls is not None:
                 self.call(index)
             for launch in walk:
+                launch(self._now)
+            for launch in after:
                 launch(self._now)
         if self.calls is not None:
             self.call(len(self._walks) - 1)
@@ -219,15 +246,18 @@ class TritonBatch(Batch):
         if index == len(self._walks) - 1:
             uninterrupted(self._walk_last)
         else:
-            for launch in self._walks[index]:
+            for launch in (*self._walks[index].walk, *self._walks[index].after):
                 launch(self._now)
 
     def _walk_last(self) -> None:
-        first, *rest = self._walks[-1]
-        first(self._now)
-        self._begun = True
-        for launch in rest:
+        walk, after = self._walks[-1]
+        for launch in walk:
             launch(self._now)
+        self._begun = True
+        for launch in after:
+            launch(self._now)
+        if self._own is not None:
+            self._device.copy(self._own, self.total)
 
     def _finish(self) -> None:
         for launch in self._last:
@@ -295,8 +325,10 @@ class TritonBatch(Batch):
         """Write, unless that is done. Combine reductions again, since totals may have been shared."""
         if not self._begun:
             self.sweep(len(self._walks) - 1)
+        elif (self._ended or self._ended_all) and self._own is not None:
+            self._device.copy(self.total, self._own)
         else:
-            for launch in self._walks[-1][1:]:
+            for launch in self._walks[-1].after:
                 launch(self._now)
 
     def clear(self) -> None:
@@ -344,9 +376,10 @@ class TritonBatch(Batch):
         known |= {read(name, ranks[name]): torch.stack([one.double() for one in own])
                   for name, own in self._numbers.items()}  # fmt: skip
         sizes = self._tables[2][:, TENSOR.index("size")]
+        columns = tensor_columns(self.program)
         for place, node in enumerate(self.plan.reductions):
             total = self.total[place] if node.kind == "global" else self._tables[8][:, place]
             finish = node.reducer.finish
-            taken = (total, sizes)[: OPS[finish].arity] if finish else ()
+            taken = (total, self._tables[2][:, columns.index(counted(node))])[: OPS[finish].arity] if finish else ()
             known[node] = spelling(finish)(*taken) if finish else total
         return scalars_there(nodes, known, sizes)

@@ -18,88 +18,20 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..errors import BackendError
 from ..graph.node import Node, Rank, step, topological
 from ..graph.ops import Reducer
-from ..plan import groups
-from ..plan.program import Accumulate, Loop, Program
+from ..plan.program import Accumulate, Combine, Loop, Program
 from ..plan.rounding import FORMULAS
 from ..plan.tables import host_columns
 from .base import ABSENT
+from .triton_build import Build, current_build
 from .triton_groups import WORDS, InGroups
 
 TABLES = ("addresses", "gradients", "tensors", "chunks", "hyper", "counts", "host", "partial", "reduced", "total",
           "found")  # fmt: skip
 COUNTS = ("tensor_count", "chunk_count")
-WARPS, REGISTERS = 32, 65_536
-"""As many as one program may have, of 32 threads each; and those of a multiprocessor."""
-LONGEST = 1 << 20
-"""Elements that Triton allows in a block."""
-
-
-@dataclass(frozen=True)
-class Build:
-    """The sizes of a GPU kernel, all powers of two, on which no result but the last bits of sums depends.
-
-    >>> Build(chunk=8192, warps=8)
-    Build(chunk=8192, block=1024, warps=8, rows=128)
-    """
-
-    chunk: int = 4096
-    """Elements that a program walks over."""
-    block: int = 1024
-    """Elements at a time."""
-    warps: int = 4
-    """Groups of 32 threads that run a program."""
-    rows: int = 128
-    """Rows of scalars at a time."""
-
-    def __post_init__(self) -> None:
-        for name, size in asdict(self).items():
-            if not 0 < size <= LONGEST or size & (size - 1):
-                raise BackendError(f"a build's `{name}` is {size}", fix=f"give a power of two, {LONGEST:,} or less")
-        if self.block > self.chunk:
-            raise BackendError(f"a build's blocks of {self.block} are longer than chunks", fix="make chunks longer")
-        if self.warps > WARPS:
-            raise BackendError(f"a build has {self.warps} warps", fix=f"give {WARPS} or fewer")
-
-    def options(self, real: str = "float32", *, grouped: bool = False) -> dict[str, Any]:
-        """Return what Triton compiles with: operations are rounded one by one, and subnormals are not taken for 0.
-
-        Left alone, the assembler aims at more programs a multiprocessor, for which a few kernels keep registers in
-        memory. Memory is busy with 512 threads, with 320 that code in groups, or with 256 that compute in float64.
-        """
-        threads = 256 if real == "float64" else 320 if grouped else 512
-        registers = min(255, REGISTERS // max(threads, 32 * self.warps))
-        return {"num_warps": self.warps, "maxnreg": registers, "enable_fp_fusion": False, "enable_reflect_ftz": False}
-
-    def fitting(self, grouped: bool) -> Build:
-        """Return these sizes, or where slots are in units of groups those of a block: two warps take one at a time."""
-        return replace(self, chunk=max(self.chunk, groups.BLOCK), block=groups.BLOCK, warps=2) if grouped else self
-
-
-_build: ContextVar[Build] = ContextVar("_build", default=Build())  # noqa: B039 (it is frozen)
-
-
-@contextmanager
-def building(build: Build) -> Generator[None]:
-    """Give other sizes to the kernels that are made in this block: an optimiser makes them in its first step."""
-    before = _build.set(build)
-    try:
-        yield
-    finally:
-        _build.reset(before)
-
-
-def current_build() -> Build:
-    """Return the sizes of kernels that are made now."""
-    return _build.get()
-
-
 _SPELLING = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "divide({}, {})", "pow": "power({}, {})",
     "neg": "-{}", "sqrt": "root({})", "exp": "exponential({})", "log": "logarithm({})", "abs": "tl.abs({})",
@@ -108,7 +40,8 @@ _SPELLING = {
     "floor": "tl.floor({})", "mod": "modulo({}, {})", "tanh": "tanh({})", "atan2": "angle({}, {})",
     "and": "tl.where({0}, {1}, {0})", "or": "tl.where({0}, {0}, {1})", "not": "{} == 0",
 }  # fmt: skip
-HELPERS = frozenset({"add", "add_square", "at", "finite", "fold", "padded", "read", "write", *WORDS, *FORMULAS,
+HELPERS = frozenset({"add", "add_square", "at", "finite", "fold", "padded", "read", "rows_at", "turns_of_rows",
+                     "write", *WORDS, *FORMULAS,
                      *re.findall(r"(?<![.\w])([a-z]+)(?=\()", " ".join(_SPELLING.values()))})  # fmt: skip
 """What kernels call of `triton_helpers`: what is spelled with it, too."""
 
@@ -260,7 +193,7 @@ class TritonDialect(InGroups):
                 *([f"go = {self._goes()}"] if last else []),
                 f"count = tl.where({'go & ' if last else ''}{self._present()}, count, 0)",
             )
-            self._scalars(loop.scalars, narrow=True)
+            self._scalars(loop.numbers, narrow=True)
             self._walk(loop)
             if last and self.hosts:
                 self._advance()
@@ -303,8 +236,9 @@ class TritonDialect(InGroups):
 
     def _end_kernel(self, loop: Loop) -> None:
         """Combine a pass's partial results in the order of chunks: the first program those of all tensors."""
-        each = [part for part in loop.accumulated if part.node.kind != "global"]
-        shared = [part for part in loop.accumulated if part not in each]
+        chunked = [part for part in loop.accumulated if part.node.axis is None]
+        each = [part for part in chunked if part.node.kind != "global"]
+        shared = [part for part in chunked if part not in each]
         with self._kernel(f"end_{loop.index}"):
             self.source.line("tensor = tl.program_id(0)")
             if shared:
@@ -319,9 +253,13 @@ class TritonDialect(InGroups):
                 for part in each:
                     where = self._place("tensor", len(self.plan.reductions), part.place)
                     self._combine(part, "start", "count", f"reduced + {where}")
+            self._end_lines(loop)
 
-    def _combine(self, part: Accumulate, start: str, count: str, place: str) -> None:
-        """Combine the parts of a stretch of chunks."""
+    def _end_lines(self, loop: Loop) -> None:
+        """Reduce numbers that are one a row or column: here are none."""
+
+    def _combine(self, part: Accumulate | Combine, start: str, count: str, place: str, table: str = "partial") -> None:
+        """Combine the parts of a stretch of chunks, or of what another table has a row for."""
         own, total = part.node.reducer, self.fresh.fresh(f"{part.node.op}_of")
         self.source.line(f"{total} = {self._running(part.node)}")
         row = "here.to(tl.int64)" if start == "0" else f"({start} + here)"
@@ -330,10 +268,14 @@ class TritonDialect(InGroups):
             self.source.line(
                 "here = first + tl.arange(0, BLOCK)",
                 f"inside = here < {count}",
-                f"part = tl.load(partial + {where}, mask=inside, other={self._literal(own.init)})",
+                f"part = tl.load({table} + {where}, mask=inside, other={self._literal(own.init)})",
                 f"{total} = {self._apply(own.combine, total, 'part')}",
             )
-        self.source.line(f"tl.store({place}, {self._fold(own, total)})")
+        self._leave_whole(part.node, place, self._fold(own, total))
+
+    def _leave_whole(self, node: Node, place: str, total: str) -> None:  # noqa: ARG002
+        """Write what the elements of a tensor, or of all, are reduced to."""
+        self.source.line(f"tl.store({place}, {total})")
 
     def _finish_kernel(self) -> None:
         """Write the slots that hold one number a tensor, after every pass has read them."""
@@ -347,8 +289,12 @@ class TritonDialect(InGroups):
             self.source.line("tensor = tl.program_id(0).to(tl.int64)", f"go = {self._goes()}")
             self._number_slots(Rank.GLOBAL)
 
+    def _joined(self) -> set[str]:
+        """Return the operations that functions apply to lanes."""
+        return {node.reducer.combine for node in self.plan.reductions} - {"add"}
+
     def _functions(self) -> None:
-        for op in sorted({node.reducer.combine for node in self.plan.reductions} - {"add"}):
+        for op in sorted(self._joined()):
             with self._function(f"join_{op}", "x, y"):
                 self.source.line(f"return {self._apply(op, 'x', 'y')}")
         if self.hosted:
@@ -365,9 +311,13 @@ class TritonDialect(InGroups):
         if self.program.globals:
             self._finish_all_kernel()
 
+    def _sizes(self) -> dict[str, int]:
+        """Return the sizes that kernels name."""
+        return {"CHUNK": self.build.chunk, "BLOCK": self.build.block, "ROWS": self.build.rows}
+
     def _imports(self, called: set[str]) -> None:
         self.source.line("import triton", "import triton.language as tl", "")
         if used := sorted(called & HELPERS):
             self.source.line(f"from steprule.backends.triton_helpers import {', '.join(used)}", "")
-        sizes = {"CHUNK": self.build.chunk, "BLOCK": self.build.block, "ROWS": self.build.rows}
+        sizes = self._sizes()
         self.source.line(*(f"{name}: tl.constexpr = tl.constexpr({sizes[name]})" for name in sizes if name in called))

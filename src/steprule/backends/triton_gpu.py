@@ -18,8 +18,10 @@ from ..plan.program import Program
 from .base import DTYPES, Arrays, Backend, Kernel, Where
 from .cache import execute
 from .triton_batch import TritonBatch
+from .triton_build import Build, current_build
 from .triton_device import device_of
-from .triton_dialect import Build, TritonDialect, current_build
+from .triton_dialect import TritonDialect
+from .triton_lines import TritonLines
 
 _modules: dict[str, dict[str, Any]] = {}
 _lock = lock()
@@ -53,7 +55,7 @@ def interpreted() -> bool:
 class TritonKernel(Kernel):
     """The kernels of a program."""
 
-    dialect = TritonDialect
+    dialect = TritonLines
 
     def __init__(self, program: Program, *, capturable: bool = False, build: Build | None = None) -> None:
         self.build = (build or current_build()).fitting(bool(program.grouped))
@@ -62,7 +64,7 @@ class TritonKernel(Kernel):
         """Batches that CUDA graphs point at: they live as long as the optimiser."""
 
     def _writer(self) -> TritonDialect:
-        return TritonDialect(self.program, self.build)
+        return (TritonLines if self.program.plan.axes else TritonDialect)(self.program, self.build)
 
     @property
     def functions(self) -> dict[str, Any]:

@@ -163,6 +163,25 @@ def finite(x):
     return x - x == 0.0
 
 
+# Tiles ------------------------------------------------------------------------------------------------
+
+
+@jit
+def rows_at(start, offset, NARROW: tl.constexpr):  # noqa: N803
+    """Return a pointer to some rows of a tile; each walk has its own, of which only one is promised to be aligned."""
+    place = start + offset
+    return place if NARROW else tl.multiple_of(place, 16)
+
+
+@jit
+def turns_of_rows(first, lane, height, width, length, TALL: tl.constexpr, EVEN: tl.constexpr, NARROW: tl.constexpr):  # noqa: N803
+    """Return the places of the elements of some rows, counted from the first of them, and which there are."""
+    if not NARROW:  # changes neither: the compiler sees what they are multiples of
+        width, length = width // EVEN * EVEN, length // EVEN * EVEN
+    turn = tl.arange(0, TALL)[:, None]
+    return turn * length + lane, (first + turn < height) & (lane < width)
+
+
 # Blocks of groups -------------------------------------------------------------------------------------
 _GROUP, _LANES, _BLOCK, _FOUR = (tl.constexpr(size) for size in (GROUP, LANES, BLOCK, 4))
 

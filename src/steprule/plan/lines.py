@@ -6,6 +6,7 @@
     values of columns      [value, column]
 
 Chunks of such a program are tiles: a band of rows, of long rows only a piece. How they are cut depends on shapes alone.
+Where rows and columns are dealt with side by side, strips of a few of them say who does which.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ WIDEST = 4
 """A piece of a row is at most as long as this part of a chunk."""
 TILE = ("width", "band", "piece")
 """Columns of the table of chunks, after the usual ones."""
+STRIP = ("tensor", "start", "count", "axis")
+"""Of a strip: its tensor, first row or column, how many there are, and which of `AXES` they are."""
 Numbers = NDArray[np.int64]
 
 
@@ -62,26 +65,39 @@ def lines_of(program: Program) -> KeptLines:
     return KeptLines(*({axis: tuple(n for n in nodes if n.rank is axis) for axis in AXES} for nodes in (kept, used)))
 
 
-def cuts(views: Sequence[tuple[int, int]], length: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Return how wide pieces of rows are and how many rows a band has, and how many pieces and bands there are."""
+def cuts(views: Sequence[tuple[int, int]], length: int, wide: int = 0) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Return how wide pieces of rows are and how many rows a band has, and how many pieces and bands there are.
+
+    Pieces are about equal, or as `wide` as a kernel takes at a time, to which a shorter row is as long as any.
+    """
     rows, columns = np.array(views, dtype=np.int64).reshape(-1, 2).T
-    widest = max(1, length // WIDEST)
+    widest = wide or max(1, length // WIDEST)
     pieces = -(-columns // widest)
-    width = -(-columns // pieces.clip(1))
-    lines = np.minimum(np.maximum(length // width.clip(1), LEAST), rows.clip(1))
+    width = np.minimum(columns, wide) if wide else -(-columns // pieces.clip(1))
+    lines = np.minimum(np.maximum(length // width.clip(wide or 1), LEAST), rows.clip(1))
     return width, lines, pieces, -(-rows // lines)
 
 
-def tiles(views: Sequence[tuple[int, int]], length: int) -> Numbers:
+def tiles(views: Sequence[tuple[int, int]], length: int, wide: int = 0) -> Numbers:
     """Cut matrices into tiles: rows of the table of chunks, a band after another, a piece after another."""
     rows, columns = np.array(views, dtype=np.int64).reshape(-1, 2).T
-    width, lines, pieces, bands = cuts(views, length)
+    width, lines, pieces, bands = cuts(views, length, wide)
     tensor = np.repeat(np.arange(len(views)), pieces * bands)
     first = np.cumsum(pieces * bands) - pieces * bands
     place = np.arange(len(tensor)) - first[tensor]
     band, piece = np.divmod(place, pieces[tensor])
     line, column = band * lines[tensor], piece * width[tensor]
-    wide = np.minimum(columns[tensor] - column, width[tensor])
-    count = np.minimum(rows[tensor] - line, lines[tensor]) * wide
-    table = [tensor, line * columns[tensor] + column, count, wide, band, piece]
+    across = np.minimum(columns[tensor] - column, width[tensor])
+    count = np.minimum(rows[tensor] - line, lines[tensor]) * across
+    table = [tensor, line * columns[tensor] + column, count, across, band, piece]
+    return np.ascontiguousarray(np.stack(table, axis=1))
+
+
+def strips(views: Sequence[tuple[int, int]], lanes: int) -> Numbers:
+    """Cut rows and columns into strips: of each matrix those of its rows, then those of its columns."""
+    counts = np.array(views, dtype=np.int64).reshape(-1)
+    each = -(-counts // lanes)
+    line = np.repeat(np.arange(len(counts)), each)
+    start = (np.arange(len(line)) - np.repeat(np.cumsum(each) - each, each)) * lanes
+    table = [line // 2, start, np.minimum(counts[line] - start, lanes), line % 2]
     return np.ascontiguousarray(np.stack(table, axis=1))

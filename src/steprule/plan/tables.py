@@ -3,7 +3,7 @@
     addresses  [tensor, pointed]    where the parameter, each slot and what lies beside the parameter begin
     gradients  [tensor]             where each gradient begins; 0 if it is absent, and its tensor is left alone
     tensors    [tensor, TENSOR]
-    chunks     [chunk, CHUNK]
+    chunks     [chunk, CHUNK]       on a GPU then strips of rows and columns, as `plan.lines` has them
     hyper      [row, name]          hyperparameters, then `t` and host slots where the host counts
     host       [row, value]         arithmetic on them, done once a step
     partial    [chunk, reduction]   what chunks have reduced
