@@ -79,8 +79,8 @@ def options_of(source: str, real: str = "float32") -> dict[str, Any]:
     """Return what the kernels of a module are compiled with."""
     from steprule.backends.triton_build import Build
 
-    grouped = "blocks_of(" in source
-    return Build().fitting(grouped).options(real, grouped=grouped)
+    grouped, lined = ("blocks_of(" in source), ("row_count" in source)
+    return Build().fitting(grouped).options(real, grouped=grouped, lined=lined)
 
 
 def sources() -> dict[str, str]:

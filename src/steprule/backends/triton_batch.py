@@ -152,7 +152,8 @@ class TritonBatch(Batch):
     def _prepare(self) -> None:
         """Compile the kernels for what they are given: before the first pass, the passes, after the last."""
         arguments, (tensors, pieces) = (*self._tables, *self._counts), self._counts
-        options = self._build.options(self.program.layout.real, grouped=bool(self.program.grouped))
+        kind = {"grouped": bool(self.program.grouped), "lined": bool(self.plan.axes)}
+        options = self._build.options(self.program.layout.real, **kind)
 
         def prepared(**kernels: int) -> list[Launch]:
             found = [(self._functions[name], own) for name, own in kernels.items() if name in self._functions]

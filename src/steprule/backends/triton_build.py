@@ -45,13 +45,14 @@ class Build:
         if self.warps > WARPS:
             raise BackendError(f"a build has {self.warps} warps", fix=f"give {WARPS} or fewer")
 
-    def options(self, real: str = "float32", *, grouped: bool = False) -> dict[str, Any]:
+    def options(self, real: str = "float32", *, grouped: bool = False, lined: bool = False) -> dict[str, Any]:
         """Return what Triton compiles with: operations are rounded one by one, and subnormals are not taken for 0.
 
         Left alone, the assembler aims at more programs a multiprocessor, for which a few kernels keep registers in
-        memory. Memory is busy with 512 threads, with 320 that code in groups, or with 256 that compute in float64.
+        memory. Memory is busy with 512 threads, with 320 that code in groups or add up columns, or with 256 that
+        compute in float64.
         """
-        threads = 256 if real == "float64" else 320 if grouped else 512
+        threads = 256 if real == "float64" else 320 if grouped or lined else 512
         registers = min(255, REGISTERS // max(threads, 32 * self.warps))
         return {"num_warps": self.warps, "maxnreg": registers, "enable_fp_fusion": False, "enable_reflect_ftz": False}
 
