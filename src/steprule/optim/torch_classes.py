@@ -181,8 +181,7 @@ class TorchOptimizer(Optimizer):
 
     def _mood(self) -> object:
         """Return the facts that decide about all groups: a pending loss scale is another one at every step."""
-        mood = torch.get_default_dtype() if getattr(self, "grad_scale", None) is None else object()
-        return mood, self._some_decay()
+        return torch.get_default_dtype() if getattr(self, "grad_scale", None) is None else object()
 
     def _some_decay(self) -> bool:
         """Whether all groups decay because one does: so they have one formula, and one number for all tensors."""
