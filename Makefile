@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench gpu gpu-kernels learning muon-rate clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz         look for wrong numbers and stray writes in random scenarios, for MINUTES=5'
 	@echo 'make mutants      plant small defects in the package and count those that the tests notice'
 	@echo 'make bench        time a step beside torch and others; writes $(OUT)/bench.json and bench.svg'
+	@echo 'make agreement    compare the rules of papers with other libraries; writes BENCHMARKS.md'
 	@echo 'make learning     compare learning in every format of state and parameters; writes BENCHMARKS.md'
 	@echo 'make muon-rate    find the best learning rates of AdamW and Muon; writes BENCHMARKS.md'
 	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
@@ -84,6 +85,10 @@ mutants: $(VENV)/test
 
 bench: $(VENV)/lab
 	@$(python) -m steprule bench --out '$(OUT)' $(ARGS)
+
+agreement: $(VENV)/peers
+	@$(python) benchmarks/agreement.py --record
+	@$(python) benchmarks/report.py
 
 # It takes hours; ARGS=--resume goes on.
 learning: $(VENV)/lab
@@ -149,6 +154,11 @@ $(VENV)/test: $(VENV)/lab
 $(VENV)/hosts: $(VENV)/test
 	@echo 'Installing libraries that train models ...'
 	@$(pip) --quiet -e '.[hosts]'
+	@touch $@
+
+$(VENV)/peers: $(VENV)/test
+	@echo 'Installing libraries of optimisers ...'
+	@$(pip) --quiet -e '.[peers]'
 	@touch $@
 
 $(VENV)/page: $(VENV)/test

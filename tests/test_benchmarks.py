@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from steprule.rule import Formula
+from steprule.zoo import factored, free, matrices, papers
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -20,6 +24,20 @@ def test_the_benchmark_page_is_generated_from_the_records() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert list((ROOT / "benchmarks" / "records").glob("*.json"))
+
+
+@pytest.mark.null
+def test_every_rule_of_a_paper_is_short_and_agrees_with_own_references_and_with_peers() -> None:
+    """Where a peer's conventions cannot be asked for, the table says so: Yogi's and LAMB's."""
+    found = json.loads((ROOT / "benchmarks" / "records" / "agreement.json").read_text(encoding="utf-8"))["rules"]
+    zoo = [vars(module) for module in (papers, factored, free, matrices)]
+    own = {name for names in zoo for name, value in names.items() if isinstance(value, Formula) and "_of_" not in name}
+    assert {row["rule"] for row in found} >= own | {"sam", "adagc", "cautious", "lookahead", "ema"}
+    assert max(row["own"] for row in found) < 1e-12
+    assert max(row["lines"] for row in found) <= 12
+    far = {row["rule"] for row in found for peer in row["peers"] if peer["apart"] > 1e-5}
+    assert far == {"yogi", "lamb"}
+    assert all(peer["differs"] for row in found for peer in row["peers"] if row["rule"] in far)
 
 
 # Machine code of GPU kernels ----------------------------------------------------------------------------

@@ -112,12 +112,18 @@ CASES: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_five_steps_are_those_of_the_papers_written_again(case: str) -> None:
+def beside(case: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Give every parameter as it is after five steps, and as the paper's formula has it."""
     program, expected = CASES[case]
     run = Run(program)
     assert [float(loss) for loss in run.step(5)] == [1, 3, 5, 7, 9]  # the losses at θ itself
-    agree(run, expected)
+    yield from zip(map(torch.tensor, run.arrays()), map(torch.tensor, expected), strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_five_steps_are_those_of_the_papers_written_again(case: str) -> None:
+    for ours, right in beside(case):
+        torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.cpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -158,14 +158,9 @@ def fill(parameters: list[Any], step: int, sign: float = 1.0) -> None:
             p.grad.zero_()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "backend", "close"),
-    [(torch.float64, None, 1e-12), (torch.float32, None, 1e-5), (torch.float64, "eager", 1e-12)],
-    ids=name_of,
-)
-@pytest.mark.parametrize("case", [*CASES, ADOPT_APART], ids=name_of)
-def test_thirty_steps_are_the_formulas(case: Case, dtype: torch.dtype, backend: str | None, close: float) -> None:
-    parameters, optimizer = make(case, dtype, backend=backend)
+def beside(case: Case, dtype: torch.dtype = torch.float64, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give every parameter as it is after each of thirty steps, and as the formula has it."""
+    parameters, optimizer = make(case, dtype, **options)
     values = [p.detach().double() for p in parameters]
     states: list[State] = [{"t": 0} for _ in parameters]
     groups = [optimizer.param_groups[index // 3] for index in range(len(parameters))]
@@ -177,8 +172,18 @@ def test_thirty_steps_are_the_formulas(case: Case, dtype: torch.dtype, backend: 
                 states[index]["t"] += 1
                 values[index] = case[1](values[index], p.grad.double(), states[index], groups[index])
         optimizer.step()
-        for p, value in zip(parameters, values, strict=True):
-            torch.testing.assert_close(p.detach().double(), value, rtol=close, atol=close)
+        yield from zip([p.detach().double() for p in parameters], values, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend", "close"),
+    [(torch.float64, None, 1e-12), (torch.float32, None, 1e-5), (torch.float64, "eager", 1e-12)],
+    ids=name_of,
+)
+@pytest.mark.parametrize("case", [*CASES, ADOPT_APART], ids=name_of)
+def test_thirty_steps_are_the_formulas(case: Case, dtype: torch.dtype, backend: str | None, close: float) -> None:
+    for ours, right in beside(case, dtype, backend=backend):
+        torch.testing.assert_close(ours, right, rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)

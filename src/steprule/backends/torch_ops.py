@@ -92,9 +92,9 @@ def inverse_root(x: torch.Tensor, p: float, eps: float) -> torch.Tensor:
 
 
 def eigenvectors(x: torch.Tensor) -> torch.Tensor:
-    """Return eigenvectors as columns, by growing eigenvalue, each with its largest part positive."""
+    """Return eigenvectors as columns, by falling eigenvalue, each with its largest part positive."""
     x, sound = _finite((x + x.mT) / 2)
-    vectors = torch.linalg.eigh(x)[1]
+    vectors = torch.linalg.eigh(x)[1].flip(-1)
     if vectors.numel():
         largest = vectors.take_along_dim(vectors.abs().argmax(-2, keepdim=True), -2)
         vectors = torch.where(largest < 0, -vectors, vectors)

@@ -52,8 +52,8 @@ def inverse_root(x: Matrix, p: Any, eps: Any) -> Matrix:
 
 
 def eigenvectors(x: Matrix) -> Matrix:
-    """Return eigenvectors as columns, by growing eigenvalue, each with its largest part positive."""
-    vectors = _eigen(x)[1]
+    """Return eigenvectors as columns, by falling eigenvalue, each with its largest part positive."""
+    vectors = _eigen(x)[1][:, ::-1]
     if not vectors.size:
         return vectors
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)

@@ -230,7 +230,7 @@ _MATRICES = (
        "inverse_root({}, {}, {})", r"\left({}\right)^{{-1/{}}}_{{{}}}", sides="aa->aa"),
     Op("eigenvectors", "matrix", (POSITIVE,), matrices.eigenvectors, "", "eigenvectors({})",
        r"\mathrm{{eigenvectors}}\left({}\right)", sides="aa->aa",
-       doc="Return a symmetric matrix's eigenvectors as columns, by growing eigenvalue, the largest part positive."),
+       doc="Return a symmetric matrix's eigenvectors as columns, by falling eigenvalue, the largest part positive."),
     Op("qr", "matrix", (ANY,), matrices.qr, "", "qr({})", r"\mathrm{{qr}}\left({}\right)", sides="aa->aa",
        doc="Return the orthonormal Q of a square matrix A = QR, where R is triangular and its diagonal not negative."),
 )  # fmt: skip

@@ -17,7 +17,7 @@ def columns(x: Any) -> Any:
     """Return the number of columns of a whole tensor: the elements of a row; 1 for a vector."""
 
 def eigenvectors(x: Any) -> Any:
-    """Return a symmetric matrix's eigenvectors as columns, by growing eigenvalue, the largest part positive."""
+    """Return a symmetric matrix's eigenvectors as columns, by falling eigenvalue, the largest part positive."""
 
 def exp(x: Any) -> Any:
     """Return e to the power of every element."""

@@ -45,7 +45,7 @@ def schedule_free_sgd(theta, g, lead, lr_max=slot(rank="host"), weight_sum=slot(
 
 
 @rule(evaluate_at=lambda theta, lead, *, beta1: theta - (1 - beta1) * lead)
-def schedule_free_adamw(theta, g, lead, exp_avg_sq, lr_max=slot(rank="host"), weight_sum=slot(rank="host"), *,
+def schedule_free_adamw(theta, g, lead, lr_max=slot(rank="host"), weight_sum=slot(rank="host"), exp_avg_sq=slot(), *,
                         lr=from_0(2.5e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8),
                         weight_decay=from_0(0.0), warmup_steps=from_0(0.0), r=from_0(0.0),
                         weight_lr_power=from_0(2.0), t):
@@ -54,8 +54,7 @@ def schedule_free_adamw(theta, g, lead, exp_avg_sq, lr_max=slot(rank="host"), we
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
     y = theta - (1 - beta1) * lead
     z = theta - lead - rate * (g / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * y)
-    x, lead, *weights = _averaged(theta, z, rate, lr_max, weight_sum, t, r, weight_lr_power)
-    return x, lead, v, *weights
+    return *_averaged(theta, z, rate, lr_max, weight_sum, t, r, weight_lr_power), v
 
 
 @rule

@@ -127,22 +127,12 @@ def shampoo_of_elements(theta, g, sum, *, lr=from_0(1e-1), eps=hyper(1e-6, above
 # SOAP --------------------------------------------------------------------------------------------------
 
 
-def _times(x, left, right):
-    """Multiply a matrix by others on its sides, where there are such."""
-    x = x if left is None else left @ x
-    return x if right is None else x @ right
-
-
-def _turned(q):
-    return None if q is None else transpose(q)
-
-
-def _adam_in(q_left, q_right, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t):
-    """Return θ and the moments after Adam's step in these bases; the first step moves nothing."""
+def _adam_in(into, back, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t):
+    """Return θ and the moments after Adam's step in a basis; the first step moves nothing and is not counted."""
+    steps = maximum(t - 1, 1)
     m = beta1 * exp_avg + where(t == 1, 0, (1 - beta1) * g)
-    v = beta2 * exp_avg_sq + where(t == 1, 0, (1 - beta2) * _times(g, _turned(q_left), q_right) ** 2)
-    ahead = _times(m, _turned(q_left), q_right) / (sqrt(v / (1 - beta2**t)) + eps)
-    step = lr / (1 - beta1**t) * _times(ahead, q_left, _turned(q_right))
+    v = beta2 * exp_avg_sq + where(t == 1, 0, (1 - beta2) * into(g) ** 2)
+    step = lr / (1 - beta1**steps) * back(into(m) / (sqrt(v / (1 - beta2**steps)) + eps))
     return where(t == 1, theta, theta - step), m, v
 
 
@@ -152,7 +142,7 @@ def _basis(q, square, product, beta, frequency, t):
     They are those of the first step, then, in every so many steps, a power iteration further.
     """
     square = beta * square + (1 - beta) * product
-    return square, where(t == 1, eigenvectors(square), where(t % frequency == 0, qr(square @ q), q))
+    return square, where(t == 1, eigenvectors(square), where((t - 1) % frequency == 0, qr(square @ q), q))
 
 
 @rule
@@ -162,10 +152,10 @@ def soap(theta, g, exp_avg, exp_avg_sq, left=slot(rank="left"), right=slot(rank=
          precondition_frequency=hyper(10, low=1), t):
     """SOAP (Vyas et al., 2024): Adam in the basis of Shampoo's eigenvectors; the first step only finds that.
 
-    Departures from the authors' code: eigenvectors keep their order when the basis is refreshed, and the first
-    step counts, for corrections and `precondition_frequency`.
+    Departure from the authors' code: eigenvectors keep their order when the basis is refreshed.
     """
-    new, m, v = _adam_in(q_left, q_right, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
+    into, back = (lambda x: transpose(q_left) @ x @ q_right), (lambda x: q_left @ x @ transpose(q_right))
+    new, m, v = _adam_in(into, back, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
     left, q_left = _basis(q_left, left, g @ transpose(g), shampoo_beta, precondition_frequency, t)
     right, q_right = _basis(q_right, right, transpose(g) @ g, shampoo_beta, precondition_frequency, t)
     return new, m, v, left, right, q_left, q_right
@@ -176,7 +166,8 @@ def soap_of_rows(theta, g, exp_avg, exp_avg_sq, left=slot(rank="left"), q_left=s
                  lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.95), shampoo_beta=below_1(0.95),
                  eps=from_0(1e-8), precondition_frequency=hyper(10, low=1), t):
     """SOAP of matrices with too many columns: these keep their basis."""
-    new, m, v = _adam_in(q_left, None, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
+    into, back = (lambda x: transpose(q_left) @ x), (lambda x: q_left @ x)
+    new, m, v = _adam_in(into, back, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
     return new, m, v, *_basis(q_left, left, g @ transpose(g), shampoo_beta, precondition_frequency, t)
 
 
@@ -186,5 +177,6 @@ def soap_of_columns(theta, g, exp_avg, exp_avg_sq, right=slot(rank="right"),
                     lr=from_0(3e-3), beta1=below_1(0.95), beta2=below_1(0.95), shampoo_beta=below_1(0.95),
                     eps=from_0(1e-8), precondition_frequency=hyper(10, low=1), t):
     """SOAP of matrices with too many rows: these keep their basis."""
-    new, m, v = _adam_in(None, q_right, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
+    into, back = (lambda x: x @ q_right), (lambda x: x @ transpose(q_right))
+    new, m, v = _adam_in(into, back, theta, g, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t)
     return new, m, v, *_basis(q_right, right, transpose(g) @ g, shampoo_beta, precondition_frequency, t)
