@@ -85,6 +85,8 @@ def test_matrices_in_one_tensor_are_stepped_as_parameters_of_their_own(name: str
         own.step()
         other.step()
         assert same(own, other, splits)
+        assert own._binding is not None
+        assert all(len(bucket.settings()) == len(bucket.members) for bucket in own._binding.buckets)
         told, right = own.gauges(), other.gauges()
         assert told.keys() == right.keys()
         assert all(told[key] == pytest.approx(right[key], rel=1e-9, nan_ok=True) for key in right)
@@ -194,6 +196,20 @@ class HeadByHead(Attention):
         return self.inner(x).view(len(x), -1, self.heads, 3, self.head_dim).unbind(3)
 
 
+class InThrees(Attention):
+    """The same, in a view that leaves a size to torch."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x).view(len(x), x.shape[1], self.heads, 3, -1).unbind(3)
+
+
+class InMoreThrees(Attention):
+    """The same, with another dimension behind."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x).view(len(x), -1, self.heads, 3, self.head_dim, 1).unbind(3)
+
+
 class Chunked(Attention):
     """As in GPT-NeoX: what is cut into three is one head's."""
 
@@ -215,6 +231,7 @@ class Experts(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "role", "splits"),
     [(Thirds, "qkv", 3), (Chunks, "qkv", 3), (Grouped, "qkv", (8, 4, 4)), (HeadByHead, "hidden", None),
+     (InThrees, "hidden", None), (InMoreThrees, "hidden", None),
      (Chunked, "hidden", None)],
 )  # fmt: skip
 def test_queries_keys_and_values_are_told_by_what_a_module_does_with_them(kind: Any, role: str, splits: Any) -> None:
