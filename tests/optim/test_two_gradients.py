@@ -365,10 +365,16 @@ def test_nothing_of_a_first_gradient_is_kept_and_a_run_goes_on_from_its_checkpoi
 
 
 def test_narrow_state_keeps_what_a_first_gradient_is_exactly() -> None:
-    run = Run(MARS, dtype=torch.bfloat16, state="8bit", lr=0.0)
+    run = Run(MARS, dtype=torch.bfloat16, state="bfloat16", lr=0.0)
     run.step(2)
     kinds = {name: own.dtype for name, own in run.optimizer.state[run.parameters[0]].items()}
     assert kinds["g_theta"] is kinds["previous"] is torch.float32
+
+
+def test_what_is_stored_is_theta_so_its_stalling_is_watched() -> None:
+    run = Run(SAM, dtype=torch.bfloat16, watch=["stalled"], lr=1e-9)
+    run.step()
+    assert run.optimizer.gauges()["stalled"] == 1
 
 
 def test_a_gradient_may_be_absent_in_either_evaluation() -> None:
