@@ -14,7 +14,8 @@ import torch
 
 import steprule as sr
 from steprule import rule, slot
-from steprule.backends.base import Batch, chunks
+from steprule.backends.base import Batch
+from steprule.backends.chunks import chunks
 from steprule.backends.triton_gpu import TritonKernel, interpreted
 from steprule.graph.evaluate import evaluate
 from steprule.graph.graph import Graph, Slot

@@ -11,7 +11,8 @@ import torch
 import steprule as sr
 from steprule import rule, slot
 from steprule.backends import BACKENDS, numba_cpu
-from steprule.backends.base import Place, chunks
+from steprule.backends.base import Place
+from steprule.backends.chunks import chunks
 from steprule.plan.program import lower
 from steprule.plan.schedule import schedule
 from steprule.plan.storage import layout

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
 from itertools import chain
@@ -18,6 +19,7 @@ from torch_loop import PAIRS, batch, identical
 
 import steprule as sr
 from steprule import board
+from steprule.backends import lots
 from steprule.errors import StepruleError
 
 WORLD = 2
@@ -148,11 +150,18 @@ def locals_of(model: torch.nn.Module) -> list[torch.Tensor]:
     return copies(parameter.to_local() for parameter in model.parameters())
 
 
+def parts_of(model: torch.nn.Module, optimizer: Any) -> list[torch.Tensor]:
+    """List what this process has of parameters and state."""
+    held = [*model.parameters(), *(value for own in optimizer.state.values() for value in own.values())]
+    return [value.to_local() if hasattr(value, "to_local") else value for value in held]
+
+
 def wholes_of(model: torch.nn.Module) -> list[torch.Tensor]:
     return copies(p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
 
 
-def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
+def fsdp(pair: str, clip: float | None, own_clip: bool = False) -> dict[str, Any]:
+    """Clip by torch's function, or ours by its own option, which joins norms over processes."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -165,11 +174,16 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
     ours, torchs, options = PAIRS[pair]
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
+    def made(make: Any, parameters: Any) -> tuple[Any, float | None]:
+        """Return an optimiser, and how it is to be clipped before its steps."""
+        extra = {"clip": clip, "nonfinite": "skip"} if own_clip and make is ours else {}
+        return make(parameters, **options, **extra), None if extra else clip
+
     def saved_at_half(make: Any) -> tuple[torch.nn.Module, Any, str]:
         """Train by half, write that to a directory of both processes, and train on."""
         model = sharded()
-        optimizer = make(model.parameters(), **options)
-        train(model, optimizer, range(HALF), clip=clip)
+        optimizer, bound = made(make, model.parameters())
+        train(model, optimizer, range(HALF), clip=bound)
         shared: list[Any] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(shared, src=0)
         weights, state = get_state_dict(model, optimizer)
@@ -178,26 +192,26 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
 
     def continued(make: Any, folder: str) -> torch.nn.Module:
         model = sharded()
-        optimizer = make(model.parameters(), **options)
+        optimizer, bound = made(make, model.parameters())
         weights, state = get_state_dict(model, optimizer)  # takes a step of its own, with rate and gradients zero
         target = {"model": weights, "optimizer": state}
         dcp.load(target, checkpoint_id=folder)
         set_state_dict(model, optimizer, model_state_dict=target["model"], optim_state_dict=target["optimizer"])
-        train(model, optimizer, range(HALF, STEPS), clip=clip)
+        train(model, optimizer, range(HALF, STEPS), clip=bound)
         return model
 
     model, optimizer, folder = saved_at_half(ours)
     everything = deepcopy(get_optimizer_state_dict(model, optimizer, options=whole))
     at_half = wholes_of(model)
     binding = optimizer._binding
-    train(model, optimizer, range(HALF, STEPS), clip=clip)
+    train(model, optimizer, range(HALF, STEPS), clip=None if own_clip else clip)
     twin, other, theirs = saved_at_half(torchs)
     train(twin, other, range(HALF, STEPS), clip=clip)
     found = {
         "own": wholes_of(model),
         "twin": wholes_of(twin),
-        "torch's by ours": wholes_of(continued(ours, theirs)) if pair != "a rule" else None,
-        "ours by torch's": wholes_of(continued(torchs, folder)) if pair != "a rule" else None,
+        "torch's by ours": wholes_of(continued(ours, theirs)) if pair != "a rule" and not own_clip else None,
+        "ours by torch's": wholes_of(continued(torchs, folder)) if pair != "a rule" and not own_clip else None,
         "same bits": identical(locals_of(model), locals_of(continued(ours, folder))),
         "same binding": optimizer._binding is binding,
         "rows": [len(part) for part in locals_of(model)],
@@ -209,9 +223,9 @@ def fsdp(pair: str, clip: float | None) -> dict[str, Any]:
         with torch.no_grad():
             for parameter, value in zip(alone.parameters(), at_half, strict=True):
                 parameter.copy_(value)
-        single = ours(alone.parameters(), **options)
+        single, bound = made(ours, alone.parameters())
         set_optimizer_state_dict(alone, single, everything, options=whole)
-        train(alone, single, range(HALF, STEPS), clip=clip)
+        train(alone, single, range(HALF, STEPS), clip=bound)
         found["alone"] = copies(alone.parameters())
     return found
 
@@ -306,15 +320,24 @@ def distributed(name: str) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def messages() -> Iterator[list[int]]:
+    """List the lengths of what is sent."""
+    sent, send = list[int](), dist.all_gather
+    dist.all_gather = lambda *given, **named: (sent.append(len(given[1])), send(*given, **named))[1]
+    try:
+        yield sent
+    finally:
+        dist.all_gather = send
+
+
 def gauges(dtype: torch.dtype) -> dict[str, Any]:
     """Watch DTensors and, here too, the whole tensors, of which some are absent; count what is sent."""
     kinds, generator = every_kind(), torch.Generator().manual_seed(6)
     whole = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape, _, _ in kinds]
     sides = [[torch.nn.Parameter(value) for value in shared(whole, kinds)], whole]
     optimizers = [sr.optim.AdamW(side, lr=3e-3, clip=sr.clip_value(limit=0.5), watch=True) for side in sides]
-    sent, send = list[int](), dist.all_gather
-    dist.all_gather = lambda *given, **named: (sent.append(len(given[1])), send(*given, **named))[1]
-    try:
+    with messages() as sent:
         for step in range(3):
             gradients = [torch.randn(p.shape, generator=generator).to(dtype) for p in whole]
             if step == 2 and dtype == torch.bfloat16:
@@ -325,18 +348,92 @@ def gauges(dtype: torch.dtype) -> dict[str, Any]:
                 optimizer.step()
         silent = list(sent)
         found, alone = (optimizer.gauges() for optimizer in optimizers)
-    finally:
-        dist.all_gather = send
     return {"found": dict(found), "alone": dict(alone), "each": found.parameters, "alone each": alone.parameters,
             "sent in steps": silent, "sent": len(sent), "lacking": found.lacking}  # fmt: skip
 
 
+# What whole tensors reduce to ----------------------------------------------------------------------------------
+
+
+@sr.rule
+def centred(theta: Any, g: Any, widest: Any = sr.slot(rank="tensor"), *, lr: Any = 0.02) -> Any:
+    """Subtract the mean from the gradient; remember the greatest element of all tensors and of this one."""
+    return theta - lr * (g - sr.mean(g)), sr.maximum(widest, sr.max(g) + sr.global_norm(theta))
+
+
+NORMS: dict[str, Callable[..., Any]] = {
+    "LAMB": lambda params, **given: sr.optim.LAMB(params, lr=0.02, clip=sr.clip_norm, watch=True, **given),
+    "a rule": lambda params, **given: centred.optimizer(params, clip=0.5, **given),
+}
+
+
+def norms(name: str, backend: str) -> dict[str, Any]:
+    """Step DTensors and a tensor that both have, and, here too, the whole tensors."""
+    kinds, generator = every_kind(), torch.Generator().manual_seed(7)
+    shapes = [*(shape for shape, _, _ in kinds), (3,)]
+    whole = [torch.nn.Parameter(torch.randn(shape, generator=generator).double()) for shape in shapes]
+    own = [torch.nn.Parameter(value) for value in [*shared(whole[:-1], kinds), whole[-1].detach().clone()]]
+    one, other = NORMS[name](own, backend=backend), NORMS[name](whole, backend=backend)
+    lots.CACHED, cached = 64, lots.CACHED  # whole tensors take turns, and parts wait for others
+    deviations, told = list[float](), list[list[Any]]()
+    for step in range(3):
+        gradients = [torch.randn(p.shape, generator=generator).double() for p in whole]
+        parts = [*shared(gradients[:-1], kinds), gradients[-1].clone()]
+        for place, (p, q, value, new) in enumerate(zip(whole, own, gradients, parts, strict=True)):
+            p.grad, q.grad = (None, None) if step == 1 and place % 3 == 0 else (value, new)
+        for optimizer in (one, other):
+            optimizer.step()
+        if name == "LAMB":
+            found = [optimizer.gauges() for optimizer in (one, other)]
+            told.append([[dict(each), *each.parameters.values()] for each in found])
+        pairs = list(zip(own, whole, strict=True))
+        pairs += [(value, other.state[p][key]) for q, p in pairs for key, value in one.state[q].items()]
+        wholes = [q.full_tensor() if hasattr(q, "full_tensor") else q for q, _ in pairs]
+        deviations.append(max(float((q - p).detach().abs().max()) for q, (_, p) in zip(wholes, pairs, strict=True)))
+    lots.CACHED, known = cached, sr.explain(one)
+    return {"deviation": max(deviations), "backend": known.backend, "reason": known.reason, "gauges": told}
+
+
+def guards() -> dict[str, Any]:
+    """Train a model of fully_shard whose gradients are bad in the second process alone, or absent there."""
+    found: dict[str, Any] = {}
+    for kind in ("skip", "raise"):
+        model = sharded()
+        optimizer = sr.optim.AdamW(model.named_parameters(), lr=0.1, clip=1.0, nonfinite=kind)
+        train(model, optimizer, range(2))
+        before = copies(parts_of(model, optimizer))
+        first = next(model.parameters())
+        if dist.get_rank() == 1:
+            first.grad.to_local()[-1, -1] = torch.nan
+        try:
+            with messages() as sent:
+                optimizer.step()
+        except StepruleError as error:
+            found["told"] = str(error)
+        found[f"same after {kind}"] = (len(sent), identical(before, copies(parts_of(model, optimizer))))
+    train(model, optimizer, range(2, 3))
+    with messages() as sent:
+        optimizer.step()
+    found["sent"] = len(sent)
+    for parameter in model.parameters() if dist.get_rank() == 1 else ():
+        parameter.grad = None
+    before = copies(locals_of(model))
+    with messages() as sent:
+        optimizer.step()
+    found["where one has nothing"] = (len(sent), not identical(before, locals_of(model)))
+    quiet = sr.optim.AdamW(model.parameters(), lr=0.1)
+    with messages() as sent:
+        quiet.step()
+    found["sent without norms"], quiet.clip = len(sent), 0.5
+    with messages() as sent:
+        quiet.step()
+    found["sent when asked to clip later"] = len(sent)
+    return found
+
+
 REFUSED: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "clip": lambda params: sr.optim.AdamW(params, lr=0.1, clip=0.01),
-    "clip each tensor": lambda params: sr.optim.SGD(params, lr=0.1, clip=sr.clip_norm),
-    "skip": lambda params: sr.optim.AdamW(params, lr=0.1, nonfinite="skip"),
-    "LAMB": lambda params: sr.optim.LAMB(params, lr=0.1),
-    "a rule": lambda params: board.adam.optimizer(params, lr=0.1, clip=0.01),
+    "in the backward pass": lambda params: sr.optim.LAMB(params, lr=0.1).step_in_backward(),
+    "rows": lambda params: sr.optim.Adafactor(params, lr=0.1),
 }
 
 
@@ -373,14 +470,20 @@ def fsdp_look_ahead() -> dict[str, Any]:
     return {"own": ends[0], "alone": ends[1]}
 
 
-def climbing(ddp: bool) -> dict[str, Any]:
+@sr.rule(evaluate_at=lambda theta, g_theta, *, lr: theta + lr * g_theta / sr.norm(g_theta))
+def each(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
+    """Take the gradient where each tensor has climbed as far."""
+    return theta - lr * g
+
+
+def climbing(ddp: bool, rule: Any = None) -> dict[str, Any]:
     """SAM, whose way is as long as all gradients of all processes say, beside the same in one process."""
     from torch.nn.parallel import DistributedDataParallel
 
     ends, points = [], list[list[torch.Tensor]]()
     part = mine() if ddp else slice(None)
     for model in (DistributedDataParallel(network()) if ddp else sharded(), network()):
-        optimizer = sr.sam(board.momentum, rho=0.5).optimizer(model.parameters(), lr=0.05, backend="eager")
+        optimizer = (rule or sr.sam(board.momentum, rho=0.5)).optimizer(model.parameters(), lr=0.05, backend="eager")
         whole = slice(None) if ends else part
         for step in range(HALF):
 
@@ -399,22 +502,6 @@ def climbing(ddp: bool) -> dict[str, Any]:
     half = len(points) // 2
     its = {"points": [*chain(*points[:half])], "its": [*chain(*points[half:])]}
     return {"own": ends[0], "alone": ends[1], **its}
-
-
-def fsdp_refuses_a_length_each() -> dict[str, Any]:
-    """A point that needs the length of each tensor is refused before the closure is evaluated."""
-
-    @sr.rule(evaluate_at=lambda theta, g_theta, *, lr: theta + lr * g_theta / sr.norm(g_theta))
-    def each(theta, g, *, lr=0.1):
-        return theta - lr * g
-
-    model = sharded()
-    optimizer = each.optimizer(model.parameters())
-    try:
-        optimizer.step(lambda: 1 / 0)
-    except StepruleError as error:
-        return {"told": str(error)}
-    return {"told": "nothing"}
 
 
 def fsdp_in_backward(pair: str) -> dict[str, Any]:
@@ -466,12 +553,16 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     "ZeRO with bucket views": lambda: zero("AdamW", view=True),
     **{f"FSDP2 {pair}": lambda pair=pair: fsdp(pair, clip=None) for pair in PAIRS},
     "FSDP2 with clipping": lambda: fsdp("AdamW", clip=0.05),
+    "FSDP2 clipping": lambda: fsdp("AdamW", clip=0.05, own_clip=True),
+    **{f"norms of {name}": lambda name=name: norms(name, "numba_cpu") for name in NORMS},
+    "norms in torch operations": lambda: norms("LAMB", "eager"),
+    "guards": guards,
     **{f"FSDP2 refuses {kind}": lambda kind=kind: fsdp_refused(kind) for kind in REFUSED},
     **{f"DTensors {name}": lambda name=name: distributed(name) for name in MAKERS},
     "FSDP2 with a look-ahead": fsdp_look_ahead,
     "FSDP2 with two gradients": lambda: climbing(ddp=False),
     "DDP with two gradients": lambda: climbing(ddp=True),
-    "FSDP2 refuses a length of each": fsdp_refuses_a_length_each,
+    "FSDP2 with a length of each": lambda: climbing(ddp=False, rule=each),
     **{f"FSDP2 {pair} in backward": lambda pair=pair: fsdp_in_backward(pair) for pair in PAIRS},
     "DDP in backward": lambda: ddp_in_backward(True),
     "DDP in backward, later": lambda: ddp_in_backward(False),

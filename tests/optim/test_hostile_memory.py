@@ -21,7 +21,7 @@ import steprule as sr
 from child import HERE, survives
 from counted import calls
 from steprule import board
-from steprule.backends.base import chunks
+from steprule.backends.chunks import chunks
 from steprule.backends.numba_cpu import CHUNK, CpuBatch, CpuKernel
 from steprule.errors import ParameterError
 from steprule.plan.program import lowered

@@ -5,7 +5,6 @@ One process plays the first of four: the group of processes is torch's fake one,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -249,9 +248,9 @@ def test_absent_gradients_leave_parts_as_they_are() -> None:
 
 
 @sr.rule
-def centred(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
-    """Subtract the mean of the gradient from it."""
-    return theta - lr * (g - sr.mean(g))
+def straight(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
+    """Make a matrix of the gradient whose singular values are 1."""
+    return theta - lr * sr.orthogonalize(g)
 
 
 @sr.rule
@@ -263,14 +262,8 @@ def watching(theta: Any, g: Any, *, lr: Any = 0.1) -> Any:
 
 REFUSED: dict[str, tuple[Make, str, str]] = {
     "watch": (watching.optimizer, "a gauge needs ‖g‖ of all tensors", 'sr.watch("length", sr.norm(g))'),
-    "clip": (lambda params: sr.optim.AdamW(params, clip=1.0), "needs ‖g‖ of all of it", "leave clip=None"),
-    "clip each tensor": (lambda params: sr.optim.SGD(params, clip=sr.clip_norm), "needs ‖g‖_tensor", "clip=None"),
-    "skip": (lambda params: sr.optim.AdamW(params, nonfinite="skip"), "a guard", 'leave nonfinite="propagate"'),
-    "raise": (lambda params: board.sgd.optimizer(params, lr=0.1, nonfinite="raise"), "a guard", "isfinite()"),
-    "both": (lambda params: sr.optim.SGD(params, clip=1.0, nonfinite="skip"), "needs", 'and nonfinite="propagate"'),
-    "LAMB": (sr.optim.LAMB, "`lamb` needs", "sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm"),
-    "LARS": (sr.optim.LARS, "`lars` needs", "sr.optim.AdamW"),
-    "a rule": (centred.optimizer, "`centred` needs mean(g)", "sr.optim.AdamW"),
+    "rows": (lambda params: sr.optim.Adafactor(params), "rows and columns", "redistribute(placements=[Replicate()])"),
+    "matrices": (straight.optimizer, "needs orthogonalize(", "redistribute(placements=[Replicate()])"),
 }
 
 
@@ -291,33 +284,6 @@ def test_what_needs_the_other_parts_is_refused_when_the_optimiser_is_made_or_giv
     with pytest.raises(ParameterError, match="is a DTensor"):
         optimizer.add_param_group({"params": [own]})
     assert len(optimizer.param_groups) == 1
-
-
-@pytest.mark.null
-@pytest.mark.parametrize(("option", "value"), [("nonfinite", "skip"), ("clip", 1.0)])
-def test_what_needs_the_other_parts_is_refused_when_it_is_asked_for_later(option: str, value: Any) -> None:
-    own = parameter((2, 3), (8, 3), [Shard(0)], line())
-    for optimizer in (sr.optim.AdamW([own]), board.adam.optimizer([own])):
-        before = getattr(optimizer, option)
-        with pytest.raises(ParameterError, match="is a DTensor"):
-            setattr(optimizer, option, value)
-        assert getattr(optimizer, option) == before
-
-
-def test_the_line_for_a_guard_does_what_the_guard_would_have_done() -> None:
-    mesh = DeviceMesh("cpu", [0])  # of one process, which needs no other
-    model = torch.nn.Linear(3, 2, bias=False)
-    model.weight = torch.nn.Parameter(shared(torch.randn(2, 3), (2, 3), [Shard(0)], mesh))
-    with pytest.raises(ParameterError) as error:
-        sr.optim.SGD([parameter((2, 3), (8, 3), [Shard(0)], line())], nonfinite="skip")
-    line_to_write = re.search(r"write: (.*)", str(error.value))
-    assert line_to_write
-    optimizer = adamw(model.parameters())
-    for value, moves in ((1.0, True), (float("nan"), False), (float("inf"), False)):
-        model.weight.grad = as_parameter(model.weight, torch.full((2, 3), value))
-        before = part(model.weight).clone()
-        exec(line_to_write[1], {"torch": torch, "model": model, "optimizer": optimizer})  # noqa: S102
-        assert torch.equal(part(model.weight), before) is not moves
 
 
 def test_reductions_over_dtensors_that_are_whole_here_are_right() -> None:
@@ -342,6 +308,50 @@ def test_reductions_over_dtensors_that_are_whole_here_are_right() -> None:
 def test_a_parameter_that_is_a_sum_over_processes_is_refused() -> None:
     with pytest.raises(ParameterError, match="holds a term of a sum"):
         sr.optim.SGD([parameter((3,), (3,), [Partial()], line())])
+
+
+@sr.rule
+def remembering(theta: Any, g: Any, length: Any = sr.slot(rank="tensor"), *, lr: Any = 0.1) -> Any:
+    """Divide by the length of all gradients of the step before."""
+    return theta - lr * g / (1 + length), sr.global_norm(g)
+
+
+def test_an_interrupt_after_lengths_were_joined_sends_nothing_again_and_replicas_count_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Processes with the same parts; one is interrupted when a slot is to remember the length of all gradients."""
+    sent: list[int] = []
+
+    def gather(everyones: list[torch.Tensor], mine: torch.Tensor, group: Any) -> None:
+        sent.append(group.size())
+        for own in everyones:
+            own.copy_(mine)
+
+    monkeypatch.setattr(dist, "all_gather", gather)
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "shards"))
+    sizes = [((2, 3), (8, 3), [Shard(0)], line()), ((2, 3), (4, 3), [Replicate(), Shard(0)], grid)]
+    own = [parameter(*size) for size in sizes]
+    twins = [torch.nn.Parameter(part(p).repeat(len(p) // 2, 1)) for p in own]
+    one, other = remembering.optimizer(own), remembering.optimizer(twins)
+    end, interrupts = CpuBatch.end, [1]
+    for step in range(3):
+        for twin, value in zip(twins, fill(own, step), strict=True):
+            twin.grad = value.repeat(len(twin) // 2, 1)
+        other.step()
+        if step == 1:
+            monkeypatch.setattr(CpuBatch, "end", lambda own: end(own) if not interrupts else raise_(interrupts.pop()))
+            with pytest.raises(KeyboardInterrupt):
+                one.step()
+        else:
+            one.step()
+        assert sent == [4, 2] * (step + 1)
+        for p, twin in zip(own, twins, strict=True):
+            torch.testing.assert_close(part(p), twin.detach()[:2], rtol=1e-6, atol=0)
+            torch.testing.assert_close(one.state[p]["length"], other.state[twin]["length"], rtol=1e-6, atol=0)
+
+
+def raise_(_: object) -> None:
+    raise KeyboardInterrupt
 
 
 # State ---------------------------------------------------------------------------------------------------------
@@ -413,10 +423,6 @@ def test_state_of_8_bits_is_a_part_of_that_of_the_whole() -> None:
 
 
 def test_roles_are_found_in_a_sharded_model_and_a_rule_of_matrices_is_refused_by_its_name() -> None:
-    @sr.rule
-    def straight(theta, g, *, lr=0.1):
-        return theta - lr * sr.orthogonalize(g)
-
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
     whole = {name: told.role for name, (_, told) in roles(model).items()}
     fully_shard(model, mesh=line())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ..errors import BackendError
 from ..graph.node import Node
 from ..graph.ops import OPS
-from ..plan.groups import row_length
 from ..plan.program import Program
 from ..plan.schedule import Pass, Plan
 from ..version import __version__
@@ -43,6 +42,8 @@ class Place:
     """That of the whole."""
     offset: tuple[int, ...]
     """Where in it the first element is."""
+    part: bool = False
+    """Whether other processes may have the rest of it."""
 
     @property
     def first(self) -> int:
@@ -125,6 +126,32 @@ class Backend(ABC):
         return "leave backend=None"
 
 
+class Processes(ABC):
+    """What several processes tell each other in a step, of which each has parts of the same tensors.
+
+    All of them must ask for the same passes in the same order, whatever gradients are absent where.
+    """
+
+    passes: int
+    """How many passes a step has somewhere."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Forget the step before."""
+
+    @abstractmethod
+    def totals(self, index: int) -> dict[Node, Any]:
+        """Join what parts were reduced to in a pass, −1 being every plan's last one.
+
+        What parts of one tensor reduce to becomes that of all of it in the batches that have it; what is reduced of all
+        tensors that are cut is returned, in the words of all plans. Asked again in the same step, nothing is sent.
+        """
+
+    @abstractmethod
+    def refuses(self) -> bool:
+        """Whether the guard of some plan has found NaN or infinity."""
+
+
 class Batch(ABC):
     """Tensors of one dtype and device, bound to a plan.
 
@@ -146,6 +173,8 @@ class Batch(ABC):
     """What is computed on whole tensors between passes."""
     host: Table | None = None
     """After `begin`, the plan's `host` values, a row a setting, unless they are computed where used."""
+    parts = False
+    """Whether its tensors are parts, of which other processes have others."""
 
     @abstractmethod
     def set_gradients(self, gradients: Gradients) -> None:
@@ -226,6 +255,14 @@ class Batch(ABC):
     def reduced(self) -> Table:
         """Return the row of each tensor in the table `reduced`, of the last step; this may wait for a device."""
 
+    def reduced_at(self, places: Sequence[int]) -> torch.Tensor:
+        """Return what each tensor was reduced to, at some places of the table `reduced`, without waiting."""
+        raise NotImplementedError
+
+    def put_reduced(self, places: Sequence[int], numbers: torch.Tensor) -> None:
+        """Let these be what each tensor was reduced to."""
+        raise NotImplementedError
+
     @abstractmethod
     def begun(self) -> bool:
         """Whether this step has begun to write."""
@@ -258,37 +295,35 @@ class Batch(ABC):
         return not np.isfinite(self.total[self.plan.reductions.index(guard)])
 
 
-def run(
-    work: Sequence[tuple[Batch, Table]], *, ending: bool = True, join: Callable[[Batch, Pass], None] | None = None
-) -> bool:
+def run(work: Sequence[tuple[Batch, Table]], *, ending: bool = True, processes: Processes | None = None) -> bool:
     """Run one step of every batch's plan, sharing global reductions; return whether it wrote anything.
 
-    Without its `ending`, which `conclude` makes up for, slots of one number a tensor are not yet written. What other
-    processes have reduced is joined before it is shared, if somebody can `join` it.
+    Without its `ending`, which `conclude` makes up for, slots of one number a tensor are not yet written. Other
+    `processes` share reductions of tensors that they have parts of.
     """
-    if len(work) == 1 and ending and join is None:
+    if len(work) == 1 and ending and processes is None:
         batch, hyper = work[0]
         return batch.step(hyper)
+    if processes is not None:
+        processes.begin()
     for batch, hyper in work:
         batch.begin(hyper)
     batches = [batch for batch, _ in work]
-    for index in range(max((len(batch.plan.passes) for batch in batches), default=1) - 1):
+    passes = max([len(batch.plan.passes) for batch in batches], default=1)
+    for index in range((passes if processes is None else max(passes, processes.passes)) - 1):
         walking = [batch for batch in batches if index < len(batch.plan.passes) - 1]
         for batch in walking:
             batch.call(index)
             batch.sweep(index)
-        if join is not None:
-            for batch in walking:
-                join(batch, batch.plan.passes[index])
-        _share_totals([(batch, batch.plan.passes[index]) for batch in walking])
-        if any(batch.refuses(index) for batch in walking):
+        _share_totals([(batch, batch.plan.passes[index]) for batch in walking], processes, index)
+        if any(batch.refuses(index) for batch in walking) or (processes is not None and processes.refuses()):
             return False
     for batch in batches:
         batch.call(len(batch.plan.passes) - 1)
     for batch in batches:
         batch.sweep(len(batch.plan.passes) - 1)
     if ending:
-        _wind_up(batches)
+        _wind_up(batches, processes)
     return True
 
 
@@ -300,7 +335,7 @@ def conclude(batches: Sequence[Batch]) -> None:
         batch.clear()
 
 
-def settle(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
+def settle(work: Sequence[tuple[Batch, Table]], *, ending: bool = True, processes: Processes | None = None) -> bool:
     """Finish a step that was interrupted while it wrote; return False if it had not come so far."""
     batches = [batch for batch, _ in work]
     written = any(batch.begun() for batch in batches)
@@ -308,13 +343,13 @@ def settle(work: Sequence[tuple[Batch, Table]], *, ending: bool = True) -> bool:
         for batch in batches:
             batch.finish()
         if ending:
-            _wind_up(batches)
+            _wind_up(batches, processes)
     return written
 
 
-def _wind_up(batches: Sequence[Batch]) -> None:
+def _wind_up(batches: Sequence[Batch], processes: Processes | None) -> None:
     """Share the totals that only slots of one number a tensor wait for, and write these."""
-    _share_totals([(batch, batch.plan.passes[-1]) for batch in batches])
+    _share_totals([(batch, batch.plan.passes[-1]) for batch in batches], processes)
     _end(batches)
 
 
@@ -326,23 +361,23 @@ def _end(batches: Sequence[Batch]) -> None:
         batch.end_all()
 
 
-def _share_totals(ended: Sequence[tuple[Batch, Pass]]) -> None:
+def _share_totals(ended: Sequence[tuple[Batch, Pass]], processes: Processes | None = None, index: int = -1) -> None:
     """Replace each batch's share of a global reduction by the whole; equal formulas are one, in any plan.
 
     Totals on a device are added there, and waited for only if a batch in main memory needs them.
     """
     shared = [(batch, node) for batch, item in ended for node in item.reductions if node.kind == "global"]
-    whole: dict[Node, Any] = {}
-    for batch, node in shared:
+    whole: dict[Node, Any] = {} if processes is None else processes.totals(index)
+    for batch, node in ((batch, node) for batch, node in shared if not batch.parts):
         key, share = batch.plan.shared[node], batch.total[batch.plan.reductions.index(node)]
-        whole[key] = _join(node.reducer.combine, whole[key], share) if key in whole else share
+        whole[key] = join(node.reducer.combine, whole[key], share) if key in whole else share
     for batch, node in shared:
         share, held = whole[batch.plan.shared[node]], batch.total
         on_host = isinstance(held, np.ndarray) and isinstance(share, torch.Tensor)
         held[batch.plan.reductions.index(node)] = float(share) if on_host else share
 
 
-def _join(op: str, a: Any, b: Any) -> Any:
+def join(op: str, a: Any, b: Any) -> Any:
     """Apply an operation to two numbers, of which either may be on a device; there the first becomes the result."""
     held = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
     if held is None:
@@ -350,46 +385,3 @@ def _join(op: str, a: Any, b: Any) -> Any:
             return float(OPS[op].meaning(float(a), float(b)))
     a, b = (x.to(held.device) if isinstance(x, torch.Tensor) else held.new_full((), float(x)) for x in (a, b))
     return getattr(torch, OPS[op].torch)(a, b, out=a)
-
-
-def row_lengths(program: Program, where: Where | None) -> list[int] | None:
-    """Return the elements of a row of each tensor, where groups must not be cut."""
-    return [row_length(place.shape) for place in where] if program.grouped and where else None
-
-
-def _cut(
-    sizes: Sequence[int], length: int, rows: Sequence[int] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return each tensor's size, how long what is cut is, into pieces of what length, and how many there are in all.
-
-    Without rows a tensor is cut every `length` elements. With them, whole rows stay together if they are no longer than
-    that; a longer one is cut every `length` elements, where blocks of groups end.
-    """
-    size = np.asarray(sizes, dtype=np.int64)
-    row = np.asarray(size if rows is None else rows, dtype=np.int64).clip(1)
-    short = (row <= length) & (rows is not None)
-    whole, piece = np.where(short, size.clip(1), row), np.where(short, length // row * row, length)
-    return size, whole, piece, size // whole * -(-whole // piece)
-
-
-def chunks(sizes: Sequence[int], length: int, rows: Sequence[int] | None = None) -> NDArray[np.int64]:
-    """Cut tensors into chunks: rows of (tensor, first element, number of elements)."""
-    _, whole, piece, pieces = _cut(sizes, length, rows)
-    tensor = np.repeat(np.arange(len(pieces)), pieces)
-    place = np.arange(len(tensor)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    whole, piece = whole[tensor], piece[tensor]
-    each = -(-whole // piece)
-    inside = place % each * piece
-    table = [tensor, place // each * whole + inside, np.minimum(whole - inside, piece)]
-    return np.ascontiguousarray(np.stack(table, axis=1))
-
-
-def tensor_table(
-    sizes: Sequence[int], rows: Sequence[int], length: int, where: Where | None, cut: Sequence[int] | None = None
-) -> NDArray[np.int64]:
-    """Return the table of tensors, with the columns of `plan.tables.TENSOR`, or of `GROUPED` with rows to `cut`."""
-    size, _, _, pieces = _cut(sizes, length, cut)
-    places = [(place.stream, place.first) for place in where] if where else [(0, 0)] * len(size)
-    columns = [rows, size, np.cumsum(pieces) - pieces, pieces, *np.array(places, dtype=np.int64).reshape(-1, 2).T]
-    columns += [] if cut is None else [cut]
-    return np.stack([np.asarray(column, dtype=np.int64) for column in columns], axis=1)

@@ -254,6 +254,20 @@ class EagerBatch(Batch):
         ]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(nodes))
 
+    def reduced_at(self, places: Sequence[int]) -> torch.Tensor:
+        """Return what each tensor was reduced to, at some places; of those without gradients, of no elements."""
+        nodes = [self.plan.reductions[place] for place in places]
+        device = self.arrays[self.plan.graph.parameter][0].device
+        return torch.stack([
+            torch.stack([_wide(torch.as_tensor(own.get(node, node.reducer.init), device=device)) for node in nodes])
+            for own in self._reduced
+        ])  # fmt: skip
+
+    def put_reduced(self, places: Sequence[int], numbers: torch.Tensor) -> None:
+        """Let these be what each tensor was reduced to."""
+        for own, row in zip(self._reduced, numbers, strict=True):
+            own.update(zip((self.plan.reductions[place] for place in places), row, strict=True))
+
     def _scalars(self, tensor: int, roots: Sequence[Node]) -> dict[Node, Any]:
         """Compute what is below element rank in NumPy: numbers, and columns or rows of a matrix of them."""
         values: dict[Node, Any] = {}
@@ -266,7 +280,7 @@ class EagerBatch(Batch):
                     shared = node.kind == "global"
                     total = self.total[self.plan.reductions.index(node)] if shared else self._reduced[tensor][node]
                     with np.errstate(all="ignore"):
-                        values[node] = node.reducer.finished(_numbers(total), node.count(self._shapes[tensor]))
+                        values[node] = node.reducer.finished(_numbers(total), node.count(self._whole(tensor)))
                 elif node.array:
                     values[node] = _numbers(self.arrays[node.array][tensor]).reshape(view(node))
                 elif node.kind == "size":

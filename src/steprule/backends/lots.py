@@ -17,16 +17,20 @@ from numpy.typing import NDArray
 
 from ..graph.node import Node
 from ..plan.program import Program
-from .base import Batch, Gradients, Table
+from .base import Batch, Gradients, Table, Where
 
 CACHED = 4 << 20
 """Bytes of a lot, which usual processors have caches for."""
 
 
-def lots(program: Program, sizes: Sequence[int]) -> list[slice]:
-    """Share tensors of so many elements out among lots, in their order; one that is larger than a lot is one."""
+def lots(program: Program, sizes: Sequence[int], where: Where | None = None) -> list[slice]:
+    """Share tensors of so many elements out among lots, in their order; one that is larger than a lot is one.
+
+    Those of which other processes have parts wait for these between passes, together.
+    """
     places = [slice(0, len(sizes))]
-    if len(program.loops) == 1 or not program.plan.apart or torch.get_num_threads() > 1:
+    waits = any(place.part for place in where or ())
+    if len(program.loops) == 1 or not program.plan.apart or waits or torch.get_num_threads() > 1:
         return places
     each = sum(array.format.bytes for array in dict.fromkeys(own for loop in program.loops for own in loop.arrays))
     held = 0.0

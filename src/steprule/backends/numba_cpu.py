@@ -63,7 +63,7 @@ class CpuKernel(Kernel):
 
     def batch(self, arrays: Arrays, rows: Sequence[int], counts: Any, where: Where | None = None) -> Batch:  # noqa: ARG002
         """Bind tensors, in lots where they need not wait for each other; counts are in the table of hyperparameters."""
-        found = lots(self.program, [tensor.numel() for tensor in arrays[self.program.plan.graph.parameter]])
+        found = lots(self.program, [own.numel() for own in arrays[self.program.plan.graph.parameter]], where)
 
         def made(own: slice) -> CpuBatch:
             some = {name: tensors[own] for name, tensors in arrays.items()}
@@ -241,6 +241,14 @@ class CpuBatch(Batch):
     def reduced(self) -> Table:
         """Return what each tensor's elements were reduced to in the last step."""
         return self._reduced
+
+    def reduced_at(self, places: Sequence[int]) -> torch.Tensor:
+        """Return what each tensor was reduced to, at some places."""
+        return torch.from_numpy(self._reduced[:, places])
+
+    def put_reduced(self, places: Sequence[int], numbers: torch.Tensor) -> None:
+        """Let these be what each tensor was reduced to."""
+        self._reduced[:, places] = numbers.cpu().numpy()
 
     def begun(self) -> bool:
         """Whether this step has begun to write: a kernel says so before it returns."""

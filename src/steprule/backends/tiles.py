@@ -12,7 +12,8 @@ from ..graph.node import Rank
 from ..plan.lines import STRIP, TILE, cuts, strips, tiles
 from ..plan.program import Program
 from ..plan.tables import CHUNK, TENSOR
-from .base import Where, chunks, row_lengths, tensor_table
+from .base import Where
+from .chunks import chunks, row_lengths, tensor_table
 
 Integers = NDArray[np.int64]
 

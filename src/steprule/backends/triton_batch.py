@@ -314,6 +314,15 @@ class TritonBatch(Batch):
         """Return what each tensor's elements were reduced to in the last step; this waits for the device."""
         return self._tables[8].cpu().numpy()
 
+    def reduced_at(self, places: Sequence[int]) -> torch.Tensor:
+        """Return what each tensor was reduced to, at some places, on the device."""
+        return torch.stack([self._tables[8][:, place] for place in places], dim=1)
+
+    def put_reduced(self, places: Sequence[int], numbers: torch.Tensor) -> None:
+        """Let these be what each tensor was reduced to."""
+        for column, place in enumerate(places):
+            self._tables[8][:, place].copy_(numbers[:, column])
+
     def left_out(self) -> bool:
         """Whether kernels left the last step out; this waits for the device."""
         return self.stopped() or float(self.found[0]) > 0

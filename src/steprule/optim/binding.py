@@ -24,15 +24,17 @@ from .aliasing import set_apart
 from .bucket import Bucket, Groups
 from .checks import CHANGED, OTHERS, Facts, SlowCheck, forms
 from .compiled import Compiled, Kernels
+from .crossings import Crossings, crossings_of
 from .fast_check import FastCheck, loop, obstacle
 from .global_slots import check_common, unite
 from .settings import Settings
-from .shards import Shards, distributed, local
+from .shards import Shards, distributed, local, spread
 from .state import ensure, lay_out
 from .tensors import Entry, check, here, in_order_of, label, like
 
 NO_KERNELS = "some parameters are updated by torch operations, not by kernels"
 SEVERAL = "some parameters hold several matrices, each of which has an address"
+_FINITE = 'lower the learning rate, clip, or pass nonfinite="skip" to leave such steps out'
 _gradient = attrgetter("grad")
 _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
@@ -100,25 +102,28 @@ class Binding:
 
     def _bind(self, entries: list[Entry], backend: str | None) -> None:
         """Sort tensors into buckets, and note the facts that must stay true of them."""
-        kinds: dict[int, dict[Compiled, list[int]]] = {}
+        kinds: dict[int, dict[tuple[Compiled, Any], list[int]]] = {}
         slots: list[dict[str, torch.Tensor]] = []
         self._sharing = set[int]()
         for index, entry in enumerate(entries):
             compiled, state = self._compiled_for(entry, backend), self._state[entry.owner]
-            kinds.setdefault(id(self._kernels(entry)), {}).setdefault(compiled, []).append(index)
+            apart = spread(entry.owner) if compiled.plan.needed else None
+            kinds.setdefault(id(self._kernels(entry)), {}).setdefault((compiled, apart), []).append(index)
             slots.append({name: local(state[name]) for name in self._claimed(entry, compiled)})
         entries = set_apart(entries, slots)
         gradients = [in_order_of(entry.parameter, entry.gradient) for entry in entries]
         self.buckets: list[Bucket] = []
-        for compiled, members in (pair for own in kinds.values() for pair in own.items()):
+        for (compiled, apart), members in (pair for own in kinds.values() for pair in own.items()):
             own, kernels = [entries[i] for i in members], self._kernels(entries[members[0]])
             present = [gradients[i] if entries[i].present else None for i in members]
             self.buckets.append(Bucket(kernels, compiled, members, own, present, self._state))
+            self.buckets[-1].batch.parts = apart is not None
         self._recalling = any(bucket.plan.recalled or bucket.plan.graph.uses_loss for bucket in self.buckets)
         self._common = any(bucket.plan.graph.common for bucket in self.buckets)
         self._counting = [bucket for bucket in self.buckets if not bucket.decides]
         self._deciding = [bucket for bucket in self.buckets if bucket.decides]
         self._work = [(bucket.batch, bucket.hyper) for bucket in self.buckets]
+        self._crossings = self._crossing(entries)
         # What cannot be walked in its parameter's order is copied at every step; until then nothing holds a gradient.
         copied = [gradient is not entry.gradient for entry, gradient in zip(entries, gradients, strict=True)]
         self._copied = [(i, replace(entries[i], gradient=entries[i].parameter)) for i in np.flatnonzero(copied)]
@@ -131,6 +136,13 @@ class Binding:
         if entry.present:
             self._sharing.add(key)
         return [name for name in compiled.slots if not (shared and ranks.get(name) is Rank.GLOBAL)]
+
+    def _crossing(self, entries: list[Entry]) -> Crossings | None:
+        """Return what a step sends, whatever parameters are bound here: other processes may have other gradients."""
+        groups = zip(self._chosen, self._lists, strict=True)
+        parts = [(own, kernels.of(own).plan) for kernels, group in groups for own in group if distributed(own)]
+        owners = [[entries[i].owner for i in bucket.members] for bucket in self.buckets]
+        return crossings_of(parts, [(bucket.batch, own) for bucket, own in zip(self.buckets, owners, strict=True)])
 
     def _kernels(self, entry: Entry) -> Kernels:
         """Return what runs for a parameter."""
@@ -249,10 +261,10 @@ class Binding:
         A step is also left out if `found` is above 0, which is no reason to complain: the answer is None. Where kernels
         run on every parameter, they look at `found` themselves.
         """
-        if not self._stepped:
+        if not self._stepped and self._crossings is None:
             return True
         self._counted = False
-        if found is not None and self._counting and float(found) > 0:
+        if found is not None and (self._counting or not self._deciding) and float(found) > 0:
             self._forget_new()
             return None
         try:
@@ -263,7 +275,7 @@ class Binding:
             for bucket in self._counting:
                 bucket.advance(1)
             self._changed = self._recalling
-            written = run(self._work, ending=not self.late)
+            written = run(self._work, ending=not self.late, processes=self._crossings)
             if written:
                 self._count()
         except BaseException:
@@ -336,7 +348,7 @@ class Binding:
         """After an interrupt, however many follow: finish a step that had begun to write, and count it."""
         while not self._counted:
             try:
-                if not settle(self._work, ending=not self.late):
+                if not settle(self._work, ending=not self.late, processes=self._crossings):
                     return
                 self._count()
             except KeyboardInterrupt:
@@ -345,11 +357,16 @@ class Binding:
     def blame(self) -> NonFiniteError:
         """Return the error that names the first parameter whose gradient is not finite."""
         culprits = self._culprits()
+        if not culprits:
+            return NonFiniteError(
+                "a part of a gradient that another process has is not finite; nothing was updated",
+                fix=_FINITE,
+            )
         more = f" (and of {len(culprits) - 1} more)" if len(culprits) > 1 else ""
         return NonFiniteError(
             f"the gradient of {culprits[0][0]}{more} is not finite; nothing was updated",
             where=f"  shape {tuple(culprits[0][1].shape)}",
-            fix='lower the learning rate, clip, or pass nonfinite="skip" to leave such steps out',
+            fix=_FINITE,
         )
 
     def _culprits(self) -> list[tuple[str, torch.Tensor]]:

@@ -66,7 +66,8 @@ class Bucket:
         self.storages = [tensor.untyped_storage() for tensor in (*parameters, *self.arrays)] if self.pointed else []
         whole: Arrays = {names[0]: parameters, names[1]: gradients, **slots}
         arrays = {name: self._matrices(own) for name, own in whole.items()}
-        where = kernels.where(entries) if compiled.program.placed else None
+        placed = compiled.program.placed or any(entry.shared is not None for entry in entries)
+        where = kernels.where(entries) if placed else None
         self.batch: Batch = compiled.kernel.batch(arrays, self._row_of.tolist(), table, where)
 
     def _matrices(self, tensors: Sequence[Any]) -> list[Any]:

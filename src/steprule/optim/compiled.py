@@ -21,7 +21,7 @@ from ..plan.tables import array_rows
 from ..rule import Formula
 from .cut import Splits, check_cut
 from .options import Options
-from .shards import in_order, lies_in, local
+from .shards import in_order, lies_in, local, whole
 from .tensors import Entry, backend_of, check_shards, dense, name_of
 
 NOBODY = "none"
@@ -132,7 +132,7 @@ class Kernels:
         """Return the compiled plan for a parameter whose slots are laid out as it is."""
         kinds = (entry.parameter.dtype, *[state[name].dtype for name in array_rows(self.plan)[2:]])
         program, held = self._lowered(kinds), [state[name] for name in self._lowered(kinds).tensors[2:]]
-        whole = entry
+        own = entry
         if self.cut is not None:
             pieces = self.cut.of(local(entry.parameter))
             piece = next((one for one in pieces if not dense(one)), pieces[0])
@@ -142,10 +142,11 @@ class Kernels:
             if (backend.name, kinds) not in self._lacking:
                 self._lacking[backend.name, kinds] = backend.lacks(program)
             why = _SCATTERED if program.draws else _IN_ROWS if program.plan.axes else ""
-            scattered = why and not in_order(whole.owner, local(whole.parameter))
+            scattered = why and not in_order(own.owner, local(own.parameter))
             return self._lacking[backend.name, kinds] or (why if scattered else "")
 
-        return self._runs(kinds, entry.parameter.device, *backend_of(entry, held, forced, lacks))
+        sends = "what that reduces to" if self.plan.needed and not whole(own.owner) else "nothing"
+        return self._runs(kinds, entry.parameter.device, *backend_of(entry, held, forced, lacks, sends))
 
     def refused(self, parameter: torch.Tensor, why: str) -> Compiled:
         """Return a stand-in for a parameter that a step refuses."""
@@ -157,7 +158,7 @@ class Kernels:
         streams = parameter_seed(np.array([self.options.seed], np.uint64), positions)
         if self.cut is None:
             found = zip(streams.view(np.int64).tolist(), entries, strict=True)
-            return [Place(stream, *lies_in(entry.owner)) for stream, entry in found]
+            return [Place(stream, *lies_in(entry.owner), not whole(entry.owner)) for stream, entry in found]
         own = [(stream, place, tuple(one.shape)) for stream, entry in zip(streams, entries, strict=True)
                for place, one in enumerate(self.cut.of(entry.parameter))]  # fmt: skip
         seeds = [parameter_seed(stream[None], np.array([place])).view(np.int64)[0] for stream, place, _ in own]

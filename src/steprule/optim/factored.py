@@ -56,7 +56,11 @@ class Adafactor(TorchOptimizer):
 def _least(group: dict[str, Any], told: Any) -> Any:
     """Return ε₁ of a group: as in torch, that of its first parameter's type if none is told."""
     params = dict.__getitem__(group, "params")  # no setting, which steps would look at again: bindings know types
-    return float(torch.finfo(params[0].dtype).eps) if told is None and params else told
+    if told is not None or (isinstance(params, list) and not params):
+        return told
+    first = params[0] if isinstance(params, list) else params  # a new group may be anything that torch makes a list of
+    first = first[-1] if isinstance(first, tuple) else first
+    return float(torch.finfo(first.dtype if isinstance(first, torch.Tensor) else torch.float32).eps)
 
 
 @declared

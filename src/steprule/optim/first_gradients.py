@@ -11,6 +11,7 @@ from ..errors import HyperparameterError
 from ..graph.graph import Graph
 from ..graph.twice import Twice
 from ..plan.program import Program
+from .crossings import Part
 from .global_slots import unite
 from .moves import Owner, Pair, Way, ways
 from .prepared import Prepared
@@ -59,7 +60,7 @@ class FirstGradients:
         if not self._groups:
             return None
         for index, group, _, paths in self._groups:
-            check_shards(group, index, self._program_of(paths.to_point).plan, moves=True)
+            check_shards(group, index, self._program_of(paths.to_point).plan)
         with torch.enable_grad():
             loss = closure()
         with torch.no_grad():
@@ -88,6 +89,11 @@ class FirstGradients:
             local(states[parameter][paths.given]).copy_(here(entry).gradient)
         if rule.kernels.options.guarded:
             self._finite.append((parameter, local(entry.gradient).isfinite().all()))
+
+    def planned(self) -> list[Part]:
+        """List all parameters that may move, with the plan of that: other processes may have gradients of others."""
+        return [(parameter, self._program_of(paths.to_point).plan) for _, group, _, paths in self._groups
+                for parameter in group["params"]]  # fmt: skip
 
     def ways(self) -> list[Way]:
         """Return the moves to the points of the second gradient."""

@@ -23,7 +23,7 @@ from ..plan.tables import hyper_columns
 from .binding import Binding
 from .bucket import Bucket
 from .options import Options
-from .shards import Shared, over_processes
+from .shards import Crossing
 from .slots import STEP
 
 Numbers = NDArray[np.float64]
@@ -109,9 +109,11 @@ class _Table:
         self.numbers = self._numbers()
         self.reduced = bucket.reduced(self.join)[self.places]
         self._known: dict[Node, Numbers] = {}
+        self.apart = [place for place, node in enumerate(self.plan.reductions) if node in self.plan.only_watched]
+        """The places of what a step has not joined over processes."""
 
     def join(self, rows: Sequence[Numbers]) -> Numbers:
-        """Return what the elements of a tensor were reduced to, given the row of each part of it."""
+        """Return what the elements of a tensor were reduced to, given the row of each of its matrices."""
         with np.errstate(all="ignore"):
             joins = [OPS[node.reducer.combine].meaning.reduce for node in self.plan.reductions]  # type: ignore[attr-defined]
             return np.array([join(column) for join, column in zip(joins, np.stack(rows).T, strict=True)])
@@ -190,10 +192,14 @@ def _total(pairs: Sequence[tuple[_Table, _Reading]]) -> float | None:
 
 def measure(bindings: Sequence[Binding], skipped: float, asked: bool | Sequence[str] | None) -> Gauges:
     """Return the gauges of the last step, of all its bindings; on a device this waits for it."""
-    tables = [_Table(bucket, binding, stopped=binding.left_out()) for binding in bindings for bucket in binding.buckets]
+    tables, order = list[_Table](), list[str]()
+    for binding in bindings:
+        own = [_Table(bucket, binding, stopped=binding.left_out()) for bucket in binding.buckets]
+        members = sorted(pair for table in own for pair in zip(table.members, table.names, strict=True))
+        tables, order = tables + own, order + [name for _, name in members]
     _join_parts(tables)
     found = [(table, table.readings()) for table in tables if table.places]
-    total, parameters = dict[str, float](), {name: dict[str, float]() for table in tables for name in table.names}
+    total, parameters = dict[str, float](), {name: dict[str, float]() for name in order}
     names = dict.fromkeys(name for _, own in found for name in own)
     why: dict[str, str] = {}
     for name in [*(one for one in MEANINGS if one in names), *(one for one in names if one not in MEANINGS)]:
@@ -216,9 +222,13 @@ def _join_parts(tables: Sequence[_Table]) -> None:
     """Reduce DTensors over the processes that have parts of them, in an order that all of these agree on."""
     cells = [(member, table, row) for table in tables for row, member in enumerate(table.members)]
     cells.sort(key=itemgetter(0))
-    parts = [Shared(table.owners[row], table.reduced[row], table.join) for _, table, row in cells]
-    for (_, table, row), whole in zip(cells, over_processes(parts), strict=True):
-        table.reduced[row] = whole
+    kept = [table.apart for _, table, _ in cells]
+    parts = [(table.owners[row], [table.plan.reductions[place].reducer.combine for place in own])
+             for (_, table, row), own in zip(cells, kept, strict=True)]  # fmt: skip
+    numbers = [table.reduced[row, own] for (_, table, row), own in zip(cells, kept, strict=True)]
+    found = Crossing(parts)(torch.from_numpy(np.concatenate([*numbers, np.zeros(0)]))).numpy()
+    for (_, table, row), own in zip(cells, kept, strict=True):
+        table.reduced[row, own], found = found[: len(own)], found[len(own) :]
 
 
 def _missing(bucket: Bucket, asked: bool | Sequence[str] | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ..plan.program import lowered
 from ..plan.schedule import schedule
 from .compiled import Kernels
 from .global_slots import unite
-from .moves import Copy, Owner, Pair, Way, insist, move
+from .moves import Copy, Owner, Pair, insist, move, ways
 from .settings import plain
 from .state import ensure
 
@@ -146,9 +146,10 @@ class Implicit:
         """Move every parameter from the iterate to where the step of these gradients ends."""
         for iterate in iterates:
             iterate.put_back()
-        given = [(pair, g) for pair, g in zip(pairs, gradients, strict=True) if g is not None]
-        way = Way(self._kernels, self._program, 1, [pair for pair, _ in given], [g for _, g in given])
-        move(owner, [way])
+        given = (
+            (pair, self._kernels, self._program, g) for pair, g in zip(pairs, gradients, strict=True) if g is not None
+        )
+        move(owner, ways(given, steps=1), [(parameter, self._program.plan) for _, parameter in pairs])
 
     def _unfound(self, seen: int, moved: _Moved, best: float, most: int) -> ConvergenceError:
         told = f"after {seen} evaluations the last moved it by {moved.by:.3g}, and {moved.allowed:.3g} is near enough"

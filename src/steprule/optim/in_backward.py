@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -23,6 +23,7 @@ from ..rule import Formula
 from .away import Away
 from .binding import Binding
 from .global_slots import check_common
+from .shards import whole
 from .surroundings import uncompiled
 from .tensors import label
 
@@ -123,7 +124,7 @@ class InBackward:
         """Check what runs on every group, and bind each parameter anew at its next gradient."""
         self._check_points()
         for index, group in enumerate(self._owner.param_groups):
-            refuse(self._owner._choose(group).plan, self._owner.clip, index)  # noqa: SLF001
+            refuse(self._owner._choose(group).plan, self._owner.clip, index, group["params"])  # noqa: SLF001
         for member in self._members.values():
             member.binding = None
 
@@ -139,7 +140,7 @@ class InBackward:
         self._check_points()
         for index, group in enumerate(owner.param_groups):
             kernels = owner._choose(group)  # noqa: SLF001
-            refuse(kernels.plan, owner.clip, index)
+            refuse(kernels.plan, owner.clip, index, group["params"])
             if not owner.capturable:  # then kernels read numbers where they are, and asking means waiting
                 owner._check_numbers(kernels, group, f"group {index}")  # noqa: SLF001
         check_common(owner._choose, owner.param_groups)  # noqa: SLF001
@@ -327,7 +328,7 @@ class Releasing(Away):
             self._in_backward.end()
 
 
-def refuse(plan: Plan, clip: Formula | float | None, group: int) -> None:
+def refuse(plan: Plan, clip: Formula | float | None, group: int, parameters: Sequence[torch.Tensor]) -> None:
     """Raise `RuleError` for a plan in which elements wait for what all tensors together decide."""
     graph, where = plan.graph, f"  group {group}; step_in_backward() writes each tensor when its gradient is there"
     if plan.guard is not None:
@@ -343,6 +344,9 @@ def refuse(plan: Plan, clip: Formula | float | None, group: int) -> None:
     if plan.awaited:
         told = f"`{graph.name}` needs {one_line(plan.awaited[0], graph)} before it writes the first tensor"
         raise RuleError(told, where=where, fix=_instead(clip))
+    if plan.needed and not all(map(whole, parameters)):
+        told = f"`{graph.name}` needs {one_line(plan.needed[0], graph)} of DTensors, whose parts other processes have"
+        raise RuleError(told, where=where, fix=_AS_USUAL)
 
 
 def _instead(clip: Formula | float | None) -> str:

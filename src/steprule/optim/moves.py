@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..backends.base import Batch, run
+from ..backends.base import run
 from ..backends.eager import EagerBatch
 from ..backends.half_torch import drawn, joined, rounded
-from ..graph.ops import OPS
 from ..plan.program import Program
-from ..plan.schedule import Pass
 from ..plan.storage import NARROW, REMAINDER
 from ..plan.tables import array_rows, hyper_columns
 from .compiled import Kernels
+from .crossings import Part, crossings_of
 from .formats import numbers_of
-from .shards import Shared, distributed, local, over_processes, spread
+from .shards import local, spread, whole
 from .state import STEP
 from .tensors import Entry, here, name_of
 
@@ -34,7 +31,7 @@ _MOVES = 2**32
 
 @dataclass(eq=False)
 class Way:
-    """A program that only moves parameters, and those that it moves, each beside its gradient.
+    """A program that only moves parameters, and those that it moves, cut alike, each beside its gradient.
 
     `t` is the count of steps, and `steps` more.
     """
@@ -47,7 +44,7 @@ class Way:
 
 
 def ways(moves: Iterable[tuple[Pair, Kernels, Program, torch.Tensor]], steps: int = 0) -> list[Way]:
-    """Put together what moves alike, and is distributed alike."""
+    """Put together what moves alike, and is cut alike."""
     found: dict[Any, Way] = {}
     for pair, kernels, program, gradient in moves:
         key = id(program), spread(pair[1])
@@ -58,30 +55,18 @@ def ways(moves: Iterable[tuple[Pair, Kernels, Program, torch.Tensor]], steps: in
 
 
 @torch.no_grad()
-def move(owner: Owner, ways: Iterable[Way]) -> None:
+def move(owner: Owner, ways: Iterable[Way], planned: Iterable[Part] = ()) -> None:
     """Move parameters, in torch operations; what programs reduce of all tensors is that of all of them together.
 
-    A parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
+    Other processes may have parts of them; what moves there and not here, for want of a gradient, must be `planned`. A
+    parameter of 16 bits moves from what it is with its remainder, which stays, and is rounded as in a step.
     """
     order = {p: place for place, p in enumerate(p for group in owner.param_groups for p in group["params"])}
-    made = (_Moving(owner, way, order) for way in ways if way.pairs)
-    moving: dict[Batch, _Moving] = {one.batch: one for one in made}
-
-    def join(batch: Batch, item: Pass) -> None:
-        """Complete what a pass has reduced of all tensors, of which each process has parts."""
-        nodes = [node for node in item.reductions if node.kind == "global"]
-        places = [batch.plan.reductions.index(node) for node in nodes]
-
-        def joined(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-            each = zip(nodes, np.stack(rows).T, strict=True)
-            return np.array([reduce(OPS[node.reducer.combine].meaning, own) for node, own in each])
-
-        if nodes:
-            batch.total[places] = over_processes([Shared(moving[batch].owner, batch.total[places], joined)])[0]
-
-    sharded = any(distributed(one.owner) for one in moving.values())
-    run([(batch, one.numbers) for batch, one in moving.items()], join=join if sharded else None)
-    for one in moving.values():
+    moving = [_Moving(owner, way, order) for way in ways if way.pairs]
+    parts = dict([*planned, *((own, one.batch.plan) for one in moving for own in one.owners)])
+    crossings = crossings_of(list(parts.items()), [(one.batch, one.owners) for one in moving])
+    run([(one.batch, one.numbers) for one in moving], processes=crossings)
+    for one in moving:
         one.store()
 
 
@@ -89,7 +74,8 @@ class _Moving:
     """The tensors of one way."""
 
     def __init__(self, owner: Owner, way: Way, order: dict[torch.Tensor, int]) -> None:
-        plan, pairs, self._kernels, self.owner = way.program.plan, way.pairs, way.kernels, way.pairs[0][1]
+        plan, pairs, self._kernels = way.program.plan, way.pairs, way.kernels
+        self.owners = [parameter for _, parameter in pairs]
         hypers, columns, names = {hyper.name for hyper in plan.graph.hypers}, hyper_columns(plan), array_rows(plan)
 
         def number(name: str, group: dict[str, Any], state: dict[str, Any]) -> float:
@@ -106,12 +92,14 @@ class _Moving:
         numbers = [[number(name, group, own) for name in columns]
                    for (group, _), own in zip(pairs, states, strict=True)]  # fmt: skip
         self.numbers = np.array(numbers, dtype=np.float64)
-        self.batch = EagerBatch(way.program, arrays, range(len(pairs)))
+        self._places = way.kernels.where(self._entries)
+        self.batch = EagerBatch(way.program, arrays, range(len(pairs)), self._places)
+        self.batch.parts = bool(plan.needed) and not whole(self.owners[0])
 
     def store(self) -> None:
         """Round what was computed apart from its parameter, and write it there."""
-        kernels, places = self._kernels, self._kernels.where(self._entries)
-        for entry, place, value, own in zip(self._entries, places, self._values, self._states, strict=True):
+        kernels = self._kernels
+        for entry, place, value, own in zip(self._entries, self._places, self._values, self._states, strict=True):
             parameter = entry.parameter.detach()
             if kernels.keeps(parameter.dtype):
                 parameter.copy_(rounded(value, parameter.dtype, kernels.options.rounding))

@@ -302,7 +302,7 @@ class Optimizer(Releasing, Gauging):
         self._loss = loss
         if binding is None or not binding.still_holds(choose, self._mood(), self.param_groups, self.state):
             binding = self._bound(choose, binding, self.param_groups, self.state)
-        stepped = not binding.buckets or binding.step(self.param_groups, getattr(self, "found_inf", None))
+        stepped = binding.step(self.param_groups, getattr(self, "found_inf", None))
         self._binding, self._loss = binding, None
         if not stepped:
             self._skipped += 1

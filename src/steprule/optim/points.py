@@ -65,7 +65,7 @@ class Points:
             move(owner, self._ways(_TO_ITERATE, ahead))
             loss = first.evaluate(closure)
             iterates += [Copy(parameter) for _, parameter in (*pairs, *first.pairs)]
-            move(owner, [*self._ways(_TO_POINT, pairs), *first.ways()])
+            move(owner, [*self._ways(_TO_POINT, pairs), *first.ways()], first.planned())
             with torch.enable_grad():
                 second = closure()
             for iterate in iterates:

@@ -1,22 +1,23 @@
 """DTensors: this process's part of a tensor that several processes share.
 
 A plan without reductions makes an element from that element's own numbers, so each process updates its part as if it
-were a tensor of its own, and nothing is sent. What only gauges reduce is sent when they are read. The state stays
-DTensors, distributed as their parameters, for whoever saves or reshards it. A part is read from `_local_tensor`, where
-DTensor has kept it from its beginning: `to_local()` gives the same in fifteen times the time, and a view of it while
-gradients are recorded.
+were a tensor of its own, and nothing is sent. What parts are reduced to crosses from process to process
+(`crossings.py`); what only gauges reduce does so when they are read. The state stays DTensors, distributed as their
+parameters, for whoever saves or reshards it. A part is read from `_local_tensor`, where DTensor has kept it from its
+beginning: `to_local()` gives the same in fifteen times the time, and a view of it while gradients are recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from itertools import compress, repeat
 from operator import attrgetter, is_, is_not
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from ..backends.torch_ops import spelling
 
 _part, _spec = attrgetter("_local_tensor"), attrgetter("_spec")
 _PLAIN = (torch.nn.Parameter, torch.Tensor)
@@ -54,45 +55,65 @@ def _cut_by(tensor: Any, axis: int) -> bool:
     return not tensor.placements[axis].is_replicate()
 
 
-class Shared(NamedTuple):
-    """What the local part of a tensor has been reduced to, and how that is joined with other parts'."""
+def spread(tensor: Any) -> Any:
+    """Return what tells between which processes a tensor is cut, the same for tensors cut between the same; or None."""
+    if whole(tensor):
+        return None
+    mesh = tensor.device_mesh
+    return mesh, tuple(axis for axis in range(mesh.ndim) if _cut_by(tensor, axis))
 
-    owner: Any
-    numbers: NDArray[np.float64]
-    join: Callable[[Sequence[NDArray[np.float64]]], NDArray[np.float64]]
+
+class _Hop(NamedTuple):
+    """What the processes along one dimension of a mesh tell each other."""
+
+    group: Any
+    device: str
+    cells: torch.Tensor
+    """Which numbers are sent."""
+    joins: list[tuple[str, torch.Tensor]]
+    """By which operation which of those that have arrived are joined."""
 
 
-def over_processes(parts: Sequence[Shared]) -> list[NDArray[np.float64]]:
-    """Return what whole tensors reduce to: of DTensors, parts are sent, so every process must call this with its own.
+class Crossing:
+    """The way on which numbers that parts were reduced to become those of whole tensors.
 
+    It is made of the operations that join each tensor's numbers, tensor after tensor; every process must go it alike.
     Numbers are joined in the order of processes, the same everywhere, along one dimension of a mesh after the other.
     """
-    found = [part.numbers for part in parts]
-    meshes = [part.owner.device_mesh for part in parts if distributed(part.owner)]
-    for axis in range(max((mesh.ndim for mesh in meshes), default=0)):
-        groups: dict[Any, list[int]] = {}
-        for index, part in enumerate(parts):
-            if _cut_by(part.owner, axis):
-                groups.setdefault(part.owner.device_mesh.get_group(axis), []).append(index)
-        for group, members in groups.items():
-            mine = torch.from_numpy(np.concatenate([found[index] for index in members]))
-            everyones = _sent(mine.to(parts[members[0]].owner.device_mesh.device_type), group)
-            ends = np.cumsum([len(found[index]) for index in members])[:-1]
-            for index, rows in zip(members, zip(*(np.split(own, ends) for own in everyones), strict=True), strict=True):
-                found[index] = parts[index].join(rows)
-    return found
 
+    def __init__(self, parts: Sequence[tuple[Any, Sequence[str]]], device: Any = "cpu") -> None:
+        found: dict[Any, tuple[str, list[int], list[str]]] = {}
+        for axis in range(max((owner.device_mesh.ndim for owner, _ in parts if distributed(owner)), default=0)):
+            start = 0
+            for owner, ops in parts:
+                if ops and _cut_by(owner, axis):
+                    mesh = owner.device_mesh
+                    _, cells, joins = found.setdefault((axis, mesh.get_group(axis)), (mesh.device_type, [], []))
+                    cells += range(start, start + len(ops))
+                    joins += ops
+                start += len(ops)
 
-def _sent(mine: torch.Tensor, group: Any) -> list[NDArray[np.float64]]:
-    """Return the numbers of every process of a group, in order."""
-    everyones = [torch.empty_like(mine) for _ in range(group.size())]
-    torch.distributed.all_gather(everyones, mine, group=group)
-    return [own.cpu().numpy() for own in everyones]
+        def index(cells: Iterable[int]) -> torch.Tensor:
+            return torch.tensor(list(cells), device=device)
 
+        self._hops = [
+            _Hop(group, kind, index(cells), [(op, index(i for i, own in enumerate(joins) if own == op))
+                                             for op in dict.fromkeys(joins)])
+            for (_, group), (kind, cells, joins) in found.items()
+        ]  # fmt: skip
 
-def spread(tensor: Any) -> object:
-    """Return what is equal for tensors that are distributed alike; None for one that is not."""
-    return (tensor.device_mesh, tensor.placements) if distributed(tensor) else None
+    @torch.no_grad()
+    def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of whole tensors: one message a group of processes, of all numbers together."""
+        numbers = numbers.clone()
+        for hop in self._hops:
+            mine = numbers[hop.cells].to(hop.device)
+            everyones = [torch.empty_like(mine) for _ in range(hop.group.size())]
+            torch.distributed.all_gather(everyones, mine, group=hop.group)
+            own = torch.stack(everyones).to(numbers.device)
+            for op, columns in hop.joins:
+                numbers[hop.cells[columns]] = reduce(spelling(op), own[:, columns])
+        return numbers
 
 
 def lies_in(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

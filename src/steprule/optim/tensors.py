@@ -24,8 +24,8 @@ from .shards import distributed, local, pending, placed, placed_as, whole
 _WHOLE = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _SCALES = frozenset({"torch.float8_e8m0fnu", "torch.float4_e2m1fn_x2"})
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009, SLF001  # pyright: ignore[reportPrivateUsage]
-_WITHOUT = "sr.optim.AdamW(model.parameters(), lr=1e-3) needs no norm"
-SHARD_REASON = "each process updates its part of a DTensor by one compiled kernel, and sends nothing"
+_WHOLE_ONLY = "leave this rule to parameters that are whole, or replicate it: p.redistribute(placements=[Replicate()])"
+PART_REASON = "each process updates its part of a DTensor by one compiled kernel, and sends "
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +173,8 @@ def check(entry: Entry) -> None:
             raise _refuse(entry, "memory of the parameter or its gradient was freed", "restore it before step()")
 
 
-def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan, *, moves: bool = False) -> None:
-    """Raise `ParameterError` for a DTensor that cannot be updated part by part, each process its own.
-
-    A plan that only `moves` it may reduce all tensors: then totals are sent.
-    """
+def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan) -> None:
+    """Raise `ParameterError` for a DTensor that cannot be updated part by part, each process its own."""
     for index, parameter in enumerate(group["params"]):
         if not distributed(parameter) or not (parameter.requires_grad or parameter.grad is not None):
             continue
@@ -190,49 +187,31 @@ def check_shards(group: Mapping[str, Any], group_index: int, plan: Plan, *, move
         lines = [f"`{slot.name}`" for slot in plan.graph.slots if Rank.TENSOR < slot.rank < Rank.ELEMENT]
         if lines:
             raise _refuse(entry, "the parameter is a DTensor, of which this process has a part, and rows and columns "
-                          f"of all of it are kept in {', '.join(lines)}", _WITHOUT)  # fmt: skip
-        needed = [node for node in _needed(plan) if not (moves and node.kind == "global")]
-        if needed or plan.called:
-            what, fix = _reduces(plan) if not moves else _moves(plan, [*needed, *plan.called])
-            raise _refuse(entry, f"the parameter is a DTensor, of which this process has a part, and {what}", fix)
+                          f"of all of it are kept in {', '.join(lines)}", _WHOLE_ONLY)  # fmt: skip
+        if _apart(plan) or plan.called:
+            what, fix = _reduces(plan)
+            told = f"the parameter is a DTensor, of which this process has a part, and {what}"
+            raise _refuse(entry, told, fix)
 
 
-def _needed(plan: Plan) -> list[Node]:
-    """List the reductions that a step of a part cannot do without, or that gauges cannot join later."""
-    joined = [node for node in plan.reductions if node.kind != "global" and node.axis is None and walks(node)]
-    return [node for node in plan.reductions if node not in plan.only_watched or node not in joined]
+def _apart(plan: Plan) -> list[Node]:
+    """List the reductions that are not joined over processes: those of rows and columns, and totals for gauges alone.
 
-
-def _moves(plan: Plan, needed: Sequence[Node]) -> tuple[str, str]:
-    """Name what a move needs of whole tensors, and a way without it."""
-    what = f"the point where its gradient is taken needs {one_line(needed[0], plan.graph)} of all of it"
-    return what, "keep it whole, or replicate it: p.redistribute(placements=[Replicate()])"
+    For these steps send nothing: they are joined when they are read, tensor by tensor.
+    """
+    apart = [node for node in plan.reductions if node.axis is not None or not walks(node)]
+    return apart + [node for node in plan.only_watched if node.kind == "global" and node not in apart]
 
 
 def _reduces(plan: Plan) -> tuple[str, str]:
     """Name the parts of a plan that need whole tensors, and a way without them."""
-    clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
-    wanted = [node for node in _needed(plan) if node is not plan.guard]
-    own = [node for node in wanted if node not in plan.only_watched]
-    if not own and plan.called:
-        return (
-            f"`{plan.graph.name}` needs {one_line(plan.called[0], plan.graph)} of all of it",
-            "leave this rule to parameters that are whole, or replicate it: p.redistribute(placements=[Replicate()])",
-        )
-    if not own and plan.guard is None:
+    apart = _apart(plan)
+    if not apart:
+        return f"`{plan.graph.name}` needs {one_line(plan.called[0], plan.graph)} of all of it", _WHOLE_ONLY
+    if all(node in plan.only_watched for node in apart):
         fix = 'watch a reduction of each tensor, as sr.watch("length", sr.norm(g)): gauges() joins them'
-        return f"a gauge needs {one_line(wanted[0], plan.graph)} of all tensors", fix
-    if not own:
-        finite = clip.format("torch.inf") + ".full_tensor().isfinite()"
-        return ("a guard against NaN and infinity looks at all of every gradient",
-                f'leave nonfinite="propagate", and write: if {finite}: optimizer.step()')  # fmt: skip
-    guard = "" if plan.guard is None else ' and nonfinite="propagate"'
-    what = f"`{plan.graph.name}` needs {one_line(own[0], plan.graph)} of all of it"
-    clip = clip.format("max_norm=1.0")
-    if all(node.kind == "global" for node in own):
-        return what, f"leave clip=None{guard}, and write before optimizer.step(): {clip}"
-    rule = f"{_WITHOUT}; leave clip=None{guard} there"
-    return what, f"{rule}, and clip before optimizer.step(): {clip}"
+        return f"a gauge needs {one_line(apart[0], plan.graph)} of all tensors", fix
+    return f"`{plan.graph.name}` needs {one_line(apart[0], plan.graph)} of all of it", _WHOLE_ONLY
 
 
 def check_capturable(groups: Sequence[Mapping[str, Any]], backend: str | None, *, asked: bool) -> None:
@@ -264,7 +243,11 @@ def at_home(device: torch.device) -> Backend:
 
 
 def backend_of(
-    entry: Entry, slots: Sequence[torch.Tensor], forced: str | None, lacks: Callable[[Backend], str] = lambda _: ""
+    entry: Entry,
+    slots: Sequence[torch.Tensor],
+    forced: str | None,
+    lacks: Callable[[Backend], str] = lambda _: "",
+    sends: str = "nothing",
 ) -> tuple[str, str]:
     """Return the backend for one parameter and the reason; `lacks` says why a backend has no kernel for such types."""
     entry, slots = here(entry), list(map(local, slots))
@@ -278,7 +261,7 @@ def backend_of(
     if obstacle:
         return EAGER.name, obstacle
     sharded = entry.shared is not None and backend.pointed
-    return backend.name, SHARD_REASON if sharded else backend.reason(device)
+    return backend.name, PART_REASON + sends if sharded else backend.reason(device)
 
 
 def _form(parameter: torch.Tensor, slots: Sequence[torch.Tensor]) -> str:

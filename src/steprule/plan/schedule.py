@@ -113,6 +113,11 @@ class Plan:
         return frozenset(self.reductions) - frozenset(topological(roots))
 
     @once
+    def needed(self) -> tuple[Node, ...]:
+        """Reductions that something besides gauges waits for."""
+        return tuple(node for node in self.reductions if node not in self.only_watched)
+
+    @once
     def awaited(self) -> tuple[Node, ...]:
         """Reductions over all tensors that elements, matrices or host slots wait for, or what is written with these.
 

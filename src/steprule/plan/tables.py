@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TENSOR = ("row", "size", "chunk", "chunks", "stream", "first")
 """Of a tensor: its row of hyperparameters, number of elements, first chunk, number of chunks, the stream of its random
-bits, and the index that its first element has in the whole tensor, of which it may be a part."""
+bits, and the index that its first element has in the whole tensor, of which it may be a part, and which is counted."""
 GROUPED = (*TENSOR, "length")
 """Where slots are in units of groups, also the elements of a row."""
 LINED = (*GROUPED, "rows", "columns")
