@@ -22,7 +22,7 @@ from steprule.plan.schedule import schedule
 from steprule.plan.storage import layout
 from steprule.rule import Formula, Transform
 from steprule.version import __version__
-from steprule.zoo import adam, adaptive, descent, factored, papers
+from steprule.zoo import adam, adaptive, descent, factored, free, papers
 
 pytestmark = pytest.mark.null
 
@@ -39,10 +39,10 @@ FEW_BITS: dict[str, tuple[str, dict[str, Any]]] = {
 def programs() -> dict[str, Formula]:
     """List rules of the zoo, one clipping in front of one of them, and some with state of few bits.
 
-    There are none of `zoo.free` and `zoo.matrices`, whose GPU kernels nobody has compiled for the record.
+    There are none of `zoo.matrices`, whose GPU kernels nobody has compiled for the record.
     """
     found: dict[str, Formula] = {}
-    for module in (board, descent, adaptive, adam, papers):
+    for module in (board, descent, adaptive, adam, papers, free):
         family = module.__name__.rpartition(".")[2]
         for name, value in sorted(vars(module).items()):
             alone = isinstance(value, Formula) and not isinstance(value, Transform) and value.name == name
