@@ -2,9 +2,9 @@
 
     x₁ = (max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)^weight_lr_power t^r / (max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)^weight_lr_power t^r + weight_sumₜ₋₁) if max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)^weight_lr_power t^r + weight_sumₜ₋₁ > 0, else 0) (θₜ₋₁ + ((1 − last_beta₁ₜ₋₁) leadₜ₋₁ if aheadₜ₋₁ > 0, else 0) − leadₜ₋₁ − min(1, t / max(warmup_steps, 1)) η (λ (θₜ₋₁ + ((1 − last_beta₁ₜ₋₁) leadₜ₋₁ if aheadₜ₋₁ > 0, else 0) − (1 − β₁) leadₜ₋₁) + g / (ε + √(1 / (1 − β₂^t) · ((1 − β₂) g g + β₂ exp_avg_sqₜ₋₁)))))
     leadₜ = x₁ + (1 − (max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)^weight_lr_power t^r / (max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)^weight_lr_power t^r + weight_sumₜ₋₁) if max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)^weight_lr_power t^r + weight_sumₜ₋₁ > 0, else 0)) (θₜ₋₁ + ((1 − last_beta₁ₜ₋₁) leadₜ₋₁ if aheadₜ₋₁ > 0, else 0)) − (θₜ₋₁ + ((1 − last_beta₁ₜ₋₁) leadₜ₋₁ if aheadₜ₋₁ > 0, else 0) − leadₜ₋₁ − min(1, t / max(warmup_steps, 1)) η (λ (θₜ₋₁ + ((1 − last_beta₁ₜ₋₁) leadₜ₋₁ if aheadₜ₋₁ > 0, else 0) − (1 − β₁) leadₜ₋₁) + g / (ε + √(1 / (1 − β₂^t) · ((1 − β₂) g g + β₂ exp_avg_sqₜ₋₁)))))
-    exp_avg_sqₜ = (1 − β₂) g g + β₂ exp_avg_sqₜ₋₁
     lr_maxₜ = max(min(1, t / max(warmup_steps, 1)) η, lr_maxₜ₋₁)
     weight_sumₜ = lr_maxₜ^weight_lr_power t^r + weight_sumₜ₋₁
+    exp_avg_sqₜ = (1 − β₂) g g + β₂ exp_avg_sqₜ₋₁
     aheadₜ = 1
     last_beta₁ₜ = β₁
     θₜ = x₁ + (1 − (lr_maxₜ^weight_lr_power t^r / weight_sumₜ if weight_sumₜ > 0, else 0)) (θₜ₋₁ + ((1 − last_beta₁ₜ₋₁) leadₜ₋₁ if aheadₜ₋₁ > 0, else 0)) − (1 − β₁) leadₜ
