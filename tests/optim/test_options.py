@@ -16,6 +16,8 @@ from truth import bits, corrected_adam, raw
 import steprule as sr
 from steprule import board, choice, rule, slot, transform
 from steprule.errors import BackendError, HyperparameterError, NonFiniteError, RuleError, StepruleError
+from steprule.optim.cut import SPLITS
+from steprule.optim.groups import RULE
 from steprule.optim.options import NAMES, Options
 from steprule.optim.torch_classes import Own
 from steprule.rule.signature import OPTIONS, RESERVED, RESERVED_HYPERS
@@ -54,7 +56,7 @@ def test_there_is_one_list_of_options() -> None:
     names = tuple(field.name for field in fields(Options))
     assert names == NAMES
     assert set(names) == OPTIONS
-    assert RESERVED > OPTIONS < RESERVED_HYPERS
+    assert RESERVED > OPTIONS < RESERVED_HYPERS > {RULE, SPLITS}
     keywords = {name: p.default for name, p in inspect.signature(sr.Optimizer).parameters.items()}
     assert [name for name in keywords if name not in {"params", "rule", "roles", "hyper"}] == list(names)
     assert {name: keywords[name] for name in names} == {field.name: field.default for field in fields(Options)}

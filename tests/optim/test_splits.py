@@ -210,6 +210,19 @@ class InMoreThrees(Attention):
         return self.inner(x).view(len(x), -1, self.heads, 3, self.head_dim, 1).unbind(3)
 
 
+class ThreeHeads(Attention):
+    """As in BLOOM, with as many heads as there are parts of one."""
+
+    gives = 36
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 3
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x).view(len(x), -1, self.heads, 3, self.head_dim).unbind(3)
+
+
 class Chunked(Attention):
     """As in GPT-NeoX: what is cut into three is one head's."""
 
@@ -232,7 +245,7 @@ class Experts(nn.Module):
     ("kind", "role", "splits"),
     [(Thirds, "qkv", 3), (Chunks, "qkv", 3), (Grouped, "qkv", (8, 4, 4)), (HeadByHead, "hidden", None),
      (InThrees, "hidden", None), (InMoreThrees, "hidden", None),
-     (Chunked, "hidden", None)],
+     (ThreeHeads, "hidden", None), (Chunked, "hidden", None)],
 )  # fmt: skip
 def test_queries_keys_and_values_are_told_by_what_a_module_does_with_them(kind: Any, role: str, splits: Any) -> None:
     told = roles(nn.ModuleList([kind()]))["0.inner.weight"][1]

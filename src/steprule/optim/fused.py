@@ -95,8 +95,9 @@ def _sizes(module: nn.Module, taken: _Taken, gives: int) -> list[int]:
         return told[0]
     if taken.method == "split" and told and isinstance(told[0], int):
         return [told[0]] * (gives // told[0] if told[0] > 0 else 0)
-    if taken.method in {"reshape", "view"} and 3 in told:
-        inner = told[told.index(3) + 1 :]  # heads, and the numbers of a head
+    written = [place for place, own in enumerate(taken.arguments) if isinstance(own, ast.Constant) and own.value == 3]
+    if taken.method in {"reshape", "view"} and written:  # an attribute of 3 may be the number of heads
+        inner = told[written[-1] + 1 :]  # heads, and the numbers of a head
         known = [size for size in inner if isinstance(size, int) and size > 0]
         fits = gives // 3 == prod(known) if len(known) == len(inner) else gives // 3 % prod(known) == 0
         return [gives // 3] * 3 if len(inner) > 1 and len(inner) - len(known) < 2 and fits else []

@@ -22,7 +22,7 @@ OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", 
 RESERVED = OPTIONS | {"step", "params", *_ASKED}
 """Names that no argument may have."""
 RESERVED_HYPERS = RESERVED - {"step"} | {
-    *("self", "rule", "roles", "param_names"),
+    *("self", "rule", "roles", "splits", "param_names"),
     *("foreach", "fused", "maximize", "differentiable"),
 }
 """Names that no hyperparameter may have: also other words of optimisers, and option keys of torch's groups."""
