@@ -266,9 +266,9 @@ HEAD = f"""## Rules of papers
 
 `make agreement`: lines below the docstring, those of a point and of functions that a formula calls counted; passes
 over memory and bytes that they move, an element of float32; bytes of state an element of a {COUNTED[0]} × {COUNTED[1]}
-matrix, and of scratch. Then the greatest difference of a parameter, over the greatest number of its tensor: from
-formulas that the tests write again, in float64, and from peers after {STEPS} steps, in float64 where nothing else
-stands there.
+matrix, and of scratch. What moves parameters to the point of a gradient and back is not counted. Then the
+greatest difference of a parameter, over the greatest number of its tensor: from formulas that the tests write
+again, in float64, and from peers after {STEPS} steps, in float64 where nothing else stands there.
 """
 
 

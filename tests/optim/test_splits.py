@@ -253,6 +253,16 @@ def test_queries_keys_and_values_are_told_by_what_a_module_does_with_them(kind: 
 
 
 @pytest.mark.null
+def test_slots_of_several_matrices_are_not_kept_in_8_bits() -> None:
+    matrix = nn.Parameter(torch.ones(192, 64))
+    for options, kept in (({}, torch.int8), ({"splits": 3}, torch.float32)):
+        optimizer = sr.Optimizer([{"params": [matrix], **options}], matrices.muon, state="8bit-all", backend="eager")
+        matrix.grad = torch.ones_like(matrix)
+        optimizer.step()
+        assert optimizer.state[matrix]["momentum_buffer"].dtype is kept
+
+
+@pytest.mark.null
 def test_a_model_is_cut_where_its_rule_can_and_explain_says_it() -> None:
     model = nn.ModuleDict({"a": nn.ModuleList([Thirds()]), "e": nn.ModuleList([Experts()]),
                            "m": nn.ModuleList([nn.MultiheadAttention(8, 2)])})  # fmt: skip

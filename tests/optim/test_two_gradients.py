@@ -500,6 +500,8 @@ def test_it_reads_as_in_the_papers() -> None:
     # SAM's kernel is its rule's; MARS reads θ, both gradients and three slots, after a pass over both gradients.
     assert told.bytes_per_parameter == sr.explain(board.momentum).bytes_per_parameter
     assert sr.explain(MARS).bytes_per_parameter == 8 + 36
+    moved = ["also moves parameters" in str(sr.explain(one)) for one in (SAM, MARS, board.nesterov, board.momentum)]
+    assert moved == [True, True, False, False]
 
 
 def test_names_and_variants_are_the_authors_own() -> None:

@@ -55,6 +55,8 @@ class Explanation:
     """What is kept once for all tensors: numbers of rank global."""
     matrix_bytes: int = 0
     """Of parameters of an optimiser, what slots take that are matrices of rows by rows or columns by columns."""
+    elsewhere: bool = False
+    """Whether a step also moves parameters to the point of its gradient and back, which no pass counts."""
     storage: str = "float32"
     """How parameters and state lie in memory, and how results are rounded to that; the formula says nothing of it."""
     dtype: str = "float32"
@@ -110,6 +112,8 @@ def _lines(one: Explanation) -> list[str]:
         lines += [f"scratch for functions of matrices: {scratch:g} bytes a parameter"] if scratch else []
     if others := [f"{size:g} in {form}" for form, size in one.state_bytes_in.items() if form != one.dtype and size]:
         lines.append(f"state may take {', '.join(others)}")
+    if one.elsewhere:
+        lines.append("a step also moves parameters to the point of its gradient and back, in torch operations")
     if one.storage != one.dtype:
         lines.append(f"stored: {one.storage}")
     return [*lines, f"backend: {one.backend} ({one.reason})"]
@@ -150,6 +154,7 @@ def _of(made: Formula, program: Program, **runs: Any) -> Explanation:
         state_bytes_per_parameter=program.state_bytes_per_parameter,
         scratch_bytes_per_parameter=program.scratch_bytes_per_parameter,
         state_bytes_once=state_bytes_once(graph, program.layout),
+        elsewhere=bool(graph.first) or graph.implicit,
         storage=_storage(program.layout),
         dtype=program.layout.parameter.dtype,
         **runs,
