@@ -223,6 +223,17 @@ class ThreeHeads(Attention):
         return self.inner(x).view(len(x), -1, self.heads, 3, self.head_dim).unbind(3)
 
 
+class Inherited(Thirds):
+    """One that somebody has derived from a library's."""
+
+
+class Overridden(Thirds):
+    """One whose own lines count, not those that it inherits."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x).view(len(x), -1, self.heads, 3, self.head_dim).unbind(3)
+
+
 class Chunked(Attention):
     """As in GPT-NeoX: what is cut into three is one head's."""
 
@@ -245,7 +256,7 @@ class Experts(nn.Module):
     ("kind", "role", "splits"),
     [(Thirds, "qkv", 3), (Chunks, "qkv", 3), (Grouped, "qkv", (8, 4, 4)), (HeadByHead, "hidden", None),
      (InThrees, "hidden", None), (InMoreThrees, "hidden", None),
-     (ThreeHeads, "hidden", None), (Chunked, "hidden", None)],
+     (ThreeHeads, "hidden", None), (Inherited, "qkv", 3), (Overridden, "hidden", None), (Chunked, "hidden", None)],
 )  # fmt: skip
 def test_queries_keys_and_values_are_told_by_what_a_module_does_with_them(kind: Any, role: str, splits: Any) -> None:
     told = roles(nn.ModuleList([kind()]))["0.inner.weight"][1]

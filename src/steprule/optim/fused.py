@@ -7,8 +7,6 @@ done with its result does: it is split, or seen as three times what follows.
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Iterator
 from functools import cache
 from math import prod
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .uses import Layer
+from .uses import Layer, lines_of
 
 
 class _Taken(NamedTuple):
@@ -45,13 +43,13 @@ def fused(model: nn.Module, layer: Layer) -> tuple[Any, str] | None:
 
 @cache
 def _taken(kind: type) -> tuple[_Taken, ...]:
-    """List what the lines of a class do with what its layers give."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    except (OSError, TypeError, SyntaxError):  # typed into a terminal, or made by a program
-        return ()
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    return tuple(found for function in functions for found in _in(function))
+    """List what the methods of a class, its own or inherited, do with what its layers give."""
+    methods: dict[str, ast.FunctionDef] = {}
+    for tree in lines_of(kind):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                methods.setdefault(node.name, node)
+    return tuple(found for method in methods.values() for found in _in(method))
 
 
 def _in(function: ast.FunctionDef) -> Iterator[_Taken]:

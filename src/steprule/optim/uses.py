@@ -10,6 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -114,18 +115,24 @@ def _of_its_own(module: nn.Module, name: str, kind: str) -> Use | None:
 
 
 @cache
+def lines_of(kind: type) -> tuple[ast.AST, ...]:
+    """Return what is written of a class, then of those that it inherits from, torch's left out."""
+    found: list[ast.AST] = []
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] != "torch" and base is not object:
+            with suppress(OSError, TypeError, SyntaxError):  # typed into a terminal, or made by a program
+                found.append(ast.parse(textwrap.dedent(inspect.getsource(base))))
+    return tuple(found)
+
+
+@cache
 def _handed_to(kind: type) -> dict[str, str]:
     """Map attributes of a class to the functions among `_PRODUCTS` that its lines hand them to."""
     found: dict[str, str] = {}
-    for base in kind.__mro__:
-        if base.__module__.partition(".")[0] != "torch" and base is not object:
-            try:
-                tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-            except (OSError, TypeError, SyntaxError):  # typed into a terminal, or made by a program
-                continue
-            for node in ast.walk(tree):
-                for function, name in _products(node):
-                    found.setdefault(name, function)
+    for tree in lines_of(kind):
+        for node in ast.walk(tree):
+            for function, name in _products(node):
+                found.setdefault(name, function)
     return found
 
 
