@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from steprule import chain
 from steprule.graph import chance
 from steprule.graph.evaluate import words
 from steprule.graph.node import drawn
-from steprule.zoo import free, papers
+from steprule.zoo import board, free, papers
 
 pytestmark = pytest.mark.null
 
@@ -283,6 +284,39 @@ def test_eval_holds_the_average_of_schedule_free_and_train_the_point_again(rule:
     others.eval()
     others.step()  # it has no other point
     others.train()
+
+
+@pytest.mark.parametrize("rule", [free.schedule_free_sgd, board.nesterov], ids=lambda rule: rule.name)
+def test_train_goes_back_to_the_point_also_in_a_copy_or_from_a_checkpoint_made_after_eval(rule: Any) -> None:
+    def steps(optimizer: Any, lr: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            p.grad = torch.sin(3 * p.detach())
+        optimizer.step()
+
+    parameters = parameters_of(start())
+    optimizer = rule.optimizer(parameters, backend="eager")
+    for _ in range(4):
+        steps(optimizer, 0.1)
+    points = numbers_of(parameters)
+    optimizer.eval()
+    for p, point in zip(numbers_of(parameters), points, strict=True):
+        assert np.abs(p - point).max() > 1e-6  # it is another
+    loaded = rule.optimizer(theirs := parameters_of(numbers_of(parameters)), backend="eager")
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    copied, its = copy.deepcopy((optimizer, parameters))
+    for one, own in ((optimizer, parameters), (loaded, theirs), (copied, its)):
+        for group in one.param_groups:
+            group["lr"] = 0.03  # a scheduler's; the point was made of another
+        one.train()
+        one.train()
+        for p, point in zip(numbers_of(own), points, strict=True):
+            np.testing.assert_allclose(p, point, rtol=1e-14)
+        steps(one, 0.03)
+    for own in (theirs, its):
+        for p, right in zip(numbers_of(own), numbers_of(parameters), strict=True):
+            np.testing.assert_allclose(p, right, rtol=1e-13)
 
 
 @pytest.mark.parametrize("rule", [free.schedule_free_sgd, free.schedule_free_adamw], ids=lambda rule: rule.name)

@@ -25,7 +25,7 @@ Gauges = tuple[Gauge, ...]
 
 @dataclass(frozen=True)
 class LookAhead:
-    """The four graphs of a rule with a look-ahead; all of them keep the same slots."""
+    """The graphs of a rule with a look-ahead; all of them keep the same slots."""
 
     exact: Graph
     """The rule as written, from θ to θ; the gradient was taken at the point."""
@@ -33,6 +33,8 @@ class LookAhead:
     """From point to next point; the gradient was taken at the stored parameters."""
     to_point: Graph
     to_iterate: Graph
+    back_to_point: Graph
+    """To the point, made of the hyperparameters that slots remember: `to_iterate` undone."""
 
     @property
     def stored(self) -> Graph:
@@ -73,7 +75,8 @@ def look_ahead(graph: Graph) -> LookAhead | None:
     ahead = read(AHEAD, Rank.HOST)
     last: dict[Node, Node] = {node: read(f"last_{node.attr}", Rank.HOST) for node in used}
     # A factor `ahead` would turn an infinite shift into NaN; a choice does not.
-    behind = make("where", make("gt", ahead, const(0)), substitute([shift], last)[shift], const(0))
+    shifted = substitute([shift], last)[shift]
+    behind = make("where", make("gt", ahead, const(0)), shifted, const(0))
     theta = make("add", read(graph.parameter), behind)
     everything = replace(graph, slots=(*graph.slots, *slots.values()), evaluate_at=None, gauges=())
 
@@ -96,6 +99,7 @@ def look_ahead(graph: Graph) -> LookAhead | None:
         closure_free=variant(next_point, new_slots, 1, remember=True, gauges=gauges),
         to_point=variant(make("sub", read(graph.parameter), shift), unchanged, 1, remember=True),
         to_iterate=variant(theta, unchanged, 0, remember=False),
+        back_to_point=variant(make("sub", read(graph.parameter), shifted), unchanged, 1, remember=False),
     )
 
 

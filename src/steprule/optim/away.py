@@ -75,10 +75,16 @@ class Away(torch.optim.Optimizer):
             self._evaluating = evaluating
 
     def train(self) -> None:
-        """Hold the point in the parameters again where the next gradient is taken, after `eval()`."""
-        evaluating, self._evaluating = self._evaluating, None
-        if evaluating is not None:
-            evaluating.__exit__(None, None, None)
+        """Hold the point in the parameters where the next gradient is taken, after `eval()` bit for bit as it was.
+
+        A checkpoint or a copy that was made after `eval()` holds θ, and so do steps with closures: they move, too.
+        """
+        with self._busy:
+            evaluating, self._evaluating = self._evaluating, None
+            if evaluating is not None:
+                evaluating.__exit__(None, None, None)
+            if self._points is not None and not self._inside:
+                self._points.to_point(self)
 
     @contextmanager
     def _away(self, place: str) -> Generator[None]:

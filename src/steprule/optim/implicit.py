@@ -67,6 +67,9 @@ class Implicit:
         """Move nothing: the stored parameters are the iterate."""
         return lambda: None
 
+    def to_point(self, owner: Owner) -> None:
+        """Move nothing, as `to_iterate`."""
+
     def step(self, owner: Owner, closure: Callable[[], Any], update: Callable[[Any], None]) -> Any:
         """Evaluate a closure until its gradient is that of the point where the step ends, and take that step.
 

@@ -26,7 +26,7 @@ from .prepared import Prepared
 from .state import ensure
 from .tensors import oddity, overlapping
 
-_TO_POINT, _TO_ITERATE = attrgetter("to_point"), attrgetter("to_iterate")
+_TO_POINT, _TO_ITERATE, _BACK_TO_POINT = map(attrgetter, ("to_point", "to_iterate", "back_to_point"))
 """The ways between the two, of a `LookAhead`."""
 _NEW = -1.0
 """The value of `ahead` in state for a step that has not happened yet."""
@@ -102,6 +102,17 @@ class Points:
 
         return back
 
+    def to_point(self, owner: Owner) -> None:
+        """Move parameters that hold the iterate to the point that they would be at without `to_iterate`."""
+        pairs = [(group, p) for group, p in self._stepped(owner) if owner.state[p].get(AHEAD) == 0]
+        iterates = [Copy(parameter) for _, parameter in pairs]
+        try:
+            move(owner, self._ways(_BACK_TO_POINT, pairs))
+            _mark(owner, [parameter for _, parameter in pairs], ahead=1.0)
+        except BaseException:
+            insist(lambda: _put_back(owner, iterates, ahead=0.0))
+            raise
+
     @torch.no_grad()
     def _ready(self, owner: Owner) -> None:
         """Give every trainable parameter its slots: a point may lie ahead before the first step."""
@@ -175,10 +186,10 @@ def _mark(owner: Owner, parameters: list[torch.Tensor], *, ahead: float) -> None
         owner.state[parameter][AHEAD].fill_(ahead)
 
 
-def _put_back(owner: Owner, points: list[Copy]) -> None:
-    for point in points:
-        point.put_back()
-        _mark(owner, [point.parameter], ahead=1.0)
+def _put_back(owner: Owner, copies: list[Copy], ahead: float = 1.0) -> None:
+    for copy in copies:
+        copy.put_back()
+        _mark(owner, [copy.parameter], ahead=ahead)
 
 
 __all__ = ["Points"]
