@@ -82,7 +82,8 @@ class Muon(_Orthogonal):
     Iterations are in bfloat16, as torch's are, unless parameters are float64; there torch's are in bfloat16, too.
 
     Given a model, it steps all of it: hidden matrices and convolutions so, the rest by AdamW. One `lr` is for both: a
-    step of matrices is 0.2 of it, in the root mean square, about as long as AdamW's. BENCHMARKS.md has the best ones.
+    step of matrices is at most 0.2 of it, in the root mean square, about as long as AdamW's. BENCHMARKS.md has the best
+    rates of both.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> opt = sr.optim.Muon(model, lr=1e-3)
@@ -97,7 +98,7 @@ class Muon(_Orthogonal):
     _meanings = {
         **_OF_BOTH,
         "adjust_lr_fn": 'what lr is multiplied by: "original", by √max(1, rows / columns); '
-                        '"match_rms_adamw" by 0.2 √max(rows, columns), for AdamW\'s lr and weight decay; '
+                        '"match_rms_adamw" by 0.2 √max(rows, columns): steps about as long as AdamW\'s; '
                         'None means the former, of a model the latter',
     }  # fmt: skip
 
@@ -118,8 +119,9 @@ class NorMuon(_Orthogonal):
     >>> import torch, steprule as sr
     >>> opt = sr.optim.NorMuon([torch.nn.Linear(4, 2).weight], lr=1e-3, cautious_decay=True)
 
-    The RMS of a step is 0.2 lr, about that of AdamW's, whose `lr` and weight decay suit. Beside Muon's momentum it
-    keeps one number a row. Given a model, it steps all of it as `Muon` does: hidden matrices so, the rest by AdamW.
+    The RMS of a step is 0.2 lr, about that of AdamW's in language models; the best `lr` may be another all the same, as
+    BENCHMARKS.md has it of Muon. Beside Muon's momentum it keeps one number a row. Given a model, it steps all of it as
+    `Muon` does: hidden matrices so, the rest by AdamW.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> {name: route.rule for name, route in sr.optim.NorMuon(model).routes.items()}

@@ -55,7 +55,8 @@ def muon(theta, g, momentum_buffer, *,
          nesterov=choice(True, False), scale=choice("original", "match_rms_adamw", "none"), gram=choice(False, True)):
     """Muon (Jordan et al., 2024): momentum, made orthogonal by Newton-Schulz iterations.
 
-    With the scale "match_rms_adamw", learning rates and weight decays of AdamW can be used.
+    With the scale "match_rms_adamw" steps are about as long as AdamW's in language models (Liu et al., 2025); the best
+    rate may be another all the same.
     """
     o, m = _direction(g, momentum_buffer, momentum, a, b, c, eps, ns_steps, nesterov, gram)
     return theta - lr * _scale(theta, scale) * o, m
