@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -196,6 +197,12 @@ def test_what_nothing_shows_is_refused_with_a_line_that_works(make: Any, path: s
     assert (route.role, route.key, route.rule, route.reason) == ("head", "rest", "adam", "you say so")
 
 
+def test_places_of_a_sequential_and_lists_tell_a_role_as_names_and_tuples_do() -> None:
+    model = nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 2))
+    one, other = (roles(model, told) for told in ({0: ["qkv", [1, 2]]}, {"0": ("qkv", (1, 2))}))
+    assert one["0.weight"][1] == other["0.weight"][1] == ("qkv", "you say so", (1, 2))
+
+
 def test_many_unclear_parameters_are_told_as_one_pattern() -> None:
     with pytest.raises(ParameterError, match="role of 12 parameters is not clear") as caught:
         roles(nn.ModuleList([Holding(x=parameter(4, 8)) for _ in range(12)]))
@@ -211,6 +218,10 @@ def test_many_unclear_parameters_are_told_as_one_pattern() -> None:
         ({}, {}, "there is no role ''"),
         ({"hidden": board.sgd}, {}, "no rule is given for `0.weight`, whose role is 'head'"),
         (RULES, {"roles": {"0": "haed"}}, "there is no role 'haed'"),
+        (RULES, {"roles": {"0": ("qkv",)}}, "there is no role ('qkv',)"),
+        (RULES, {"roles": {"0": ["head"]}}, "there is no role ['head']"),
+        (RULES, {"roles": ["head"]}, "roles are declared by name"),
+        (RULES, {"roles": {0: "haed"}}, "there is no role 'haed'"),
         (RULES, {"roles": {"zero": "head"}}, "no parameter, and no module with a matrix, is called 'zero'"),
         (RULES, {"roles": {"1": "head"}}, "is called '1'"),
         (board.sgd, {"roles": {"0": "head"}}, "one rule steps all parameters"),
@@ -218,7 +229,7 @@ def test_many_unclear_parameters_are_told_as_one_pattern() -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_words_that_are_no_roles_or_no_names_are_refused(rules: Any, options: Any, told: str) -> None:
-    with pytest.raises(ParameterError, match=told.split("'", maxsplit=1)[0]) as caught:
+    with pytest.raises(ParameterError, match=re.escape(told.split("'", maxsplit=1)[0])) as caught:
         sr.Optimizer(nn.Sequential(nn.Linear(8, 3), nn.ReLU()), rules, **options)
     assert told in str(caught.value)
 

@@ -170,12 +170,11 @@ def _declared(
     """Return the declared role of each parameter that a pattern names, itself or by a module above it."""
     answer: dict[str, tuple[str, Any]] = {}
     paths = [path for path, _ in model.named_modules() if path]
-    for pattern, told in declared.items():
-        role, splits = told if isinstance(told, tuple) else (told, STACK if told == STACK else None)
-        read(splits)
-        if role not in ROLES:
-            raise ParameterError(f"there is no role {role!r}", where=f"  roles={{{pattern!r}: {role!r}}}",
-                                 fix=f"use one of {', '.join(ROLES)}")  # fmt: skip
+    if not isinstance(declared, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ParameterError("roles are declared by name", where=f"  roles={declared!r}",
+                             fix='give a dict: roles={"lm_head": "head"}')  # fmt: skip
+    for pattern, told in ((str(given), told) for given, told in declared.items()):
+        role, splits = _role_of(told, pattern)
         named = [name for name in found if fnmatchcase(name, pattern)]
         above = [path for path in paths if fnmatchcase(path, pattern)]
         inside = [name for name, (own, _) in found.items()
@@ -188,6 +187,18 @@ def _declared(
                                      "names are those of model.named_parameters() and named_modules()")  # fmt: skip
         answer |= dict.fromkeys([*inside, *named], (role, splits))
     return answer
+
+
+def _role_of(told: Any, pattern: str) -> tuple[str, Any]:
+    """Return a declared role and the matrices in a tensor; a list of these is as good as a tuple."""
+    both = isinstance(told, tuple | list) and len(told) == 2
+    role, splits = told if both else (told, STACK if told == STACK else None)
+    if not isinstance(role, str) or role not in ROLES:
+        raise ParameterError(f"there is no role {role!r}", where=f"  roles={{{pattern!r}: {told!r}}}",
+                             fix=f"use one of {', '.join(ROLES)}")  # fmt: skip
+    splits = tuple(splits) if isinstance(splits, list) else splits
+    read(splits)
+    return role, splits
 
 
 def _unclear(found: Mapping[str, tuple[torch.Tensor, str]]) -> ParameterError:
