@@ -48,6 +48,14 @@ def two_rules(params: Iterable[Any], **hyper: Any) -> sr.Optimizer:
     return sr.Optimizer([own, *groups[1:]], BOARD, **hyper)
 
 
+def muon(params: Iterable[Any], **hyper: Any) -> sr.Optimizer:
+    """Make a Muon whose second group, or every other parameter, is stepped by AdamW."""
+    groups: list[Any] = list(params)
+    if not isinstance(groups[0], dict):
+        groups = [{"params": groups[::2]}, {"params": groups[1::2]}]
+    return sr.optim.Muon([groups[0], *({**group, "rule": "adam"} for group in groups[1:])], **hyper)
+
+
 OURS: dict[str, type[torch.optim.Optimizer]] = {"AdamW": sr.optim.AdamW, "a rule": RuleAdamW}
 """Both do what torch.optim.AdamW does."""
 

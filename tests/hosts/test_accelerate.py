@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hosting import BF16, BOARD, HYPER, MAX_NORM, OURS, assert_apart, assert_close, assert_same, two_rules, weights
+from hosting import BF16, BOARD, HYPER, MAX_NORM, OURS, assert_apart, assert_close, assert_same, muon, two_rules, weights
 
 import steprule as sr
 
@@ -77,7 +77,7 @@ def test_accelerates_clipping_and_autocast_to_bfloat16_give_what_they_give_with_
     assert_apart(ours, Run(torch.optim.AdamW, MAX_NORM).train())
 
 
-@pytest.mark.parametrize("make", [*OURS.values(), BOARD.optimizer, two_rules])
+@pytest.mark.parametrize("make", [*OURS.values(), BOARD.optimizer, two_rules, muon])
 def test_an_interrupted_run_ends_bit_by_bit_where_it_would_have(make: Any, tmp_path: Path) -> None:
     """Checkpoints are Accelerate's own: weights, optimiser, schedule, sampler and random states."""
     whole = Run(make, clip=MAX_NORM)

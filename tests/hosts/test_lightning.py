@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hosting import BF16, HYPER, MAX_NORM, OURS, assert_apart, assert_close, assert_same, two_rules, weights
+from hosting import BF16, HYPER, MAX_NORM, OURS, assert_apart, assert_close, assert_same, muon, two_rules, weights
 
 import steprule as sr
 
@@ -88,7 +88,7 @@ def looks_ahead(params: Any, eps: float, **hyper: Any) -> sr.Optimizer:
     return sr.board.nesterov.optimizer(params, **hyper)
 
 
-@pytest.mark.parametrize("make", [*OURS.values(), sr.board.adam.optimizer, looks_ahead, two_rules])
+@pytest.mark.parametrize("make", [*OURS.values(), sr.board.adam.optimizer, looks_ahead, two_rules, muon])
 def test_an_interrupted_run_ends_bit_by_bit_where_it_would_have(make: Any, tmp_path: Path) -> None:
     hyper = {"clip": MAX_NORM}
     fit(make, EPOCHS // 2, save=tmp_path / "half.ckpt", hyper=hyper)

@@ -123,13 +123,24 @@ def test_an_interrupted_run_ends_bit_by_bit_where_it_would_have(kind: str, tmp_p
     assert_same(resumed, run(trainer(tmp_path / "whole", OURS[kind], hyper)))
 
 
-@pytest.mark.parametrize("rule", [sr.board.adam, {"hidden": sr.board.momentum(lr=0.1), "rest": sr.board.adam}])
-def test_a_run_with_an_optimiser_made_from_rules_can_be_interrupted(rule: Any, tmp_path: Path) -> None:
+ROUTED = {"hidden": sr.board.momentum(lr=0.1), "rest": sr.board.adam}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda on, **own: sr.Optimizer(on, sr.board.adam, **own),
+        lambda on, **own: sr.Optimizer(on, ROUTED, **own),
+        sr.optim.Muon,
+    ],
+    ids=["a rule", "two rules by role", "Muon of the model"],
+)
+def test_a_run_with_an_optimiser_made_before_it_can_be_interrupted(make: Any, tmp_path: Path) -> None:
     """The Trainer takes an optimiser as it is, too; groups are then its maker's."""
 
     def made(folder: Path, callbacks: Any = ()) -> Any:
         on = model()
-        optimizer = sr.Optimizer(on, rule, lr=1e-2, clip=MAX_NORM)
+        optimizer = make(on, lr=1e-2, clip=MAX_NORM)
         return trainer(folder, None, callbacks=callbacks, optimizers=(optimizer, None), on=on)
 
     interrupt(made(tmp_path, [PullsPlug()]))
