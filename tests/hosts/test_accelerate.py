@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from hosting import BF16, BOARD, HYPER, MAX_NORM, OURS, assert_apart, assert_close, assert_same, muon, two_rules, weights
+from hosting import (
+    BF16,
+    BOARD,
+    HYPER,
+    MAX_NORM,
+    OURS,
+    assert_apart,
+    assert_close,
+    assert_same,
+    muon,
+    two_rules,
+    weights,
+)
 
 import steprule as sr
 
