@@ -202,3 +202,11 @@ def test_every_lock_of_the_library_is_one_that_forked_children_find_free() -> No
 
 def _names_imported(node: ast.AST) -> list[str]:
     return [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """One process collects them all, as modules without packages."""
+    names = [
+        path.name for path in Path(__file__).parent.rglob("*.py") if path.name not in {"conftest.py", "__main__.py"}
+    ]
+    assert sorted(names) == sorted(set(names))

@@ -122,5 +122,5 @@ def test_more_contents_than_there_are_pieces_for_a_graph_are_refused_with_advice
 def test_sums_of_what_is_on_a_device_are_made_there_and_nobody_waits() -> None:
     there = torch.zeros((), device="meta", dtype=torch.float64)  # to read it is an error
     for a, b in ((there, there), (there, 1.0)):
-        assert base._join("add", a, b).device.type == "meta"
-    assert base._join("add", 1.0, np.float64(2.0)) == 3.0
+        assert base.join("add", a, b).device.type == "meta"
+    assert base.join("add", 1.0, np.float64(2.0)) == 3.0

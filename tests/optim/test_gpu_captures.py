@@ -181,5 +181,6 @@ def test_another_stream_keeps_the_tables(fake: FakeDevice) -> None:
     for stream in (1, 1, 2, 1, 2, 3):
         fake.stream = stream
         optimizer.step()
-    tables = [id(table) for bucket in optimizer._binding.buckets for table in bucket.batch._tables]
+    batches = [bucket.batch for bucket in optimizer._binding.buckets]
+    tables = [id(table) for batch in batches for table in (*batch._tables, batch._room)]
     assert sorted(fake.kept) == sorted((stream, table) for stream in (2, 3) for table in tables)
