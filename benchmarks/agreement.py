@@ -83,7 +83,11 @@ def _of_heads(module: Any, parameters: Any) -> Any:
 
 def rows() -> list[Row]:
     """List the rules and their peers."""
-    papers, factored, free, matrices = sr.zoo.papers, sr.zoo.factored, sr.zoo.free, sr.zoo.matrices
+    return [*_adams(), *_changes(), *_factored(), *_matrices(), *_free()]
+
+
+def _adams() -> list[Row]:
+    papers = sr.zoo.papers
     return [
         Row(papers.lion, lambda p: optim.Lion(p, lr=LR, weight_decay=0.1), "zoo/test_papers LION",
             (Peer(KOZISTR, lambda m, p: m.Lion(p, lr=LR, weight_decay=0.1, **ONE)),)),
@@ -112,6 +116,12 @@ def rows() -> list[Row]:
             (Peer(KOZISTR, lambda m, p: m.StableAdamW(p, lr=LR, kahan_sum=False, **ONE)),)),
         Row(papers.mars, lambda p: optim.MARS(p, lr=LR, weight_decay=0), "zoo/test_free mars",
             (Peer(KOZISTR, lambda m, p: m.MARS(p, lr=LR, optimize_1d=True, **ONE)),)),
+        Row(papers.mars_exact, lambda p: papers.mars_exact.optimizer(p, lr=LR), "optim/test_two_gradients mars"),
+    ]  # fmt: skip
+
+
+def _changes() -> list[Row]:
+    return [
         Row(sr.adagc, _before(sr.adagc(start=4)), "zoo/test_free adagc",
             (Peer(KOZISTR, lambda m, p: m.AdaGC(p, lr=LR, weight_decay=0.0, warmup_steps=5, **ONE),
                   "its warm-up of 5 ends a step earlier than ours of 5: compared with ours of 4"),)),
@@ -120,6 +130,15 @@ def rows() -> list[Row]:
         Row(sr.lookahead, _behind(sr.lookahead), "zoo/test_free lookahead",
             (Peer(KOZISTR, lambda m, p: m.Lookahead(torch.optim.Adam(p, lr=LR))),)),
         Row(sr.ema, _behind(sr.ema), "zoo/test_free ema"),
+        Row(sr.sam, lambda p: sr.Optimizer(p, sr.sam(sr.zoo.descent.sgd, rho=0.3), lr=LR),
+            "optim/test_two_gradients sam",
+            (Peer(KOZISTR, lambda m, p: m.SAM(p, torch.optim.SGD, lr=LR, rho=0.3, **ONE)),)),
+    ]  # fmt: skip
+
+
+def _factored() -> list[Row]:
+    factored = sr.zoo.factored
+    return [
         Row(factored.adafactor, lambda p: optim.Adafactor(p, lr=LR), "parity/test_factored Adafactor",
             (Peer(TORCH, lambda m, p: m.optim.Adafactor(p, lr=LR)),
              Peer(KOZISTR, lambda m, p: m.AdaFactor(p, lr=LR, betas=(None, 0.999), **ONE),
@@ -131,6 +150,12 @@ def rows() -> list[Row]:
         Row(factored.adam_mini, lambda p: optim.AdamMini(p, lr=LR), "parity/test_factored AdamMini",
             (Peer(KOZISTR, _of_heads, "it cuts queries and keys by heads: one query matrix with a head a row",
                   shapes=MATRICES[1:2], dtype=torch.float32),)),
+    ]  # fmt: skip
+
+
+def _matrices() -> list[Row]:
+    matrices = sr.zoo.matrices
+    return [
         Row(matrices.muon, lambda p: optim.Muon(p, lr=LR), "zoo/test_matrices muon",
             (Peer(TORCH, lambda m, p: m.optim.Muon(p, lr=LR), "in float64, too, it iterates in bfloat16: in float32",
                   shapes=MATRICES, dtype=torch.float32),
@@ -146,10 +171,12 @@ def rows() -> list[Row]:
                   "it sorts eigenvectors by their values when it refreshes them, where ours keep their order: compared "
                   "before that, on square matrices, whose first gradient has a basis of its own",
                   lambda p: optim.SOAP(p, lr=LR, weight_decay=0, precondition_frequency=100), ((5, 5), (4, 4))),)),
-        Row(sr.sam, lambda p: sr.Optimizer(p, sr.sam(sr.zoo.descent.sgd, rho=0.3), lr=LR),
-            "optim/test_two_gradients sam",
-            (Peer(KOZISTR, lambda m, p: m.SAM(p, torch.optim.SGD, lr=LR, rho=0.3, **ONE)),)),
-        Row(papers.mars_exact, lambda p: papers.mars_exact.optimizer(p, lr=LR), "optim/test_two_gradients mars"),
+    ]  # fmt: skip
+
+
+def _free() -> list[Row]:
+    free = sr.zoo.free
+    return [
         Row(free.polyak, lambda p: optim.Polyak(p, lr=LR), "zoo/test_free polyak"),
         Row(free.dog, optim.DoG, "zoo/test_free dog"),
         Row(free.prodigy, lambda p: optim.Prodigy(p, d0=1e-2), "zoo/test_free prodigy",

@@ -360,6 +360,7 @@ class Binding:
         if not culprits:
             return NonFiniteError(
                 "a part of a gradient that another process has is not finite; nothing was updated",
+                where="  not on this one, whose parts are finite: the error of that process names the parameter",
                 fix=_FINITE,
             )
         more = f" (and of {len(culprits) - 1} more)" if len(culprits) > 1 else ""

@@ -131,8 +131,8 @@ class Kernels:
     def for_entry(self, entry: Entry, state: Mapping[str, Any], forced: str | None) -> Compiled:
         """Return the compiled plan for a parameter whose slots are laid out as it is."""
         kinds = (entry.parameter.dtype, *[state[name].dtype for name in array_rows(self.plan)[2:]])
-        program, held = self._lowered(kinds), [state[name] for name in self._lowered(kinds).tensors[2:]]
-        own = entry
+        program, own = self._lowered(kinds), entry
+        held = [state[name] for name in program.tensors[2:]]
         if self.cut is not None:
             pieces = self.cut.of(local(entry.parameter))
             piece = next((one for one in pieces if not dense(one)), pieces[0])
