@@ -123,8 +123,10 @@ def test_groups_have_the_arguments_of_what_steps_them() -> None:
         sr.optim.Muon([matrix], betas=(0.9, 1.0))
     assert copy.deepcopy(optimizer).routes == {}
     routed = sr.optim.Muon(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))
-    with pytest.raises(ParameterError, match="Muon takes matrices"):
-        routed.add_param_group({"params": [("late", nn.Parameter(torch.ones(3)))]})
+    with pytest.raises(ParameterError, match="Muon takes matrices") as caught:
+        routed.add_param_group({"params": [("late", late := nn.Parameter(torch.ones(3)))]})
+    assert '"rule": "adam"' in caught.value.fix
+    routed.add_param_group({"params": [("late", late)], "rule": "adam"})
 
 
 def test_what_a_model_does_not_show_is_refused_and_said_in_one_line() -> None:

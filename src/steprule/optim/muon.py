@@ -57,7 +57,9 @@ class _Orthogonal(WholeModel):
                 own = type(self).__name__
                 raise ParameterError(
                     f"{own} takes matrices, and {label(group, index, place)} has shape {tuple(parameter.shape)}",
-                    fix=f"give the whole model, whose other parameters AdamW then steps: {own}(model, lr=1e-3)",
+                    fix='let AdamW step its group: {"params": [...], "rule": "adam"}'
+                    if self._routes
+                    else f"give the whole model, whose other parameters AdamW then steps: {own}(model, lr=1e-3)",
                 )
 
     def _variant_of(self, group: Mapping[str, Any]) -> Rule:
