@@ -21,6 +21,7 @@ from ..backends.base import Batch, Gradients, run, settle
 from ..errors import NonFiniteError, ParameterError, StepruleError
 from ..graph.node import Rank
 from .aliasing import set_apart
+from .blame import blame
 from .bucket import Bucket, Groups
 from .checks import CHANGED, OTHERS, Facts, SlowCheck, forms
 from .compiled import Compiled, Kernels
@@ -34,7 +35,6 @@ from .tensors import Entry, check, here, in_order_of, label, like
 
 NO_KERNELS = "some parameters are updated by torch operations, not by kernels"
 SEVERAL = "some parameters hold several matrices, each of which has an address"
-_FINITE = 'lower the learning rate, clip, or pass nonfinite="skip" to leave such steps out'
 _gradient = attrgetter("grad")
 _torch: Any = torch
 _bump: Callable[[Any], None] = getattr(_torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
@@ -356,23 +356,7 @@ class Binding:
 
     def blame(self) -> NonFiniteError:
         """Return the error that names the first parameter whose gradient is not finite."""
-        culprits = self._culprits()
-        if not culprits:
-            return NonFiniteError(
-                "a part of a gradient that another process has is not finite; nothing was updated",
-                where="  not on this one, whose parts are finite: the error of that process names the parameter",
-                fix=_FINITE,
-            )
-        more = f" (and of {len(culprits) - 1} more)" if len(culprits) > 1 else ""
-        return NonFiniteError(
-            f"the gradient of {culprits[0][0]}{more} is not finite; nothing was updated",
-            where=f"  shape {tuple(culprits[0][1].shape)}",
-            fix=_FINITE,
-        )
-
-    def _culprits(self) -> list[tuple[str, torch.Tensor]]:
-        now = [(label, parameter, parameter.grad) for label, parameter in self._named]
-        return [(label, p) for label, p, g in now if g is not None and not bool(torch.isfinite(local(g)).all())]
+        return blame(self._named)
 
 
 def _never(gradients: Gradients, states: list[Any]) -> int:  # noqa: ARG001
