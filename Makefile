@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate clean
+.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate vendor clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -32,6 +32,7 @@ help:
 	@echo 'make muon-rate    find the best learning rates of AdamW and Muon; writes BENCHMARKS.md'
 	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
 	@echo 'make gpu-kernels  compile the golden GPU kernels that have changed, and write down what comes out'
+	@echo 'make vendor       bundle what the playground takes from npm, as package-lock.json pins it'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
 	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
@@ -116,6 +117,9 @@ gpu-kernels: $(VENV)/test
 	@$(python) benchmarks/gpu_kernels.py --beside '$(VENV)/lowest'
 	@$(python) benchmarks/report.py
 
+vendor:
+	@bash src/steprule/play/vendor/bundle.sh '$(CURDIR)/build/vendor'
+
 clean:
 	rm -rf '$(VENV)' '$(OUT)' build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -159,6 +163,11 @@ $(VENV)/hosts: $(VENV)/test
 $(VENV)/peers: $(VENV)/test
 	@echo 'Installing libraries of optimisers ...'
 	@$(pip) --quiet -e '.[peers]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/test
+	@echo 'Installing the tools that make the documentation ...'
+	@$(pip) --quiet -e '.[docs]'
 	@touch $@
 
 $(VENV)/page: $(VENV)/test

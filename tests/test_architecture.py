@@ -21,12 +21,13 @@ pytestmark = pytest.mark.null
 
 PACKAGE = Path(steprule.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-ORDER = ["errors", "version", "locks", "graph", "rule", "plan", "backends", "zoo", "optim", "steprule"]
+ORDER = ["errors", "version", "locks", "graph", "rule", "plan", "backends", "zoo", "optim", "export", "steprule"]
 """Each room may import those before it; `steprule` is the public face."""
 ABOVE = {
     "console": {"steprule", "console"},
     "bench": {"steprule", "console", "bench"},
     "lab": {"steprule", "console", "bench", "lab"},
+    "play": {"steprule", "console", "graph", "rule", "backends", "zoo", "export", "lab", "play"},
     "__main__": {"lab"},
 }
 """What uses the library as anyone does: of it, these may import the public face only."""
