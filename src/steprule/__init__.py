@@ -11,6 +11,7 @@
 import builtins
 
 from . import errors
+from .export import export
 from .optim import Explanation, Gauges, Optimizer, TensorBoardGauges, explain
 from .rule import chain, choice, functions, hyper, rule, slot, transform, watch
 from .rule.functions import *
@@ -34,7 +35,7 @@ from .zoo.transforms import (
 
 __all__ = ["Explanation", "Gauges", "Optimizer", "TensorBoardGauges", "__version__", "adagc", "board", "cautious",
            "cautious_weight_decay", "chain", "choice", "clip_global_norm", "clip_last_global_norm", "clip_norm",
-           "clip_value", "ema", "errors", "explain", "hyper", "lookahead", "mars_exact", "rule", "sam",
+           "clip_value", "ema", "errors", "explain", "export", "hyper", "lookahead", "mars_exact", "rule", "sam",
            "schedule_free_adamw", "schedule_free_sgd", "slot", "transform", "watch", "weight_decay"]  # fmt: skip
 __all__ += functions.__all__
 # Those that would hide builtins are there by name, and `from steprule import *` leaves them out.

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": ("lab.cli_compare", "Compare optimisers fairly: tuned on validation data, scored once on test data."),
     "completion": ("lab.cli_lists", "Print the script by which a shell completes commands and options."),
     "explain": ("lab.cli_explain", "Show an optimiser: its formula, its passes over memory, its generated kernel."),
+    "export": ("lab.cli_export", "Write an optimiser down as one file that needs no steprule."),
     "optimizers": (
         "lab.cli_lists",
         "List the optimisers that have a name, with their formulas and the cost of a step.",
