@@ -12,6 +12,7 @@ import pytest
 import steprule
 from steprule.backends import BACKENDS
 from steprule.backends.eager import spelling
+from steprule.backends.javascript import HELPERS, SPELLING
 from steprule.backends.numba_dialect import NumbaDialect
 from steprule.backends.triton_dialect import TritonDialect
 from steprule.graph.ops import OPS
@@ -185,6 +186,8 @@ def test_every_op_has_a_spelling_on_every_backend() -> None:
     assert all(name in NumbaDialect.spelling and name in TritonDialect.spelling for name in numbered)
     assert all(callable(spelling(name)) for name in numbered)
     assert set(NumbaDialect.spelling) <= set(OPS)
+    assert set(SPELLING) == set(numbered)
+    assert set(HELPERS) <= {text.partition("(")[0] for text in SPELLING.values()}
 
 
 def test_every_lock_of_the_library_is_one_that_forked_children_find_free() -> None:
