@@ -1,0 +1,87 @@
+// The numbers of a method: a slider and a field for every hyperparameter, from its declared range.
+(function (steprule) {
+  "use strict";
+  const { element } = steprule, SMOOTH = 1000;
+
+  /**
+   * Return how a slider shows a hyperparameter: by the logarithm where it can be any size, else evenly.
+   * @param {object} hyper of a rule
+   */
+  steprule.scale = function (hyper) {
+    const { value, low, high, tune } = hyper, around = Math.abs(value) || 1;
+    if (low === 0 && high == null) {
+      const least = Math.min(around / 1e3, tune?.[0] ?? Infinity), most = Math.max(around * 1e2, tune?.[1] ?? 0);
+      const [a, b] = [Math.log10(least), Math.log10(most)];
+      return { to: (number) => SMOOTH * Math.min(1, Math.max(0, (Math.log10(number) - a) / (b - a))), from: (place) => +(10 ** (a + ((b - a) * place) / SMOOTH)).toPrecision(3) };
+    }
+    const least = low ?? Math.min(-2 * around, (high ?? 0) - 4 * around), most = high ?? Math.max(2 * around, least + 4 * around);
+    const clear = (number) => (hyper.openLow && number <= least) || (hyper.openHigh && number >= most) ? undefined : number;
+    const inside = (number) => clear(number) ?? (number <= least ? least + (most - least) / SMOOTH : most - (most - least) / SMOOTH);
+    return { to: (number) => (SMOOTH * (number - least)) / (most - least), from: (place) => inside(+(least + ((most - least) * place) / SMOOTH).toPrecision(4)) };
+  };
+
+  /** Whether a number is in the declared range. */
+  steprule.admits = (hyper, number) =>
+    Number.isFinite(number) &&
+    (hyper.low == null || (hyper.openLow ? number > hyper.low : number >= hyper.low)) &&
+    (hyper.high == null || (hyper.openHigh ? number < hyper.high : number <= hyper.high));
+
+  /** Write the declared range as mathematics does. */
+  steprule.interval = (hyper) =>
+    `${hyper.low == null || hyper.openLow ? "(" : "["}${hyper.low ?? "−∞"}, ${hyper.high ?? "∞"}${hyper.high == null || hyper.openHigh ? ")" : "]"}`;
+
+  /** The sliders in a box. */
+  steprule.Numbers = class {
+    /**
+     * @param {HTMLElement} box
+     * @param {(name: string, value: number) => void} changed
+     */
+    constructor(box, changed) {
+      this.box = box;
+      this.changed = changed;
+      this.rows = new Map();
+      this.made = "";
+    }
+
+    /** Show the hyperparameters of a rule with their numbers. Rows stay while the declarations do. */
+    show(rule, numbers, key, word) {
+      const hypers = rule?.hypers ?? [], made = JSON.stringify([key, hypers, word("outside")]);
+      if (made !== this.made) {
+        this.made = made;
+        this.rows.clear();
+        this.box.replaceChildren(...hypers.map((hyper) => this.row(hyper, word)));
+      }
+      for (const [name, row] of this.rows) row.set(numbers[name]);
+    }
+
+    row(hyper, word) {
+      const id = `number-${hyper.name}`, scale = steprule.scale(hyper), { name } = hyper;
+      const label = element("label", { for: id }, element("i", {}, hyper.symbol && hyper.symbol !== name ? hyper.symbol : ""), element("span", {}, name));
+      const slider = element("input", { type: "range", min: 0, max: SMOOTH, step: 1, "aria-label": name, tabIndex: 0 });
+      const field = element("input", { type: "text", inputMode: "decimal", id, autocomplete: "off", spellcheck: false, "aria-describedby": `${id}-told` });
+      const told = element("p", { class: "told", id: `${id}-told`, role: "status" });
+      const set = (value) => {
+        if (document.activeElement !== slider) slider.value = scale.to(value);
+        if (document.activeElement !== field) field.value = String(value);
+        slider.setAttribute("aria-valuetext", String(value));
+      };
+      slider.addEventListener("input", () => this.changed(name, scale.from(+slider.value)));
+      const read = () => {
+        const value = Number(field.value.trim().replace(",", ".").replace("−", "-")), right = field.value.trim() !== "" && steprule.admits(hyper, value);
+        field.setAttribute("aria-invalid", String(!right));
+        told.textContent = right ? "" : word("outside", name, steprule.interval(hyper));
+        if (right) this.changed(name, value);
+      };
+      field.addEventListener("input", read);
+      field.addEventListener("keydown", (event) => {
+        const way = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+        if (!way) return;
+        event.preventDefault();
+        field.value = String(scale.from(Math.min(SMOOTH, Math.max(0, Math.round(scale.to(Number(field.value)) + 10 * way)))));
+        read();
+      });
+      this.rows.set(name, { set });
+      return element("div", { class: "number" }, label, slider, field, told);
+    }
+  };
+})(globalThis.steprule ??= {});

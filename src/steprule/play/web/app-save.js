@@ -1,0 +1,72 @@
+// What leaves the page: a link, the rule as a Python file that runs with the library, the rule as a file of its own.
+(function (steprule) {
+  "use strict";
+
+  /** Save a text under a name. */
+  steprule.save = function (name, text) {
+    const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+    const link = steprule.element("a", { href: url, download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  };
+
+  // The names of the library that a program uses and does not make, in order.
+  function imported(text) {
+    const used = new Set(), made = new Set();
+    editor.pythonParser.parse(text).iterate({
+      enter({ name, node }) {
+        if (name !== "VariableName") return;
+        const defines = node.parent.name === "FunctionDefinition" || (node.parent.name === "AssignStatement" && node.nextSibling?.name === "AssignOp");
+        (defines ? made : used).add(text.slice(node.from, node.to));
+      },
+    });
+    return steprule.exports.filter((name) => used.has(name) && !made.has(name)).sort();
+  }
+
+  /**
+   * Return a Python file with a program and a loop that trains by it, on the surface of the page.
+   * @param {string} text the program
+   * @param {object} one its trajectory
+   * @param {object} state
+   */
+  steprule.python = function (text, one, state) {
+    const surface = steprule.surface(state), names = imported(text), found = steprule.program(text);
+    const numbers = Object.entries(one.hypers).map(([name, value]) => `, ${name}=${value}`).join("");
+    const rules = found.name ? text.trim() : `${text.slice(0, found.from).trim()}\n\n\nprogram = ${found.expression}`.trim();
+    return `"""${one.rule.name}, from the playground of steprule ${steprule.facts.version}: python3 this_file.py"""
+
+import math
+
+import torch
+
+import steprule as sr
+${names.length ? `from steprule import ${names.join(", ")}\n` : ""}
+
+${rules}
+
+
+def loss_at(x, y):
+    ${surface.python.join("\n    ")}
+
+
+theta = torch.tensor([${state.start.map((value) => value.toFixed(6)).join(", ")}], dtype=torch.float64, requires_grad=True)
+optimizer = sr.Optimizer([theta], ${found.name ?? "program"}${numbers})
+
+
+def closure():
+    optimizer.zero_grad()
+    loss = loss_at(*theta)
+    loss.backward()
+    return loss
+
+
+for step in range(1, ${state.steps} + 1):
+    optimizer.step(closure)
+    if step % ${Math.max(1, Math.round(state.steps / 10))} == 0:
+        x, y = theta.tolist()
+        print(f"iteration {step}: x = {x:.6g}, y = {y:.6g}, loss {loss_at(x, y):.6g}")
+`;
+  };
+})(globalThis.steprule ??= {});
