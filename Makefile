@@ -15,10 +15,11 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate vendor clean
+.PHONY: help compare docs test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate vendor clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
+	@echo 'make docs         build the documentation, without a network; writes build/docs/index.html'
 	@echo 'make test         run the tests'
 	@echo 'make test-hosts   train under Hugging Face, Lightning, timm, skorch and Stable-Baselines3'
 	@echo 'make test-page    look at the report in Chromium, with the network off: accessibility, phone, dark'
@@ -41,6 +42,13 @@ help:
 compare: $(VENV)/lab
 	@$(python) -m steprule compare --out '$(OUT)' $(ARGS)
 	@$(if $(findstring --out,$(ARGS)),,test ! -f '$(OUT)/report.html' || echo 'The report: $(abspath $(OUT))/report.html')
+
+# From nothing each time, since most pages are made from the code. A warning is an error; links are checked last.
+docs: $(VENV)/docs
+	@rm -rf build/docs
+	@$(python) -m sphinx --builder html --fresh-env --nitpicky --fail-on-warning --keep-going --quiet \
+	  --doctree-dir build/doctrees $(ARGS) docs build/docs
+	@echo 'The documentation: $(CURDIR)/build/docs/index.html'
 
 # One thread a worker: with several, two workers on two cores wait for each other's threads.
 test: $(VENV)/test
