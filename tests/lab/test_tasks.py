@@ -22,6 +22,7 @@ from steprule.lab.training import train
 LEARNT = {
     "digits-mlp": (0.01, 6, 0.9),
     "digits-cnn": (0.003, 4, 0.9),
+    "digits-logreg": (0.03, 6, 0.9),
     "digits-autoencoder": (0.003, 20, 2.8),
     "cancer-logreg": (0.02, 20, 0.95),
     "image-coords": (0.01, 6, 25.0),
@@ -36,12 +37,13 @@ BUNDLED = several("all")
 SIZES = {
     "digits-mlp": (1077, 360, 360),
     "digits-cnn": (1077, 360, 360),
+    "digits-logreg": (1077, 360, 360),
     "digits-autoencoder": (1077, 360, 360),
     "cancer-logreg": (341, 114, 114),
     "image-coords": (3072, 1536, 1536),
 }
 
-CLASSES = ("digits-mlp", "digits-cnn", "cancer-logreg")
+CLASSES = ("digits-mlp", "digits-cnn", "digits-logreg", "cancer-logreg")
 
 # The pictures of each task: the reference's and the exhibits' sizes.
 PICTURES = {

@@ -15,7 +15,7 @@ from steprule.errors import HyperparameterError
 from steprule.lab.budget import Budget
 from steprule.lab.clips import Clip
 from steprule.lab.methods import Method, crossed, varied
-from steprule.lab.network import accumulate, evaluate, kept_in, widened
+from steprule.lab.network import accumulate, as_it_came, evaluate, kept_in
 from steprule.lab.protocol import Study, StudyPlan, report_specs
 from steprule.lab.report import tables, words
 from steprule.lab.report.derive import chapters
@@ -212,8 +212,8 @@ def test_parameters_of_16_bits_are_computed_with_as_numbers_of_32():
     assert {parameter.dtype for parameter in narrow.parameters()} == {torch.bfloat16}
     assert narrow.shift.dtype == torch.float32
     assert narrow.second.weight is narrow.first.weight
-    wide = widened(narrow)
-    assert widened(wide) is wide
+    wide = as_it_came(narrow)
+    assert as_it_came(wide) is wide
     assert wide is not narrow
     assert wide.second.weight is wide.first.weight
     assert evaluate(narrow, task, task.data.validation) == evaluate(wide, task, task.data.validation)
@@ -253,3 +253,44 @@ def test_train_tells_of_parameters_in_16_bits(capsys):
     made = json.loads(capsys.readouterr().out)
     assert made["optimizers"][0]["key"] == "sgd · parameters=bfloat16"
     assert made["optimizers"][0]["bytes_per_parameter"] == 6
+
+
+@pytest.mark.null
+def test_parameters_of_64_bits_are_the_drawn_ones_and_all_of_a_run_is_computed_in_64_bits():
+    """Float32 weights, widened; then a step is what float64 arithmetic makes of them, far beyond float32's digits."""
+    task = TaskSpec("digits-logreg").build()
+    drawn, wide = task.model(3), kept_in(task.model(3), "float64")
+    for mine, theirs in zip(wide.parameters(), drawn.parameters(), strict=True):
+        assert torch.equal(mine, theirs.double())
+    inputs, labels = task.data.train.inputs[:32], task.data.train.labels[:32]
+    loss = accumulate(wide, task, inputs, labels)
+    weight, bias = (parameter.detach() for parameter in wide.parameters())
+    outputs = inputs.double() @ weight.T + bias
+    wrong = torch.softmax(outputs, 1) - torch.nn.functional.one_hot(labels, 10)
+    assert loss == pytest.approx((torch.logsumexp(outputs, 1) - outputs[range(32), labels]).mean().item(), rel=1e-14)
+    assert torch.allclose(wide[0].weight.grad, wrong.T @ inputs.double() / 32, rtol=1e-13, atol=1e-16)
+    assert evaluate(wide, task, task.data.validation)[0] != evaluate(drawn, task, task.data.validation)[0]
+
+
+@pytest.mark.null
+def test_an_exhibit_of_parameters_in_64_bits_is_made_as_of_others():
+    method = Method("sgd", (("backend", "eager"),), parameters="float64")
+    done = train(
+        RunSpec(TaskSpec("digits-autoencoder"), method, 0.01, 0, Budget(epochs=None, iterations=2), exhibits=True)
+    )
+    assert done.status == "finished"
+    assert done.exhibits[0].png
+    assert done.state_bytes_per_parameter == 0
+
+
+@pytest.mark.cpu
+def test_train_tells_of_parameters_in_64_bits_and_refuses_to_compute_with_them_in_fewer(capsys):
+    command = (
+        "train --task digits-logreg --optimizer momentum --lr 0.1 --iterations 5 --parameters float64 --no-progress"
+    )
+    assert main([*command.split(), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["optimizers"][0]["key"] == "momentum · parameters=float64"
+    assert made["optimizers"][0]["bytes_per_parameter"] == 40
+    assert main([*command.split(), "--precision", "bfloat16"]) == 2
+    assert "leave out one of --parameters float64 and --precision bfloat16" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def check(plan: StudyPlan, out: Path | None, events: Path | None) -> None:
     size = len(task.data.train)
     if plan.budget.batch_size > size:
         raise click.UsageError(f"--batch-size is at most {size}, the number of training examples.")
-    check_precision(task, plan.budget.precision)
+    check_precision(task, plan.budget.precision, {method.parameters for method in plan.methods})
     for method in plan.methods:
         if method.needs_closure and plan.budget.precision == "float16":
             raise click.UsageError(

@@ -12,7 +12,7 @@ import torch
 import steprule as sr
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
     from steprule.lab.data import Split
     from steprule.lab.tasks import Task
@@ -26,15 +26,22 @@ SEEN_AT_ONCE = 2048
 WIDE = "float32"
 """The type in which parameters are as networks come with them."""
 
-KEPT = (WIDE, "bfloat16")
-"""The types in which parameters can be kept."""
+DOUBLE = "float64"
+
+KEPT = (WIDE, "bfloat16", DOUBLE)
+"""The types in which parameters can be kept. With those of 64 bits a network computes in 64 bits, too."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The types in which a network can compute. Losses and evaluations are always float32."""
+"""The types in which a network can compute. Losses and evaluations are float32, or as wide as the parameters."""
 
 
 def kept_in(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
-    """Round a network's float32 parameters to the type in which they are kept, and return it."""
+    """Bring a network's float32 parameters to the type in which they are kept, and return it.
+
+    To 64 bits go its buffers, too, since it then computes with them.
+    """
+    if dtype == DOUBLE:
+        return model.double()
     if dtype != WIDE:
         for parameter in model.parameters():
             if parameter.dtype == torch.float32:
@@ -46,19 +53,28 @@ def _narrow(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: one for name, one in model.named_parameters() if one.dtype == torch.bfloat16}
 
 
+def _as_wide(model: torch.nn.Module, numbers: torch.Tensor) -> torch.Tensor:
+    """Return float32 numbers in 64 bits for a network with such parameters, and all others as they are."""
+    if numbers.dtype == torch.float32 and any(one.dtype == torch.float64 for one in model.parameters()):
+        return numbers.double()
+    return numbers
+
+
 def outputs_of(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return a network's outputs, computed with its parameters as float32 numbers.
+    """Return a network's outputs, computed with its 16-bit parameters as float32 numbers.
 
     So what is compared is how parameters are kept, and not how their products are rounded.
     """
     narrow = _narrow(model)
     if not narrow:
-        return model(inputs)
+        return model(_as_wide(model, inputs))
     return torch.func.functional_call(model, {name: one.float() for name, one in narrow.items()}, (inputs,))
 
 
-def widened(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the network, or one with the same numbers as float32 where it keeps them otherwise."""
+def as_it_came(model: torch.nn.Module, kept: str = WIDE) -> torch.nn.Module:
+    """Return the network, or one with the same numbers as float32 where it was brought to another type."""
+    if kept == DOUBLE:
+        return deepcopy(model).float()
     if not _narrow(model):
         return model
     wide = deepcopy(model)
@@ -93,8 +109,9 @@ def evaluate(model: torch.nn.Module, task: Task, split: Split) -> tuple[float, f
     model.eval()
     with torch.no_grad():
         outputs = torch.cat([outputs_of(model, inputs) for inputs in split.inputs.split(SEEN_AT_ONCE)])
-        loss = task.loss(outputs, split.labels).item()
-        score = task.score(outputs, split.labels, loss)
+        labels = _as_wide(model, split.labels)
+        loss = task.loss(outputs, labels).item()
+        score = task.score(outputs, labels, loss)
     model.train(training)
     return loss, score
 
@@ -132,10 +149,15 @@ def scaler(precision: str) -> torch.amp.GradScaler | None:
     return torch.amp.GradScaler("cpu") if precision == "float16" else None
 
 
-def check_precision(task: Task, precision: str) -> None:
-    """Refuse, before any work, a precision in which this machine cannot train this network."""
-    if precision == "float32":
+def check_precision(task: Task, precision: str, kept: Iterable[str] = ()) -> None:
+    """Refuse, before any work, a precision in which this machine cannot train a network with parameters so kept."""
+    if precision == WIDE:
         return
+    if DOUBLE in kept:
+        raise sr.errors.StepruleError(
+            f"parameters of 64 bits cannot be computed with in {precision}",
+            fix=f"leave out one of --parameters {DOUBLE} and --precision {precision}",
+        )
     few = task.data.train.inputs[:2], task.data.train.labels[:2]
     try:
         accumulate(task.model(0), task, *few, precision=precision, scale=scaler(precision))
@@ -157,7 +179,7 @@ def _gradient(
 ) -> float:
     """Add the gradient of one micro-batch's share of the loss, and return that share."""
     if precision == "float32":
-        loss = task.loss(outputs_of(model, inputs), labels)
+        loss = task.loss(outputs_of(model, inputs), _as_wide(model, labels))
     else:
         with torch.autocast("cpu", PRECISIONS[precision]):
             outputs = outputs_of(model, inputs)

@@ -225,7 +225,7 @@ TRAINING = together(
         type=click.Choice(KEPT),
         default=WIDE,
         show_default=True,
-        help="The type in which parameters are kept; gradients have it, too.",
+        help="The type in which parameters are kept; gradients have it, too. In float64 the network computes as well.",
     ),
     click.option("--timeout", type=Number(), metavar="SECONDS", help="End a run as failed after this time."),
     click.option("--final-full-batch", is_flag=True, help="End with one iteration on the whole training set."),

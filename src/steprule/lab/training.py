@@ -18,7 +18,7 @@ import steprule as sr
 from steprule.lab.data import batches
 from steprule.lab.diagnostics import Probe, Seen, state_bytes, watch
 from steprule.lab.interrupt import Interrupt, waiting
-from steprule.lab.network import accumulate, at_theta, evaluate, kept_in, scaler, widened
+from steprule.lab.network import accumulate, as_it_came, at_theta, evaluate, kept_in, scaler
 from steprule.lab.runs import OUT_OF_MEMORY, Point, RunResult, RunSpec, StepTimes, failure
 from steprule.lab.schedules import SCHEDULES
 
@@ -384,7 +384,7 @@ def _exhibits(run: _Run) -> tuple[Exhibit, ...]:
         return ()
     run.model.eval()
     with torch.no_grad():
-        return tuple(run.task.exhibit(widened(run.model)))
+        return tuple(run.task.exhibit(as_it_came(run.model, run.spec.method.parameters)))
 
 
 def _microseconds(step_ns: list[int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from steprule.lab.loading import is_reference
 from steprule.lab.tasks.autoencoder import digits_autoencoder
 from steprule.lab.tasks.base import Exhibit, Metric, Task, Theory, drawing
 from steprule.lab.tasks.cancer import cancer_logreg
-from steprule.lab.tasks.digits import digits_cnn, digits_mlp
+from steprule.lab.tasks.digits import digits_cnn, digits_logreg, digits_mlp
 from steprule.lab.tasks.files import cifar10_cnn, mnist_mlp
 from steprule.lab.tasks.own import own
 from steprule.lab.tasks.photograph import image_coords
@@ -34,6 +34,7 @@ __all__ = ["ALIASES", "TASKS", "Exhibit", "Metric", "Task", "TaskSpec", "Theory"
 TASKS: dict[str, Callable[..., Task]] = {
     "digits-mlp": digits_mlp,
     "digits-cnn": digits_cnn,
+    "digits-logreg": digits_logreg,
     "digits-autoencoder": digits_autoencoder,
     "cancer-logreg": cancer_logreg,
     "image-coords": image_coords,

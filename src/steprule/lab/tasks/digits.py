@@ -38,6 +38,12 @@ def digits_mlp(hidden: tuple[int, ...] = (64,)) -> Task:
     )
 
 
+def digits_logreg() -> Task:
+    """Return the logistic regression on the digits."""
+    network = "64–10 logistic regression, cross-entropy"
+    return replace(digits_mlp(()), name="digits-logreg", network=network)
+
+
 def digits_cnn() -> Task:
     """Return the convolutional network on the digits."""
     network = "convolutional network of 16 and 32 channels and 64 units, ReLU, cross-entropy"
