@@ -1,8 +1,8 @@
-"use strict";
 // torch's generator of random numbers on a CPU, so that a run in the browser meets the batches and weights of one in Python.
 // The engine is MT19937 (Matsumoto & Nishimura, 1998), seeded as torch seeds it; what is drawn from it follows
 // torch 2.13: ATen/core/MT19937RNGEngine.h, TransformationHelper.h and native/TensorFactories.cpp (randperm).
 (function (steprule) {
+  "use strict";
   const LENGTH = 624, MIDDLE = 397;
 
   /**

@@ -1,7 +1,7 @@
-"use strict";
 // What mathematics says of the board's methods on a quadratic ½ θᵀAθ whose eigenvalues lie in [μ, L]. Each method is a
 // linear map of (θ, m) for every eigenvalue λ; the greatest of their spectral radii is the asymptotic rate.
 (function (steprule) {
+  "use strict";
   // How densely the eigenvalues between μ and L are looked at: the radius is greatest at an end, but for a few settings.
   const BETWEEN = 64;
 
