@@ -23,11 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
 import steprule as sr
 from steprule.__main__ import main
+from steprule.lab.cli import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -139,9 +141,12 @@ def test_the_public_face_has_an_example_each() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the names that a page's headings can be linked by."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    """Return the names that a page's headings can be linked by, those of a page that it includes too."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    included = re.findall(r"^```{include} (\S+)$", text, flags=re.MULTILINE)
+    names = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return names.union(*(anchors(page.parent / one) for one in included))
 
 
 @pytest.mark.null
@@ -172,6 +177,19 @@ def test_make_commands_exist(page: Path) -> None:
     asked = re.findall(r"^\$? ?make ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     asked += re.findall(r"`make ([a-z]+)[^`]*`", page.read_text(encoding="utf-8"))
     assert set(asked) <= targets
+
+
+@pytest.mark.null
+@named
+def test_commands_of_a_page_have_the_options_that_it_names(page: Path) -> None:
+    """What a page does not run, since it takes minutes, is parsed."""
+    for block in blocks(page):
+        for line in block.text.splitlines() if block.language == "sh" else []:
+            if line.startswith("steprule "):
+                name, *rest = shlex.split(line, comments=True)[1:]
+                command = cli.get_command(click.Context(cli), name)
+                assert command, line
+                command.make_parser(click.Context(command)).parse_args(rest)
 
 
 @pytest.mark.cpu

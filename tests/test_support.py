@@ -1,6 +1,6 @@
-"""What runs where: every method of the board in every dtype, and every host with tests, as README's tables say.
+"""What runs where: every method of the board in every dtype, and every host with tests, as the tables say.
 
-`python tests/test_support.py` writes the tables; a test fails when README says something else.
+`python tests/test_support.py` writes the tables of docs/understand/support.md; a test fails when they are not so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import steprule as sr
 from steprule.graph.evaluate import evaluate
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "understand" / "support.md"
 METHODS = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 CLIPS = {"clip_norm": sr.board.clip_norm, "clip_component": sr.board.clip_component,
          "clip_global_norm": sr.clip_global_norm, "clip_value": sr.clip_value}  # fmt: skip
@@ -54,7 +54,7 @@ def supported(program: sr.rule, dtype: torch.dtype) -> str:
 
 
 def matrix() -> str:
-    """Return README's support matrix, every cell of it just tried."""
+    """Return the page's support matrix, every cell of it just tried."""
     dtypes = list(TOLERANCE)
     head = "| on the CPU | " + " | ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) + " |"
     rows = [f"| {name} | " + " | ".join(supported(p, dtype) for dtype in dtypes) + " |" for name, p in _rows().items()]
@@ -62,7 +62,7 @@ def matrix() -> str:
 
 
 def hosts() -> str:
-    """Return README's table of hosts: what each module of tests/hosts says it shows, and with which version."""
+    """Return the page's table of hosts: what each module of tests/hosts says it shows, and with which version."""
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
     rows: list[str] = []
     for path in sorted((ROOT / "tests" / "hosts").glob("test_*.py")):
@@ -87,13 +87,13 @@ def _around(text: str, name: str) -> tuple[str, str, str]:
 
 @pytest.mark.cpu
 @pytest.mark.parametrize("name", TABLES)
-def test_readme_shows_what_was_just_tried(name: str) -> None:
-    assert _around(README.read_text(encoding="utf-8"), name)[1].strip() == TABLES[name]()
+def test_the_page_shows_what_was_just_tried(name: str) -> None:
+    assert _around(PAGE.read_text(encoding="utf-8"), name)[1].strip() == TABLES[name]()
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     for name, table in TABLES.items():
         before, _, after = _around(text, name)
         text = f"{before}\n\n{table()}\n\n{after}"
-    README.write_text(text, encoding="utf-8")
+    PAGE.write_text(text, encoding="utf-8")
