@@ -46,12 +46,13 @@ def _rewrite(app: Sphinx, relative: Path, parent: str, content: list[str]) -> No
 
 
 class Pages(TocTree):
-    """A list of pages by patterns, which may find none yet."""
+    """A list of pages, by name in the order wanted, then by patterns, which may find none beside them."""
 
     def run(self) -> list[nodes.Node]:
         """Return the list, or nothing."""
         known = self.env.found_docs
-        self.content.data[:] = [line for line in self.content.data if patfilter(known, line)]
+        listed = {line for line in self.content.data if line in known}
+        self.content.data[:] = [line for line in self.content.data if {*patfilter(known, line)} - (listed - {line})]
         self.options["glob"] = True
         return super().run() if self.content.data else []
 
