@@ -1,4 +1,4 @@
-"""Pages of the repository that are pages of the site, too: a text is written once, and its links lead somewhere in both.
+"""Pages of the repository that are pages of the site, too: a text stands once, and its links lead somewhere in both.
 
 `{include} ../../ARCHITECTURE.md` makes one. A link in it is relative to the repository; here it becomes one to the page
 that includes the file that it names, or to the file as it is.
