@@ -11,6 +11,13 @@ from ..errors import HyperparameterError, Origin
 from ..locks import once
 from .node import Node, Rank, topological
 
+MISSING = "`{name}` of {owner} has no value", "pass it, e.g. {name}={value}; its legal range is {interval}"
+OUTSIDE = (
+    "`{name}` of {owner} is {value}, outside its legal range {interval}",
+    "give a finite number in {interval}",
+)
+"""What is wrong with a hyperparameter's value, and what to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -82,14 +89,11 @@ class Hyper:
         if self.admits(number) and not isinstance(value, str):
             return number
         if value is None:
-            raise HyperparameterError(
-                f"`{self.name}` of {owner} has no value",
-                fix=f"pass it, e.g. {self.name}={self.example():g}; its legal range is {self.interval()}",
-            )
-        raise HyperparameterError(
-            f"`{self.name}` of {owner} is {value!r}, outside its legal range {self.interval()}",
-            fix=f"give a finite number in {self.interval()}",
-        )
+            words, given = MISSING, f"{self.example():g}"
+        else:
+            words, given = OUTSIDE, repr(value)
+        what, fix = (text.format(name=self.name, owner=owner, value=given, interval=self.interval()) for text in words)
+        raise HyperparameterError(what, fix=fix)
 
 
 LOSS = Hyper("loss", told=True)

@@ -48,8 +48,8 @@ class Rank(Flag):
     def view(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return the shape of what varies so beside a tensor of a shape, as a matrix: 1 along what it does not vary."""
         rows, columns = shape[0] if shape else 1, math.prod(shape[1:])
-        if self in _SIDES:
-            first, last = (rows if side == "r" else columns for side in _SIDES[self])
+        if self in SIDES:
+            first, last = (rows if side == "r" else columns for side in SIDES[self])
             return first, last
         return rows if self >= Rank.ROW else 1, columns if self >= Rank.COLUMN else 1
 
@@ -65,7 +65,7 @@ class Rank(Flag):
     @property
     def apart(self) -> bool:
         """Whether its values stand beside no element of the tensor: they are computed on whole tensors."""
-        return self in _SIDES and self is not Rank.ELEMENT
+        return self in SIDES and self is not Rank.ELEMENT
 
     def __le__(self, other: Rank) -> bool:
         return self & other is self
@@ -79,9 +79,9 @@ class Rank(Flag):
 
 AXES = {0: Rank.COLUMN, 1: Rank.ROW}
 """What a reduction along an axis of a matrix gives a number for each of."""
-_SIDES = {Rank.ELEMENT: "rc", Rank.LEFT: "rr", Rank.RIGHT: "cc", Rank.TRANSPOSED: "cr"}
+SIDES = {Rank.ELEMENT: "rc", Rank.LEFT: "rr", Rank.RIGHT: "cc", Rank.TRANSPOSED: "cr"}
 """What the sides of a matrix are: the tensor's rows or its columns."""
-_OF_SIDES = {sides: rank for rank, sides in _SIDES.items()}
+_OF_SIDES = {sides: rank for rank, sides in SIDES.items()}
 Attr = float | str | tuple[str, Rank] | Rank | None
 
 
@@ -186,7 +186,7 @@ def product(op: str, inputs: Sequence[Node]) -> Rank | None:
     *taken, given = OPS[op].sides.replace("->", ",").split(",")
     known: dict[str, str] = {}
     for sides, node in zip(taken, inputs, strict=False):
-        own = _SIDES.get(node.rank)
+        own = SIDES.get(node.rank)
         if own is None or any(known.setdefault(side, is_) != is_ for side, is_ in zip(sides, own, strict=True)):
             return None
     fits = all(node.rank is Rank.HOST for node in inputs[len(taken) :])

@@ -18,11 +18,13 @@ GREEK = {
     "kappa": "κ", "lambda": "λ", "weight_decay": "λ", "mu": "μ", "nu": "ν", "rho": "ρ", "sigma": "σ", "tau": "τ",
     "theta": "θ", "phi": "φ", "psi": "ψ", "omega": "ω",
 }  # fmt: skip
-_LATEX = {letter: f"\\{name}" for name, letter in GREEK.items() if name not in {"lr", "weight_decay"}}
-_LATEX["ε"] = r"\varepsilon"
-_BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g"), "loss": ("L", "L")}
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+LETTERS = {letter: f"\\{name}" for name, letter in GREEK.items() if name not in {"lr", "weight_decay"}}
+LETTERS["ε"] = r"\varepsilon"
+BOARD = {"max_norm": ("S_g", "S_g"), "limit": ("L_g", "L_g"), "loss": ("L", "L")}
+SUPERSCRIPTS, SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
+_RAISED, _LOWERED = str.maketrans("0123456789", SUPERSCRIPTS), str.maketrans("0123456789", SUBSCRIPTS)
+CASES = r"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & \text{{otherwise}} \end{{cases}}"
+"""A choice where LaTeX has room for it."""
 ALONE = -1
 """How tightly an expression must bind to stand without brackets where nothing is beside it: as it likes."""
 LONGEST = 100
@@ -31,16 +33,16 @@ LONGEST = 100
 
 def symbol(name: str, *, latex: bool) -> str:
     """Spell a name as mathematics does: `beta1` is β₁, `lr` is η, `max_norm` is S_g."""
-    if name in _BOARD:
-        return _BOARD[name][latex]
+    if name in BOARD:
+        return BOARD[name][latex]
     match = re.fullmatch(r"([^\W\d]+?)_?(\d*)", name)
     stem, digits = match.groups() if match else (name, "")
     letter = GREEK.get(stem, stem)
     if latex:
         plain = stem if len(stem) == 1 and stem != "_" else r"\mathrm{" + stem.replace("_", r"\_") + "}"
-        spelled = _LATEX.get(letter, plain)
+        spelled = LETTERS.get(letter, plain)
         return f"{spelled}_{{{digits}}}" if digits else spelled
-    return letter + digits.translate(_SUBSCRIPTS)
+    return letter + digits.translate(_LOWERED)
 
 
 def _number(value: float, *, latex: bool) -> str:
@@ -108,16 +110,16 @@ class _Printer:
             return self.leaf(node)
         if node.kind == "chance":
             number = str(node.site - SITES + 1) if len(self.graph.draws) > 1 else ""
-            under = f"_{{{number}}}" if self.latex and number else number.translate(_SUBSCRIPTS)
+            under = f"_{{{number}}}" if self.latex and number else number.translate(_LOWERED)
             return (row.latex if self.latex else row.text).format(under)
         if node.op == "pow" and not self.latex and node.inputs[1].op == "const":
             exponent = self.leaf(node.inputs[1])
             if exponent.isdigit():
-                return self.inner(node.inputs[0], 9) + exponent.translate(_SUPERSCRIPTS)
+                return self.inner(node.inputs[0], 9) + exponent.translate(_RAISED)
         template = row.latex if self.latex else row.text
         if node.op == "where" and self.cases:
             condition, yes, no = (self.inner(child, ALONE) for child in node.inputs)
-            return rf"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & \text{{otherwise}} \end{{cases}}"
+            return CASES.format(condition=condition, yes=yes, no=no)
         if (
             node.op == "mul"
             and not self.latex

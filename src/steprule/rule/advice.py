@@ -62,7 +62,7 @@ _SPELLED = {
 }
 SPELLED = {name: text for text, names in _SPELLED.items() for name in names.split() if name not in FUNCTIONS}
 NEEDLESS = {"item", "detach", "clone", "copy", "float", "double", "half", "to", "cpu", "numpy", "data", "contiguous"}
-_USAGE = {
+USAGE = {
     "where": "where(condition, a, b)",
     "clamp": "clamp(x, low, high); of one bound, maximum(x, low) or minimum(x, high)",
     "minimum": "minimum(a, b)",
@@ -196,7 +196,7 @@ def misused(name: str, error: str) -> str:
 
 def _usage(name: str) -> str:
     """Spell how a function of the language is called."""
-    return _USAGE.get(name) or (f"{name}()" if OPS[name].kind == "chance" else f"{name}(x)")
+    return USAGE.get(name) or (f"{name}()" if OPS[name].kind == "chance" else f"{name}(x)")
 
 
 APART = "multiply it by other matrices, or reduce what has the parameter's shape, e.g. norm(g)"

@@ -14,12 +14,12 @@ from .declare import Choice
 from .origin import refusal
 
 STEP = "t"
-_ASKED = {STEP: "the step count", LOSS.name: "the loss, given to each step"}
+ASKED = {STEP: "the step count", LOSS.name: "the loss, given to each step"}
 """What is reserved, and asked for as a keyword-only argument."""
 OPTIONS = frozenset({"clip", "nonfinite", "backend", "compensated", "rounding", "state", "seed", "watch",
                      "capturable"})  # fmt: skip
 """The options of an optimiser: the fields of its `Options`, which this room cannot import."""
-RESERVED = OPTIONS | {"step", "params", *_ASKED}
+RESERVED = OPTIONS | {"step", "params", *ASKED}
 """Names that no argument may have."""
 RESERVED_HYPERS = RESERVED - {"step"} | {
     *("self", "rule", "roles", "splits", "param_names"),
@@ -48,10 +48,10 @@ class Signature:
 
 def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
     if name in reserved:
-        used = f"choose another name; optimisers use {', '.join(sorted(reserved - {*_ASKED}))} themselves"
-        asked = f"{name} is {_ASKED.get(name)}: ask for it as a keyword-only argument, `*, {name}`"
+        used = f"choose another name; optimisers use {', '.join(sorted(reserved - {*ASKED}))} themselves"
+        asked = f"{name} is {ASKED.get(name)}: ask for it as a keyword-only argument, `*, {name}`"
         what = f"`{name}` is reserved, so it cannot name an argument of a rule"
-        raise refusal(what, asked if name in _ASKED else used, function)
+        raise refusal(what, asked if name in ASKED else used, function)
 
 
 def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
@@ -112,10 +112,10 @@ def read_signature(function: Callable[..., Any], given: int = 2) -> Signature:
         raise refusal(f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}", fix, function)
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for p in parameters:
-        if p.name in _ASKED and p.default is not p.empty:  # nothing would read it
+        if p.name in ASKED and p.default is not p.empty:  # nothing would read it
             _refuse_reserved(p.name, RESERVED, function)
     first = f"{arrays[1].name}_{arrays[0].name}"
-    asked = {*_ASKED, *(p.name for p in parameters if p.name == first and p.default is p.empty and p.name in named)}
+    asked = {*ASKED, *(p.name for p in parameters if p.name == first and p.default is p.empty and p.name in named)}
     declared = {p.name: _hyper(p, function) for p in parameters if p.name in named and p.name not in asked}
     slots = [_slot(p, function) for p in arrays][given:]
     return Signature(

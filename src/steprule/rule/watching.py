@@ -10,8 +10,8 @@ from ..graph.node import Rank
 from .origin import refusal
 from .symbols import Symbol
 
-_NAME = re.compile(r"[^\W\d][\w ./-]{0,59}")
-_EXAMPLE = 'watch("largest", max(abs(g)))'
+NAME = re.compile(r"[^\W\d][\w ./-]{0,59}")
+EXAMPLE = 'watch("largest", max(abs(g)))'
 
 
 def watch(name: str, expression: Any) -> Any:
@@ -34,13 +34,13 @@ def watch(name: str, expression: Any) -> Any:
     tensors the gauge is the expression with every reduction taken over all of their elements. The expression is
     returned. `watch=False` of an optimiser leaves it out. Raises `RuleError` at the line of the call.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise refusal(f"a gauge cannot be called {name!r}", f"give a short name first: {_EXAMPLE}")
+    if not isinstance(name, str) or not NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise refusal(f"a gauge cannot be called {name!r}", f"give a short name first: {EXAMPLE}")
     if of_every_rule(name):
         raise refusal(f"every rule has a gauge called {name!r} without saying so", "give yours another name")
     if not isinstance(expression, Symbol):
         raise refusal(f"{expression!r} is no expression of a rule, so there is nothing to watch",
-                      f"inside a @rule or @transform write {_EXAMPLE}")  # fmt: skip
+                      f"inside a @rule or @transform write {EXAMPLE}")  # fmt: skip
     node, recorder = expression.node, expression.recorder
     if node.truth:
         raise refusal(

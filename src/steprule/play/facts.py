@@ -1,0 +1,187 @@
+"""The facts that the page reads: all that Python says of the language, as one document of JSON.
+
+JavaScript has no second copy of any of it: operations and their spellings, ranks, declarations, messages, forms of LaTeX,
+and the rules of the zoo as texts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+from steprule.backends.javascript import HELPERS, SPELLING
+from steprule.graph import gauges, show
+from steprule.graph.graph import MISSING, OUTSIDE, Hyper
+from steprule.graph.node import AXES, SIDES, Rank
+from steprule.graph.ops import OPS, Op
+from steprule.play.library import Entry, entries, public
+from steprule.rule import Formula, Transform, advice, functions, signature
+from steprule.rule.declare import RANKS
+from steprule.rule.messages import MESSAGES, PHRASES
+from steprule.rule.symbols import LONGEST
+from steprule.rule.watching import EXAMPLE, NAME
+from steprule.version import __version__
+
+FILE = "rule.py"
+"""What the text is called in messages: the name under which a page saves it."""
+_SIGNS = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**", "mod": "%", "matmul": "@", "and": "&", "or": "|",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+}  # fmt: skip
+"""Python's signs, by the methods that they call."""
+
+
+def facts() -> dict[str, Any]:
+    """Return the facts, of which everything is text, numbers, lists and objects of JSON."""
+    return {
+        "version": __version__,
+        "file": FILE,
+        **_operations(),
+        **_ranks(),
+        **_printing(),
+        **_words(),
+        **_declarations(),
+        "library": {name: _library(entry) for name, entry in entries().items()},
+        "public": public(),
+    }
+
+
+def script() -> str:
+    """Return the facts as a script: `steprule.facts`, and `steprule.operations`, the functions of the op table.
+
+    The page puts it before all scripts that read rules. Operations are functions in the text, so that nothing of it is
+    made from words while it runs.
+    """
+    spelled = {name: text.replace("{0}", "a").replace("{1}", "b").replace("{2}", "c") for name, text in SPELLING.items()}
+    rows = [f'  "{name}": (a, b, c) => {text},' for name, text in spelled.items()]
+    body = [*HELPERS.values(), f"steprule.facts = {_json(facts())};", "steprule.operations = {", *rows, "};"]
+    return "\n".join(["(function (steprule) {", '"use strict";', *body, "})((globalThis.steprule ??= {}));", ""])
+
+
+def _json(document: Any) -> str:
+    """Return JSON that may stand in a script of a page: no text in it ends that."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+
+
+def _operations() -> dict[str, Any]:
+    return {
+        "ops": {name: _row(row) for name, row in OPS.items()},
+        "signs": {_SIGNS[row.operator]: name for name, row in OPS.items() if row.operator in _SIGNS},
+        "functions": list(advice.FUNCTIONS),
+        "signatures": {
+            name: [_parameter(one) for one in inspect.signature(getattr(functions, name)).parameters.values()]
+            for name in ("clamp", "inverse_root", "orthogonalize")
+        },
+        "docs": {name: (inspect.getdoc(getattr(functions, name)) or "").split("\n")[0] for name in advice.FUNCTIONS},
+    }
+
+
+def _row(row: Op) -> dict[str, Any]:
+    reducer = row.reducer
+    own = list(inspect.signature(getattr(functions, row.name)).parameters) if row.doc else []
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "arity": row.arity,
+        "operator": row.operator,
+        "text": row.text,
+        "latex": row.latex,
+        "binding": row.binding,
+        "truth": row.truth,
+        "asks": [row.asks(place) for place in range(row.arity)],
+        "sides": row.sides,
+        "arguments": [name for name in own if name != "axis"],
+        "spelling": SPELLING.get(row.name, ""),
+        "reducer": reducer
+        and {"init": str(reducer.init), "combine": reducer.combine, "each": reducer.each, "finish": reducer.finish},
+        "doc": row.doc,
+    }
+
+
+def _parameter(one: inspect.Parameter) -> dict[str, Any]:
+    """Describe an argument; a whole number is a text, since JSON has floats alone."""
+    kind = "keyword" if one.kind is one.KEYWORD_ONLY else "any"
+    if one.default is one.empty:
+        return {"name": one.name, "kind": kind}
+    whole = isinstance(one.default, int) and not isinstance(one.default, bool)
+    return {"name": one.name, "kind": kind, "value": str(one.default) if whole else one.default}
+
+
+def _ranks() -> dict[str, Any]:
+    ranks = {str(name): rank for name, rank in Rank.__members__.items()}
+    return {
+        "ranks": {name: rank.value for name, rank in ranks.items()},
+        "each": {name: rank.each for name, rank in ranks.items()},
+        "sides": {str(rank.name): sides for rank, sides in SIDES.items()},
+        "words": {word: str(rank.name) for word, rank in RANKS.items()},
+        "axes": {str(axis): str(rank.name) for axis, rank in AXES.items()},
+    }
+
+
+def _printing() -> dict[str, Any]:
+    return {
+        "greek": show.GREEK,
+        "letters": show.LETTERS,
+        "board": {name: list(pair) for name, pair in show.BOARD.items()},
+        "subscripts": show.SUBSCRIPTS,
+        "superscripts": show.SUPERSCRIPTS,
+        "cases": show.CASES,
+        "longest_line": show.LONGEST,
+    }
+
+
+def _words() -> dict[str, Any]:
+    own = {"value missing": MISSING, "value outside": OUTSIDE}
+    return {
+        "messages": {name: list(pair) for name, pair in (MESSAGES | own).items()},
+        "phrases": PHRASES,
+        "spelled": advice.SPELLED,
+        "needless": sorted(advice.NEEDLESS),
+        "usage": advice.USAGE,
+        "longest": LONGEST,
+        "gauges": {
+            "names": [*gauges.MEANINGS, gauges.COUNT],
+            "stalled": gauges.STALLED,
+            "pattern": NAME.pattern.replace(r"[^\W\d]", r"[\p{L}_]").replace(r"\w", r"\p{L}\p{N}_"),
+            "example": EXAMPLE,
+        },
+    }
+
+
+def _declarations() -> dict[str, Any]:
+    return {
+        "reserved": sorted(signature.RESERVED),
+        "reserved_hypers": sorted(signature.RESERVED_HYPERS),
+        "asked": signature.ASKED,
+    }
+
+
+def _library(entry: Entry) -> dict[str, Any]:
+    value = entry.value
+    told = {"source": entry.source, "doc": (inspect.getdoc(value) or "").split("\n")[0]}
+    if not isinstance(value, Formula):
+        return told | {"kind": "function"}
+    return told | {
+        "kind": "transform" if isinstance(value, Transform) else "rule",
+        "latex": show.latex(value.graph),
+        "hypers": [_hyper(one) for one in value.hypers.values()],
+    }
+
+
+def _hyper(declared: Hyper) -> dict[str, Any]:
+    low = declared.low if declared.low is not None else declared.above
+    high = declared.high if declared.high is not None else declared.below
+    return {
+        "name": declared.name,
+        "value": declared.value,
+        "low": low,
+        "high": high,
+        "openLow": declared.above is not None,
+        "openHigh": declared.below is not None,
+        "symbol": show.symbol(declared.name, latex=True),
+        "tune": list(declared.tune) if declared.tune else None,
+    }
+
+
+__all__ = ["FILE", "facts", "script"]
