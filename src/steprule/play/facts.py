@@ -1,7 +1,7 @@
 """The facts that the page reads: all that Python says of the language, as one document of JSON.
 
-JavaScript has no second copy of any of it: operations and their spellings, ranks, declarations, messages, forms of LaTeX,
-and the rules of the zoo as texts.
+JavaScript has no second copy of any of it: operations and their spellings, ranks, declarations, messages, forms of
+LaTeX, and the rules of the zoo as texts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def script() -> str:
     The page puts it before all scripts that read rules. Operations are functions in the text, so that nothing of it is
     made from words while it runs.
     """
-    spelled = {name: text.replace("{0}", "a").replace("{1}", "b").replace("{2}", "c") for name, text in SPELLING.items()}
+    spelled = {
+        name: text.replace("{0}", "a").replace("{1}", "b").replace("{2}", "c") for name, text in SPELLING.items()
+    }
     rows = [f'  "{name}": (a, b, c) => {text},' for name, text in spelled.items()]
     body = [*HELPERS.values(), f"steprule.facts = {_json(facts())};", "steprule.operations = {", *rows, "};"]
     return "\n".join(["(function (steprule) {", '"use strict";', *body, "})((globalThis.steprule ??= {}));", ""])

@@ -13,11 +13,13 @@ from typing import Any
 
 import steprule
 from steprule.graph.ops import COEFFICIENTS
-from steprule.rule import Formula
+from steprule.rule import Formula, functions
 from steprule.zoo import adam, adaptive, board, common, descent, factored, free, matrices, papers, transforms
 
 MODULES = (board, transforms, adam, adaptive, descent, factored, free, matrices, papers)
 """The modules of the zoo, the whiteboard first."""
+LANGUAGE = {*functions.__all__, "chain", "choice", "hyper", "rule", "slot", "transform", "watch"}
+"""What rules import."""
 _SHORT = re.compile(r"\b(from_0|below_1|to_1)\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 
 
@@ -103,12 +105,12 @@ def _standalone(module: ModuleType, name: str) -> str:
             text = _spelled(known[one][1])
             needed[one] = (known[one][0], text)
             waiting += _names(text)
-        elif one not in known and hasattr(steprule, one):
+        elif one not in known and one in LANGUAGE:
             imported.add(one)
     body = [text for _, text in sorted(set(needed.values()))]
-    joined = [text + ("\n\n" if "\n" in text else "") for text in body]
-    header = f"from steprule import {', '.join(sorted(imported))}\n\n\n"
-    return header + "\n".join(joined).rstrip() + "\n"
+    constants = [text for text in body if "\n" not in text]
+    blocks = [f"from steprule import {', '.join(sorted(imported))}", "\n".join(constants)]
+    return "\n\n\n".join([*filter(None, blocks), *(text for text in body if "\n" in text)]) + "\n"
 
 
 __all__ = ["Entry", "entries", "public"]

@@ -87,10 +87,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "slot too small": ("slot `{name}` holds {held}, but its new value varies over {given}s", "{fix}"),
     "slot of all": (
-        "slot `{slot}` holds one number for all tensors, but its new value is made of `{name}`, of which each "
-        "tensor has its own: one that joins late, or has no gradient in a step, has another",
-        "count for all in another slot, steps=slot(rank='global'), which becomes steps + 1; or use `{name}` inside "
-        "what is reduced over all tensors, e.g. global_sum(...)",
+        (
+            "slot `{slot}` holds one number for all tensors, but its new value is made of `{name}`, of which each "
+            "tensor has its own: one that joins late, or has no gradient in a step, has another"
+        ),
+        (
+            "count for all in another slot, steps=slot(rank='global'), which becomes steps + 1; or use `{name}` inside "
+            "what is reduced over all tensors, e.g. global_sum(...)"
+        ),
     ),
     "point asks gradient": (
         "evaluate_at asks for `{name}`, which is the gradient at the point that it gives",
@@ -106,8 +110,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "use that in the update, or keep it in a slot",
     ),
     "point of all": (
-        "the point of `{name}` is made of `{shared}`, which changes for all tensors, even where one "
-        "has no gradient and stays where it is",
+        (
+            "the point of `{name}` is made of `{shared}`, which changes for all tensors, even where one "
+            "has no gradient and stays where it is"
+        ),
         "keep what the point is made of in a slot of the tensor: slot(rank='tensor')",
     ),
     "no point": (
@@ -201,7 +207,26 @@ MESSAGES: dict[str, tuple[str, str]] = {
     # What only the playground says, where Python is not at hand
     "syntax": ("this is not Python yet", "finish the line; close brackets, and indent what stands inside a def"),
     "unread": ("the playground reads no `{words}`", "write it as a formula; the library itself reads all of Python"),
-    "elsewhere": ("`{name}` is not in this page", "write its value as a number; the library itself reads all of Python"),
+    "elsewhere": (
+        "`{name}` is not in this page",
+        "write its value as a number; the library itself reads all of Python",
+    ),
+    "matrices here": (
+        "`{name}` has a function of matrices, `{op}`, which the page can read and not run",
+        "save it, and run it in the library; or leave {op} out",
+    ),
+    "drawn here": (
+        "`{name}` draws random numbers, which the page can read and not run",
+        "save it, and run it in the library; or leave {op}() out",
+    ),
+    "no contraction": (
+        "the point where the step of `{name}` ends was not found: the iteration does not contract",
+        "lower lr or raise beta",
+    ),
+    "not found": (
+        "the point where the step of `{name}` ends was not found in {most} evaluations",
+        "raise max_eval or tolerance, or lower lr, so that fewer are needed",
+    ),
     "no module": (
         "there is no module `{name}` in this page",
         "leave the import out; the page has steprule, math and functools",

@@ -176,8 +176,12 @@
   }
 
   function call(node, frame) {
-    const [callee, list] = node.kids;
-    const own = evaluate(callee, frame);
+    return language.called(node, evaluate(node.kids[0], frame), frame);
+  }
+
+  /** Call a value with the arguments of a call. */
+  language.called = function (node, own, frame) {
+    const list = node.kids[1];
     const given = [];
     const named = new Map();
     const kids = list.kids.filter((kid) => !["(", ")", ","].includes(kid.type));
@@ -185,7 +189,7 @@
     else for (let i = 0; i < kids.length; i++) i = argument(kids, i, frame, given, named);
     at(node, frame);
     return language.invoke(own, given, named);
-  }
+  };
 
   function argument(kids, i, frame, given, named) {
     if (kids[i].type === "*") given.push(...iterate(evaluate(kids[i + 1], frame)));
