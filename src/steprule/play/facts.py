@@ -10,6 +10,7 @@ import inspect
 import json
 from typing import Any
 
+from steprule import __version__
 from steprule.backends.javascript import HELPERS, SPELLING
 from steprule.graph import gauges, show
 from steprule.graph.graph import MISSING, OUTSIDE, Hyper
@@ -21,7 +22,6 @@ from steprule.rule.declare import RANKS
 from steprule.rule.messages import MESSAGES, PHRASES
 from steprule.rule.symbols import LONGEST
 from steprule.rule.watching import EXAMPLE, NAME
-from steprule.version import __version__
 
 FILE = "rule.py"
 """What the text is called in messages: the name under which a page saves it."""
