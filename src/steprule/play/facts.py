@@ -16,7 +16,7 @@ from steprule.graph import gauges, show
 from steprule.graph.graph import MISSING, OUTSIDE, Hyper
 from steprule.graph.node import AXES, SIDES, Rank
 from steprule.graph.ops import OPS, Op
-from steprule.play.library import Entry, entries, public
+from steprule.play.library import Shelved, entries, public
 from steprule.rule import Formula, Transform, advice, functions, signature
 from steprule.rule.declare import RANKS
 from steprule.rule.messages import MESSAGES, PHRASES
@@ -159,7 +159,7 @@ def _declarations() -> dict[str, Any]:
     }
 
 
-def _library(entry: Entry) -> dict[str, Any]:
+def _library(entry: Shelved) -> dict[str, Any]:
     value = entry.value
     told = {"source": entry.source, "doc": (inspect.getdoc(value) or "").split("\n")[0]}
     if not isinstance(value, Formula):

@@ -24,7 +24,7 @@ _SHORT = re.compile(r"\b(from_0|below_1|to_1)\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Shelved:
     """A rule, a transform, or a function that makes one: its source, and the value itself."""
 
     name: str
@@ -33,7 +33,7 @@ class Entry:
 
 
 @cache
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, Shelved]:
     """Return every rule and transform of the zoo under `module.name`, as they stand in their modules."""
     return {entry.name: entry for module in MODULES for entry in _of_module(module)}
 
@@ -50,12 +50,12 @@ def _key(value: Any) -> str:
     return f"{module.rpartition('.')[2]}.{getattr(function, '__name__', '')}"
 
 
-def _of_module(module: ModuleType) -> Iterator[Entry]:
+def _of_module(module: ModuleType) -> Iterator[Shelved]:
     short = module.__name__.rpartition(".")[2]
     for name, value in vars(module).items():
         formula = isinstance(value, Formula) or (inspect.isfunction(value) and name in vars(module).get("__all__", ()))
         if formula and _key(value) == f"{short}.{name}":
-            yield Entry(f"{short}.{name}", _standalone(module, name), value)
+            yield Shelved(f"{short}.{name}", _standalone(module, name), value)
 
 
 def _definitions(module: ModuleType) -> dict[str, tuple[int, str]]:
@@ -113,4 +113,4 @@ def _standalone(module: ModuleType, name: str) -> str:
     return "\n\n\n".join([*filter(None, blocks), *(text for text in body if "\n" in text)]) + "\n"
 
 
-__all__ = ["Entry", "entries", "public"]
+__all__ = ["Shelved", "entries", "public"]
