@@ -16,7 +16,7 @@ keeps. All kernels take the tables of `plan.tables`, which stay on the device, a
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
@@ -123,10 +123,13 @@ class TritonDialect(InGroups):
         if grouped := [array for array in loop.arrays if array.format.grouped]:
             self._over_groups(loop, at, totals, grouped)
             return
-        begins = " | ".join(f"{place}.to(tl.int64)" for place in at.values()) or "0"
-        self.source.line(f"aligned = (({begins}) & 15) == 0")
+        self._aligned([f"{place}.to(tl.int64)" for place in at.values()])
         self.source.line("whole = tl.where(aligned, count // BLOCK * BLOCK, 0)")
         super()._over(loop, at, totals)
+
+    def _aligned(self, places: Sequence[str]) -> None:
+        """Ask whether all addresses are multiples of 16 bytes."""
+        self.source.line(f"aligned = (({' | '.join(places) or '0'}) & 15) == 0")
 
     @contextmanager
     def _elements(self) -> Generator[None]:
@@ -171,6 +174,14 @@ class TritonDialect(InGroups):
             )
             self._host_values()
 
+    def _host_functions(self) -> None:
+        """Write what computes the host scalars, and the launch of their own if they have one."""
+        if self.hosted:
+            self._host_function()
+        if self._has_begin:
+            with self._kernel("begin"):
+                self.source.line("host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)")
+
     def _goes(self) -> str:
         """Spell whether the step is taken: what found out that it must not be has ended by the last pass."""
         found, guard = "tl.load(found) == 0.0", self.program.guard
@@ -183,6 +194,7 @@ class TritonDialect(InGroups):
     def _pass_kernel(self, loop: Loop) -> None:
         """Walk over a chunk, none of it if the gradient is absent or the step is left out."""
         last = loop is self.program.loops[-1]
+        goes = self._goes() if last else ""
         with self._kernel(f"pass_{loop.index}"):
             self._says(loop)
             self.source.line(
@@ -190,8 +202,8 @@ class TritonDialect(InGroups):
                 f"tensor = {self._of('tensor')}",
                 f"start = {self._start()}",
                 f"count = {self._of('count')}.to(tl.int32)",
-                *([f"go = {self._goes()}"] if last else []),
-                f"count = tl.where({'go & ' if last else ''}{self._present()}, count, 0)",
+                *([f"go = {goes}"] if goes else []),
+                f"count = tl.where({'go & ' if goes else ''}{self._present()}, count, 0)",
             )
             self._scalars(loop.numbers, narrow=True)
             self._walk(loop)
@@ -297,11 +309,7 @@ class TritonDialect(InGroups):
         for op in sorted(self._joined()):
             with self._function(f"join_{op}", "x, y"):
                 self.source.line(f"return {self._apply(op, 'x', 'y')}")
-        if self.hosted:
-            self._host_function()
-        if self._has_begin:
-            with self._kernel("begin"):
-                self.source.line("host_scalars(tl.program_id(0) * ROWS, tensor_count, hyper, counts, host)")
+        self._host_functions()
         for loop in self.program.loops:
             self._pass_kernel(loop)
             if loop.after:
