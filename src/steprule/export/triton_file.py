@@ -39,6 +39,8 @@ def triton_file(subject: Subject) -> str:
 def _written(parts: Parts, *, told: bool) -> str:
     """Return the text; what its small functions do is told or left out."""
     kernels = parts.kernels.text().rstrip()
+    if not told:
+        kernels = re.sub(r"\n +#.*", "", kernels)
     above = needed(kernels, told=told)
     imports = ["import torch", "import triton", "import triton.language as tl"]
     imports += [LIBRARY] * any("libdevice." in part for part in above)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
+from ..backends.render import WIDE
 from ..backends.triton_build import Build
 from ..backends.triton_dialect import COUNTS, TABLES, TritonDialect
 from ..graph.node import Node, Rank, step, topological
@@ -48,7 +49,7 @@ class FileKernels(TritonDialect):
         self._asked, self._read, self._once = set[str](), set[Node](), set[Node]()
         self._quiet = False
         self._inside = dict[Node, tuple[str, str]]()
-        written = self.text()
+        written = re.sub(r"#.*", "", self.text())
         self.hosted = [node for node in self.hosted if node in self._read]
         self.columns = [name for name in COLUMNS if name in self._asked]
         self.given = [name for name in (*TABLES, *COUNTS) if re.search(rf"\b{name}\b", written)]
@@ -64,7 +65,9 @@ class FileKernels(TritonDialect):
         """The kernels and what there is a program for: "chunks", "tensors", or "" for one program."""
         found: list[tuple[str, str]] = []
         for loop in self.program.loops:
-            found += [(f"pass_{loop.index}", "chunks")] + [(f"end_{loop.index}", "tensors")] * bool(loop.after)
+            each = any(part.node.kind != "global" for part in loop.accumulated)
+            end = [(f"end_{loop.index}", "tensors" if each else "")] * bool(loop.after)
+            found += [(f"pass_{loop.index}", "chunks"), *end]
         found += [("finish", "tensors")] * bool(self.program.finish)
         return found + [("finish_all", "")] * bool(self.program.globals)
 
@@ -100,11 +103,17 @@ class FileKernels(TritonDialect):
 
     def _scalars(self, roots: Sequence[Node], *, narrow: bool = False, hosts: bool = False) -> None:
         order = topological(roots)
-        users = Counter(child for node in order for child in node.inputs)
+        loaded = {node for node in order if self._known(node) is not None or node.reduces}
+        written = topological(roots, loaded)
+        users = Counter(child for node in written if node not in loaded for child in node.inputs)
         self._once = {node for node in order if users[node] == 1 and node not in roots}
+        self._once |= {node for node in order if node.op == "const" and node not in roots}
+        if narrow and self.real != WIDE:  # what elements alone use is needed in their type alone
+            used = {child for node in written for child in node.inputs}
+            self._once |= {node for node in roots if node in used and not users[node] and not node.truth}
         self._quiet = True
         super()._scalars(roots, narrow=narrow, hosts=hosts)
-        self._quiet = False
+        self._quiet, self._inside = False, {}
 
     def _body(self, loop: Loop, at: Mapping[str, str], totals: Mapping[Accumulate, str]) -> None:
         made = [part.node for part in loop.body if isinstance(part, Compute)]
@@ -116,7 +125,7 @@ class FileKernels(TritonDialect):
     # What differs from the backend's -----------------------------------------------------------------
 
     @contextmanager
-    def _kernel(self, name: str) -> Iterator[None]:
+    def _kernel(self, name: str) -> Generator[None]:
         """Write one kernel, in as few lines as its signature needs."""
         numbers = ", ".join(f'"{count}"' for count in COUNTS if count in self.given)
         self.names, self.fresh, self._inside = {}, type(self.fresh)(self.reserved), {}
@@ -185,6 +194,35 @@ class FileKernels(TritonDialect):
 
     def _advance(self) -> None:
         """Write nothing: a file's launcher counts."""
+
+    def _end_kernel(self, loop: Loop) -> None:
+        """Combine a pass's partial results in the order of chunks, those of a tensor or of all in one loop."""
+        shared = [part for part in loop.accumulated if part.node.kind == "global"]
+        each = [part for part in loop.accumulated if part not in shared]
+        width = len(self.plan.reductions)
+        with self._kernel(f"end_{loop.index}"):
+            if each:
+                self.source.line("tensor = tl.program_id(0)")
+                self.source.line(f"start = {self._of('chunk')}", f"count = {self._of('chunks')}")
+                places = [f"reduced + {self._place('tensor', width, part.place)}" for part in each]
+                self._combine_all(each, "(start + here)", "count", places)
+            if shared:
+                with self.source.block("if tensor == 0:") if each else nullcontext():
+                    places = [f"total + {part.place}" for part in shared]
+                    self._combine_all(shared, "here.to(tl.int64)", "chunk_count", places)
+
+    def _combine_all(self, parts: Sequence[Accumulate], row: str, count: str, places: Sequence[str]) -> None:
+        names = [self.fresh.fresh(f"{part.node.op}_of") for part in parts]
+        for name, part in zip(names, parts, strict=True):
+            self.source.line(f"{name} = {self._running(part.node)}")
+        with self.source.block(f"for first in range(0, {count}, BLOCK):"):
+            self.source.line("here = first + tl.arange(0, BLOCK)", f"inside = here < {count}")
+            for name, part in zip(names, parts, strict=True):
+                where = self._place(row, len(self.plan.reductions), part.place)
+                found = f"tl.load(partial + {where}, mask=inside, other={self._literal(part.node.reducer.init)})"
+                self.source.line(f"{name} = {self._apply(part.node.reducer.combine, name, found)}")
+        for name, part, place in zip(names, parts, places, strict=True):
+            self.source.line(f"tl.store({place}, {self._fold(part.node.reducer, name)})")
 
     def _finish_kernel(self) -> None:
         with self._kernel("finish"):

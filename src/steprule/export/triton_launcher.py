@@ -16,18 +16,14 @@ from .triton_parts import Parts, slots_of
 
 _CHECK = '''\
 def check(what, tensor, dtype, shape, device):
-    """Refuse a tensor that kernels, which are given its address alone, cannot take."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
-        wrong = f"is a {type(tensor).__name__}, no plain dense tensor"
-    elif tensor.dtype is not dtype or tensor.shape != shape or tensor.device != device:
-        wrong = f"is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, not {dtype} {tuple(shape)} on {device}"
-    elif not tensor.is_contiguous() or tensor.is_neg():
-        wrong = "is not contiguous: give a .contiguous() one"
-    elif tensor.untyped_storage().nbytes() < (tensor.storage_offset() + tensor.numel()) * tensor.element_size():
-        wrong = "has lost its memory"
-    else:
-        return
-    raise ValueError(f"{what} {wrong}; nothing was written")'''
+    """Refuse a tensor that kernels, which are given its address alone, cannot take; nothing has been written yet."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.dtype is not dtype or tensor.shape != shape or tensor.device != device:
+        found = f"{type(tensor).__name__}, {tensor.dtype}, {tuple(tensor.shape)}, {tensor.device}"
+        raise ValueError(f"{what} is a {found}; this file takes a plain {dtype}, {tuple(shape)}, {device}")
+    end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
+    if not tensor.is_contiguous() or tensor.is_neg() or tensor.untyped_storage().nbytes() < end:
+        raise ValueError(f"{what} does not lie in memory element by element: give a .contiguous() one")'''
 
 _NUMBERS = '''\
 def numbers(group):
@@ -60,8 +56,7 @@ _GROUPS = '''\
 _BIND = '''\
     def bind(self, params):
         """Return the tables that stay while tensors do: addresses, and chunks (tensor, first element, elements)."""
-        lies = [[p.data_ptr(), *(self.state[p][name].data_ptr() for name in SLOTS)] for p in params]
-        lies = lies, [p.shape for p in params]
+        lies = [(p.shape, p.data_ptr(), *(self.state[p][name].data_ptr() for name in SLOTS)) for p in params]
         if self.bound is None or self.bound[0] != lies:
             device, size = params[0].device, torch.tensor([p.numel() for p in params])
             pieces = ((size + CHUNK.value - 1) // CHUNK.value).clamp(min=1)
@@ -126,13 +121,11 @@ def _class(parts: Parts) -> str:
     """Return the class."""
     given = ["self", "params", *(f"{name}={value!r}" for name, value in parts.defaults.items())]
     defaults = [f'"{name}": {name}' for name in parts.defaults]
-    whole = [f"        super().__init__(params, {{{', '.join(defaults)}}})"]
     methods = [
         "    bound = None",
         "\n".join([
             *fitted("    def __init__(", given, "):"),
-            *(whole if len(whole[0]) <= WIDTH else
-              [*fitted("        defaults = {", defaults, "}", each=True), "        super().__init__(params, defaults)"]),
+            *_passed(defaults),
         ]),
         _GROUPS,
         "\n".join(_fresh(parts)),
@@ -143,6 +136,13 @@ def _class(parts: Parts) -> str:
     head = f"class {parts.subject.name}(torch.optim.Optimizer):"
     title = '    """Launch the kernels; groups, closures, schedulers and checkpoints are torch\'s."""'
     return f"{head}\n{title}\n\n" + "\n\n".join(methods)
+
+
+def _passed(defaults: Sequence[str]) -> list[str]:
+    """Return the lines that give torch the defaults."""
+    line = f"        super().__init__(params, {{{', '.join(defaults)}}})"
+    several = [*fitted("        defaults = {", defaults, "}", each=True), "        super().__init__(params, defaults)"]
+    return [line] if len(line) <= WIDTH else several
 
 
 def fitted(head: str, items: Sequence[str], tail: str, *, each: bool = False) -> list[str]:
@@ -165,20 +165,15 @@ def _fresh(parts: Parts) -> list[str]:
 
 
 _STAY = {
-    "addresses": "torch.tensor(lies[0]).to(device)",
+    "addresses": "torch.tensor([own[1:] for own in lies]).to(device)",
     "chunks": "chunks.to(device)",
     "partial": "torch.empty(len(chunks), {width}, dtype=torch.float64, device=device)",
     "reduced": "torch.empty(len(params), {width}, dtype=torch.float64, device=device)",
     "total": "torch.empty({width}, dtype=torch.float64, device=device)",
 }
 """The tables that stay, and how they are made."""
-_OF_TENSORS = {
-    "size": "size", "chunk": "begin", "chunks": "pieces",
-    "position": "torch.tensor([places.index(id(p)) for p in params])",
-    "rows": "torch.tensor([p.shape[:1].numel() for p in params])",
-    "columns": "torch.tensor([p.shape[1:].numel() for p in params])",
-}  # fmt: skip
-"""The columns of the table of tensors."""
+_OF_TENSORS = {"chunk": "begin", "chunks": "pieces", "position": "place"}
+"""The columns of the table of tensors whose names in `bind` are others."""
 
 
 def _staying(parts: Parts) -> list[str]:
@@ -190,13 +185,19 @@ def _bound(parts: Parts) -> list[str]:
     columns, width, indent = parts.kernels.columns, len(parts.program.plan.reductions), " " * 12
     lines: list[str] = []
     if "position" in columns:
-        lines.append(f'{indent}places = [id(p) for group in self.param_groups for p in group["params"]]')
+        lines.append(f'{indent}everything = [id(p) for group in self.param_groups for p in group["params"]]')
+        lines.append(f"{indent}place = torch.tensor([everything.index(id(p)) for p in params])")
+    if {"rows", "columns"} & set(columns):
+        lines.append(f"{indent}rows = torch.tensor([p.shape[:1].numel() for p in params])")
+        lines.append(f"{indent}columns = torch.tensor([p.shape[1:].numel() for p in params])")
     lines += [f"{indent}made = {{"]
     lines += [f'{indent}    "{name}": {_STAY[name].format(width=width)},' for name in _staying(parts) if name in _STAY]
     if columns:
-        lines += [f'{indent}    "tensors": torch.stack(', f"{indent}        ["]
-        lines += [f"{indent}            {_OF_TENSORS[name]}," for name in columns]
-        lines += [f"{indent}        ],", f"{indent}        1,", f"{indent}    ).to(device),"]
+        lines += fitted(
+            f'{indent}    "tensors": torch.stack([',
+            [_OF_TENSORS.get(name, name) for name in columns],
+            "], 1).to(device),",
+        )
     counts = {"chunk_count": "len(chunks)", "tensor_count": "len(params)"}
     lines += [f'{indent}    "{name}": {made},' for name, made in counts.items() if name in parts.kernels.given]
     return [*lines, f"{indent}}}", f"{indent}self.bound = lies, made", "        return self.bound[1]"]
@@ -217,7 +218,7 @@ def _step(parts: Parts) -> list[str]:
         lines += [
             "        loss = value if loss is None else loss",
             "        if loss is None:",
-            '            raise ValueError("this rule needs the loss: give a closure that returns it, or step(loss=...)")',
+            '            raise ValueError("the rule needs the loss: give a closure that returns it, or loss=...")',
         ]
     given = "float(loss)" if uses else ""
     return [*lines, '        with torch.device("cpu"):', f"            self.update({given})", "        return value"]
@@ -228,7 +229,7 @@ def _update(parts: Parts) -> list[str]:
     graph, kernels = parts.graph, parts.kernels
     dtype = f"torch.{parts.program.layout.parameter.dtype}"
     held = ["step" if name == "t" else name for name in host_columns(parts.program.plan)]
-    shared = [slot.name for slot in graph.global_slots]
+    shared, rows = [slot.name for slot in graph.global_slots], "[numbers(group) for _, group in entries]"
     lines = [
         f"    def update(self{', loss' * graph.uses_loss}):",
         '        """Check all tensors, tell the kernels where they are, launch them, and count."""',
@@ -240,10 +241,9 @@ def _update(parts: Parts) -> list[str]:
     ]
     if graph.uses_loss:
         at = kernels.hypers.index(LOSS.name)
-        lines += ["        hyper = [numbers(group) for _, group in entries]",
-                  f"        hyper = torch.tensor([[*row[:{at}], loss, *row[{at}:]] for row in hyper], dtype=torch.float64)"]  # fmt: skip
-    else:
-        lines.append("        hyper = torch.tensor([numbers(group) for _, group in entries], dtype=torch.float64)")
+        rows = f"[[*row[:{at}], loss, *row[{at}:]] for row in rows]"
+        lines += ["        rows = [numbers(group) for _, group in entries]"]
+    lines.append(f"        hyper = torch.tensor({rows}, dtype=torch.float64)")
     if shared:
         lines.append("        old = next((self.state[p] for p in params if self.state.get(p)), None)")
     lines += ["        for p, group in entries:",
@@ -251,36 +251,32 @@ def _update(parts: Parts) -> list[str]:
     lines += [f'            self.state[p]["{name}"] = (old or self.state[params[0]])["{name}"]  # one for all tensors'
               for name in shared]  # fmt: skip
     if _staying(parts) and slots_of(parts):
+        given = "self.state[p][name], dtype, p.shape if whole else (), device"
         lines += ["            for name, (dtype, whole) in SLOTS.items():",
-                  '                check(f"the slot {name}", self.state[p][name], dtype, p.shape if whole else (), device)']  # fmt: skip
+                  f'                check(f"the slot {{name}}", {given})']  # fmt: skip
     return [*lines, *_launch(parts, held)]
 
 
 def _launch(parts: Parts, held: Sequence[str]) -> list[str]:
     """Write how this step's tables are made, the launches, and what is counted after them."""
     kernels, new = parts.kernels, bool(parts.program.plan.host_writes)
-    lines = ["        gradients = torch.tensor([0 if p.grad is None else p.grad.data_ptr() for p in params])"]
+    pointers = "[0 if p.grad is None else p.grad.data_ptr() for p in params]"
+    lines = [f"        gradients = torch.tensor({pointers}).to(device)"]
     if held == ["step"] and kernels.hosted:
-        lines.append(
-            '        t = torch.tensor([float(self.state[p]["step"]) + 1 for p in params], dtype=torch.float64)'
-        )
+        counted = '[float(self.state[p]["step"]) + 1 for p in params]'
+        lines.append(f"        t = torch.tensor({counted}, dtype=torch.float64)")
     elif held:
         lines += ["        counts = [[float(self.state[p][name]) for name in COUNTS] for p in params]",
                   "        counts = torch.tensor(counts, dtype=torch.float64)"]  # fmt: skip
         lines += ["        counts[:, 0] += 1"] if held[0] == "step" else []
     if kernels.hosted or new:
-        told = ["hyper", *(["t"] if held == ["step"] else ["counts"] * bool(held))]
-        lines.append(
-            f"        {', '.join(['host'] * bool(kernels.hosted) + ['new'] * new)} = host_scalars({', '.join(told)})"
-        )
-    sent = [name for name in ("gradients", "hyper", "host") if name in kernels.given]
+        told = ", ".join(["hyper", *(["t"] if held == ["step"] else ["counts"] * bool(held))])
+        found = ", ".join(["host"] * bool(kernels.hosted) + ["new"] * new)
+        lines.append(f"        {found} = host_scalars({told})")
+    sent = [f'"{name}": {name}.to(device)' for name in ("hyper", "host") if name in kernels.given]
     sizes = {"chunks": '(len(tables["chunks"]),)', "tensors": "(len(params),)", "": "(1,)"}
-    lines += fitted(
-        "        tables = {",
-        ["**self.bind(params)", *(f'"{name}": {name}.to(device)' for name in sent)],
-        "}",
-        each=True,
-    )
+    given = ["**self.bind(params)", '"gradients": gradients', *sent]
+    lines += fitted("        tables = {", given, "}", each=True)
     lines += ["        with torch.cuda.device_of(params[0]):"]
     lines += [f"            {name}[{sizes[each]}](**tables, **OPTIONS)" for name, each in kernels.launches]
     if new:

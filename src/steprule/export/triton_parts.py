@@ -30,11 +30,14 @@ class Number:
     hyper: Hyper
     key: str
     place: int | None = None
+    optional: bool = False
+    """Whether None stands for 0."""
 
     @property
     def read(self) -> str:
         """How Python reads it."""
-        return f'group["{self.key}"]' + ("" if self.place is None else f"[{self.place}]")
+        found = f'group["{self.key}"]' + ("" if self.place is None else f"[{self.place}]")
+        return f"{found} or 0.0" if self.optional else found
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def _key(subject: Subject, read: Callable[[dict[str, Any]], Any], group: dict[st
     read(reading)
     for key in sorted(reading.asked, key=lambda key: key != name):
         if read({**group, key: other}) is other:
-            return Number(Hyper(name), key)
-        value = group.get(key)
+            return Number(Hyper(name), key, optional=read({**group, key: None}) == 0.0)
+        value: Any = group.get(key)
         for place in range(len(value)) if isinstance(value, tuple | list) else ():  # pyright: ignore[reportUnknownArgumentType]
             if read({**group, key: [*value[:place], other, *value[place + 1 :]]}) is other:
                 return Number(Hyper(name), key, place)

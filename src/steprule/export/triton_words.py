@@ -1,4 +1,4 @@
-"""The functions that kernels call, as text for a file of its own: read where they are written, and written nowhere else.
+"""The functions that kernels call, as text for a file of its own: read where they are written.
 
 They are read as text, so that a file can be exported where Triton is not installed.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from .. import graph, plan
 from ..backends import base
 from ..plan.rounding import FORMULAS
+from .expressions import whole
+from .triton_kernels import WIDTH
 
 _HELPERS = Path(base.__file__).with_name("triton_helpers.py")
 _ROOMS = (Path(graph.__file__).parent, Path(plan.__file__).parent)
@@ -55,15 +57,42 @@ def _free(text: str) -> Iterator[str]:
 def _written() -> dict[str, str]:
     """Return everything that a file may need, by name."""
     own = {name: text for path in _CONSTANTS for name, text in _constants(path)}
-    own |= {name: text for path in _CONSTANTS[1:] for name, text in _functions(path) if name in FORMULAS}
     helpers = _HELPERS.read_text(encoding="utf-8")
     words: dict[str, str] = {}
     for part in ast.parse(helpers).body:
         if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "_WORDS":
             words = ast.literal_eval(part.value)
+    for path in _CONSTANTS[1:]:
+        own |= {name: _expanded(text, words) for name, text in _functions(path) if name in FORMULAS}
     own |= {head.partition("(")[0]: _jitted(f"def {head}:\n    return {value}") for head, value in words.items()}
     own |= {other: f"{other} = {name}" for other, name in _RENAMED.items()}
     return own | dict(_functions(_HELPERS)) | dict(_library(helpers))
+
+
+def _expanded(function: str, words: Mapping[str, str]) -> str:
+    """Write what words stand for in their place, unless lines get too long."""
+    text = function
+    for head, value in words.items():
+        name, given = head.partition("(")[0], re.findall(r"\w+", head)[1:]
+        while (found := re.search(rf"(?<![\w.]){name}\(", text)) and not text.startswith("def ", found.start() - 4):
+            parts, end = _arguments(text, found.end())
+            known = dict(zip(given, (part if whole(part) else f"({part})" for part in parts), strict=True))
+            inner = re.sub(r"(?<![\w.])\w+", lambda word, known=known: known.get(word[0], word[0]), value)
+            text = text[: found.start()] + inner + text[end:]
+    return text if max(map(len, text.split("\n"))) <= WIDTH else function
+
+
+def _arguments(text: str, start: int) -> tuple[list[str], int]:
+    """Return the arguments of a call that begin at a place, and where it ends."""
+    depth, parts, begin = 1, list[str](), start
+    for place in range(start, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if depth == 0 or (depth == 1 and text[place] == ","):
+            parts.append(text[begin:place].strip())
+            begin = place + 1
+        if depth == 0:
+            return parts, place + 1
+    return parts, len(text)
 
 
 def _functions(path: Path) -> Iterator[tuple[str, str]]:
@@ -108,8 +137,3 @@ def _library(text: str) -> Iterable[tuple[str, str]]:
             names = re.findall(r"\w+", ast.unparse(part.targets[0]))
             theirs = re.findall(r"_library\('(\w+)'", ast.unparse(part.value))
             yield from ((own, f"{own} = libdevice.{other}") for own, other in zip(names, theirs, strict=True))
-
-
-def of_library(parts: Iterable[str]) -> bool:
-    """Whether something needed is of NVIDIA's library."""
-    return any("libdevice." in part for part in parts)
