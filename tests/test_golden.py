@@ -87,7 +87,7 @@ def test_the_kernels_of_the_zoo_are_those_that_were_committed(name: str) -> None
 def test_no_golden_kernel_is_of_a_rule_that_has_gone() -> None:
     for backend in KERNELS:
         assert {path.stem for path in (GOLDEN / backend).glob("*.py")} == {n for n in programs() if backend in texts(n)}
-    assert {path.name for path in GOLDEN.iterdir()} == set(KERNELS)
+    assert {path.name for path in GOLDEN.iterdir() if not path.name.startswith("export_")} == set(KERNELS)
 
 
 def _write_anew() -> None:

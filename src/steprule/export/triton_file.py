@@ -45,7 +45,8 @@ def _written(parts: Parts, *, told: bool) -> str:
     imports = ["import torch", "import triton", "import triton.language as tl"]
     imports += [LIBRARY] * any("libdevice." in part for part in above)
     blocks = ["\n".join(constants(parts)), *_spaced(above), kernels, *optimizer_class(parts)]
-    head = f'"""{header(parts.subject, notes=_notes(parts))}\n"""\n\n' + "\n".join(imports)
+    words = header(parts.subject, notes=_notes(parts)).replace("\\", "/").replace('"""', "'''")
+    head = f'"""{words}\n"""\n\n' + "\n".join(imports)
     text = f"{head}\n\n" + "\n\n\n".join(blocks) + "\n"
     return f"# ruff: noqa: PLR0124\n{text}" if re.search(r"(?<![.\w])(\w+) [!=]= \1(?![.\w])", text) else text
 
@@ -66,7 +67,7 @@ def _notes(parts: Parts) -> list[str]:
     layout = parts.program.layout
     slots = ", ".join(f"{name} in {form.name}" for name, form in layout.slots)
     told = [f"Parameters and gradients are {layout.parameter.name}, on one GPU, contiguous{slots and f'; {slots}'}."]
-    if parts.graph.looks_ahead:
+    if any(own.graph.looks_ahead for own in parts.subject.formulas):
         told.append(
             "Between steps the stored parameters are the point where the gradient is wanted, also for closures."
         )
