@@ -278,6 +278,9 @@ def test_numbers_out_of_range_are_refused_in_groups_and_in_steps(tmp_path: Path)
 # The text -----------------------------------------------------------------------------------------------
 
 
+TWO = (board.gd, board.adam)
+
+
 @rule
 def sharp(theta, g, *, lr=0.1):
     return theta - lr * sr.orthogonalize(g)
@@ -293,7 +296,7 @@ def sharp(theta, g, *, lr=0.1):
         (sr.sam(board.momentum), "other points"),
         (maker(adam.adam, state="8bit")(parameters((64, 64))), "8 bits"),
         (maker(adam.adam, nonfinite="skip")(parameters((2,))), "nonfinite"),
-        (sr.Optimizer([{"params": parameters((2,)), "rule": one} for one in (board.gd, board.sgd)], board.gd), "several"),
+        (sr.Optimizer([{"params": parameters((2,)), "rule": own} for own in TWO], board.gd), "several rules"),
         (board.gd.optimizer([*parameters((2,)), *parameters((2,), dtype=torch.float64)]), "several types"),
     ],
     ids=str,

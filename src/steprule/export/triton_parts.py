@@ -24,7 +24,7 @@ _TORCH = 'export it to="torch", which has no such limit'
 
 
 @dataclass(frozen=True)
-class Number:
+class HyperInGroup:
     """A hyperparameter in a group: its declaration, the key under which it stands, and its place in a tuple there."""
 
     hyper: Hyper
@@ -47,7 +47,7 @@ class Parts:
     subject: Subject
     program: Program
     kernels: FileKernels
-    numbers: tuple[Number, ...]
+    numbers: tuple[HyperInGroup, ...]
     defaults: Mapping[str, Any]
     """What a group has if it says nothing else."""
     starts: Mapping[str, str]
@@ -118,22 +118,22 @@ def _check_program(subject: Subject, program: Program) -> None:
         raise _refused(subject, f"has no kernel ({why})")
 
 
-def _found(subject: Subject, own: Kernels, group: dict[str, Any], at: int) -> Number:
+def _found(subject: Subject, own: Kernels, group: dict[str, Any], at: int) -> HyperInGroup:
     hyper = own.plan.graph.hypers[at]
     return replace(_key(subject, own.readers[at], group, hyper.name), hyper=hyper)
 
 
-def _key(subject: Subject, read: Callable[[dict[str, Any]], Any], group: dict[str, Any], name: str) -> Number:
+def _key(subject: Subject, read: Callable[[dict[str, Any]], Any], group: dict[str, Any], name: str) -> HyperInGroup:
     """Find out where a reader looks: give it groups in which one value is another."""
     reading, other = Reading(dict(group)), object()
     read(reading)
     for key in sorted(reading.asked, key=lambda key: key != name):
         if read({**group, key: other}) is other:
-            return Number(Hyper(name), key, optional=read({**group, key: None}) == 0.0)
+            return HyperInGroup(Hyper(name), key, optional=read({**group, key: None}) == 0.0)
         value: Any = group.get(key)
         for place in range(len(value)) if isinstance(value, tuple | list) else ():  # pyright: ignore[reportUnknownArgumentType]
             if read({**group, key: [*value[:place], other, *value[place + 1 :]]}) is other:
-                return Number(Hyper(name), key, place)
+                return HyperInGroup(Hyper(name), key, place)
     raise _refused(subject, f"computes `{name}` of what its groups hold")
 
 
