@@ -2,7 +2,7 @@
 
 A ```python block is run, in the namespace of the blocks above it on the same page; a ```text block right
 below it is what it prints. Lines of a ```console block that begin with `$ steprule` are run too.
-`python tests/test_docs.py` rewrites those outputs, and the tables of README.md that are made from the code.
+`python tests/test_docs.py` rewrites those outputs, and the tables that are made from the code and from records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ import click
 import pytest
 import torch
 
+import page_tables
 import steprule as sr
+from page_tables import TABLES, parts
 from steprule.__main__ import main
 from steprule.lab.cli import cli
 
@@ -212,49 +214,14 @@ def test_readme_rule_is_adamw() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
 
 
-# Tables made from the code ------------------------------------------------------------------------------
-
-
-def board_table() -> str:
-    """Return the board's methods: name, formula as the printer writes it, defaults, first docstring line."""
-    lines = ["| name | formula | defaults | |", "|---|---|---|---|"]
-    order = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "clip_norm", "clip_component"]
-    assert sorted(order) == sorted(sr.board.__all__)
-    variants = {
-        "board": "The same, with the board's literal look-ahead.",
-        "implicit": "The board's first line: g is taken at θₜ itself, where the step ends; a closure is needed.",
-    }
-    assert (*sr.board.nesterov.part.signature.choices["look_ahead"].options,) == ("momentum", *variants)
-    rows = [(f"board.{name}", getattr(sr.board, name), getattr(sr.board, name).__doc__) for name in order]
-    rows[4:4] = [
-        (f'board.nesterov(look_ahead="{name}")', sr.board.nesterov(look_ahead=name), about)
-        for name, about in variants.items()
-    ]
-    for name, program, doc in rows:
-        equations = [line for line in sr.explain(program).formula.splitlines() if not line.endswith("= g*")]
-        formula = "<br>".join(f"`{line}`" for line in equations)
-        defaults = ", ".join(f"{hyper.name}={hyper.value:g}" for hyper in program.hypers.values())
-        about = doc.splitlines()[0].replace("|", "\\|")
-        lines.append(f"| `{name}` | {formula} | {defaults} | {about} |")
-    return "\n".join(lines) + "\n"
-
-
-TABLES = {"board": board_table}
-
-
-def parts(text: str, name: str) -> tuple[str, str, str]:
-    """Split a page into what stands before, between and after a table's two marks."""
-    before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
-    table, end, after = rest.partition(f"<!-- {name}:end -->\n")
-    assert end, f"the marks of the table {name!r} are missing"
-    return before + begin, table, end + after
+# Tables made from the code and from records ---------------------------------------------------------------
 
 
 @pytest.mark.null
 @pytest.mark.parametrize("name", TABLES)
-def test_readme_tables_say_what_the_code_says(name: str) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert parts(text, name)[1] == TABLES[name](), "run: python tests/test_docs.py"
+def test_tables_of_pages_say_what_code_and_records_say(name: str) -> None:
+    place, table = TABLES[name]
+    assert parts((ROOT / place).read_text(encoding="utf-8"), name)[1] == table(), "run: python tests/test_docs.py"
 
 
 # Around the package --------------------------------------------------------------------------------------
@@ -288,19 +255,14 @@ def test_constraints_pin_every_requirement() -> None:
 
 
 def rewrite() -> None:
-    """Write what the code says now into the pages: printed outputs, and README's tables."""
+    """Write what the code says now into the pages: printed outputs, and tables."""
     for page in PAGES:
         lines = page.read_text(encoding="utf-8").splitlines()
         for block, _, printed in reversed(list(run_page(page))):
             if block.language == "text":
                 lines[block.first : block.last - 1] = tidy(printed).splitlines()
         page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    page = ROOT / "README.md"
-    text = page.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        before, _, after = parts(text, name)
-        text = before + table() + after
-    page.write_text(text, encoding="utf-8")
+    page_tables.rewrite()
 
 
 if __name__ == "__main__":

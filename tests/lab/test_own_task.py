@@ -1,4 +1,4 @@
-"""A user's own task: the one in README is learnt, in workers too, and every mistake is told."""
+"""A user's own task: the one in the documentation is learnt, in workers too, and every mistake is told."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from steprule.__main__ import main
 from steprule.lab.loading import digest
 from steprule.lab.tasks import TaskSpec
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "learn" / "own-task.md"
 
 SMALL = """
 import torch
@@ -69,15 +69,14 @@ def small(tmp_path, monkeypatch):
     return tmp_path
 
 
-def readme_task():
-    text = README.read_text(encoding="utf-8").split("## A task of your own")[1]
-    return text.split("```python\n")[1].split("```")[0]
+def page_task():
+    return PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
 
 
-def test_the_task_in_readme_has_twenty_lines_and_is_learnt_by_workers(tmp_path, monkeypatch, capsys):
+def test_the_task_of_the_page_has_twenty_lines_and_is_learnt_by_workers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert len(readme_task().splitlines()) <= 20
-    Path("diabetes.py").write_text(readme_task(), encoding="utf-8")
+    assert len(page_task().splitlines()) <= 20
+    Path("diabetes.py").write_text(page_task(), encoding="utf-8")
     command = "compare --task diabetes.py:diabetes --optimizers sgd,adam --lrs 2 --lr-range 0.01 0.1 --no-extend"
     assert main([*command.split(), "--tuning-seeds=1", "--seeds=3", "--workers=1", "--no-progress", "--out=out"]) == 0
     assert "test mean squared" in capsys.readouterr().out
