@@ -4,7 +4,7 @@
   steprule.data ??= {};
 
   // What a worker needs of the page's scripts: to read a rule, to run it, and to train.
-  const PARTS = /^(editor|random|language[\w-]*|run[\w-]*|data-(digits|model|training|worker))\.js$/;
+  const PARTS = /^(facts|(editor|random|language[\w-]*|run|data-(digits|model|training|worker))\.js)$/;
 
   /** The model and budget in which the page begins, and what each may be. */
   steprule.data.beginning = Object.freeze({
@@ -69,9 +69,7 @@
 
     made() {
       const scripts = [...document.scripts].filter((one) => PARTS.test(one.id)).map((one) => one.textContent);
-      const facts = JSON.stringify(document.getElementById("facts").textContent);
-      const text = [`globalThis.steprule = { facts: JSON.parse(${facts}) };`, ...scripts].join("\n;\n");
-      const place = URL.createObjectURL(new Blob([text], { type: "text/javascript" })), worker = new Worker(place);
+      const place = URL.createObjectURL(new Blob([scripts.join("\n;\n")], { type: "text/javascript" })), worker = new Worker(place);
       worker.onmessage = ({ data }) => this.take(data);
       worker.onerror = (event) => this.fail(event.message);
       return worker;
