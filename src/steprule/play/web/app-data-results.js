@@ -62,7 +62,7 @@
       this.status = "runs";
       const packed = this.worker ? null : JSON.parse(document.getElementById("digits").textContent);
       this.worker ??= this.made();
-      const sent = methods.map(({ key, text, hypers, full }) => ({ key, text, hypers, full }));
+      const sent = methods.map(({ key, text, hypers, full, entry }) => ({ key, text, hypers, full, choices: { ...entry.choices } }));
       this.worker.postMessage({ type: "start", spec, methods: sent, packed });
       this.changed();
     }

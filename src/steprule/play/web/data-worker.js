@@ -10,7 +10,7 @@
     /**
      * @param {object} sets what `steprule.data.unpack` returns
      * @param {object} spec model, hidden, batch, budget, epochs, iterations, seed, final
-     * @param {{key: string, text: string, hypers: object, full: boolean}[]} methods
+     * @param {{key: string, text: string, choices: object, hypers: object, full: boolean}[]} methods
      * @param {(message: object) => void} tell
      */
     constructor(sets, spec, methods, tell) {
@@ -20,7 +20,7 @@
 
     begin(sets, spec, method) {
       try {
-        const { rule, errors } = steprule.build(method.text);
+        const { rule, errors } = steprule.build(method.text, method.choices);
         if (!rule) throw new Error(errors[0]?.what ?? method.text);
         const run = new steprule.data.Training(sets, spec, { ...method, rule });
         const { loss, accuracy, told } = run.evaluate("validation");

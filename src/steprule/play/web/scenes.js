@@ -2,7 +2,7 @@
 // texts against the numbers that the page computes.
 (function (steprule) {
   "use strict";
-  const entry = (rule, hypers = {}, clip = "none") => ({ rule, clip, hypers });
+  const entry = (rule, hypers = {}, clip = "none") => ({ rule, clip, hypers, choices: {} });
   const sentence = (en, ru) => ({ en, ru });
   const button = (en, ru, patch) => ({ label: { en, ru }, patch });
 
@@ -111,8 +111,8 @@ def closure_free(theta, g, m, *,
       row: "6",
       title: sentence("Nesterov, three ways", "Нестеров тремя способами"),
       watch: sentence(
-        "Nesterov takes the gradient where momentum alone would carry θ, at the look-ahead point, and so brakes before momentum does. The board's first line wants the gradient at θₜ itself, where the step ends: that is implicit and is solved in every step. It brakes, too; the look-ahead is its first approximation, and along the valley their paths nearly agree.",
-        "Нестеров берёт градиент в точке, куда θ унёс бы один моментум, — заглядывает вперёд и потому тормозит раньше моментума. Первая строка доски хочет градиент в самой θₜ, в конце шага: это неявный метод, и уравнение решается на каждом шаге. Он тоже тормозит; заглядывание — его первое приближение, и вдоль долины их пути почти совпадают.",
+        "Nesterov takes the gradient where momentum alone would carry θ, at the look-ahead point, and so brakes before momentum does. The board's first line wants the gradient at θₜ itself, where the step ends: that is implicit and is solved in every step. It brakes, too; the look-ahead is its first approximation, and keeps far closer to it than momentum does.",
+        "Нестеров берёт градиент в точке, куда θ унёс бы один моментум, — заглядывает вперёд и потому тормозит раньше моментума. Первая строка доски хочет градиент в самой θₜ, в конце шага: это неявный метод, и уравнение решается на каждом шаге. Он тоже тормозит; заглядывание — его первое приближение и держится к нему гораздо ближе, чем моментум.",
       ),
       try: sentence(
         "Write the third way on the board, without a closure: it stores the look-ahead point in place of θ, and its path is that of Nesterov's look-ahead points, to rounding.",
