@@ -16,11 +16,12 @@ author = "The steprule founders"
 copyright = author  # noqa: A001 - Sphinx asks for it by this name
 language = "en"
 
-extensions = ["myst_parser", "sphinx_copybutton", "formulas", "included", "links"]
+extensions = ["myst_parser", "sphinx_copybutton", "formulas", "look_up", "included", "links"]
 root_doc = "index"
 exclude_patterns = ["_ext", "_static", "_templates"]
 templates_path = ["_templates"]
 default_role = "code"
+smartquotes = False
 nitpicky = True
 source_suffix = {".md": "markdown"}
 

@@ -34,7 +34,9 @@ from steprule.__main__ import main
 from steprule.lab.cli import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+MADE = ROOT / "docs/look-up/optimisers"
+"""Pages that the site's build writes."""
+PAGES = sorted([*ROOT.glob("*.md"), *(page for page in ROOT.glob("docs/**/*.md") if page.parent != MADE)])
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(sr.__path__, "steprule.") if not module.name.endswith("__main__")
 )
