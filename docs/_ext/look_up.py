@@ -64,7 +64,7 @@ def arguments(signature: inspect.Signature) -> addnodes.desc_parameterlist:
     bare = [part.replace(annotation=part.empty) for part in signature.parameters.values()]
     told = str(inspect.Signature(bare))[1:-1]
     found = addnodes.desc_parameterlist()
-    found["multi_line_parameter_list"] = 76 < len(told) < 300
+    found["multi_line_parameter_list"] = len(told) > 76 and len(bare) <= 8
     found["multi_line_trailing_comma"] = False
     after = False
     for part in bare:

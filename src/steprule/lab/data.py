@@ -18,7 +18,13 @@ SPLIT_SEED = 20
 
 @dataclass(frozen=True)
 class Split:
-    """One of the three sets."""
+    """One of the three sets: inputs and labels, whose leading index is the example.
+
+    >>> import torch
+    >>> from steprule.lab import Split
+    >>> len(Split(torch.zeros(12, 2), torch.zeros(12)))
+    12
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -29,7 +35,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Examples to learn from, to choose the learning rate on, and to score once."""
+    """Examples to learn from, to choose the learning rate on, and to score once.
+
+    >>> import torch
+    >>> from steprule.lab import Data, Split
+    >>> x, y = torch.linspace(0, 1, 30)[:, None], torch.arange(30) % 2
+    >>> data = Data(*(Split(x[part::3], y[part::3]) for part in range(3)))
+    >>> len(data.train), len(data.validation), len(data.test)
+    (10, 10, 10)
+    """
 
     train: Split
     validation: Split

@@ -37,6 +37,18 @@ class Explanation:
 
     That of an optimiser has `groups`: an explanation for the parameters of each group, dtype, device and backend, with
     their number. It is itself the first of them, or the first that has no kernel, or that a step refuses.
+
+    >>> import steprule as sr
+    >>> print(sr.explain(sr.board.momentum))
+    momentum
+    <BLANKLINE>
+        mₜ = (1 − β) g + β mₜ₋₁
+        θₜ = θₜ₋₁ − η mₜ
+    <BLANKLINE>
+    pass 0: reads theta, m, g; writes theta, m (20 bytes, 5 flops a parameter)
+    1 pass, 20 bytes a parameter in float32; state: 4 bytes a parameter
+    state may take 2 in bfloat16, 1.03125 in 8bit
+    backend: numba_cpu (parameters in main memory run one compiled kernel)
     """
 
     name: str

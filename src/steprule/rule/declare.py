@@ -49,6 +49,7 @@ def hyper(
     names the option of a `choice` without which there is no such hyperparameter. `tune` is where `steprule compare`
     tries learning rates and `steprule tune` searches, unless they are told otherwise: two numbers of the legal range,
     the lower first; by the logarithm where that is above 0, else evenly. An optimiser takes no notice of it.
+    Raises `RuleError` for bounds that are no range, and for a value or a `tune` outside them.
     """
     for name, bound in {"low": low, "high": high, "above": above, "below": below}.items():
         _checked(Hyper(name), bound)
@@ -110,6 +111,7 @@ def slot(
     of rows by rows, `rank="right"` one of columns by columns; `init="identity"` starts it as the identity.
     `low=0` promises that it is never negative, where the formula does not show that as above: 8 bits keep its root.
     `dtype="float32"` keeps it in float32 at least, beside narrower parameters and whatever the option `state` says.
+    Raises `RuleError` for another word, and for a start that a slot of this rank cannot have.
     """
     if dtype not in (None, "float32"):
         raise refusal(
@@ -148,7 +150,8 @@ def choice(*options: Any) -> Any:
     >>> sr.explain(sgd(normalised=True)).formula
     'θₜ = θₜ₋₁ − η · g / ‖g‖_tensor'
 
-    Unlike a hyperparameter it is an ordinary Python value in the rule, fixed when the rule is traced.
+    Unlike a hyperparameter it is an ordinary Python value in the rule, fixed when the rule is traced. Raises
+    `RuleError` without an option; the rule raises `HyperparameterError` for what is none of them.
     """
     if not options:
         raise refusal("a choice needs at least one option", 'e.g. choice("classic", "nesterov")')

@@ -304,7 +304,8 @@ def transform(
     It returns the new gradient, then its new slots; with `moves="parameter"` the first value is the
     parameter as the rule shall see it. With `moves="update"` it stands behind the rule and takes a third array, the new
     parameter, of which it returns another one: `cautious(rule)` is `chain(rule, cautious)`. `evaluate_at` gives the
-    point where the gradient of the whole chain is taken, as a rule's does; one link of a chain may have it.
+    point where the gradient of the whole chain is taken, as a rule's does; one link of a chain may have it. Raises
+    `RuleError` as `rule` does, and for another word in `moves`.
     """
     made = partial(_made, Transform, moves, evaluate_at)
     return made if function is None else made(function)
@@ -318,7 +319,8 @@ def chain(*formulas: Formula) -> Formula:
     'clip_value+clip_global_norm+momentum'
 
     The rule comes last, but for transforms of its update. Where two parts use one hyperparameter name, the rule keeps
-    it and the transform's is prefixed with the transform's name.
+    it and the transform's is prefixed with the transform's name. Raises `RuleError` for anything else, for an order in
+    which the parts cannot stand, and where two of them say where the gradient is taken.
     """
     for formula in formulas:
         if not isinstance(formula, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]

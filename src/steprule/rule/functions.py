@@ -90,7 +90,14 @@ def _fitting(op: str, operands: tuple[Any, ...]) -> str:
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
-    """Move every element into [low, high]."""
+    """Move every element into [low, high].
+
+    >>> import steprule as sr
+    >>> sr.clamp(2.5, -1.0, 1.0)
+    1.0
+
+    Works element by element on arrays and symbols of any rank, and on numbers. Raises `RuleError` for anything else.
+    """
     return _call("minimum", _call("maximum", x, low), high)
 
 
@@ -115,7 +122,7 @@ def orthogonalize(
     The matrix, over its length or `eps`, goes `steps` times through aX + (bA + cA²)X, where A = XXᵀ. A vector is one
     column, and keeps its direction. On parameters that are not float64 it is computed in bfloat16, as torch's Muon and
     its author do. `gram` iterates the smaller A alone, which is quicker where one side is long, and less exact (Jordan
-    et al., 2024).
+    et al., 2024). Raises `RuleError` for a number: it is taken of arrays.
     """
     return _call("orthogonalize_gram" if gram else "orthogonalize", x, a, b, c, eps, steps)
 
@@ -129,7 +136,7 @@ def inverse_root(x: Any, p: Any, *, eps: Any = 1e-6) -> Any:
     ...     left = left + g @ sr.transpose(g)
     ...     return theta - lr * sr.inverse_root(left, 2) @ g, left
 
-    `x` is made symmetric first. Of zeros the root is large, and finite.
+    `x` is made symmetric first. Of zeros the root is large, and finite. Raises `RuleError` for a number.
     """
     return _call("inverse_root", x, p, eps)
 

@@ -11,7 +11,14 @@ def atan2(a: Any, b: Any) -> Any:
     """Return the angle of the point (b, a), from −π to π: whose tangent is a / b."""
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
-    """Move every element into [low, high]."""
+    """Move every element into [low, high].
+
+    >>> import steprule as sr
+    >>> sr.clamp(2.5, -1.0, 1.0)
+    1.0
+
+    Works element by element on arrays and symbols of any rank, and on numbers. Raises `RuleError` for anything else.
+    """
 
 def columns(x: Any) -> Any:
     """Return the number of columns of a whole tensor: the elements of a row; 1 for a vector."""
@@ -40,7 +47,7 @@ def inverse_root(x: Any, p: Any, *, eps: Any = 1e-06) -> Any:
     ...     left = left + g @ sr.transpose(g)
     ...     return theta - lr * sr.inverse_root(left, 2) @ g, left
 
-    `x` is made symmetric first. Of zeros the root is large, and finite.
+    `x` is made symmetric first. Of zeros the root is large, and finite. Raises `RuleError` for a number.
     """
 
 def log(x: Any) -> Any:
@@ -82,7 +89,7 @@ def orthogonalize(x: Any, a: Any = 3.4445, b: Any = -4.775, c: Any = 2.0315, *, 
     The matrix, over its length or `eps`, goes `steps` times through aX + (bA + cA²)X, where A = XXᵀ. A vector is one
     column, and keeps its direction. On parameters that are not float64 it is computed in bfloat16, as torch's Muon and
     its author do. `gram` iterates the smaller A alone, which is quicker where one side is long, and less exact (Jordan
-    et al., 2024).
+    et al., 2024). Raises `RuleError` for a number: it is taken of arrays.
     """
 
 def qr(x: Any) -> Any:

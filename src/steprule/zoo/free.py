@@ -37,7 +37,12 @@ def _averaged(theta, z, rate, lr_max, weight_sum, t, r, weight_lr_power):
 def schedule_free_sgd(theta, g, lead, lr_max=slot(rank="host"), weight_sum=slot(rank="host"), *,
                       lr=from_0(1.0), momentum=below_1(0.9), weight_decay=from_0(0.0), warmup_steps=from_0(0.0),
                       r=from_0(0.0), weight_lr_power=from_0(2.0), t):
-    """Schedule-Free SGD (Defazio et al., 2024), with decay at y; weights are powers of t and the greatest rate."""
+    """Schedule-Free SGD (Defazio et al., 2024), with decay at y; weights are powers of t and the greatest rate.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.schedule_free_sgd.optimizer(torch.nn.Linear(2, 1).parameters(), lr=1.0, warmup_steps=100)
+    >>> opt.eval()  # puts the average in place, for evaluation; `opt.train()` puts the point of the gradient back
+    """
     rate = lr * minimum(1, t / maximum(warmup_steps, 1))
     y = theta - (1 - momentum) * lead
     z = theta - lead - rate * (g + weight_decay * y)
@@ -49,7 +54,12 @@ def schedule_free_adamw(theta, g, lead, lr_max=slot(rank="host"), weight_sum=slo
                         lr=from_0(2.5e-3), beta1=below_1(0.9), beta2=below_1(0.999), eps=from_0(1e-8),
                         weight_decay=from_0(0.0), warmup_steps=from_0(0.0), r=from_0(0.0),
                         weight_lr_power=from_0(2.0), t):
-    """Schedule-Free AdamW (Defazio et al., 2024), with weight decay at y; weights are as those of the SGD."""
+    """Schedule-Free AdamW (Defazio et al., 2024), with weight decay at y; weights are as those of the SGD.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.schedule_free_adamw.optimizer(torch.nn.Linear(2, 1).parameters(), lr=2.5e-3, warmup_steps=100)
+    >>> opt.train()
+    """
     rate = lr * minimum(1, t / maximum(warmup_steps, 1))
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
     y = theta - (1 - beta1) * lead

@@ -191,6 +191,16 @@ def mars_exact(theta, g, exp_avg, exp_avg_sq, previous=slot(init="theta", dtype=
 
     A step evaluates its closure at θ and at `previous`, with the same batch; let dropout draw the same, too. The
     corrected gradient of a tensor is at most 1 long.
+
+    >>> import torch, steprule as sr
+    >>> model = torch.nn.Linear(2, 1)
+    >>> opt = sr.mars_exact.optimizer(model.parameters(), lr=3e-3)
+    >>> def closure():
+    ...     opt.zero_grad()
+    ...     loss = model(torch.ones(3, 2)).square().mean()
+    ...     loss.backward()
+    ...     return loss
+    >>> loss = opt.step(closure)
     """
     c = g_theta + gamma * beta1 / (1 - beta1) * (g_theta - g)
     return *_mars(theta, c, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, t), theta

@@ -26,13 +26,26 @@ _TINY = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm, and so do 
 
 @transform
 def clip_global_norm(theta, g, *, max_norm=from_0(1.0)):
-    """Shorten the whole gradient to at most `max_norm` (Pascanu, Mikolov & Bengio, 2013)."""
+    """Shorten the whole gradient to at most `max_norm` (Pascanu, Mikolov & Bengio, 2013).
+
+    >>> import steprule as sr
+    >>> print(sr.explain(sr.chain(sr.clip_global_norm(max_norm=1.0), sr.board.gd)).formula)
+    g* = g min(1, S_g / (‖g‖ + 1e-6))
+    θₜ = θₜ₋₁ − η g*
+
+    `clip=1.0` of any optimiser puts it in front. Like torch's it scales by max_norm / (‖g‖ + 1e-6).
+    """
     return g * minimum(1, max_norm / (global_norm(g) + _TINY))
 
 
 @transform
 def clip_norm(theta, g, *, max_norm=from_0(1.0)):
-    """Shorten each tensor's gradient to at most `max_norm`."""
+    """Shorten each tensor's gradient to at most `max_norm`.
+
+    >>> import steprule as sr
+    >>> sr.explain(sr.chain(sr.clip_norm(max_norm=1.0), sr.board.gd)).passes[0]["reductions"]
+    ['‖g‖_tensor']
+    """
     return g * minimum(1, max_norm / (norm(g) + _TINY))
 
 
@@ -42,6 +55,9 @@ def clip_last_global_norm(theta, g, last_norm=slot(rank="tensor", low=0), *, max
 
     A tensor's own length is never more than the whole one's. So a first step clips each tensor by itself, as
     `clip_norm` does, and so does a sudden large gradient. Every tensor keeps the last length as `last_norm`.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1, clip=sr.clip_last_global_norm(max_norm=1.0))
     """
     length = maximum(last_norm, norm(g))
     return g * minimum(1, max_norm / (length + _TINY)), global_norm(g)
@@ -49,7 +65,11 @@ def clip_last_global_norm(theta, g, last_norm=slot(rank="tensor", low=0), *, max
 
 @transform
 def clip_value(theta, g, *, limit=from_0(1.0)):
-    """Move every component of the gradient into [−limit, limit]."""
+    """Move every component of the gradient into [−limit, limit].
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1, clip=sr.clip_value(limit=0.5))
+    """
     return clamp(g, -limit, limit)
 
 
@@ -59,6 +79,9 @@ def adagc(theta, g, usual=slot(rank="tensor"), *,
     """AdaGC (Wang et al., 2025): shorten each tensor's gradient to `ratio` times its usual length.
 
     In the first `start` steps the whole gradient is clipped to `max_norm`; the least length of a tensor is its usual.
+
+    >>> import torch, steprule as sr
+    >>> opt = sr.optim.AdamW(torch.nn.Linear(2, 1).parameters(), lr=1e-3, clip=sr.adagc(ratio=1.05))
     """
     early = t <= start
     whole, own = max_norm / (global_norm(g) + _TINY), ratio * usual / (norm(g) + _LEAST)
@@ -89,7 +112,7 @@ def weight_decay(weight_decay: float = 1e-2, *, decoupled: bool = True) -> Trans
     'decoupled_weight_decay+adam'
 
     Decoupled decay uses the rule's own `lr`. Coupled decay acts where it stands in the chain: after
-    a clipping it is not clipped.
+    a clipping it is not clipped. Raises `HyperparameterError` for a number below 0.
     """
     return (decoupled_weight_decay if decoupled else coupled_weight_decay)(weight_decay=weight_decay)
 

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a run is scored: along its curve on validation data, and once on test data."""
+    """How a run is scored: along its curve on validation data, and once on test data.
+
+    >>> from steprule.lab import Metric
+    >>> accuracy = Metric("accuracy", higher=True, percent=True)
+    >>> accuracy.word(0.972), accuracy.met(0.972, target=0.97)
+    ('97.2 %', True)
+    """
 
     name: str
     higher: bool = False
@@ -46,7 +52,12 @@ LOSS = Metric("loss")
 
 @dataclass(frozen=True)
 class Exhibit:
-    """Something to look at: a picture as the bytes of a PNG, or a text."""
+    """Something to look at: a picture as the bytes of a PNG, or a text.
+
+    >>> from steprule.lab import Exhibit
+    >>> Exhibit("what the network continues", text="def f(x):").text
+    'def f(x):'
+    """
 
     caption: str
     png: bytes | None = None
@@ -67,6 +78,17 @@ class Task:
 
     `loss` takes outputs and labels to the mean over the examples. `measure` takes them to the score; without one
     the score is the loss. `optimum` is the least possible training loss, if it is known exactly.
+
+    >>> import torch
+    >>> from steprule.lab import Data, Split, Task
+    >>> x = torch.linspace(0, 1, 30)[:, None]
+    >>> sets = Data(*(Split(x[part::3], 2 * x[part::3]) for part in range(3)))
+    >>> line = Task(name="line", data=sets, model=lambda seed: torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss)
+    >>> line.parameter_count(), line.score(torch.zeros(1), torch.zeros(1), loss=0.25)
+    (2, 0.25)
+
+    A function that returns one is given to `steprule compare --task file.py:function`, which tries the task on a few
+    examples first, and raises `TaskError` for a part that cannot be learnt from.
     """
 
     name: str
