@@ -16,13 +16,12 @@ import torch
 
 import steprule as sr
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs/_ext"))
-
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs/_ext"))
 import entries
 
 pytestmark = pytest.mark.null
 
+ROOT = Path(__file__).parent.parent
 NAMES = [f"{module}.{name}" for module, names in entries.public().items() for name in names]
 PAGES = [*(ROOT / "docs/look-up").glob("*.md")]
 
@@ -52,8 +51,8 @@ def test_a_public_name_has_a_sentence_an_example_its_errors_and_its_source(name:
         assert doctest.DocTestRunner(verbose=False).run(test, out=told.write).failed == 0, told.getvalue()
 
 
-CANNOT_FAIL = {"steprule.Explanation", "steprule.Gauges", "steprule.TensorBoardGauges", "steprule.lab.Exhibit", "steprule.lab.Split",
-               "steprule.lab.Data", "steprule.lab.Metric"}  # fmt: skip
+CANNOT_FAIL = {"steprule.Explanation", "steprule.Gauges", "steprule.TensorBoardGauges", "steprule.lab.Exhibit",
+               "steprule.lab.Split", "steprule.lab.Data", "steprule.lab.Metric"}  # fmt: skip
 """What only holds what it is given."""
 
 
