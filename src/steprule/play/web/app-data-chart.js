@@ -69,13 +69,13 @@
       const around = (_, low, high) => (low == null || !(high > 0) ? [0.1, 3] : [low / 1.15, high * 1.15]);
       const series = runs.flatMap(({ look }) => {
         const stroke = steprule.colour(look.colour), one = { stroke, spanGaps: true, points: { show: false } };
-        return [{ ...one, width: 1, alpha: 0.3 }, { ...one, width: look.width + 0.5, dash: look.dash }];
+        return [{ ...one, width: 0.8, alpha: runs.length > 2 ? 0.16 : 0.35 }, { ...one, width: look.width + 0.5, dash: look.dash }];
       });
       return {
         width: this.box.clientWidth, height: this.box.clientHeight, legend: { show: false }, cursor: { show: false }, padding: [8, 12, 0, 0],
         scales: { x: { time: false, range: [0, longest] }, y: { distr: 3, range: around } },
         axes: [
-          { ...line, size: 38, space: 70, label, labelSize: 16, labelFont: FONT, labelGap: 0, gap: 2 },
+          { ...line, size: 22, space: 70, label, labelSize: 18, labelFont: FONT, labelGap: 0, gap: 4 },
           { ...line, size: 48, splits: (_, place, low, high) => levels(low, high), filter: (_, splits) => splits, values: (_, splits) => splits.map((value) => steprule.short(value)) },
         ],
         series: [{}, ...(series.length ? series : [{ points: { show: false } }])],

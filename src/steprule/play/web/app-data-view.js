@@ -2,7 +2,7 @@
 (function (steprule) {
   "use strict";
   const { element, short } = steprule, { limits } = steprule.data;
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
   const field = (id, key, control) => element("label", { class: "field" }, element("span", { "data-word": key }), control);
   const number = (id, [low, high]) => element("input", { type: "number", id, min: low, max: high, step: 1, required: true });
@@ -59,9 +59,9 @@
           element("label", { class: "check" }, inputs.final, " ", words("span", "data-final"))),
         this.counts, this.told,
         element("div", { class: "playback" }, this.start, this.pause, this.stop, field("data-axis", "data-axis", inputs.axis)),
-        element("div", { class: "scroll", tabIndex: 0, role: "region", "data-label": "data-method" },
-          element("table", { class: "data-methods" }, head("data-method", "data-rate", "data-iteration", "data-epoch", "data-training", "data-validation", "data-test"), this.rows)),
         element("figure", {}, element("figcaption", {}, words("b", "data-loss"), " ", words("span", "data-loss-help", { class: "note" })), this.plot),
+        element("div", { class: "scroll", tabIndex: 0, role: "region", "data-label": "data-method" },
+          element("table", { class: "data-methods" }, head("data-method", "data-rate", "data-iteration", "data-training", "data-validation", "data-test"), this.rows)),
         element("section", { class: "data-digits" }, element("p", { class: "row" }, field("data-shown", "data-of-method", inputs.shown), (this.right = element("output", { for: "data-shown" }))), this.pictures.box),
         element("details", { class: "data-lines" }, words("summary", "data-lines"), element("div", { class: "scroll", tabIndex: 0, role: "region", "data-label": "data-lines" },
           element("table", {}, head("data-method", "data-epoch", "data-iteration", "data-training", "data-validation"), this.lines))),
@@ -105,6 +105,15 @@
       const has = (...names) => names.some((name) => changed.has(name));
       if (has("lang")) this.translate();
       if (has("lang", "data", "picked", "text", "focus", "view", "stage", "scheme", "surface")) this.fill();
+      this.lecture(this.app.state);
+    }
+
+    // A scene of the lecture trains at once, and again when its numbers change; what is only looked at changes nothing.
+    lecture({ view, stage, scene, picked, data }) {
+      const numbers = { ...data, axis: "", shown: "" }, made = view === "lecture" && stage === "data" ? JSON.stringify([scene, picked, numbers]) : "";
+      this.box.classList.toggle("in-lecture", view === "lecture"); // where the scene's text takes room
+      if (made && made !== this.trained) this.train();
+      this.trained = made;
     }
 
     translate() {
@@ -146,7 +155,7 @@
     }
 
     row(one) {
-      const { word } = this.app, cells = ["iteration", "epoch", "training", "validation", "test"].map(() => element("td"));
+      const { word } = this.app, cells = ["iteration", "training", "validation", "test"].map(() => element("td"));
       const rate = element("input", { type: "text", inputMode: "decimal", class: "rate", "aria-label": word("data-rate-of", one.title), disabled: one.hypers.lr === undefined });
       rate.addEventListener("change", () => {
         const value = Number(rate.value.replace(",", ".")), wrong = rate.value.trim() === "" || !(value >= 0 && value <= 1e6);
@@ -173,9 +182,9 @@
     }
 
     figures(one, cells) {
-      const { word } = this.app, last = one?.losses.length ?? 0, told = one?.end ?? one?.last;
-      const texts = one?.counts ? [word("data-of", last, one.counts.total), short(told?.epochs ?? 0), short(one.losses.at(-1), 4), one.last ? percent(one.last.accuracy) : "", one.end?.accuracy === undefined ? "" : percent(one.end.accuracy)] : ["", "", "", "", ""];
-      if (one?.trouble) texts[4] = one.trouble;
+      const { word } = this.app, last = one?.losses.length ?? 0;
+      const texts = one?.counts ? [word("data-of", last, one.counts.total), short(one.losses.at(-1), 4), one.last ? percent(one.last.accuracy) : "", one.end?.accuracy === undefined ? "" : percent(one.end.accuracy)] : ["", "", "", ""];
+      if (one?.trouble) texts[3] = one.trouble;
       cells.forEach((cell, at) => { if (cell.textContent !== texts[at]) cell.textContent = texts[at]; });
     }
 
@@ -205,5 +214,5 @@
    * @param {HTMLElement} box
    * @param {object} app `state`, `set(patch)`, `on(listener)`, `word(key, …)` and `rules()`
    */
-  steprule.data.mount = (box, app) => new View(box, app);
+  steprule.data.mount = (box, app) => (steprule.data.view = new View(box, app));
 })((globalThis.steprule ??= {}));

@@ -36,20 +36,19 @@
 
     /**
      * Make one iteration and return the loss of its batch; null after the last one, or without a step that can be made.
-     * The loss is that of the first gradient of a step that evaluates several.
+     * Of a step that evaluates several gradients it is the loss that `Optimizer.step` returns.
      */
     next() {
       if (this.over) return null;
       const rows = this.left.next().value;
-      let loss = null;
       const gradient = (thetas) => {
         const made = this.network.gradient(thetas, this.sets.train, rows);
-        loss ??= made.loss;
-        if (!Number.isFinite(loss)) throw new RangeError(`the loss of iteration ${this.done + 1} is ${loss}`);
+        if (!Number.isFinite(made.loss)) throw new RangeError(`the loss of iteration ${this.done + 1} is ${made.loss}`);
         return made;
       };
+      let loss;
       try {
-        this.optimizer.step(gradient, this.hypers);
+        loss = this.optimizer.step(gradient, this.hypers);
       } catch (error) {
         // A loss that is not finite, an implicit step that finds no end, a rule that cannot run: what it says is shown.
         this.trouble = String(error.what ?? error.message ?? error);

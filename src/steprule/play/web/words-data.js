@@ -5,7 +5,7 @@
   steprule.say({
     "data-title": ["Real data: handwritten digits", "Настоящие данные: рукописные цифры"],
     "data-lead": [
-      "1,797 pictures of 8×8 pixels. {0} are learnt from, {1} are looked at after every epoch, {2} are met once, at the end.",
+      "1797 pictures of 8×8 pixels. {0} are learnt from, {1} are looked at after every epoch, {2} are met once, at the end.",
       "1797 картинок по 8×8 точек. На {0} учимся, на {1} смотрим после каждой эпохи, {2} показываем один раз, в конце.",
     ],
     "data-model": ["Model", "Модель"],
@@ -31,7 +31,7 @@
     "data-stop": ["Stop", "Стоп"],
     "data-axis": ["Along the axis", "По оси"],
     "data-loss": ["Training loss of each batch", "Потери на каждом батче"],
-    "data-loss-help": ["pale: each batch; bold: the mean over a quarter of an epoch", "бледно: каждый батч; жирно: среднее за четверть эпохи"],
+    "data-loss-help": ["pale each batch, bold the mean of ¼ epoch", "бледно — батч, жирно — среднее за ¼ эпохи"],
     "data-method": ["Method", "Метод"],
     "data-rate": ["η", "η"],
     "data-rate-of": ["η of {0} on the digits", "η метода {0} на цифрах"],
