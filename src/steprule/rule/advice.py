@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Origin
 from ..graph.node import Rank
 from ..graph.ops import OPS
+from .messages import phrase, told
 
 FUNCTIONS = (*(name for name, row in OPS.items() if row.doc), "clamp", "inverse_root", "orthogonalize")
 """The functions of the language."""
@@ -98,13 +99,13 @@ def instead(name: str) -> str:
     """Say what stands for a function or method of NumPy, torch or math."""
     plain = name.rstrip("_")
     if plain in NEEDLESS:
-        return f"leave .{name} out: a formula has no devices, types or copies"
+        return phrase("needless", name=name)
     if plain in SPELLED:
-        return f"write {SPELLED[plain]}"
+        return phrase("spelled", text=SPELLED[plain])
     if plain in FUNCTIONS:
-        return f"write {_usage(plain)}, the language's own (from steprule import {plain})"
-    meant = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(plain, FUNCTIONS, 1))
-    return f"{meant}the functions are {LISTED} (from steprule import ...)"
+        return phrase("own", usage=_usage(plain), name=plain)
+    meant = "".join(phrase("meant", name=name) for name in difflib.get_close_matches(plain, FUNCTIONS, 1))
+    return phrase("listed", meant=meant, listed=LISTED)
 
 
 def decision(origin: Origin | None, *, hyper: str = "") -> str:
@@ -113,85 +114,67 @@ def decision(origin: Origin | None, *, hyper: str = "") -> str:
     found = found.test if isinstance(found, ast.IfExp) else found
     if name in {"min", "max"}:
         other, sign = ("minimum", "<") if name == "min" else ("maximum", ">")
-        return f"write {other}(a, b), which chooses for every element, as where(a {sign} b, a, b) does"
+        return phrase("least", name=other, sign=sign)
     if isinstance(found, ast.BoolOp):
-        return f"write where({'(a < b) & (c < d)' if isinstance(found.op, ast.And) else '(a < b) | (c < d)'}, x, y)"
+        return phrase("and" if isinstance(found.op, ast.And) else "or")
     if isinstance(found, ast.UnaryOp):
-        return "write where(~(a < b), x, y)"
+        return phrase("not")
     if isinstance(found, ast.Compare) and isinstance(found.ops[0], ast.In | ast.NotIn):
-        return "compare with one after another: where(x == a, y, where(x == b, y, z))"
+        return phrase("in")
     if isinstance(found, ast.Compare) and len(found.ops) > 1:
-        return "write where((a < b) & (b < c), x, y)"
+        return phrase("in a row")
     if hyper:
-        return (
-            f"a variant that is fixed when the rule is read is declared as {hyper}=choice(False, True); "
-            f"a number that may change at every step is asked by where({hyper} > 0, a, b)"
-        )
+        return phrase("variant", name=hyper)
     if isinstance(found, ast.Compare):
-        return f"write where({words(origin)}, a, b), which chooses for every element"
-    return "write where(condition, a, b), which chooses for every element; see also minimum, maximum, clamp"
+        return phrase("chosen", words=words(origin))
+    return phrase("any decision")
 
 
-BITS = "write (a < b) & (c < d), (a < b) | (c < d) or ~(a < b); of a and b, one is (a | b) & ~(a & b)"
-FIXED = (
-    "Python runs a loop when it reads the rule, so its length is fixed then: declare steps=choice(5, 10), "
-    "or write a number"
-)
-WHOLES = "write floor(x / y), and x % y for what is left"
-WHOLE = (
-    "a formula says what happens to any one element, and takes no tensor apart; "
-    "sum, mean, max and norm reduce a whole tensor, with axis=1 each row, with axis=0 each column"
-)
-_OPERATORS = {
-    **dict.fromkeys(("floordiv", "rfloordiv", "divmod", "rdivmod"), WHOLES),
-    "rmatmul": "a @ b is the product of two matrices of the rule; of a number and a matrix it is a * b",
-    **dict.fromkeys(("xor", "rxor"), BITS),
-    "len": "the number of elements is numel(x), that of rows is rows(x)",
+OPERATORS = {
+    **dict.fromkeys(("floordiv", "rfloordiv", "divmod", "rdivmod"), "floordiv"),
+    "rmatmul": "rmatmul",
+    **dict.fromkeys(("xor", "rxor"), "xor"),
+    "len": "len",
 }
+"""What is said instead of Python's operators that symbols have not."""
 
 
 def without_value(method: str, origin: Origin | None) -> str:
     """Say what to write where Python's method of that name would need a value, a length or an index."""
     name = called(origin)
-    if method in _OPERATORS:
-        return _OPERATORS[method]
+    if method in OPERATORS:
+        return phrase(OPERATORS[method])
     if name == "range" or (method == "index" and not name):
-        return FIXED
+        return phrase("fixed")
     if method in {"round", "floor", "ceil", "trunc"}:
         return instead(method)
     if name in {"int", "float", "complex"}:
-        return f"leave {name}(...) out: a formula has no types"
+        return phrase("typeless", name=name)
     if method == "iter" and name in {"sum", "max"}:
-        return f"that is Python's own {name}; write sr.{name}(x), after import steprule as sr"
+        return phrase("builtin", name=name)
     if name in FUNCTIONS or name in SPELLED:
         return instead(name)
-    return WHOLE if method in {"iter", "getitem", "setitem", "delitem", "contains"} else instead(name)
+    return phrase("whole") if method in {"iter", "getitem", "setitem", "delitem", "contains"} else instead(name)
 
 
 def truth(op: str, *, wanted: bool) -> tuple[str, str]:
     """Say what is wrong where a number stands for a comparison that is wanted, or a comparison for a number."""
     if op == "where" and wanted:
-        return "`where` needs a comparison first", "write where(a < b, x, y): where(a < b, 1, 0) is a number"
+        return told("truth wanted first")
     if wanted:
-        sign = {"and": "&", "or": "|", "not": "~"}[op]
-        return f"`{sign}` takes comparisons, and this is a number", (
-            "give each its brackets, since & | ~ bind more tightly: where((a < b) & (c < d), x, y)"
-        )
-    return f"`{op}` cannot take a comparison as a number", "write where(a < b, x, y): where(a < b, 1, 0) is a number"
+        return told("truth wanted", sign={"and": "&", "or": "|", "not": "~"}[op])
+    return told("number wanted", op=op)
 
 
 def misused(name: str, error: str) -> str:
     """Say how a function of the language is called."""
     if name == "norm" and ("'p'" in error or "'ord'" in error):
-        return "norm is Euclidean; sum(abs(x)) is the 1-norm, max(abs(x)) the largest element"
+        return phrase("norms")
     if name in {"sum", "max"} and "positional" in error and "keyword" not in error and "missing" not in error:
-        return f"write {'maximum(a, b)' if name == 'max' else 'a + b'} for two values; {name}(x) reduces one tensor"
+        return phrase("two values", instead="maximum(a, b)" if name == "max" else "a + b", name=name)
     if name in OPS and OPS[name].reducer is not None:
-        along = (
-            f"; {name}(x, axis=1) is one a row, {name}(x, axis=0) one a column" if OPS[name].kind == "tensor" else ""
-        )
-        return f"write {name}(x) alone, which is one number for a whole tensor{along}"
-    return f"write {_usage(name)}"
+        return phrase("alone", name=name, along=phrase("along", name=name) if OPS[name].kind == "tensor" else "")
+    return phrase("spelled", text=_usage(name))
 
 
 def _usage(name: str) -> str:
@@ -199,32 +182,26 @@ def _usage(name: str) -> str:
     return USAGE.get(name) or (f"{name}()" if OPS[name].kind == "chance" else f"{name}(x)")
 
 
-APART = "multiply it by other matrices, or reduce what has the parameter's shape, e.g. norm(g)"
-
-
 def sides(rank: Rank) -> str:
     """Say what shape the values of a rank have, beside a parameter of rows by columns."""
     known = {1: "one", 2: "rows", 3: "columns"}
     rows, columns = rank.view((2, 3))
-    return f"{known[rows]} by {known[columns]}"
+    return phrase("sides", rows=known[rows], columns=known[columns])
 
 
 def fitting(sides: list[str]) -> str:
     """Say which matrices a function takes, by the names of their sides."""
     if len(sides) == 2:
-        return "the columns of the first must be the rows of the second: a @ transpose(b), or transpose(a) @ b"
-    square = sides == ["aa"]
-    return "give a square one, e.g. g @ transpose(g)" if square else "give an array of the rule, e.g. the gradient"
+        return phrase("fitting")
+    return phrase("square" if sides == ["aa"] else "array")
 
 
 def value(given: Any) -> str:
     """Say what to write instead of a value that is not a number."""
     if isinstance(given, str | bytes):
-        return 'a number has no quotes; a variant with a name is declared as mode=choice("fast", "slow")'
+        return phrase("quotes")
     if hasattr(given, "__array__"):
-        return "a value that may change is a hyperparameter, read at every step; if it never changes, write float(x)"
+        return phrase("held")
     if isinstance(given, float | int):
-        return "write a finite number, such as 1e30"
-    if callable(given):
-        return "call it, on symbols or numbers"
-    return "a formula holds the rule's own arguments and finite numbers"
+        return phrase("finite")
+    return phrase("call it" if callable(given) else "own arguments")

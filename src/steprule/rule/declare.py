@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..errors import HyperparameterError
 from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
+from .messages import phrase, told
 from .origin import refusal
 
 RANKS: dict[str, Rank] = {
@@ -55,10 +56,7 @@ def hyper(
         _checked(Hyper(name), bound)
     declared = Hyper("", value, low, high, above, below, shared, only)
     if math.isnan(declared.example()) or None not in {low, above} or None not in {high, below}:
-        raise refusal(
-            f"low={low}, above={above}, high={high}, below={below} is no range",
-            "give at most one bound below (low or above) and one over it (high or below), e.g. low=0, below=1",
-        )
+        raise refusal(*told("no range", low=low, above=above, high=high, below=below))
     return replace(_checked(declared, value), tune=_searched(declared, tune))
 
 
@@ -72,9 +70,8 @@ def _searched(declared: Hyper, tune: Any) -> tuple[float, float] | None:
         low, high = 1.0, 0.0
     if low < high:
         return low, high
-    usual = ", e.g. tune=(1e-4, 0.1)" if declared.admits(1e-4) and declared.admits(0.1) else ""
-    told = f"give two numbers of {declared.interval()}, the lower first{usual}"
-    raise refusal(f"tune={tune!r} is no range to search", told)
+    usual = phrase("usual") if declared.admits(1e-4) and declared.admits(0.1) else ""
+    raise refusal(*told("tune", tune=repr(tune), interval=declared.interval(), usual=usual))
 
 
 def _checked(declared: Hyper, value: float | None) -> Hyper:
@@ -114,24 +111,18 @@ def slot(
     Raises `RuleError` for another word, and for a start that a slot of this rank cannot have.
     """
     if dtype not in (None, "float32"):
-        raise refusal(
-            f"a slot cannot have dtype={dtype!r}",
-            'give dtype="float32", which is the least; the option state= of an optimiser makes slots narrower',
-        )
+        raise refusal(*told("slot dtype", dtype=repr(dtype)))
     if rank not in tuple(RANKS):
-        raise refusal(f"a slot cannot have rank {rank!r}", f"use one of {', '.join(RANKS)}")
+        raise refusal(*told("slot rank", rank=repr(rank), ranks=", ".join(RANKS)))
     if isinstance(init, str) and not _starts(init, rank):
-        apart = RANKS[rank].apart
-        few = "" if rank == "element" else ": a matrix" if apart else f": rank {rank!r} is {RANKS[rank].each}"
-        raise refusal(
-            f"a slot cannot start from {init!r}{few}",
-            'give a number; or leave out rank=, and init="theta" copies the parameter',
-        )
+        own = RANKS[rank]
+        small = phrase("matrix slot") if own.apart else phrase("small slot", rank=repr(rank), each=own.each)
+        raise refusal(*told("slot init", init=repr(init), few="" if rank == "element" else small))
     if not isinstance(init, str):
         _checked(Hyper("init"), init)
         init = float(init)
     if low not in (None, 0) or (low == 0 and not isinstance(init, str) and init < 0):
-        raise refusal(f"a slot cannot have low={low!r}, starting from {init!r}", "low=0 is for what is never negative")
+        raise refusal(*told("slot low", low=repr(low), init=repr(init)))
     return Slot("", RANKS[rank], init, low, dtype is not None)
 
 
@@ -154,5 +145,5 @@ def choice(*options: Any) -> Any:
     `RuleError` without an option; the rule raises `HyperparameterError` for what is none of them.
     """
     if not options:
-        raise refusal("a choice needs at least one option", 'e.g. choice("classic", "nesterov")')
+        raise refusal(*told("no options"))
     return Choice(options)

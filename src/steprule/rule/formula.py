@@ -14,6 +14,7 @@ from ..errors import HyperparameterError, RuleError
 from ..graph.graph import LOSS, Graph, Hyper
 from ..graph.node import hyper, step
 from ..locks import once
+from .messages import phrase, told
 from .origin import of_definition, refusal
 from .signature import STEP, read_signature
 from .symbols import Symbol
@@ -103,19 +104,18 @@ class _Single(Formula):
                 hypers[name] = replace(hypers[name], value=number, given=True)
             elif name not in chosen:
                 known = ", ".join([*part.own, *chosen]) or "none"
-                self._refuse(f"`{self.name}` has no hyperparameter `{name}`", f"it has {known}")
+                self._refuse(*told("unknown hyper", owner=self.name, name=name, known=known))
             elif value not in choices[name].options:
                 known = ", ".join(map(repr, choices[name].options))
-                self._refuse(f"`{name}` of `{self.name}` is {value!r}, but it has no such variant",
-                             f"use one of {known}")  # fmt: skip
+                self._refuse(*told("unknown variant", owner=self.name, name=name, value=repr(value), known=known))
             else:
                 chosen[name] = value
         part = replace(part, hypers=hypers, chosen=chosen)
         for name in values:
             if name in hypers and name not in part.own:
                 known = ", ".join([*part.own, *chosen])
-                self._refuse(f"`{name}` of `{self.name}` belongs to its variant {hypers[name].only!r}",
-                             f"leave it out, or choose that variant; here it has {known}")  # fmt: skip
+                only = repr(hypers[name].only)
+                self._refuse(*told("other variant", owner=self.name, name=name, only=only, known=known))
         return type(self)(part)
 
     def _inline(self, arrays: tuple[Any, ...], values: dict[str, Any]) -> Any:
@@ -133,13 +133,13 @@ class _Single(Formula):
         needs = {*self.part.hypers, self.part.signature.first}
         missing = [name for name, value in (keywords | values).items() if value is None and name in needs]
         if missing:
-            raise HyperparameterError(f"`{self.name}` has no value for `{missing[0]}`", fix=f"pass {missing[0]}=...")
+            what, fix = told("inline without value", owner=self.name, name=missing[0])
+            raise HyperparameterError(what, fix=fix)
         if unknown or len(arrays) + len(values.keys() & set(needed)) != len(needed):
             given = ", ".join([*needed, *(f"{name}={name}" for name in keywords)])
-            raise refusal(
-                f"`{self.name}` has no `{unknown[0]}`" if unknown else f"`{self.name}` takes {', '.join(needed)}",
-                f"write {self.name}({given}); you may leave out what has an =",
-            )
+            case = {"name": unknown[0]} if unknown else {"needed": ", ".join(needed)}
+            name = "inline unknown" if unknown else "inline takes"
+            raise refusal(*told(name, owner=self.name, given=given, **case))
         return call(self.part.function, arrays, keywords | values)
 
     def _called_without_symbols(self, arrays: tuple[Any, ...]) -> RuleError:
@@ -148,13 +148,9 @@ class _Single(Formula):
         names = [name for name in (*self.part.own, *choices) if isinstance(arrays[0], int | float) or name in choices]
         if names and all(isinstance(value, int | float | str | None) for value in arrays):
             named = ", ".join(f"{name}={value!r}" for name, value in zip(names, arrays, strict=False))
-            return refusal(f"`{self.name}` takes its values by name", f"write {self.name}({named})")
-        run = f"run it with {self.name}.optimizer(model.parameters(), ...)"
-        return refusal(
-            f"`{self.name}` was called with arrays, but it is a formula, not a function on tensors",
-            run if self.part.moves is None else f"chain it with a rule: chain({self.name}, board.adam)",
-            self.part.function,
-        )
+            return refusal(*told("by name", owner=self.name, named=named))
+        fix = phrase("run" if self.part.moves is None else "chained", name=self.name)
+        return refusal(*told("on tensors", owner=self.name, fix=fix), self.part.function)
 
     def __reduce__(self) -> tuple[Any, ...]:
         function = self.part.function
@@ -212,7 +208,8 @@ class Chain(Formula):
         for name, value in values.items():
             if name not in named:
                 known = ", ".join(named) or "none"
-                raise HyperparameterError(f"`{self.name}` has no hyperparameter `{name}`", fix=f"it has {known}")
+                what, fix = told("unknown hyper", owner=self.name, name=name, known=known)
+                raise HyperparameterError(what, fix=fix)
             for place, own in named[name]:
                 given[place][own] = value
         return Chain(tuple(_single(part)(**own).part for part, own in zip(self.parts, given, strict=True)))
@@ -227,14 +224,10 @@ def _single(part: Part) -> _Single:
 
 def _made(kind: type[_Single], moves: Moves | None, evaluate_at: Any, function: Callable[..., Any]) -> _Single:
     if moves not in {None, "gradient", "parameter", "update"}:
-        raise refusal(f"a transform cannot move {moves!r}", 'give moves="gradient", "parameter" or "update"', function)
+        raise refusal(*told("moves", moves=repr(moves)), function)
     signature = read_signature(function, 3 if moves == "update" else 2)
     if evaluate_at is not None and not inspect.isfunction(evaluate_at):
-        raise refusal(
-            f"evaluate_at is {evaluate_at!r}, which is no Python function",
-            "give the point as one: @rule(evaluate_at=lambda theta, m, *, lr: theta - lr * m)",
-            function,
-        )
+        raise refusal(*told("evaluate_at", given=repr(evaluate_at)), function)
     chosen = {name: declared.options[0] for name, declared in signature.choices.items()}
     return kind(Part(function.__name__, function, signature, signature.hypers, chosen, moves, evaluate_at))
 
@@ -324,15 +317,11 @@ def chain(*formulas: Formula) -> Formula:
     """
     for formula in formulas:
         if not isinstance(formula, Formula):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise refusal(
-                f"{formula!r} is neither a rule nor a transform",
-                "decorate the function with @rule or @transform"
-                if inspect.isfunction(formula)
-                else "give transforms, then a rule: chain(clip_global_norm(max_norm=1.0), board.adam)",
-            )
+            fix = phrase("decorate" if inspect.isfunction(formula) else "links")
+            raise refusal(*told("no link", given=repr(formula), fix=fix))
     parts = tuple(part for formula in formulas for part in formula.parts)
     if not parts:
-        raise refusal("an empty chain updates nothing", "chain(clip_global_norm, board.adam(lr=1e-3))")
+        raise refusal(*told("empty chain"))
     _check_order(parts)
     return Chain(parts)
 
@@ -342,30 +331,14 @@ def _check_order(parts: Sequence[Part]) -> None:
     ruled = False
     pointing = [part for part in parts if part.evaluate_at is not None]
     if len(pointing) > 1:
-        raise refusal(
-            f"`{pointing[0].name}` and `{pointing[1].name}` both say where the gradient is taken",
-            f"leave one of them out, e.g. {pointing[0].name}(board.adam)"
-            if pointing[0].moves
-            else f"leave `{pointing[1].name}` out",
-            pointing[1].function,
-        )
+        first, second = pointing[0], pointing[1]
+        fix = phrase("leave one", name=first.name) if first.moves else phrase("leave", name=second.name)
+        raise refusal(*told("two points", name=first.name, other=second.name, fix=fix), second.function)
     for place, part in enumerate(parts):
         if part.moves is None and any(other.moves != "update" for other in parts[place + 1 :]):
-            raise refusal(
-                f"`{part.name}` is a rule, but only the last link of a chain may be one",
-                "put transforms first and one rule last",
-                part.function,
-            )
+            raise refusal(*told("rule not last", name=part.name), part.function)
         ruled = ruled or part.moves is None
         if part.moves == "update" and not ruled:
-            raise refusal(
-                f"`{part.name}` changes a rule's update, so it stands behind one",
-                f"chain(board.adam(lr=1e-3), {part.name})",
-                part.function,
-            )
+            raise refusal(*told("update first", name=part.name), part.function)
     if not ruled:
-        raise refusal(
-            f"`{parts[-1].name}` is a transform, but the last link of a chain is a rule",
-            f"chain({parts[-1].name}, board.adam(lr=1e-3))",
-            parts[-1].function,
-        )
+        raise refusal(*told("no rule", name=parts[-1].name), parts[-1].function)

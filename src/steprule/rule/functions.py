@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import RuleError
 from ..graph.node import AXES, Rank
 from ..graph.ops import COEFFICIENTS, OPS, Op
-from .origin import here, refusal
+from .messages import phrase, told
+from .origin import refusal
 from .symbols import Symbol, apply, draw, size_of
 
 _ARGUMENTS = {0: ("x",), 1: ("x",), 2: ("a", "b"), 3: ("condition", "a", "b")}
@@ -55,14 +56,12 @@ def _call(op: str, *operands: Any, axis: Any = None) -> Any:
     if any(isinstance(x, Symbol) for x in operands):
         return apply(op, *operands, attr=attr)
     if OPS[op].kind == "matrix":
-        what = f"`{op}` is taken of matrices, not of {', '.join(map(repr, operands[: len(OPS[op].sides.split(','))]))}"
-        raise RuleError(what, where=here(), fix="give arrays of the rule: the parameter, the gradient, a slot")
+        given = ", ".join(map(repr, operands[: OPS[op].taken]))
+        raise refusal(*told("of matrices", op=op, given=given))
     try:
         numbers = [np.float64(float(x)) for x in operands]
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise RuleError(
-            f"`{op}` takes symbols and numbers, not {operands!r}", where=here(), fix=_fitting(op, operands)
-        ) from None
+        raise refusal(*told("of symbols", op=op, given=operands, fix=_fitting(op, operands))) from None
     with np.errstate(all="ignore"):
         return float(OPS[op].meaning(*numbers))
 
@@ -73,20 +72,15 @@ def _kept(op: str, axis: Any) -> Rank | None:
         return None
     if type(axis) is int and axis in AXES:
         return AXES[axis]
-    raise refusal(
-        f"`{op}` is taken along axis={axis!r}, and a tensor is seen as a matrix: its leading index by all others",
-        f"{op}(x, axis=1) is one number a row, {op}(x, axis=0) one a column, {op}(x) one a tensor",
-    )
+    raise refusal(*told("axis", op=op, axis=repr(axis)))
 
 
 def _fitting(op: str, operands: tuple[Any, ...]) -> str:
     """Say what to call instead on a value that is neither a symbol nor a number."""
     items = list(operands[0]) if isinstance(operands[0], list | tuple) else []
     if any(isinstance(item, Symbol) for item in items):
-        return f"give one array: {op}(x)"
-    if hasattr(builtins, op):
-        return f"for Python's own {op}, import steprule as sr, which leaves it as it is, or builtins"
-    return "call it inside a @rule or @transform, on the rule's arguments"
+        return phrase("one array", op=op)
+    return phrase("Python's own", op=op) if hasattr(builtins, op) else phrase("inside")
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:

@@ -128,7 +128,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "reserved": ("`{name}` is reserved, so it cannot name an argument of a rule", "{fix}"),
     "among arrays": (
         "`{spelled}` stands among the arrays, but looks like a hyperparameter",
-        "put it after a lone `*`: def {name}(theta, g, *, {spelled_there})",
+        "put it after a lone `*`: def {name}(theta, g, *, {spelled})",
     ),
     "default": ("the default {name}={default} is no number", "{fix}"),
     "no function": (

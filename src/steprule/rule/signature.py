@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import HyperparameterError
 from ..graph.graph import LOSS, Hyper, Slot
 from .declare import Choice
+from .messages import phrase, told
 from .origin import refusal
 
 STEP = "t"
@@ -48,10 +49,9 @@ class Signature:
 
 def _refuse_reserved(name: str, reserved: AbstractSet[str], function: Callable[..., Any]) -> None:
     if name in reserved:
-        used = f"choose another name; optimisers use {', '.join(sorted(reserved - {*ASKED}))} themselves"
-        asked = f"{name} is {ASKED.get(name)}: ask for it as a keyword-only argument, `*, {name}`"
-        what = f"`{name}` is reserved, so it cannot name an argument of a rule"
-        raise refusal(what, asked if name in ASKED else used, function)
+        used = phrase("reserved", names=", ".join(sorted(reserved - {*ASKED})))
+        fix = phrase("asked", name=name, meaning=ASKED[name]) if name in ASKED else used
+        raise refusal(*told("reserved", name=name, fix=fix), function)
 
 
 def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
@@ -62,8 +62,7 @@ def _slot(parameter: inspect.Parameter, function: Callable[..., Any]) -> Slot:
     if isinstance(default, Slot):
         return replace(default, name=name)
     spelled = f"{name}={_spelled(default)}"
-    fix = f"put it after a lone `*`: def {function.__name__}(theta, g, *, {spelled})"
-    raise refusal(f"`{spelled}` stands among the arrays, but looks like a hyperparameter", fix, function)
+    raise refusal(*told("among arrays", spelled=spelled, name=function.__name__), function)
 
 
 def _spelled(default: Any) -> str:
@@ -90,26 +89,22 @@ def _hyper(parameter: inspect.Parameter, function: Callable[..., Any]) -> Hyper 
     try:
         return Hyper(name, Hyper(name).check(default if number else None, ""))
     except HyperparameterError:
-        variant = f"a variant of the formula is declared as {name}={_spelled(default)}"
-        fix = "give a finite number" if number else variant
-        raise refusal(f"the default {name}={default!r} is no number", fix, function) from None
+        variant = phrase("variant default", name=name, spelled=_spelled(default))
+        fix = phrase("finite default") if number else variant
+        raise refusal(*told("default", name=name, default=repr(default), fix=fix), function) from None
 
 
 def read_signature(function: Callable[..., Any], given: int = 2) -> Signature:
     """Return what a rule's or transform's signature declares, or say what is wrong with it."""
     if not inspect.isfunction(function):
-        raise refusal(
-            f"{function!r} is no Python function, so it cannot be read as a formula",
-            "decorate a function: @rule above def name(theta, g, *, lr=1e-3)",
-        )
+        raise refusal(*told("no function", given=repr(function)))
     parameters = list(inspect.signature(function).parameters.values())
     starred = any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters)
     arrays = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
     if starred or len(arrays) < given:
-        new = ("the new parameter, ", "new, ") if given == 3 else ("", "")
-        needs = f"needs positional arguments: the parameter, its gradient, {new[0]}then the state slots"
-        fix = f"def {function.__name__}(theta, g, {new[1]}m, *, lr=1e-3): ..."
-        raise refusal(f"`{function.__name__}` {needs}{' (no *args or **kwargs)' * starred}", fix, function)
+        new, short = (phrase("new parameter"), "new, ") if given == 3 else ("", "")
+        stars = phrase("stars") if starred else ""
+        raise refusal(*told("arguments", name=function.__name__, new=new, short=short, stars=stars), function)
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for p in parameters:
         if p.name in ASKED and p.default is not p.empty:  # nothing would read it

@@ -15,6 +15,7 @@ from ..errors import Origin
 from ..graph.node import Node, Rank, const, drawn, make, product
 from ..graph.ops import OPS
 from . import advice
+from .messages import phrase, told
 from .origin import here, refusal
 
 LONGEST = 1000
@@ -39,11 +40,7 @@ class Recorder:
         """Keep the author's current line as this node's origin, unless it has one."""
         if node not in self.origins and (origin := self._where()) is not None:
             if len(self.origins) == LONGEST:
-                raise refusal(
-                    f"a rule has room for {LONGEST} operations, and this one goes on",
-                    "a Python loop is written out in full: make it shorter, or spread it over steps with a slot",
-                    origin,
-                )
+                raise refusal(*told("endless", most=LONGEST), origin)
             self.origins[node] = origin
 
 
@@ -61,34 +58,25 @@ class Symbol:
         return f"<symbol {self.node!r}>"
 
     def __hash__(self) -> int:
-        raise refusal(
-            "a symbol cannot be in a set or be a key of a dict: in which order it came out would be chance",
-            "use a list or a tuple",
-        )
+        raise refusal(*told("hashed"))
 
     def __pos__(self) -> Symbol:
         return self
 
     def __bool__(self) -> NoReturn:
         origin = here()
-        raise refusal(
-            "Python cannot decide `if`, `and`, `or`, `not`, min() or max() on a symbol: it has no value yet",
-            advice.decision(origin, hyper=str(self.node.attr) if self.node.op == "hyper" else ""),
-            origin,
-        )
+        fix = advice.decision(origin, hyper=str(self.node.attr) if self.node.op == "hyper" else "")
+        raise refusal(*told("undecided", fix=fix), origin)
 
     @classmethod
     def __torch_function__(cls, func: Any, *_: Any, **__: Any) -> NoReturn:
         name = getattr(func, "__name__", "this")
-        raise refusal(
-            f"torch's `{name}` does not know symbols: a rule is a formula, not a computation on tensors",
-            advice.instead(name),
-        )
+        raise refusal(*told("torch's", name=name, fix=advice.instead(name)))
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise refusal(f"a symbol has no `.{name}`", advice.instead(name))
+        raise refusal(*told("attribute", name=name, fix=advice.instead(name)))
 
 
 def _without_value(method: str) -> Callable[..., NoReturn]:
@@ -96,11 +84,7 @@ def _without_value(method: str) -> Callable[..., NoReturn]:
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
         origin = here()
-        raise refusal(
-            "a symbol has no value or length yet, so this function or operator does not know it",
-            advice.without_value(method, origin),
-            origin,
-        )
+        raise refusal(*told("no value", fix=advice.without_value(method, origin)), origin)
 
     return refuse
 
@@ -133,8 +117,7 @@ def lift(value: Any, recorder: Recorder) -> Node:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        shown = reprlib.repr(value)
-        raise refusal(f"{shown} cannot stand in a formula", advice.value(value))
+        raise refusal(*told("no number", shown=reprlib.repr(value), fix=advice.value(value)))
     node = const(number)
     recorder.remember(node)
     return node
@@ -157,10 +140,7 @@ def draw(op: str) -> Symbol:
     """Build the node of random numbers, other ones at every call."""
     recorder = _now.get()
     if recorder is None:
-        raise refusal(
-            f"{op}() gives a number to every element of a parameter, and no rule is being read",
-            "call it inside a @rule or @transform; other random numbers are NumPy's or torch's",
-        )
+        raise refusal(*told("drawn outside", op=op))
     node = drawn(op, recorder.sites)
     recorder.sites += 1
     recorder.remember(node)
@@ -170,25 +150,16 @@ def draw(op: str) -> Symbol:
 def _check_reduction(op: str, given: Rank, kept: Rank) -> None:
     """Raise `RuleError` for a reduction of what has no more numbers than are kept."""
     if given <= Rank.TENSOR:
-        what = "a host scalar" if given is Rank.HOST else "already one number"
-        raise refusal(
-            f"`{op}` reduces over elements, but its argument is {what}: there is nothing to reduce",
-            "reduce an array of the rule (the parameter, the gradient, a slot), or drop the reduction",
-        )
+        what = phrase("host scalar" if given is Rank.HOST else "one number")
+        raise refusal(*told("nothing to reduce", op=op, given=what))
     if not kept < given:
-        raise refusal(
-            f"`{op}` is to give one number a {kept.word}, but its argument is already one number a {given.word}",
-            f"leave axis out, which gives one number of all {given.word}s; or drop the reduction",
-        )
+        raise refusal(*told("reduced already", op=op, kept=kept.word, given=given.word))
 
 
 def size_of(op: str, operand: Symbol) -> Symbol:
     """Build the node of a number of the shape of an array of the rule, which all arrays of a tensor share."""
     if operand.node.rank is not Rank.ELEMENT:
-        raise refusal(
-            f"`{op}` is asked of what has one number a {operand.node.rank.word}, not of a tensor",
-            f"ask it of an array of the rule, the gradient for instance: {op}(g)",
-        )
+        raise refusal(*told("size of a part", op=op, given=operand.node.rank.word))
     node = make(op)
     operand.recorder.remember(node)
     return Symbol(node, operand.recorder)
@@ -215,16 +186,15 @@ def _check_shapes(op: str, node: Node) -> None:
     if row.kind == "matrix" and product(op, node.inputs) is None:
         sides = row.sides.partition("->")[0].split(",")
         matrices, numbers = node.inputs[: len(sides)], node.inputs[len(sides) :]
-        told = " and ".join(map(_shape, matrices))
         if any(number.rank is not Rank.HOST for number in numbers):
-            raise refusal(f"`{op}` takes numbers beside its matrix that are known before the step",
-                          "give numbers, hyperparameters or t there")  # fmt: skip
-        raise refusal(f"`{op}` cannot be taken of {told}", advice.fitting(sides))
+            raise refusal(*told("late numbers", op=op))
+        shapes = " and ".join(map(_shape, matrices))
+        raise refusal(*told("no product", op=op, told=shapes, fix=advice.fitting(sides)))
     if node.rank not in Rank.__members__.values() or (row.reducer is not None and node.inputs[0].rank.apart):
-        told = " and ".join(dict.fromkeys(_shape(child) for child in node.inputs if not child.rank <= Rank.TENSOR))
-        raise refusal(f"`{op}` cannot be taken of {told}: it goes element by element of one shape", advice.APART)
+        shapes = " and ".join(dict.fromkeys(_shape(child) for child in node.inputs if not child.rank <= Rank.TENSOR))
+        raise refusal(*told("shapes", op=op, told=shapes, fix=phrase("apart")))
 
 
 def _shape(node: Node) -> str:
     """Say in words what shape a value has."""
-    return "a number" if node.rank <= Rank.TENSOR else f"a matrix of {advice.sides(node.rank)}"
+    return phrase("a number") if node.rank <= Rank.TENSOR else phrase("a matrix", sides=advice.sides(node.rank))

@@ -14,6 +14,7 @@ from ..graph.node import hyper as hyper_node
 from ..graph.node import step as step_node
 from ..graph.verify import verify
 from . import advice
+from .messages import phrase, told
 from .origin import of_definition, of_return, of_traceback, refusal
 from .purity import pure
 from .signature import STEP, Signature
@@ -123,29 +124,26 @@ def call(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[
     except StepruleError:
         raise
     except RecursionError as error:
-        raise RuleError(
-            f"`{function.__name__}` calls itself without end",
-            where=of_definition(function),
-            fix="let a number of Python's end it, e.g. for _ in range(3); no symbol can, since it has no value yet",
-        ) from error
+        raise refusal(*told("recursion", name=function.__name__), of_definition(function)) from error
     except Exception as error:
         where = of_traceback(error.__traceback__, function)
-        told = "" if isinstance(error, NameError) else f"{type(error).__name__} while reading `{function.__name__}`: "
-        raise RuleError(f"{told}{error}", where=where, fix=_advice(error, where)) from error
+        case, kind = "unknown name" if isinstance(error, NameError) else "error", type(error).__name__
+        words = told(case, kind=kind, name=function.__name__, error=error, fix=_advice(error, where))
+        raise refusal(*words, where) from error
 
 
 def _advice(error: Exception, where: Origin) -> str:
     """Say what to do about Python's own errors in a rule."""
     name = advice.called(where)
     if isinstance(error, UnboundLocalError):
-        return f"give `{error.name}` a value before this line: it is the function's own name, which assigns it"
+        return phrase("assigned", name=error.name)
     if isinstance(error, NameError | AttributeError) and error.name:
         return advice.instead(error.name)
     if isinstance(error, TypeError) and name in advice.FUNCTIONS:
         return advice.misused(name, str(error))
     if isinstance(error, TypeError) and name in advice.SPELLED:
         return advice.instead(name)
-    return f"Python itself computes an expression without symbols; a rule is made of + - * / ** and {advice.LISTED}"
+    return phrase("Python", listed=advice.LISTED)
 
 
 def _returned(value: Any, recorder: Recorder, function: Callable[..., Any]) -> Node:
@@ -166,33 +164,29 @@ def _run(bound: _Bound, given: Sequence[Symbol], first: Symbol, recorder: Record
     slots = slots[part.given - 2 :]
     wanted = [gradient if part.moves == "gradient" else parameter, *slots]
     if len(values) != len(wanted) or any(value is None for value in values):
-        raise refusal(
-            f"`{part.name}` returns {len(values) if result is not None else 'no'} value(s), "
-            f"but its signature needs {len(wanted)}: {', '.join(f'the new {name}' for name in wanted)}",
-            f"return {', '.join(wanted)}",
-            of_return(part.function),
-        )
+        news = ", ".join(phrase("new", name=name) for name in wanted)
+        count = "no" if result is None else len(values)
+        words = told("returns", name=part.name, given=count, needed=len(wanted), told=news, wanted=", ".join(wanted))
+        raise refusal(*words, of_return(part.function))
     nodes = [_returned(value, recorder, part.function) for value in values]
     if not nodes[0].rank <= Rank.ELEMENT:
-        raise refusal(
-            f"the new {wanted[0]} is a matrix of {advice.sides(nodes[0].rank)}, which is not its shape",
-            "multiply it by what has that shape, e.g. left @ g or g @ right",
-            recorder.origins.get(nodes[0], of_return(part.function)),
-        )
+        words = told("returns a matrix", name=wanted[0], sides=advice.sides(nodes[0].rank))
+        raise refusal(*words, recorder.origins.get(nodes[0], of_return(part.function)))
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
         if not node.rank <= slot.rank:
-            apart = slot.rank.apart or node.rank.apart
-            raise refusal(
-                f"slot `{slot.name}` holds a matrix of {advice.sides(slot.rank)}, but its new value is one of "
-                f"{advice.sides(node.rank)}"
-                if apart
-                else f"slot `{slot.name}` holds {slot.rank.each}, but its new value varies over {node.rank.word}s",
-                _room_for(slot, node),
-                recorder.origins.get(node, of_return(part.function)),
-            )
+            raise refusal(*_too_small(slot, node), recorder.origins.get(node, of_return(part.function)))
         if slot.rank is Rank.GLOBAL:
             _refuse_own(slot, node, recorder, of_return(part.function))
     return nodes
+
+
+def _too_small(slot: Slot, value: Node) -> tuple[str, str]:
+    """Say what is wrong with a slot that its new value does not fit into, and what to do."""
+    fix = _room_for(slot, value)
+    if slot.rank.apart or value.rank.apart:
+        held, given = advice.sides(slot.rank), advice.sides(value.rank)
+        return told("slot of a matrix", name=slot.name, held=held, given=given, fix=fix)
+    return told("slot too small", name=slot.name, held=slot.rank.each, given=value.rank.word, fix=fix)
 
 
 def _refuse_own(slot: Slot, value: Node, recorder: Recorder, end: Origin) -> None:
@@ -200,32 +194,25 @@ def _refuse_own(slot: Slot, value: Node, recorder: Recorder, end: Origin) -> Non
     own = told_apart(value)
     if own is None:
         return
-    name = own.array or "t"
     users = [node for node in topological([value]) if own in node.inputs]
-    raise refusal(
-        f"slot `{slot.name}` holds one number for all tensors, but its new value is made of `{name}`, of which each "
-        "tensor has its own: one that joins late, or has no gradient in a step, has another",
-        f"count for all in another slot, steps=slot(rank='global'), which becomes steps + 1; or use `{name}` inside "
-        "what is reduced over all tensors, e.g. global_sum(...)",
-        next((recorder.origins[node] for node in users if node in recorder.origins), end),
-    )
+    where = next((recorder.origins[node] for node in users if node in recorder.origins), end)
+    raise refusal(*told("slot of all", slot=slot.name, name=own.array or "t"), where)
 
 
 def _room_for(slot: Slot, value: Node) -> str:
     """Say how a slot and its new value come together."""
+    own = phrase("its rank", name=slot.name, rank=repr(value.rank.word))
     if value.rank.apart:
-        kept = value.rank in {Rank.LEFT, Rank.RIGHT}
-        return f"declare {slot.name}=slot(rank={value.rank.word!r})" if kept else "keep its transpose"
+        return own if value.rank in {Rank.LEFT, Rank.RIGHT} else phrase("transpose")
     if slot.rank.apart:
-        return f"declare {slot.name} without rank=, or give what has its shape, e.g. g @ transpose(g)"
+        return phrase("no rank", name=slot.name)
     if value.rank <= Rank.TENSOR:
-        over = "reduce over all tensors, e.g. by global_sum(...), or " if slot.rank is Rank.GLOBAL else ""
-        return f"{over}declare {slot.name}=slot(rank={value.rank.word!r})"
+        return (phrase("over all or") if slot.rank is Rank.GLOBAL else "") + own
     axis = {Rank.ROW: ", axis=1", Rank.COLUMN: ", axis=0"}.get(slot.rank, "") if value.rank is Rank.ELEMENT else ""
-    how = "over all tensors, e.g. by global_sum(...)" if slot.rank is Rank.GLOBAL else f"first, e.g. by mean(...{axis})"
+    how = phrase("over all") if slot.rank is Rank.GLOBAL else phrase("mean first", axis=axis)
     rank = "tensor" if slot.rank is Rank.HOST else (value.rank | slot.rank).word
     joined = "and" if slot.rank is Rank.HOST else "or"
-    return f"reduce the value {how}, {joined} declare {slot.name}=slot(rank={rank!r})"
+    return phrase("reduced", how=how, joined=joined, name=slot.name, rank=repr(rank))
 
 
 def _point(bound: _Bound, theta: Symbol, end: Symbol, g: Node) -> Node:
@@ -239,16 +226,12 @@ def _point(bound: _Bound, theta: Symbol, end: Symbol, g: Node) -> Node:
     names = code.co_varnames[: split + code.co_kwonlyargcount]
     missing = [name for name in names if name not in known]
     if missing:
-        own = missing[0] == gradient
-        raise refusal(
-            f"evaluate_at asks for `{gradient}`, which is the gradient at the point that it gives"
-            if own
-            else f"evaluate_at asks for `{missing[0]}`, which `{bound.part.name}` does not have",
-            f"ask for `{signature.first}`, the gradient at `{parameter}` itself"
-            if own
-            else f"ask for any of {', '.join(known)}",
-            function,
+        words = (
+            told("point asks gradient", name=gradient, first=signature.first, parameter=parameter)
+            if missing[0] == gradient
+            else told("point asks", name=missing[0], rule=bound.part.name, known=", ".join(known))
         )
+        raise refusal(*words, function)
     value = call(function, [known[name] for name in names[:split]], {name: known[name] for name in names[split:]})
     point = lift(value, theta.recorder)
     _refuse_point(bound.part, point, end, g)
@@ -260,26 +243,13 @@ def _refuse_point(part: Part, point: Node, end: Symbol, g: Node) -> None:
     below, name, signature, function = topological([point]), part.name, part.signature, part.evaluate_at
     assert function is not None
     if g in below and point is not end.node:
-        raise refusal(
-            f"the point of `{name}` depends on where the step ends, which depends on the gradient there",
-            f"give new_{signature.arrays[0]} itself, or ask for `{signature.first}`, the gradient at "
-            f"`{signature.arrays[0]}`",
-            function,
-        )
+        words = told("point of the end", name=name, parameter=signature.arrays[0], first=signature.first)
+        raise refusal(*words, function)
     if any(node.kind == "chance" for node in below) or hyper_node(LOSS.name) in below:
-        raise refusal(
-            f"the point of `{name}` is drawn or made of the loss: it could not be told again",
-            "use that in the update, or keep it in a slot",
-            function,
-        )
+        raise refusal(*told("point drawn", name=name), function)
     shared = [node.array for node in below if node.array and node.rank is Rank.GLOBAL]
     if shared and point is not end.node:
-        raise refusal(
-            f"the point of `{name}` is made of `{shared[0]}`, which changes for all tensors, even where one "
-            "has no gradient and stays where it is",
-            "keep what the point is made of in a slot of the tensor: slot(rank='tensor')",
-            function,
-        )
+        raise refusal(*told("point of all", name=name, shared=shared[0]), function)
 
 
 def trace(name: str, parts: Sequence[Part]) -> Graph:
@@ -349,22 +319,16 @@ def _pointed(graph: Graph, bounds: Sequence[_Bound], theta: Symbol, end: Symbol,
     asking = next((one for one in bounds if one.part.signature.wants_first), None)
     if bound is None and asking is not None:
         parameter, gradient, *_ = asking.part.signature.arrays
-        raise refusal(
-            f"`{asking.part.signature.first}` is `{gradient}` itself: nothing says that it is taken elsewhere",
-            f"use {gradient}, or give the point: @rule(evaluate_at=lambda {parameter}, ...: ...)",
-            asking.part.function,
-        )
+        words = told("no point", first=asking.part.signature.first, gradient=gradient, parameter=parameter)
+        raise refusal(*words, asking.part.function)
     if bound is None:
         return graph
     graph = replace(graph, evaluate_at=_point(bound, theta, end, read(graph.gradient)))
     if first not in graph.nodes:
         return graph
     if graph.implicit:
-        raise refusal(
-            f"`{bound.part.name}` takes its gradient where its step ends, and the one at `{graph.parameter}`, too",
-            f"leave `{bound.part.signature.first}` out, or give another point",
-            bound.part.evaluate_at,
-        )
+        own = told("implicit twice", name=bound.part.name, parameter=graph.parameter, first=bound.part.signature.first)
+        raise refusal(*own, bound.part.evaluate_at)
     graph = replace(graph, first=first.array)
     if first not in topological([graph.new_parameter, *graph.new_slots, *graph.watched]):
         return graph

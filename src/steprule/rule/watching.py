@@ -7,6 +7,7 @@ from typing import Any
 
 from ..graph.gauges import of_every_rule
 from ..graph.node import Rank
+from .messages import told
 from .origin import refusal
 from .symbols import Symbol
 
@@ -35,22 +36,18 @@ def watch(name: str, expression: Any) -> Any:
     returned. `watch=False` of an optimiser leaves it out. Raises `RuleError` at the line of the call.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise refusal(f"a gauge cannot be called {name!r}", f"give a short name first: {EXAMPLE}")
+        raise refusal(*told("gauge name", name=repr(name), example=EXAMPLE))
     if of_every_rule(name):
-        raise refusal(f"every rule has a gauge called {name!r} without saying so", "give yours another name")
+        raise refusal(*told("gauge of all", name=repr(name)))
     if not isinstance(expression, Symbol):
-        raise refusal(f"{expression!r} is no expression of a rule, so there is nothing to watch",
-                      f"inside a @rule or @transform write {EXAMPLE}")  # fmt: skip
+        raise refusal(*told("gauge of nothing", given=repr(expression), example=EXAMPLE))
     node, recorder = expression.node, expression.recorder
     if node.truth:
-        raise refusal(
-            f"the gauge {name!r} is a comparison, which is no number", "write where(a < b, 1, 0), or its mean"
-        )
+        raise refusal(*told("gauge of truth", name=repr(name)))
     if not node.rank <= Rank.TENSOR:
-        raise refusal(f"the gauge {name!r} has a value for every {node.rank.word}, and is to be one number",
-                      "say how they become one: norm(x), mean(x), sum(x) or max(x)")  # fmt: skip
+        raise refusal(*told("gauge of many", name=repr(name), rank=node.rank.word))
     if name in recorder.gauges:
-        raise refusal(f"this rule has two gauges called {name!r}", "give one of them another name")
+        raise refusal(*told("gauge twice", name=repr(name)))
     recorder.remember(node)
     recorder.gauges[name] = node
     return expression

@@ -158,7 +158,7 @@
     if (one.value === undefined) return new Slot({ name: one.name });
     if (one.value instanceof Slot) return one.value.named(one.name);
     const own = `${one.name}=${spelled(one.value)}`;
-    const values = { spelled: own, spelled_there: own, name: called.name };
+    const values = { spelled: own, name: called.name };
     throw new Refusal(told("among arrays", values), language.definition(called));
   }
 
