@@ -27,9 +27,9 @@
   }
 
   function built(source, choices) {
-    const { rule, rules, errors } = steprule.build(source, choices);
+    const { rule, rules, transforms, errors } = steprule.build(source, choices);
     const told = (one) => one && { ...one, graph: dumped(one.graph), choices: one.choices.map((own) => own.name) };
-    return { rule: told(rule), rules: rules.map(told), errors };
+    return { program: told(rule ?? transforms.at(-1) ?? null), rules: rules.map(told), errors };
   }
 
   const PROBLEMS = {

@@ -81,6 +81,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the new {name} is a matrix of {sides}, which is not its shape",
         "multiply it by what has that shape, e.g. left @ g or g @ right",
     ),
+    "returns a comparison": (
+        "the new {name} is a comparison, which is no number",
+        "write where(a < b, x, y): where(a < b, 1, 0) is a number",
+    ),
     "slot of a matrix": (
         "slot `{name}` holds a matrix of {held}, but its new value is one of {given}",
         "{fix}",

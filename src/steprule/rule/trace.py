@@ -136,7 +136,7 @@ def _advice(error: Exception, where: Origin) -> str:
     """Say what to do about Python's own errors in a rule."""
     name = advice.called(where)
     if isinstance(error, UnboundLocalError):
-        return phrase("assigned", name=error.name)
+        return phrase("assigned", name=error.name or str(error).split("'")[1])  # Python names it in words alone
     if isinstance(error, NameError | AttributeError) and error.name:
         return advice.instead(error.name)
     if isinstance(error, TypeError) and name in advice.FUNCTIONS:
@@ -172,6 +172,10 @@ def _run(bound: _Bound, given: Sequence[Symbol], first: Symbol, recorder: Record
     if not nodes[0].rank <= Rank.ELEMENT:
         words = told("returns a matrix", name=wanted[0], sides=advice.sides(nodes[0].rank))
         raise refusal(*words, recorder.origins.get(nodes[0], of_return(part.function)))
+    for name, node in zip(wanted, nodes, strict=True):
+        if node.truth:
+            words = told("returns a comparison", name=name)
+            raise refusal(*words, recorder.origins.get(node, of_return(part.function)))
     for slot, node in zip(bound.slots, nodes[1:], strict=True):
         if not node.rank <= slot.rank:
             raise refusal(*_too_small(slot, node), recorder.origins.get(node, of_return(part.function)))

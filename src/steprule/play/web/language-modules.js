@@ -51,7 +51,7 @@
     if (owner instanceof Module) return owner.get(name);
     if (owner instanceof Foreign) return new Foreign(owner.library, [...owner.path, name]);
     if (isSymbol(owner)) {
-      if (name.startsWith("__")) throw new PythonError("AttributeError", name);
+      if (name.startsWith("__")) throw new PythonError("AttributeError", name, name);
       throw new Refusal(told("attribute", { name, fix: language.advice.instead(name) }));
     }
     const method = METHODS.get(`${kindOf(owner)}.${name}`);
@@ -154,6 +154,7 @@
       if (!given.every(isNumber)) throw new PythonError("TypeError", `must be real number, not ${kindOf(given.find((one) => !isNumber(one)))}`);
       const found = run(...given.map(real));
       if (Number.isNaN(found) && !given.some((one) => Number.isNaN(number(one)))) throw new PythonError("ValueError", "math domain error");
+      if (found === Infinity && given.every((one) => Number.isFinite(number(one)))) throw new PythonError("OverflowError", "math range error");
       if (["log", "log2", "log10"].includes(name) && found === -Infinity) throw new PythonError("ValueError", "math domain error");
       return Object.hasOwn(WHOLE, name) ? BigInt(found) : found;
     });
@@ -174,6 +175,7 @@
       return own;
     }
     if (FOREIGN.has(root)) return new Foreign(root, path);
+    if (name === "builtins") return new Module("builtins", (own) => language.builtins.get(own));
     if (name === "math") return new Module("math", mathMember);
     if (name === "functools") return new Module("functools", (own) => (own === "partial" ? new Builtin("partial", partial) : undefined));
     if (["__future__", "typing", "collections.abc"].includes(name)) return new Module(name, () => null);

@@ -120,10 +120,11 @@
     return new Dict(made);
   }
 
-  function logical(node, frame) {
+  function logical(node, frame, whole = node) {
     const [left, sign, right] = node.kids;
-    const value = evaluate(left, frame);
-    at(node, frame);
+    const alike = left.type === "BinaryExpression" && left.kids[1].type === sign.type;
+    const value = alike ? logical(left, frame, whole) : evaluate(left, frame);
+    at(whole, frame);
     return truth(value) === (sign.type === "and") ? evaluate(right, frame) : value;
   }
 
@@ -158,7 +159,7 @@
       return left === (own.kids[1].type === "and") ? language.holds(own.kids[2], frame, whole) : left;
     }
     const value = evaluate(own, frame);
-    at(whole, frame);
+    at(isComparison(own) ? own : whole, frame);
     return truth(value);
   };
 
@@ -236,7 +237,7 @@
     ParenthesizedExpression: (node, frame) => evaluate(bare(node), frame),
     TupleExpression: (node, frame) => new Tuple(items(node, frame)),
     ArrayExpression: (node, frame) => new List(items(node, frame)),
-    SetExpression: (node, frame) => hashable(new List(items(node, frame))),
+    SetExpression: (node, frame) => hashable(new List(items(node, frame)), node, frame),
     DictionaryExpression: dictionary,
     BinaryExpression: binaryExpression,
     UnaryExpression: unaryExpression,
@@ -248,7 +249,8 @@
     ComprehensionExpression: comprehended,
   }));
 
-  function hashable(list) {
+  function hashable(list, node, frame) {
+    at(node, frame);
     if (list.items.some(isSymbol)) throw new language.Refusal(language.text.told("hashed", {}));
     return list;
   }

@@ -27,7 +27,7 @@
       return language.setItem(owner, language.valueOf(target.kids.slice(2, -1), frame), value);
     }
     const name = frame.doc.slice(target.kids[target.kids.length - 1]);
-    throw new PythonError("AttributeError", `'${language.kindOf(owner)}' object has no attribute '${name}'`, name);
+    throw new PythonError("AttributeError", `'${language.kindOf(owner)}' object has no attribute '${name}'`);
   }
 
   function unpack(kids, value, frame) {

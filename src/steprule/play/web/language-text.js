@@ -70,9 +70,28 @@
 
   /** Shorten a representation as Python's reprlib does. */
   function short(value) {
+    if (value?.items instanceof Array) return shortSequence(value);
+    if (typeof value === "string") return shortText(value);
     const text = repr(value);
-    const [most, kept] = typeof value === "bigint" ? [40, [18, 19]] : typeof value === "string" ? [30, [13, 14]] : [30, [13, 14]];
-    return text.length <= most ? text : text.slice(0, kept[0]) + "..." + text.slice(text.length - kept[1]);
+    const most = typeof value === "bigint" ? 40 : 30;
+    return typeof value === "number" ? text : cut(text, most);
+  }
+
+  function cut(text, most) {
+    const first = Math.floor((most - 3) / 2);
+    return text.length <= most ? text : text.slice(0, first) + "..." + text.slice(text.length - (most - 3 - first));
+  }
+
+  function shortText(value) {
+    const text = quoted(value.slice(0, 30));
+    if (text.length <= 30) return text;
+    const whole = quoted(value.slice(0, 13) + value.slice(-14));
+    return whole.slice(0, 13) + "..." + whole.slice(-14);
+  }
+
+  function shortSequence({ kind, items }) {
+    const inside = [...items.slice(0, 6).map(short), ...(items.length > 6 ? ["..."] : [])].join(", ");
+    return kind === "tuple" ? `(${inside}${items.length === 1 ? "," : ""})` : `[${inside}]`;
   }
 
   /** Fill in a template in the form of Python's str.format. */

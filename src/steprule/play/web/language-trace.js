@@ -104,6 +104,9 @@
     if (!rank.within(nodes[0].rank, rank.of("ELEMENT"))) {
       throw new Refusal(told("returns a matrix", { name: wanted[0], sides: language.sidesOf(nodes[0].rank) }), where(nodes[0]));
     }
+    for (const [i, node] of nodes.entries()) {
+      if (node.truth) throw new Refusal(told("returns a comparison", { name: wanted[i] }), where(node));
+    }
     bound.slots.forEach((slot, i) => checkSlot(slot, nodes[i + 1], where));
     return nodes;
   }

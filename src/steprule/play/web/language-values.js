@@ -74,15 +74,15 @@
     "*": (a, b) => a * b,
     "**": power,
     "/": (a, b) => quotient(Number(a), Number(b), "division by zero"),
-    "//": (a, b) => (divided(b), (a - remainder(a, b)) / b),
-    "%": (a, b) => (divided(b), remainder(a, b)),
+    "//": (a, b) => (divided(b, "integer division or modulo by zero"), (a - remainder(a, b)) / b),
+    "%": (a, b) => (divided(b, "integer modulo by zero"), remainder(a, b)),
     "&": (a, b) => a & b,
     "|": (a, b) => a | b,
     "^": (a, b) => a ^ b,
   }));
 
-  function divided(b) {
-    if (b === 0n) throw zero("integer division or modulo by zero");
+  function divided(b, message) {
+    if (b === 0n) throw zero(message);
   }
 
   function remainder(a, b) {

@@ -129,7 +129,7 @@
     for (const formula of all) {
       attempt(found, doc, () => {
         const own = described(formula === program ? chosen(formula, choices) : formula);
-        if (isRule(formula)) found.rules.push(own);
+        (isRule(formula) ? found.rules : found.transforms).push(own);
         if (formula === program) found.rule = own;
       });
     }
@@ -149,13 +149,14 @@
    * Read a text of Python that holds rules.
    * @param {string} source the text, as in a file that imports steprule; without such an import all its names are known
    * @param {Object<string, *>} [choices] variants of the program, by name
-   * @returns {{rule: ?object, rules: object[], errors: object[]}} the program that the text ends in, all its rules, and
-   *   what is wrong: each error says what, where (line from 1, columns from 0) and what to do
+   * @returns {{rule: ?object, rules: object[], transforms: object[], errors: object[]}} the program that the text ends
+   *   in, all its rules and transforms, and what is wrong: each error says what, where (line from 1, columns from 0) and
+   *   what to do
    */
   steprule.build = function (source, choices) {
     language.begin();
     const { doc, tree } = language.parse(source);
-    const found = { rule: null, rules: [], errors: [] };
+    const found = { rule: null, rules: [], transforms: [], errors: [] };
     const wrong = broken(tree, doc);
     if (wrong) found.errors.push(located(wrong, doc));
     else attempt(found, doc, () => reading(doc, tree, choices, found));
