@@ -80,7 +80,7 @@ from steprule import rule
 def named(theta_1, grad, momentum_2, βeta, *, lr_3=1, weight_decay=0.5, 学習率=1e-12, gamma_10=123456.789, x_y=1e17,
           eps=1e-05):
     momentum_2 = -gamma_10 * -grad + 学習率 / -x_y
-    return theta_1 - lr_3 * momentum_2 ** -2 ** weight_decay - (-eps), momentum_2, βeta + 1e16 * grad + 12345678.123456789
+    return theta_1 - lr_3 * momentum_2 ** -2 ** weight_decay - (-eps), momentum_2, βeta + 1e16 * grad + 12345678.123456
 """,
     "Python around it": """
 import math
