@@ -48,7 +48,10 @@
     if (errors.length) return { errors };
     const run = steprule.optimizer(rule);
     const given = apart ? start.map((value) => Float64Array.of(value)) : [Float64Array.from(start)];
-    run.start(given, given.map((one) => [one.length]));
+    run.start(
+      given,
+      given.map((one) => [one.length]),
+    );
     const gradient = (thetas) => {
       const flat = thetas.flatMap((theta) => [...theta]);
       const { loss, gradient: own } = PROBLEMS[problem](flat);
@@ -59,7 +62,9 @@
       run.step(gradient, hypers);
       path.push(run.thetas.flatMap((theta) => [...theta]));
     }
-    const slots = Object.fromEntries(Object.entries(run.slots).map(([name, all]) => [name, all.map((one) => [...one])]));
+    const slots = Object.fromEntries(
+      Object.entries(run.slots).map(([name, all]) => [name, all.map((one) => [...one])]),
+    );
     return { path: path.map((point) => point.map(String)), slots, loss: String(run.loss), errors: [] };
   }
 
@@ -76,5 +81,29 @@
     return (1000 * (Date.now() - begun)) / count;
   }
 
-  globalThis.harness = { built, steps, timed };
+  /** Run steps of the single file of a rule. */
+  function exported(source, problem, start, count, hypers) {
+    const { rule } = steprule.build(source);
+    const text = steprule.javascript(rule);
+    const own = new Function(text.replace(/export (\{[^}]*\});/, "return $1;"))();
+    const arrays = Object.create(null);
+    const { parameter, gradient, first } = rule.graph;
+    arrays[parameter] = start.map((value) => Float64Array.of(value));
+    Object.assign(arrays, own.start(arrays[parameter]));
+    const evaluate = (thetas) => {
+      const found = PROBLEMS[problem](thetas.flatMap((theta) => [...theta]));
+      return { loss: found.loss, gradients: found.gradient.map((value) => Float64Array.of(value)) };
+    };
+    for (let t = 1; t <= count; t++) {
+      const given = { ...own.defaults, ...hypers };
+      const begun = first ? evaluate(arrays[parameter]) : null;
+      if (first) arrays[first] = begun.gradients;
+      const found = evaluate(own.point ? own.point(arrays, given, first ? t : t - 1) : arrays[parameter]);
+      arrays[gradient] = found.gradients;
+      own.step(arrays, { ...given, loss: (begun ?? found).loss }, t);
+    }
+    return { text, end: arrays[parameter].flatMap((theta) => [...theta]).map(String) };
+  }
+
+  globalThis.harness = { exported, built, steps, timed };
 })();

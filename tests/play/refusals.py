@@ -141,6 +141,22 @@ RULES = {
     "nothing": "slot()|theta = g",
 }
 """Bodies of rules behind the declaration of a slot `k`."""
+POINTS = {
+    "scaled": "lambda theta, m: 2 * theta - m",
+    "of itself": "lambda theta, m, *, lr: theta - lr * theta * m",
+    "of what is not there": "lambda theta, speed: theta - speed",
+    "of the gradient there": "lambda theta, g: theta - g",
+    "of the end": "lambda theta, new_theta: new_theta - theta",
+    "implicit, without a tolerance": "lambda new_theta: new_theta",
+    "implicit, of both gradients": "lambda new_theta, g_theta: new_theta",
+    "drawn": "lambda theta: theta + normal()",
+    "of the loss": "lambda theta, *, lr: theta - lr / 0",
+    "twice": "lambda theta, g_theta, m: theta + m * g_theta",
+    "ahead": "lambda theta, m, *, lr: theta - lr * m",
+    "added": "lambda theta, m, *, lr: lr * m + theta",
+    "of a list": "lambda theta, m: [theta, m]",
+}
+"""Points where the gradient of a rule is taken."""
 
 
 def texts() -> dict[str, str]:
@@ -152,6 +168,13 @@ def texts() -> dict[str, str]:
             found.setdefault(text, f"{file}:{line}")
     for text in CALLS:
         found.setdefault(f"program = {text}\n", text)
+    for name, point in POINTS.items():
+        text = f"@rule(evaluate_at={point})\ndef own(theta, g, m, *, lr=0.1):\n    return theta - lr * m, m + g\n"
+        found.setdefault(text, f"a point {name}")
+        found.setdefault(
+            text.replace("m, *, lr", "ahead, last_lr=slot(), m=slot(), *, lr").replace("* m, m", "* m, m, m, m"),
+            f"names and {name}",
+        )
     for name, parts in RULES.items():
         declared, _, body = parts.partition("|")
         text = f"@rule\ndef own(theta, g, k={declared}, *, lr=0.1, t):\n    {body}\n"

@@ -125,13 +125,32 @@ def test_two_hundred_steps_go_where_the_library_goes(
 ) -> None:
     program = made(source, choices)
     hypers = {"lr": 1e-4} if name.startswith(("board.gd", "board.sgd", "board.m", "board.n", "sam", "clip")) else {}
-    hypers |= {"beta": 0.01} if choices.get("look_ahead") == "board" else {}  # βm/(1−β) without η is far away
+    hypers |= {"beta": 1e-4} if choices.get("look_ahead") == "board" else {}  # βm/(1−β) without η is far away
     apart = len(name) % 2 == 0  # a half of them as two tensors
     expected = path(program, problem, hypers, apart=apart, backend="eager")
     found = ask("steps", source, choices, problem, [-1.2, 1.0], 200, hypers, apart)
     assert found["errors"] == []
     np.testing.assert_allclose(np.array(found["path"], dtype=np.float64), expected, rtol=1e-12, atol=1e-12)
     assert np.abs(expected[-1] - expected[0]).max() > 1e-3  # it went somewhere
+
+
+ALONE = [case for case in CASES if case[2].get("look_ahead") != "implicit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "choices"), ALONE, ids=[f"{name} {list(own.values())}" for name, _, own in ALONE]
+)
+def test_the_file_of_a_rule_takes_the_same_steps(name: str, source: str, choices: dict[str, Any]) -> None:
+    hypers = {"lr": 1e-4}
+    if choices:
+        source += "".join(f"\n{name.partition('.')[2]}({key}={value!r})" for key, value in choices.items())
+        hypers["beta"] = 1e-4
+    found = ask("exported", source, "rosenbrock", [-1.2, 1.0], 100, hypers)
+    expected = ask("steps", source, {}, "rosenbrock", [-1.2, 1.0], 100, hypers, True)
+    np.testing.assert_allclose(
+        np.array(found["end"], dtype=np.float64), np.array(expected["path"][-1], dtype=np.float64), rtol=1e-13
+    )
+    assert "import" not in found["text"].replace("imports nothing", "")
 
 
 def test_the_compiled_kernel_goes_there_too() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from engine import ask
 
 from steprule.errors import StepruleError
 from steprule.graph.graph import Graph
 from steprule.graph.node import Node, Rank
 from steprule.graph.show import formula, latex, symbol
+from steprule.graph.twice import paths
 from steprule.rule import Formula
 
 
@@ -42,6 +44,10 @@ def dumped(graph: Graph) -> dict[str, Any]:
 def described(program: Formula) -> dict[str, Any]:
     """Return what both say of a program."""
     graph = program.graph
+    if any(part.moves is None for part in program.parts):
+        paths(graph)  # an optimiser refuses some points
+        if graph.implicit:
+            program.optimizer([torch.nn.Parameter(torch.zeros(2))], backend="eager")
     return {
         "name": program.name,
         "latex": latex(graph),

@@ -20,6 +20,19 @@ from .node import hyper as hyper_node
 from .verify import verify
 
 AHEAD = "ahead"
+SHIFT = (
+    "the look-ahead of `{name}` is not the parameter plus or minus something free of it",
+    "write evaluate_at as {parameter} - f(slots, hyperparameters)",
+)
+TAKEN = (
+    "`{own}` of `{name}` is reserved in a rule with a look-ahead, which keeps a number of that name",
+    "give the argument another name",
+)
+UNSAID = (
+    "`{name}` takes its gradient where its step ends, and does not say how near is near enough",
+    "declare tolerance=hyper(1e-14, low=0) and max_eval=hyper(500, low=1) among its hyperparameters",
+)
+"""What is wrong with a point, and what to do: with the look-ahead, its arguments, and an implicit rule."""
 Gauges = tuple[Gauge, ...]
 
 
@@ -52,11 +65,8 @@ def _shift(graph: Graph) -> Node:
     elif point.op == "add" and theta in point.inputs:
         f = make("neg", point.inputs[1 - point.inputs.index(theta)])
     if f is None or {theta, read(graph.gradient)} & set(topological([f])):
-        raise RuleError(
-            f"the look-ahead of `{graph.name}` is not the parameter plus or minus something free of it",
-            where=graph.origins.get(point, ""),
-            fix=f"write evaluate_at as {graph.parameter} - f(slots, hyperparameters)",
-        )
+        what, fix = (text.format(name=graph.name, parameter=graph.parameter) for text in SHIFT)
+        raise RuleError(what, where=graph.origins.get(point, ""), fix=fix)
     return f
 
 
@@ -68,10 +78,8 @@ def look_ahead(graph: Graph) -> LookAhead | None:
     used = [node for node in topological([shift]) if node.op == "hyper"]
     slots = {AHEAD: Slot(AHEAD, Rank.HOST), **{f"last_{n.attr}": Slot(f"last_{n.attr}", Rank.HOST) for n in used}}
     for name in sorted(slots.keys() & graph.names):
-        raise RuleError(
-            f"`{name}` of `{graph.name}` is reserved in a rule with a look-ahead, which keeps a number of that name",
-            fix="give the argument another name",
-        )
+        what, fix = (text.format(own=name, name=graph.name) for text in TAKEN)
+        raise RuleError(what, fix=fix)
     ahead = read(AHEAD, Rank.HOST)
     last: dict[Node, Node] = {node: read(f"last_{node.attr}", Rank.HOST) for node in used}
     # A factor `ahead` would turn an infinite shift into NaN; a choice does not.

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ConvergenceError, HyperparameterError
 from ..graph.graph import Graph
-from ..graph.look_ahead import to_end
+from ..graph.look_ahead import UNSAID, to_end
 from ..plan.program import lowered
 from ..plan.schedule import schedule
 from .compiled import Kernels
@@ -47,10 +47,8 @@ class Implicit:
         self._program = lowered(schedule(to_end(graph)))
         self._declared = {hyper.name: hyper for hyper in graph.hypers if hyper.name in {TOLERANCE, MOST}}
         if len(self._declared) < 2:
-            raise HyperparameterError(
-                f"`{graph.name}` takes its gradient where its step ends, and does not say how near is near enough",
-                fix=f"declare {TOLERANCE}=hyper(1e-14, low=0) and {MOST}=hyper(500, low=1) among its hyperparameters",
-            )
+            what, fix = (text.format(name=graph.name) for text in UNSAID)
+            raise HyperparameterError(what, fix=fix)
 
     def choose(self, group: dict[str, Any]) -> Kernels:  # noqa: ARG002
         """Return the kernels, which are those of the rule as it is written."""

@@ -13,11 +13,12 @@ from typing import Any
 from steprule import __version__
 from steprule.backends.javascript import HELPERS, SPELLING
 from steprule.graph import gauges, show
-from steprule.graph.graph import MISSING, OUTSIDE, Hyper
+from steprule.graph.graph import MISSING, OUTSIDE
+from steprule.graph.look_ahead import AHEAD, SHIFT, TAKEN, UNSAID
 from steprule.graph.node import AXES, SIDES, Rank
 from steprule.graph.ops import OPS, Op
 from steprule.play.library import Shelved, entries, public
-from steprule.rule import Formula, Transform, advice, functions, signature
+from steprule.rule import Formula, Rule, advice, functions, signature
 from steprule.rule.declare import RANKS
 from steprule.rule.messages import MESSAGES, PHRASES
 from steprule.rule.symbols import LONGEST
@@ -25,6 +26,13 @@ from steprule.rule.watching import EXAMPLE, NAME
 
 FILE = "rule.py"
 """What the text is called in messages: the name under which a page saves it."""
+ONE_FILE = [
+    "{name}, from the playground of steprule {version}",
+    "An ES module in float64 that imports nothing. `arrays` holds the parameter, its gradient and what `start` gives:",
+    "each is a list of one Float64Array a tensor. `step(arrays, {{ ...defaults, lr: 0.1 }}, t)` updates them in place,",
+    "from t = 1 on. Where there is a `point(arrays, hyper, t)`, the gradient is taken there.",
+]
+"""What a rule's single file of JavaScript says of itself."""
 _SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**", "mod": "%", "matmul": "@", "and": "&", "or": "|",
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
@@ -68,6 +76,8 @@ def _json(document: Any) -> str:
 
 def _operations() -> dict[str, Any]:
     return {
+        "helpers": HELPERS,
+        "one_file": ONE_FILE,
         "ops": {name: _row(row) for name, row in OPS.items()},
         "signs": {_SIGNS[row.operator]: name for name, row in OPS.items() if row.operator in _SIGNS},
         "functions": list(advice.FUNCTIONS),
@@ -134,7 +144,7 @@ def _printing() -> dict[str, Any]:
 
 
 def _words() -> dict[str, Any]:
-    own = {"value missing": MISSING, "value outside": OUTSIDE}
+    own = {"value missing": MISSING, "value outside": OUTSIDE, "shift": SHIFT, "taken": TAKEN, "unsaid": UNSAID}
     return {
         "messages": {name: list(pair) for name, pair in (MESSAGES | own).items()},
         "phrases": PHRASES,
@@ -156,34 +166,15 @@ def _declarations() -> dict[str, Any]:
         "reserved": sorted(signature.RESERVED),
         "reserved_hypers": sorted(signature.RESERVED_HYPERS),
         "asked": signature.ASKED,
+        "ahead": AHEAD,
     }
 
 
 def _library(entry: Shelved) -> dict[str, Any]:
-    value = entry.value
-    told = {"source": entry.source, "doc": (inspect.getdoc(value) or "").split("\n")[0]}
-    if not isinstance(value, Formula):
-        return told | {"kind": "function"}
-    return told | {
-        "kind": "transform" if isinstance(value, Transform) else "rule",
-        "latex": show.latex(value.graph),
-        "hypers": [_hyper(one) for one in value.hypers.values()],
-    }
-
-
-def _hyper(declared: Hyper) -> dict[str, Any]:
-    low = declared.low if declared.low is not None else declared.above
-    high = declared.high if declared.high is not None else declared.below
-    return {
-        "name": declared.name,
-        "value": declared.value,
-        "low": low,
-        "high": high,
-        "openLow": declared.above is not None,
-        "openHigh": declared.below is not None,
-        "symbol": show.symbol(declared.name, latex=True),
-        "tune": list(declared.tune) if declared.tune else None,
-    }
+    """Describe a rule by its text; what else there is to know the page reads from that."""
+    kind = "function" if not isinstance(entry.value, Formula) else "transform"
+    kind = "rule" if isinstance(entry.value, Rule) else kind
+    return {"source": entry.source, "doc": (inspect.getdoc(entry.value) or "").split("\n")[0], "kind": kind}
 
 
 __all__ = ["FILE", "facts", "script"]

@@ -15,6 +15,7 @@ LANGUAGE = (
     )),
     "web/language.js",
     "web/run.js",
+    "web/export.js",
 )  # fmt: skip
 """What reads and runs rules: they need the facts and the parser, and no document."""
 

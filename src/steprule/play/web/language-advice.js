@@ -69,7 +69,10 @@
 
   const OPERATORS = new Map([
     ...["floordiv", "rfloordiv", "divmod", "rdivmod"].map((name) => [name, "floordiv"]),
-    ["rmatmul", "rmatmul"], ["xor", "xor"], ["rxor", "xor"], ["len", "len"],
+    ["rmatmul", "rmatmul"],
+    ["xor", "xor"],
+    ["rxor", "xor"],
+    ["len", "len"],
   ]);
 
   /** Say what to write where Python's method of that name would need a value, a length or an index. */

@@ -26,14 +26,17 @@
   function joined(row, value) {
     const { reducer } = row;
     const { operations } = steprule;
-    const each = reducer.each ? operations[reducer.each](...(reducer.each === "abs" ? [value] : [value, value])) : value;
+    const each = reducer.each
+      ? operations[reducer.each](...(reducer.each === "abs" ? [value] : [value, value]))
+      : value;
     const finish = reducer.finish && (reducer.finish === "div" ? (x) => x : operations[reducer.finish]);
     return finish ? finish(each) : each;
   }
 
   function computed(row, operands) {
     const shown = new Tuple(operands);
-    if (!operands.every(isNumber)) throw new Refusal(told("of symbols", { op: row.name, given: repr(shown), fix: unfit(row.name, operands) }));
+    if (!operands.every(isNumber))
+      throw new Refusal(told("of symbols", { op: row.name, given: repr(shown), fix: unfit(row.name, operands) }));
     const numbers = operands.map(real);
     if (row.reducer) return joined(row, numbers[0]);
     return Number(steprule.operations[row.name](...numbers));
@@ -63,24 +66,35 @@
       if (i >= given.length && !named.has(name)) throw fail(`missing a required argument: '${name}'`);
       if (named.has(name)) own.set(name, named.get(name));
     }
-    const unknown = [...named.keys()].find((name) => !row.arguments.includes(name) && !(name === "axis" && row.kind === "tensor"));
+    const unknown = [...named.keys()].find(
+      (name) => !row.arguments.includes(name) && !(name === "axis" && row.kind === "tensor"),
+    );
     if (unknown !== undefined) throw fail(`got an unexpected keyword argument '${unknown}'`);
     return row.arguments.map((name) => own.get(name));
   }
 
-  const written = new Map(Object.entries({
-    clamp: (own) => callOp("minimum", [callOp("maximum", [own.get("x"), own.get("low")]), own.get("high")]),
-    inverse_root: (own) => callOp("inverse_root", [own.get("x"), own.get("p"), own.get("eps")]),
-    orthogonalize(own) {
-      const op = truth(own.get("gram")) ? "orthogonalize_gram" : "orthogonalize";
-      return callOp(op, ["x", "a", "b", "c", "eps", "steps"].map((name) => own.get(name)));
-    },
-  }));
+  const written = new Map(
+    Object.entries({
+      clamp: (own) => callOp("minimum", [callOp("maximum", [own.get("x"), own.get("low")]), own.get("high")]),
+      inverse_root: (own) => callOp("inverse_root", [own.get("x"), own.get("p"), own.get("eps")]),
+      orthogonalize(own) {
+        const op = truth(own.get("gram")) ? "orthogonalize_gram" : "orthogonalize";
+        return callOp(
+          op,
+          ["x", "a", "b", "c", "eps", "steps"].map((name) => own.get(name)),
+        );
+      },
+    }),
+  );
 
   function functionOf(name) {
     const row = language.tables().ops.get(name);
-    if (!written.has(name)) return new Builtin(name, (given, named) => callOp(name, bound(row, given, named), named.get("axis") ?? null));
-    const list = steprule.facts.signatures[name].map((one) => ({ ...one, value: one.value === undefined ? undefined : decoded(one.value) }));
+    if (!written.has(name))
+      return new Builtin(name, (given, named) => callOp(name, bound(row, given, named), named.get("axis") ?? null));
+    const list = steprule.facts.signatures[name].map((one) => ({
+      ...one,
+      value: one.value === undefined ? undefined : decoded(one.value),
+    }));
     return new Builtin(name, (given, named) => written.get(name)(language.bind(name, list, given, named)));
   }
 
@@ -113,7 +127,10 @@
     return expression;
   }
 
-  const WATCH = [{ name: "name", kind: "any" }, { name: "expression", kind: "any" }];
+  const WATCH = [
+    { name: "name", kind: "any" },
+    { name: "expression", kind: "any" },
+  ];
 
   /** The words of the language, by name, but those of the zoo. */
   language.words = function () {
@@ -133,15 +150,18 @@
 
   const builtins = (language.builtins = new Map());
   const python = (name, run) => builtins.set(name, new Builtin(name, run));
-  const absent = (method) => ([value]) => {
-    if (isSymbol(value)) throw language.valueless(method);
-    return null;
-  };
+  const absent =
+    (method) =>
+    ([value]) => {
+      if (isSymbol(value)) throw language.valueless(method);
+      return null;
+    };
 
   function least(sign) {
     return (given, named) => {
       const items = given.length === 1 ? iterate(given[0]) : given;
-      if (!items.length) throw new PythonError("ValueError", `${sign === "<" ? "min" : "max"}() arg is an empty sequence`);
+      if (!items.length)
+        throw new PythonError("ValueError", `${sign === "<" ? "min" : "max"}() arg is an empty sequence`);
       const key = named.get("key");
       const of = (value) => (key ? language.invoke(key, [value], new Map()) : value);
       return items.reduce((best, item) => (truth(compare(sign, of(item), of(best))) ? item : best));
@@ -151,17 +171,34 @@
   function range(given) {
     if (given.some(isSymbol)) throw language.valueless("index");
     if (!given.every(language.whole)) {
-      throw new PythonError("TypeError", `'${kindOf(given.find((one) => !language.whole(one)))}' object cannot be interpreted as an integer`);
+      throw new PythonError(
+        "TypeError",
+        `'${kindOf(given.find((one) => !language.whole(one)))}' object cannot be interpreted as an integer`,
+      );
     }
-    const [from, to, by] = given.length === 1 ? [0, Number(given[0]), 1] : [Number(given[0]), Number(given[1]), Number(given[2] ?? 1)];
+    const [from, to, by] =
+      given.length === 1 ? [0, Number(given[0]), 1] : [Number(given[0]), Number(given[1]), Number(given[2] ?? 1)];
     const count = Math.min(Math.max(Math.ceil((to - from) / by), 0), 200000);
     return new Tuple(Array.from({ length: count }, (_, i) => BigInt(from + i * by)));
   }
 
   function toFloat([value]) {
     if (isSymbol(value)) throw language.valueless("float");
-    const words = typeof value === "string" ? value.trim().toLowerCase().replace(/^([+-]?)inf(inity)?$/, "$1Infinity") : value;
-    const found = typeof words === "string" ? (words === "nan" ? NaN : words === "" ? undefined : Number(words.replace("infinity", "Infinity"))) : real(value ?? 0n);
+    const words =
+      typeof value === "string"
+        ? value
+            .trim()
+            .toLowerCase()
+            .replace(/^([+-]?)inf(inity)?$/, "$1Infinity")
+        : value;
+    const found =
+      typeof words === "string"
+        ? words === "nan"
+          ? NaN
+          : words === ""
+            ? undefined
+            : Number(words.replace("infinity", "Infinity"))
+        : real(value ?? 0n);
     if (typeof value === "string" && (found === undefined || (Number.isNaN(found) && words !== "nan"))) {
       throw new PythonError("ValueError", `could not convert string to float: ${repr(value)}`);
     }
@@ -200,7 +237,9 @@
   python("zip", (given) => {
     const all = given.map(iterate);
     const count = Math.min(...all.map((items) => items.length));
-    return new List(Array.from({ length: Number.isFinite(count) ? count : 0 }, (_, i) => new Tuple(all.map((items) => items[i]))));
+    return new List(
+      Array.from({ length: Number.isFinite(count) ? count : 0 }, (_, i) => new Tuple(all.map((items) => items[i]))),
+    );
   });
   python("any", ([value]) => iterate(value).some((item) => truth(item)));
   python("all", ([value]) => iterate(value).every((item) => truth(item)));

@@ -26,9 +26,13 @@
     }
     admits(value) {
       const outside = (bound, wrong) => known(bound) && wrong(number(bound));
-      return this.told || (
-        Number.isFinite(value) && !outside(this.low, (end) => value < end) && !outside(this.high, (end) => value > end) &&
-        !outside(this.above, (end) => value <= end) && !outside(this.below, (end) => value >= end)
+      return (
+        this.told ||
+        (Number.isFinite(value) &&
+          !outside(this.low, (end) => value < end) &&
+          !outside(this.high, (end) => value > end) &&
+          !outside(this.above, (end) => value <= end) &&
+          !outside(this.below, (end) => value >= end))
       );
     }
     example() {
@@ -105,7 +109,9 @@
   };
 
   const SLOT = [
-    { name: "init", kind: "keyword", value: 0 }, { name: "rank", kind: "keyword", value: "element" }, ...keywords("low dtype"),
+    { name: "init", kind: "keyword", value: 0 },
+    { name: "rank", kind: "keyword", value: "element" },
+    ...keywords("low dtype"),
   ];
 
   function starts(init, word) {
@@ -117,10 +123,13 @@
     const { init, rank: word, low, dtype } = Object.fromEntries(language.bind("slot", SLOT, given, named));
     if (known(dtype) && dtype !== "float32") throw new Refusal(told("slot dtype", { dtype: repr(dtype) }));
     const ranks = language.tables().words;
-    if (!ranks.has(word)) throw new Refusal(told("slot rank", { rank: repr(word), ranks: [...ranks.keys()].join(", ") }));
+    if (!ranks.has(word))
+      throw new Refusal(told("slot rank", { rank: repr(word), ranks: [...ranks.keys()].join(", ") }));
     const own = rank.of(ranks.get(word));
     if (typeof init === "string" && !starts(init, word)) {
-      const small = rank.apart(own) ? phrase("matrix slot") : phrase("small slot", { rank: repr(word), each: rank.each(own) });
+      const small = rank.apart(own)
+        ? phrase("matrix slot")
+        : phrase("small slot", { rank: repr(word), each: rank.each(own) });
       throw new Refusal(told("slot init", { init: repr(init), few: word === "element" ? "" : small }));
     }
     if (typeof init !== "string") checked(new Hyper({ name: "init" }), init);
@@ -141,7 +150,10 @@
   function refuseReserved(name, reserved, called) {
     if (!reserved.includes(name)) return;
     const { asked } = language.tables();
-    const names = reserved.filter((one) => !asked.has(one)).sort().join(", ");
+    const names = reserved
+      .filter((one) => !asked.has(one))
+      .sort()
+      .join(", ");
     const own = asked.has(name) ? phrase("asked", { name, meaning: asked.get(name) }) : phrase("reserved", { names });
     throw new Refusal(told("reserved", { name, fix: own }), language.definition(called));
   }
@@ -177,7 +189,11 @@
   function refuseArguments(called, given) {
     const more = given === 3;
     const starred = called.parameters.some((one) => one.kind === "*" || one.kind === "**");
-    const values = { name: called.name, new: more ? phrase("new parameter") : "", stars: starred ? phrase("stars") : "" };
+    const values = {
+      name: called.name,
+      new: more ? phrase("new parameter") : "",
+      stars: starred ? phrase("stars") : "",
+    };
     throw new Refusal(told("arguments", { ...values, short: more ? "new, " : "" }), language.definition(called));
   }
 
@@ -189,13 +205,17 @@
     const starred = list.some((one) => one.kind === "*" || one.kind === "**");
     if (starred || arrays.length < given) refuseArguments(called, given);
     const { asked } = language.tables();
-    for (const one of list) if (asked.has(one.name) && one.value !== undefined) refuseReserved(one.name, steprule.facts.reserved, called);
+    for (const one of list)
+      if (asked.has(one.name) && one.value !== undefined) refuseReserved(one.name, steprule.facts.reserved, called);
     const named = list.filter((one) => one.kind === "keyword");
     const first = `${arrays[1].name}_${arrays[0].name}`;
     const wantsFirst = named.some((one) => one.name === first && one.value === undefined);
     const declared = named.filter((one) => !asked.has(one.name) && !(wantsFirst && one.name === first));
     const all = declared.map((one) => [one.name, hyperOf(one, called)]);
-    const slots = arrays.map((one) => one).slice(given).map((one) => slotOf(one, called));
+    const slots = arrays
+      .map((one) => one)
+      .slice(given)
+      .map((one) => slotOf(one, called));
     return {
       arrays: arrays.map((one) => one.name),
       slots,

@@ -154,7 +154,11 @@
   }
 
   function configureChain(chain, given, named) {
-    if (given.length) throw new language.PythonError("TypeError", `Chain.__call__() takes 1 positional argument but ${given.length + 1} were given`);
+    if (given.length)
+      throw new language.PythonError(
+        "TypeError",
+        `Chain.__call__() takes 1 positional argument but ${given.length + 1} were given`,
+      );
     const owners = language.owners(chain.parts);
     chain.parts.forEach((part, place) => {
       for (const name of part.chosen.keys()) {
@@ -209,7 +213,7 @@
   }
 
   function made(transform, named, called) {
-    const moves = transform ? named.get("moves") ?? "gradient" : null;
+    const moves = transform ? (named.get("moves") ?? "gradient") : null;
     const evaluateAt = named.get("evaluate_at") ?? null;
     if (![null, "gradient", "parameter", "update"].includes(moves)) {
       const at = called instanceof language.Function ? language.definition(called) : language.at;
@@ -227,13 +231,18 @@
   /** Return `@rule` or `@transform`, as a function of the language. */
   language.maker = function (name, transform) {
     const options = transform ? ["moves", "evaluate_at"] : ["evaluate_at"];
-    const list = [{ name: "function", kind: "any", value: null }, ...options.map((one) => ({ name: one, kind: "keyword", value: null }))];
+    const list = [
+      { name: "function", kind: "any", value: null },
+      ...options.map((one) => ({ name: one, kind: "keyword", value: null })),
+    ];
     return new language.Builtin(name, (given, named) => {
       const own = language.bind(name, list, given, named);
       const called = own.get("function");
       own.delete("function");
       if (transform && !named.has("moves")) own.delete("moves");
-      return called === null ? new language.Builtin(name, ([function_]) => made(transform, own, function_)) : made(transform, own, called);
+      return called === null
+        ? new language.Builtin(name, ([function_]) => made(transform, own, function_))
+        : made(transform, own, called);
     });
   };
 

@@ -68,7 +68,8 @@
   /** Names that a function's statements assign, as Python decides before it runs. */
   function assigned(node, doc, found = new Set()) {
     if (["LambdaExpression", "ClassDefinition"].includes(node.type)) return found;
-    if (node.type === "FunctionDefinition") return found.add(doc.slice(node.kids.find((kid) => kid.type === "VariableName")));
+    if (node.type === "FunctionDefinition")
+      return found.add(doc.slice(node.kids.find((kid) => kid.type === "VariableName")));
     if (node.type === "AssignStatement") targets(node, doc, found);
     if (node.type === "UpdateStatement" && node.kids[0].type === "VariableName") found.add(doc.slice(node.kids[0]));
     if (node.type === "ForStatement") loopNames(node, doc, found);
@@ -97,8 +98,17 @@
   /** Make the function of a definition. */
   language.defined = function (node, frame) {
     const name = frame.doc.slice(node.kids.find((kid) => kid.type === "VariableName"));
-    const list = parameters(node.kids.find((kid) => kid.type === "ParamList"), frame);
-    return new Function_(name, list, node.kids.find((kid) => kid.type === "Body"), frame, node);
+    const list = parameters(
+      node.kids.find((kid) => kid.type === "ParamList"),
+      frame,
+    );
+    return new Function_(
+      name,
+      list,
+      node.kids.find((kid) => kid.type === "Body"),
+      frame,
+      node,
+    );
   };
 
   language.lambda = function (node, frame) {
@@ -132,7 +142,10 @@
 
   function missing(name, lacking, kind) {
     const words = lacking.map((one) => `'${one}'`);
-    const all = words.length > 1 ? `${words.slice(0, -1).join(", ")}${words.length > 2 ? "," : ""} and ${words.at(-1)}` : words[0];
+    const all =
+      words.length > 1
+        ? `${words.slice(0, -1).join(", ")}${words.length > 2 ? "," : ""} and ${words.at(-1)}`
+        : words[0];
     const plural = words.length > 1 ? "s" : "";
     return new PythonError("TypeError", `${name}() missing ${words.length} required ${kind} argument${plural}: ${all}`);
   }
@@ -154,7 +167,8 @@
     const others = new Map();
     for (const [key, value] of named) {
       const known = list.some((one) => one.name === key && (one.kind === "any" || one.kind === "keyword"));
-      if (known && own.has(key)) throw new PythonError("TypeError", `${name}() got multiple values for argument '${key}'`);
+      if (known && own.has(key))
+        throw new PythonError("TypeError", `${name}() got multiple values for argument '${key}'`);
       (known ? own : others).set(key, value);
     }
     const starred = list.find((one) => one.kind === "**");
@@ -166,7 +180,8 @@
     if (rest) own.set(rest.name, new language.Tuple(given.slice(places.length)));
     if (starred) own.set(starred.name, new language.Dict(others));
     for (const one of list) if (!own.has(one.name) && one.value !== undefined) own.set(one.name, one.value);
-    const lacking = (kinds) => list.filter((one) => kinds.includes(one.kind) && !own.has(one.name)).map((one) => one.name);
+    const lacking = (kinds) =>
+      list.filter((one) => kinds.includes(one.kind) && !own.has(one.name)).map((one) => one.name);
     if (lacking(["any", "positional"]).length) throw missing(name, lacking(["any", "positional"]), "positional");
     if (lacking(["keyword"]).length) throw missing(name, lacking(["keyword"]), "keyword-only");
     return own;
@@ -177,12 +192,16 @@
     if (++depth > DEEPEST) throw (depth--, new PythonError("RecursionError", "maximum recursion depth exceeded"));
     const names = language.bind(called.name, called.parameters, given, named);
     const plain = called.body.type !== "Body";
-    const frame = new Frame(called.doc, called.frame.globals, called.frame.globals === called.frame.names ? null : called.frame);
+    const frame = new Frame(
+      called.doc,
+      called.frame.globals,
+      called.frame.globals === called.frame.names ? null : called.frame,
+    );
     called.assigned ??= plain ? new Set() : assigned(called.body, called.doc);
     frame.assigned = new Set([...called.assigned, ...names.keys()]);
     frame.names = names;
     try {
-      return plain ? language.evaluate(called.body, frame) : language.execute(called.body, frame)?.value ?? null;
+      return plain ? language.evaluate(called.body, frame) : (language.execute(called.body, frame)?.value ?? null);
     } finally {
       depth--;
     }

@@ -35,8 +35,10 @@
     call_(given, named) {
       const name = this.path[this.path.length - 1];
       const symbols = [...given, ...named.values()].some(isSymbol);
-      if (symbols && this.library === "torch") throw new Refusal(told("torch's", { name, fix: language.advice.instead(name) }));
-      if (symbols) throw new PythonError("TypeError", "operand 'Symbol' does not support ufuncs (__array_ufunc__=None)");
+      if (symbols && this.library === "torch")
+        throw new Refusal(told("torch's", { name, fix: language.advice.instead(name) }));
+      if (symbols)
+        throw new PythonError("TypeError", "operand 'Symbol' does not support ufuncs (__array_ufunc__=None)");
       throw new Refusal(told("elsewhere", { name: [this.library, ...this.path].join(".") }));
     }
     repr() {
@@ -59,18 +61,20 @@
     throw new PythonError("AttributeError", `'${kindOf(owner)}' object has no attribute '${name}'`, name);
   };
 
-  const METHODS = new Map(Object.entries({
-    "list.append": (list, value) => (list.items.push(value), null),
-    "list.index": (list, value) => BigInt(list.items.indexOf(value)),
-    "dict.get": (dict, key, other = null) => (dict.items.has(key) ? dict.items.get(key) : other),
-    "dict.items": (dict) => new language.List([...dict.items].map((pair) => new language.Tuple(pair))),
-    "dict.keys": (dict) => new language.List([...dict.items.keys()]),
-    "dict.values": (dict) => new language.List([...dict.items.values()]),
-    "str.startswith": (text, start) => text.startsWith(start),
-    "str.endswith": (text, end) => text.endsWith(end),
-    "str.lower": (text) => text.toLowerCase(),
-    "str.upper": (text) => text.toUpperCase(),
-  }));
+  const METHODS = new Map(
+    Object.entries({
+      "list.append": (list, value) => (list.items.push(value), null),
+      "list.index": (list, value) => BigInt(list.items.indexOf(value)),
+      "dict.get": (dict, key, other = null) => (dict.items.has(key) ? dict.items.get(key) : other),
+      "dict.items": (dict) => new language.List([...dict.items].map((pair) => new language.Tuple(pair))),
+      "dict.keys": (dict) => new language.List([...dict.items.keys()]),
+      "dict.values": (dict) => new language.List([...dict.items.values()]),
+      "str.startswith": (text, start) => text.startsWith(start),
+      "str.endswith": (text, end) => text.endsWith(end),
+      "str.lower": (text) => text.toLowerCase(),
+      "str.upper": (text) => text.toUpperCase(),
+    }),
+  );
 
   language.item = function (owner, index) {
     if (isSymbol(owner)) throw language.valueless("getitem");
@@ -146,22 +150,34 @@
 
   function mathMember(name) {
     if (Object.hasOwn(NUMBERS, name)) return NUMBERS[name];
-    const own = { fabs: Math.abs, isfinite: Number.isFinite, isnan: Number.isNaN, pow: Math.pow, fmod: (a, b) => a % b };
+    const own = {
+      fabs: Math.abs,
+      isfinite: Number.isFinite,
+      isnan: Number.isNaN,
+      pow: Math.pow,
+      fmod: (a, b) => a % b,
+    };
     const run = Object.hasOwn(own, name) ? own[name] : Object.hasOwn(Math, name) ? Math[name] : undefined;
     if (typeof run !== "function") return undefined;
     return new Builtin(name, (given) => {
       if (given.some(isSymbol)) throw language.valueless(Object.hasOwn(WHOLE, name) ? name : "float");
-      if (!given.every(isNumber)) throw new PythonError("TypeError", `must be real number, not ${kindOf(given.find((one) => !isNumber(one)))}`);
+      if (!given.every(isNumber))
+        throw new PythonError("TypeError", `must be real number, not ${kindOf(given.find((one) => !isNumber(one)))}`);
       const found = run(...given.map(real));
-      if (Number.isNaN(found) && !given.some((one) => Number.isNaN(number(one)))) throw new PythonError("ValueError", "math domain error");
-      if (found === Infinity && given.every((one) => Number.isFinite(number(one)))) throw new PythonError("OverflowError", "math range error");
-      if (["log", "log2", "log10"].includes(name) && found === -Infinity) throw new PythonError("ValueError", "math domain error");
+      if (Number.isNaN(found) && !given.some((one) => Number.isNaN(number(one))))
+        throw new PythonError("ValueError", "math domain error");
+      if (found === Infinity && given.every((one) => Number.isFinite(number(one))))
+        throw new PythonError("OverflowError", "math range error");
+      if (["log", "log2", "log10"].includes(name) && found === -Infinity)
+        throw new PythonError("ValueError", "math domain error");
       return Object.hasOwn(WHOLE, name) ? BigInt(found) : found;
     });
   }
 
   function partial([callee, ...first], named) {
-    return new Builtin("partial", (given, more) => language.invoke(callee, [...first, ...given], new Map([...named, ...more])));
+    return new Builtin("partial", (given, more) =>
+      language.invoke(callee, [...first, ...given], new Map([...named, ...more])),
+    );
   }
 
   const FOREIGN = new Set(["numpy", "torch"]);
@@ -177,7 +193,8 @@
     if (FOREIGN.has(root)) return new Foreign(root, path);
     if (name === "builtins") return new Module("builtins", (own) => language.builtins.get(own));
     if (name === "math") return new Module("math", mathMember);
-    if (name === "functools") return new Module("functools", (own) => (own === "partial" ? new Builtin("partial", partial) : undefined));
+    if (name === "functools")
+      return new Module("functools", (own) => (own === "partial" ? new Builtin("partial", partial) : undefined));
     if (["__future__", "typing", "collections.abc"].includes(name)) return new Module(name, () => null);
     throw new Refusal(told("no module", { name }));
   };

@@ -73,7 +73,12 @@
     const [, prefix, quote] = /^([a-zA-Z]*)("""|'''|"|')/.exec(raw);
     const inside = raw.slice(prefix.length + quote.length, raw.length - quote.length);
     if (/r/i.test(prefix)) return inside;
-    const plain = new Map([["n", "\n"], ["t", "\t"], ["r", "\r"], ["\n", ""]]);
+    const plain = new Map([
+      ["n", "\n"],
+      ["t", "\t"],
+      ["r", "\r"],
+      ["\n", ""],
+    ]);
     return inside.replace(/\\([\s\S])/g, (_, letter) => plain.get(letter) ?? letter);
   }
 
@@ -84,7 +89,10 @@
   }
 
   function items(node, frame) {
-    return language.listed(node.kids.filter((kid) => !"()[]{}".includes(kid.type)), frame);
+    return language.listed(
+      node.kids.filter((kid) => !"()[]{}".includes(kid.type)),
+      frame,
+    );
   }
 
   /** Evaluate expressions between commas, of which some may have a star. */
@@ -227,27 +235,29 @@
     return language.lookUp(frame.doc.slice(node), frame);
   }
 
-  const EXPRESSIONS = new Map(Object.entries({
-    VariableName: name,
-    Number: numeral,
-    String: text,
-    ContinuedString: (node, frame) => node.kids.map((kid) => text(kid, frame)).join(""),
-    Boolean: (node, frame) => frame.doc.slice(node) === "True",
-    None: () => null,
-    ParenthesizedExpression: (node, frame) => evaluate(bare(node), frame),
-    TupleExpression: (node, frame) => new Tuple(items(node, frame)),
-    ArrayExpression: (node, frame) => new List(items(node, frame)),
-    SetExpression: (node, frame) => hashable(new List(items(node, frame)), node, frame),
-    DictionaryExpression: dictionary,
-    BinaryExpression: binaryExpression,
-    UnaryExpression: unaryExpression,
-    ConditionalExpression: conditional,
-    LambdaExpression: (node, frame) => language.lambda(node, frame),
-    MemberExpression: member,
-    CallExpression: call,
-    ArrayComprehensionExpression: comprehended,
-    ComprehensionExpression: comprehended,
-  }));
+  const EXPRESSIONS = new Map(
+    Object.entries({
+      VariableName: name,
+      Number: numeral,
+      String: text,
+      ContinuedString: (node, frame) => node.kids.map((kid) => text(kid, frame)).join(""),
+      Boolean: (node, frame) => frame.doc.slice(node) === "True",
+      None: () => null,
+      ParenthesizedExpression: (node, frame) => evaluate(bare(node), frame),
+      TupleExpression: (node, frame) => new Tuple(items(node, frame)),
+      ArrayExpression: (node, frame) => new List(items(node, frame)),
+      SetExpression: (node, frame) => hashable(new List(items(node, frame)), node, frame),
+      DictionaryExpression: dictionary,
+      BinaryExpression: binaryExpression,
+      UnaryExpression: unaryExpression,
+      ConditionalExpression: conditional,
+      LambdaExpression: (node, frame) => language.lambda(node, frame),
+      MemberExpression: member,
+      CallExpression: call,
+      ArrayComprehensionExpression: comprehended,
+      ComprehensionExpression: comprehended,
+    }),
+  );
 
   function hashable(list, node, frame) {
     at(node, frame);

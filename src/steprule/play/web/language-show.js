@@ -79,7 +79,8 @@
       if (node.kind === "chance") return this.drawn(node, template);
       if (node.op === "pow" && !this.latex && node.inputs[1].op === "const") {
         const exponent = this.leaf(node.inputs[1]);
-        if (/^\d+$/.test(exponent)) return this.inner(node.inputs[0], 9) + lifted(exponent, steprule.facts.superscripts);
+        if (/^\d+$/.test(exponent))
+          return this.inner(node.inputs[0], 9) + lifted(exponent, steprule.facts.superscripts);
       }
       if (node.op === "where" && this.cases) return this.where(node);
       const divides = node.inputs.some((child) => child.op === "div" && !this.names.has(child));
@@ -136,7 +137,8 @@
     point() {
       const { graph, printer, latex } = this;
       const loss = latex ? "\\nabla L\\left({}\\right)" : "∇L({})";
-      if (graph.first) this.lines.push([printer.atParameter(), format(loss, [printer.dated(graph.parameter, true)], {})]);
+      if (graph.first)
+        this.lines.push([printer.atParameter(), format(loss, [printer.dated(graph.parameter, true)], {})]);
       if (!graph.implicit) this.nameParts(graph.evaluateAt);
       const at = graph.implicit ? printer.dated(graph.parameter, false) : printer.show(graph.evaluateAt);
       this.lines.push([symbol(graph.gradient, latex), format(loss, [at], {})]);
@@ -176,7 +178,11 @@
   }
 
   /** Print a rule as text, one equation a line. */
-  language.formula = (graph) => new Lines(graph, false, false).all().map(([left, right]) => `${left} = ${right}`).join("\n");
+  language.formula = (graph) =>
+    new Lines(graph, false, false)
+      .all()
+      .map(([left, right]) => `${left} = ${right}`)
+      .join("\n");
 
   /** Print a rule as one `align*` environment of LaTeX. */
   language.latex = function (graph) {

@@ -97,7 +97,10 @@
 
   function forStatement(node, frame) {
     const upto = node.kids.findIndex((kid) => kid.type === "in");
-    const over = node.kids.slice(upto + 1, node.kids.findIndex((kid) => kid.type === "Body"));
+    const over = node.kids.slice(
+      upto + 1,
+      node.kids.findIndex((kid) => kid.type === "Body"),
+    );
     const value = language.valueOf(over, frame);
     language.at = place(node, frame);
     const items = language.iterate(value);
@@ -156,13 +159,19 @@
 
   /** List what an import statement imports: {from, name, as}. */
   language.imported = function (node, doc) {
-    const words = doc.slice(node).replace(/[()\\\n]/g, " ").replace(/#.*$/gm, "");
+    const words = doc
+      .slice(node)
+      .replace(/[()\\\n]/g, " ")
+      .replace(/#.*$/gm, "");
     const [, , from, list] = /^(from\s+(\S+)\s+)?import\s+([\s\S]*)$/.exec(words) ?? [];
-    return (list ?? "").split(",").filter((one) => one.trim()).map((one) => {
-      const [name, as] = one.trim().split(/\s+as\s+/);
-      const dotted = from === undefined && !as && name.includes(".");
-      return { from, name, dotted, as: as ?? (dotted ? name.split(".")[0] : name) };
-    });
+    return (list ?? "")
+      .split(",")
+      .filter((one) => one.trim())
+      .map((one) => {
+        const [name, as] = one.trim().split(/\s+as\s+/);
+        const dotted = from === undefined && !as && name.includes(".");
+        return { from, name, dotted, as: as ?? (dotted ? name.split(".")[0] : name) };
+      });
   };
 
   function returnStatement(node, frame) {
@@ -179,28 +188,30 @@
     return null;
   }
 
-  const STATEMENTS = new Map(Object.entries({
-    ExpressionStatement: (node, frame) => void language.valueOf(node.kids, frame),
-    AssignStatement: assignStatement,
-    UpdateStatement: updateStatement,
-    ReturnStatement: returnStatement,
-    IfStatement: ifStatement,
-    ForStatement: forStatement,
-    WhileStatement: whileStatement,
-    PassStatement: () => null,
-    BreakStatement: () => SIGNAL.stop,
-    ContinueStatement: () => SIGNAL.next,
-    ImportStatement: importStatement,
-    ScopeStatement: shared,
-    StatementGroup: (node, frame) => execute(node, frame),
-    DecoratedStatement: decorated,
-    FunctionDefinition(node, frame) {
-      const made = language.defined(node, frame);
-      language.setName(made.name, made, frame);
-      return null;
-    },
-    AssertStatement: () => null,
-  }));
+  const STATEMENTS = new Map(
+    Object.entries({
+      ExpressionStatement: (node, frame) => void language.valueOf(node.kids, frame),
+      AssignStatement: assignStatement,
+      UpdateStatement: updateStatement,
+      ReturnStatement: returnStatement,
+      IfStatement: ifStatement,
+      ForStatement: forStatement,
+      WhileStatement: whileStatement,
+      PassStatement: () => null,
+      BreakStatement: () => SIGNAL.stop,
+      ContinueStatement: () => SIGNAL.next,
+      ImportStatement: importStatement,
+      ScopeStatement: shared,
+      StatementGroup: (node, frame) => execute(node, frame),
+      DecoratedStatement: decorated,
+      FunctionDefinition(node, frame) {
+        const made = language.defined(node, frame);
+        language.setName(made.name, made, frame);
+        return null;
+      },
+      AssertStatement: () => null,
+    }),
+  );
 
   /** Run one statement; what it gives is a return, a break, or nothing. */
   language.statement = function (node, frame) {

@@ -1,4 +1,4 @@
-// Symbols: what a rule's arguments are while it is read. Arithmetic on them makes the graph; rule/symbols.py in JavaScript.
+// Symbols: what a rule's arguments are while it is read; arithmetic on them makes the graph. It follows rule/symbols.py.
 (function (steprule) {
   "use strict";
 
@@ -87,7 +87,8 @@
   function lift(value) {
     if (isSymbol(value)) return value.node;
     const own = number(value);
-    if (!Number.isFinite(own)) throw new Refusal(told("no number", { shown: short(value), fix: insteadOfValue(value) }));
+    if (!Number.isFinite(own))
+      throw new Refusal(told("no number", { shown: short(value), fix: insteadOfValue(value) }));
     const node = constant(own);
     language.recorder?.remember(node);
     return node;
@@ -174,6 +175,17 @@
   }
 
   Object.assign(language, {
-    Refusal, PythonError, Symbol: Symbol_, Recorder, isSymbol, number, lift, apply, sizeOf, draw, sidesOf, shape,
+    Refusal,
+    PythonError,
+    Symbol: Symbol_,
+    Recorder,
+    isSymbol,
+    number,
+    lift,
+    apply,
+    sizeOf,
+    draw,
+    sidesOf,
+    shape,
   });
 })((globalThis.steprule ??= {}));

@@ -68,7 +68,8 @@
     const names = part.signature.arrays.slice(part.given);
     const arrays = new Map(names.map((name, i) => [name, symbol(read(slots[i].name, slots[i].rank))]));
     const keywords = part.keywords;
-    for (const [name, declared] of part.own) keywords.set(name, symbol(language.hyper(claim(declared, part.name, taken).name)));
+    for (const [name, declared] of part.own)
+      keywords.set(name, symbol(language.hyper(claim(declared, part.name, taken).name)));
     if (part.signature.wantsStep) keywords.set("t", symbol(language.step()));
     if (part.signature.wantsLoss) keywords.set("loss", symbol(language.hyper("loss")));
     return { part, slots, arrays, keywords, first: null };
@@ -97,12 +98,18 @@
       const news = wanted.map((name) => phrase("new", { name })).join(", ");
       const count = result === null ? "no" : values.length;
       const counts = { name: part.name, given: count, needed: wanted.length };
-      throw new Refusal(told("returns", { ...counts, told: news, wanted: wanted.join(", ") }), language.returned(part.called));
+      throw new Refusal(
+        told("returns", { ...counts, told: news, wanted: wanted.join(", ") }),
+        language.returned(part.called),
+      );
     }
     const nodes = values.map((value) => returned(value, part.called));
     const where = (node) => language.recorder.origins.get(node) ?? language.returned(part.called);
     if (!rank.within(nodes[0].rank, rank.of("ELEMENT"))) {
-      throw new Refusal(told("returns a matrix", { name: wanted[0], sides: language.sidesOf(nodes[0].rank) }), where(nodes[0]));
+      throw new Refusal(
+        told("returns a matrix", { name: wanted[0], sides: language.sidesOf(nodes[0].rank) }),
+        where(nodes[0]),
+      );
     }
     for (const [i, node] of nodes.entries()) {
       if (node.truth) throw new Refusal(told("returns a comparison", { name: wanted[i] }), where(node));
@@ -138,9 +145,13 @@
     }
     if (rank.apart(slot.rank)) return phrase("no rank", { name });
     const isGlobal = slot.rank === rank.of("GLOBAL");
-    if (rank.within(value.rank, rank.of("TENSOR"))) return (isGlobal ? phrase("over all or") : "") + of(rank.word(value.rank));
-    const axes = new Map([[rank.of("ROW"), ", axis=1"], [rank.of("COLUMN"), ", axis=0"]]);
-    const axis = value.rank === rank.of("ELEMENT") ? axes.get(slot.rank) ?? "" : "";
+    if (rank.within(value.rank, rank.of("TENSOR")))
+      return (isGlobal ? phrase("over all or") : "") + of(rank.word(value.rank));
+    const axes = new Map([
+      [rank.of("ROW"), ", axis=1"],
+      [rank.of("COLUMN"), ", axis=0"],
+    ]);
+    const axis = value.rank === rank.of("ELEMENT") ? (axes.get(slot.rank) ?? "") : "";
     const how = isGlobal ? phrase("over all") : phrase("mean first", { axis });
     const host = slot.rank === rank.of("HOST");
     const wider = host ? "tensor" : rank.word(value.rank | slot.rank);
@@ -153,14 +164,19 @@
     const { part } = bound;
     const { signature } = part;
     const [parameter, gradient] = signature.arrays;
-    const known = new Map([[parameter, theta], [`new_${parameter}`, end], [signature.first, bound.first]]);
+    const known = new Map([
+      [parameter, theta],
+      [`new_${parameter}`, end],
+      [signature.first, bound.first],
+    ]);
     for (const [name, value] of [...bound.arrays, ...bound.keywords]) known.set(name, value);
     const list = part.evaluateAt.parameters;
     const missing = list.find((one) => !known.has(one.name));
     if (missing) {
-      const message = missing.name === gradient
-        ? told("point asks gradient", { name: gradient, first: signature.first, parameter })
-        : told("point asks", { name: missing.name, rule: part.name, known: [...known.keys()].join(", ") });
+      const message =
+        missing.name === gradient
+          ? told("point asks gradient", { name: gradient, first: signature.first, parameter })
+          : told("point asks", { name: missing.name, rule: part.name, known: [...known.keys()].join(", ") });
       throw new Refusal(message, language.definition(part.evaluateAt));
     }
     const places = list.filter((one) => one.kind !== "keyword").map((one) => known.get(one.name));
@@ -218,7 +234,14 @@
     }
     const slots = [ending, ...bounds.filter((bound) => bound !== ending)].flatMap((bound) => bound.slots);
     const graph = {
-      name, parameter, gradient, slots, gradients, gauges, evaluateAt: null, first: "",
+      name,
+      parameter,
+      gradient,
+      slots,
+      gradients,
+      gauges,
+      evaluateAt: null,
+      first: "",
       hypers: [...taken.values()].filter((one) => one instanceof Hyper),
       newParameter: (last.moves === "gradient" ? g : theta).node,
       newSlots: slots.map((slot) => news.get(slot.name)),
@@ -264,6 +287,37 @@
     const point = graph.evaluateAt ? [graph.evaluateAt] : [];
     return [graph.newParameter, ...graph.newSlots, ...point, ...watched(graph)];
   }
+
+  /** Return f of the point θ − f; null if the point is no such thing. */
+  function shiftOf(graph) {
+    const theta = read(graph.parameter);
+    const { op, inputs } = graph.evaluateAt;
+    let f = null;
+    if (op === "sub" && inputs[0] === theta) f = inputs[1];
+    else if (op === "add" && inputs.includes(theta)) f = inputs[inputs[0] === theta ? 1 : 0];
+    const below = f ? topological([f]) : [];
+    return below.includes(theta) || below.includes(read(graph.gradient)) ? null : f;
+  }
+
+  /** Refuse a rule whose point no optimiser could find. */
+  language.checkPoint = function (graph) {
+    const { name, parameter, gradient } = graph;
+    const names = new Set([
+      parameter,
+      gradient,
+      ...graph.slots.map((slot) => slot.name),
+      ...graph.hypers.map((one) => one.name),
+    ]);
+    if (graph.implicit && !(names.has("tolerance") && names.has("max_eval")))
+      throw new Refusal(told("unsaid", { name }), null);
+    if (!graph.looksAhead) return;
+    const f = shiftOf(graph);
+    if (!f) throw new Refusal(told("shift", { name, parameter }), graph.origins.get(graph.evaluateAt) ?? null);
+    const used = topological([f]).filter((node) => node.op === "hyper");
+    const kept = [steprule.facts.ahead, ...used.map((node) => `last_${node.attr}`)];
+    const own = kept.filter((one) => names.has(one)).sort()[0];
+    if (own) throw new Refusal(told("taken", { own, name }), null);
+  };
 
   /** Return the graph of a formula. */
   language.trace = function (formula) {

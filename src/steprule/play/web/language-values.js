@@ -60,7 +60,8 @@
 
   function realPower(a, b) {
     if (a === 0 && b < 0) throw zero("0.0 cannot be raised to a negative power");
-    if (a < 0 && !Number.isInteger(b)) throw new PythonError("ValueError", "a complex number is no number of a formula");
+    if (a < 0 && !Number.isInteger(b))
+      throw new PythonError("ValueError", "a complex number is no number of a formula");
     const found = Math.abs(a) === 1 && !Number.isNaN(a) && !Number.isFinite(b) ? 1 : a ** b;
     if (!Number.isFinite(found) && Number.isFinite(a) && Number.isFinite(b)) {
       throw new PythonError("OverflowError", "(34, 'Numerical result out of range')");
@@ -68,18 +69,20 @@
     return a === 1 ? 1 : found;
   }
 
-  const WHOLE = new Map(Object.entries({
-    "+": (a, b) => a + b,
-    "-": (a, b) => a - b,
-    "*": (a, b) => a * b,
-    "**": power,
-    "/": (a, b) => quotient(Number(a), Number(b), "division by zero"),
-    "//": (a, b) => (divided(b, "integer division or modulo by zero"), (a - remainder(a, b)) / b),
-    "%": (a, b) => (divided(b, "integer modulo by zero"), remainder(a, b)),
-    "&": (a, b) => a & b,
-    "|": (a, b) => a | b,
-    "^": (a, b) => a ^ b,
-  }));
+  const WHOLE = new Map(
+    Object.entries({
+      "+": (a, b) => a + b,
+      "-": (a, b) => a - b,
+      "*": (a, b) => a * b,
+      "**": power,
+      "/": (a, b) => quotient(Number(a), Number(b), "division by zero"),
+      "//": (a, b) => (divided(b, "integer division or modulo by zero"), (a - remainder(a, b)) / b),
+      "%": (a, b) => (divided(b, "integer modulo by zero"), remainder(a, b)),
+      "&": (a, b) => a & b,
+      "|": (a, b) => a | b,
+      "^": (a, b) => a ^ b,
+    }),
+  );
 
   function divided(b, message) {
     if (b === 0n) throw zero(message);
@@ -101,15 +104,17 @@
     return rest !== 0 && rest < 0 !== b < 0 ? rest + b : rest;
   }
 
-  const REAL = new Map(Object.entries({
-    "+": (a, b) => a + b,
-    "-": (a, b) => a - b,
-    "*": (a, b) => a * b,
-    "**": realPower,
-    "/": (a, b) => quotient(a, b, "float division by zero"),
-    "//": (a, b) => (quotient(a, b, "float floor division by zero"), Math.floor((a - modulo(a, b)) / b + 0.25)),
-    "%": modulo,
-  }));
+  const REAL = new Map(
+    Object.entries({
+      "+": (a, b) => a + b,
+      "-": (a, b) => a - b,
+      "*": (a, b) => a * b,
+      "**": realPower,
+      "/": (a, b) => quotient(a, b, "float division by zero"),
+      "//": (a, b) => (quotient(a, b, "float floor division by zero"), Math.floor((a - modulo(a, b)) / b + 0.25)),
+      "%": modulo,
+    }),
+  );
 
   function real(value) {
     const found = number(value);
@@ -151,14 +156,24 @@
 
   function symbolic(sign, a, b) {
     const op = ofSign(sign);
-    const method = new Map([["//", "floordiv"], ["^", "xor"]]).get(sign);
+    const method = new Map([
+      ["//", "floordiv"],
+      ["^", "xor"],
+    ]).get(sign);
     if (method) throw language.valueless(isSymbol(a) ? method : "r" + method);
     if (op === null) throw unsupported(sign, a, b);
     if (op === "matmul" && !isSymbol(a)) throw language.valueless("rmatmul");
     return apply(op, [a, b]);
   }
 
-  const SWAPPED = new Map([["<", ">"], [">", "<"], ["<=", ">="], [">=", "<="], ["==", "=="], ["!=", "!="]]);
+  const SWAPPED = new Map([
+    ["<", ">"],
+    [">", "<"],
+    ["<=", ">="],
+    [">=", "<="],
+    ["==", "=="],
+    ["!=", "!="],
+  ]);
 
   function equal(a, b) {
     if (isNumber(a) && isNumber(b)) return whole(a) && whole(b) ? BigInt(a) === BigInt(b) : number(a) === number(b);
@@ -226,6 +241,18 @@
   }
 
   Object.assign(language, {
-    Sequence, List, Tuple, Dict, kindOf, isNumber, whole, binary, unary, compare, truth, iterate, real,
+    Sequence,
+    List,
+    Tuple,
+    Dict,
+    kindOf,
+    isNumber,
+    whole,
+    binary,
+    unary,
+    compare,
+    truth,
+    iterate,
+    real,
   });
 })((globalThis.steprule ??= {}));

@@ -18,7 +18,7 @@
 
   /** Lines count from 1, columns from 0; the end is the first column behind. */
   function located(error, own) {
-    const at = error.at?.doc === own ? error.at : language.site ?? { doc: own, from: 0, to: 0 };
+    const at = error.at?.doc === own ? error.at : (language.site ?? { doc: own, from: 0, to: 0 });
     const before = own.text.slice(0, at.from);
     const line = before.split("\n").length;
     const column = at.from - (before.lastIndexOf("\n") + 1);
@@ -32,7 +32,12 @@
     if (error instanceof Refusal) return error;
     if (!(error instanceof PythonError)) throw error;
     const unknown = ["NameError", "UnboundLocalError"].includes(error.kind);
-    const values = { kind: error.kind, name: steprule.facts.file, error: error.message, fix: language.advice.ofPython(error) };
+    const values = {
+      kind: error.kind,
+      name: steprule.facts.file,
+      error: error.message,
+      fix: language.advice.ofPython(error),
+    };
     return Object.assign(new Refusal(told(unknown ? "unknown name" : "error", values)), { at: error.at });
   }
 
@@ -95,15 +100,22 @@
   }
 
   function variants(formula) {
-    return formula.parts.flatMap((part) => [...part.signature.choices].map(([name, { options }]) => {
-      return { name, options, value: part.chosen.get(name) };
-    }));
+    return formula.parts.flatMap((part) =>
+      [...part.signature.choices].map(([name, { options }]) => {
+        return { name, options, value: part.chosen.get(name) };
+      }),
+    );
   }
 
   /** Return what a page shows and runs of a formula. */
   function described(formula) {
     const graph = language.trace(formula);
-    const points = [[graph.implicit, "implicit"], [graph.looksAhead, "look-ahead"], [graph.first !== "", "twice"]];
+    if (isRule(formula)) language.checkPoint(graph);
+    const points = [
+      [graph.implicit, "implicit"],
+      [graph.looksAhead, "look-ahead"],
+      [graph.first !== "", "twice"],
+    ];
     return {
       name: formula.name,
       latex: language.latex(graph),
@@ -124,7 +136,7 @@
     const { made, last } = run(tree, frame);
     const rules = [...made.values()].filter(isRule);
     const written = rules.filter((rule) => !rule.chained);
-    const program = isRule(last) ? last : written[written.length - 1] ?? rules[rules.length - 1];
+    const program = isRule(last) ? last : (written[written.length - 1] ?? rules[rules.length - 1]);
     const all = new Set([...made.values(), ...(program ? [program] : [])]);
     for (const formula of all) {
       attempt(found, doc, () => {

@@ -48,13 +48,18 @@
       this.values = new Map();
       this.numbers = [];
       this.reads = [];
-      this.work = topological(roots).map((node) => this.prepared(node)).filter(Boolean);
+      this.work = topological(roots)
+        .map((node) => this.prepared(node))
+        .filter(Boolean);
     }
     prepared(node) {
       const shapes = this.sizes.map(([rows, columns]) => rank.view(node.rank, rows, columns));
       this.views.set(node, shapes);
       if (node.op === "read") {
-        this.values.set(node, shapes.map(() => null));
+        this.values.set(
+          node,
+          shapes.map(() => null),
+        );
         return void this.reads.push(node);
       }
       const buffers = shapes.map(([rows, columns]) => new Float64Array(rows * columns));
@@ -129,7 +134,18 @@
         const shape = rank.view(ranked, ...this.sizes[i]);
         const out = new Float64Array(shape[0] * shape[1]);
         if (value.length === out.length) out.set(value);
-        else spread((x) => x, out, ...shape, value, value, value, Array(3).fill(strides(this.views.get(node)[i], shape)).flat());
+        else
+          spread(
+            (x) => x,
+            out,
+            ...shape,
+            value,
+            value,
+            value,
+            Array(3)
+              .fill(strides(this.views.get(node)[i], shape))
+              .flat(),
+          );
         return out;
       });
     }
@@ -138,10 +154,12 @@
   const copies = (arrays) => arrays.map((array) => Float64Array.from(array));
   const squares = (arrays, of) => {
     let total = 0;
-    arrays.forEach((array, i) => array.forEach((value, k) => {
-      const by = of ? (value === of[i][k] ? 0 : value - of[i][k]) : Number.isFinite(value) ? value : 0;
-      total += by * by;
-    }));
+    arrays.forEach((array, i) =>
+      array.forEach((value, k) => {
+        const by = of ? (value === of[i][k] ? 0 : value - of[i][k]) : Number.isFinite(value) ? value : 0;
+        total += by * by;
+      }),
+    );
     return total;
   };
 
@@ -149,7 +167,10 @@
   function refuse(graph) {
     const node = graph.nodes.find((one) => one.kind === "matrix" || one.kind === "chance" || rank.apart(one.rank));
     if (!node) return;
-    const { what, fix } = told(node.kind === "chance" ? "drawn here" : "matrices here", { name: graph.name, op: node.op });
+    const { what, fix } = told(node.kind === "chance" ? "drawn here" : "matrices here", {
+      name: graph.name,
+      op: node.op,
+    });
     throw new language.Refusal({ what, fix }, graph.origins.get(node) ?? null);
   }
 
@@ -186,7 +207,8 @@
       }
       [this.t, this.point, this.update, this.loss] = [0, null, null, null];
       this.program = new Program([graph.newParameter, ...graph.newSlots], this.sizes);
-      this.toPoint = graph.evaluateAt && new Program([graph.implicit ? graph.newParameter : graph.evaluateAt], this.sizes);
+      this.toPoint =
+        graph.evaluateAt && new Program([graph.implicit ? graph.newParameter : graph.evaluateAt], this.sizes);
       return this;
     }
 
