@@ -105,5 +105,20 @@
     return { text, end: arrays[parameter].flatMap((theta) => [...theta]).map(String) };
   }
 
-  globalThis.harness = { exported, built, steps, timed };
+  /** Compute one step on tensors whose arrays and numbers are given, as the interpreter is given them. */
+  function once(source, tensors, shapes, hypers, t) {
+    const { rule, errors } = steprule.build(source);
+    if (errors.length) return { errors };
+    const arrays = (name) => tensors.map((own) => Float64Array.from(own[name]));
+    const { graph } = rule;
+    const run = steprule.optimizer(rule).start(arrays(graph.parameter), shapes);
+    for (const slot of graph.slots) run.slots[slot.name] = arrays(slot.name);
+    run.t = t - 1;
+    run.step(() => ({ loss: 0, gradients: arrays(graph.gradient) }), hypers);
+    const found = { ...run.slots, [graph.parameter]: run.thetas };
+    const kept = Object.entries(found).map(([name, all]) => [name, all.map((one) => [...one].map(String))]);
+    return { errors: [], found: Object.fromEntries(kept) };
+  }
+
+  globalThis.harness = { once, exported, built, steps, timed };
 })();
