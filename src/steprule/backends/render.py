@@ -51,6 +51,7 @@ class Dialect(ABC):
     """The value at a `{place}` of a `{table}`."""
     host: ClassVar[str]
     """The line that keeps a host value `{x}` at a `{place}`."""
+    naming: ClassVar[str] = "{} = {}"  # the line that gives a value a name
     cast: ClassVar[str]
     running: ClassVar[str]
     """What a running total starts from."""
@@ -228,7 +229,7 @@ class Dialect(ABC):
         if node not in self.names:
             self.names[node] = self.fresh.fresh(wanted)
             self.source.comment(node)
-            self.source.line(f"{self.names[node]} = {text}")
+            self.source.line(self.naming.format(self.names[node], text))
 
     # Scalars -------------------------------------------------------------------------------------
 
@@ -298,7 +299,7 @@ class Dialect(ABC):
 
     def _says(self, loop: Loop) -> None:
         """Say in words what a loop does."""
-        self.source.line(f"# {summary(self.plan.passes[loop.index], self.graph)}")
+        self.source.line(f"{self.source.mark} {summary(self.plan.passes[loop.index], self.graph)}")
 
     def _walk(self, loop: Loop) -> None:
         """Walk over the elements of a chunk: load, compute, join the running totals, store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 from ..errors import Origin
 from ..graph.node import Node
@@ -35,6 +36,10 @@ class Names:
 class Source:
     """Lines of a program, with the indentation kept apart from the text."""
 
+    mark: ClassVar[str] = "#"
+    """What a comment begins with."""
+    indentation: ClassVar[str] = "    "
+
     def __init__(self, origins: Mapping[Node, Origin]) -> None:
         self._lines: list[str] = []
         self._depth = 0
@@ -43,7 +48,7 @@ class Source:
 
     def line(self, *texts: str) -> None:
         """Add lines at the current depth."""
-        self._lines.extend("    " * self._depth + text if text else "" for text in texts)
+        self._lines.extend(self.indentation * self._depth + text if text else "" for text in texts)
 
     @contextmanager
     def block(self, head: str) -> Generator[None]:
@@ -60,7 +65,7 @@ class Source:
         origin = self._origins.get(node)
         text = " ".join(origin.text.split()) if origin is not None else ""
         if text and text.isprintable() and text != self._last_comment:
-            self.line(f"# {text}")
+            self.line(f"{self.mark} {text}")
             self._last_comment = text
 
     def text(self) -> str:

@@ -27,7 +27,7 @@ from .state import ensure
 TOLERANCE, MOST = "tolerance", "max_eval"
 PATIENCE = 5
 """Evaluations in a row that may come no nearer than the best before them."""
-_ROUNDINGS, _STEP_ROUNDINGS = 4, 32
+ROUNDINGS, STEP_ROUNDINGS = 4, 32
 """The movement that rounding may cause: units of the dtype beside the point, and beside the step."""
 
 
@@ -181,8 +181,8 @@ def _measure(points: list[Copy], iterates: list[Copy], tolerances: list[float]) 
         now = point.parameter.detach()
         unit = torch.finfo(now.dtype).eps
         by += _square(now, point.value)
-        near += max(tolerance, _STEP_ROUNDINGS * unit) ** 2 * _square(now, iterate.value)
-        rounding += (_ROUNDINGS * unit) ** 2 * _square(now)
+        near += max(tolerance, STEP_ROUNDINGS * unit) ** 2 * _square(now, iterate.value)
+        rounding += (ROUNDINGS * unit) ** 2 * _square(now)
     return _Moved(math.sqrt(by), math.sqrt(near) + math.sqrt(rounding))
 
 

@@ -320,12 +320,13 @@ def _host_values(
     return list(wanted | dict.fromkeys(node for _, node in host_writes))
 
 
-def schedule(graph: Graph, *, guarded: bool = False) -> Plan:
+def schedule(graph: Graph, *, guarded: bool = False, literal: bool = False) -> Plan:
     """Return the plan of a graph, simplified and cut into the fewest passes.
 
-    A guarded plan also finds out, in its first pass, whether every gradient is finite.
+    A guarded plan also finds out, in its first pass, whether every gradient is finite. A literal one is of the graph as
+    it is written, and so may take more passes.
     """
-    graph = simplify(graph)
+    graph = graph if literal else simplify(graph)
     guard = make("global_sum", make("mul", const(0), read(graph.gradient))) if guarded else None
     changed = [(name, node) for name, node in graph.outputs if node.array != name]
     writes = [(name, node) for name, node in changed if graph.ranks[name] is Rank.ELEMENT]
