@@ -78,14 +78,14 @@
         this.typeset();
       }
       const doc = this.view.state.doc;
-      const place = (line, column) => Math.min(doc.length, doc.line(Math.min(doc.lines, Math.max(1, line))).from + Math.max(0, column - 1));
+      const place = (line, column) => Math.min(doc.length, doc.line(Math.min(doc.lines, Math.max(1, line))).from + Math.max(0, column));
       const marks = errors.map((error) => {
         const from = place(error.line, error.column), to = Math.max(place(error.line, error.endColumn ?? error.column + 1), from);
         return { from, to: Math.min(doc.length, to), severity: "error", message: error.what };
       });
       this.view.dispatch(editor.setDiagnostics(this.view.state, marks));
       const told = errors.map((error) => element("div", { class: "error" },
-        element("p", { class: "where" }, word("line-column", error.line, error.column)),
+        element("p", { class: "where" }, word("line-column", error.line, error.column + 1)),
         element("p", { class: "what" }, error.what),
         ...(error.where ? [element("pre", {}, error.where)] : []),
         element("p", { class: "fix" }, error.fix)));

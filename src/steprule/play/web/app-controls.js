@@ -33,9 +33,10 @@
   }
 
   function pickers(state, word) {
-    const { lang } = state, { board, zoo } = steprule.rules;
-    fill("load", lang, option("", word("choose")), group(word("of-board"), ...board.map((name) => option(`board.${name}`, name))), group(word("of-zoo"), ...zoo.map((name) => option(name, name))));
-    fill("add", lang, option("", word("choose")), ...zoo.map((name) => option(name, name)));
+    const { lang } = state, title = (one) => option(one.key, one.key.split(".").at(-1));
+    const board = steprule.rules.filter((one) => one.board).map(title), zoo = () => steprule.rules.filter((one) => !one.board).map(title);
+    fill("load", lang, option("", word("choose")), group(word("of-board"), ...board), group(word("of-zoo"), ...zoo()));
+    fill("add", lang, option("", word("choose")), ...zoo());
     fill("surface-name", lang, ...steprule.surfaces.map((name) => option(name, word(name))));
     fill("clip", lang, ...Object.keys(steprule.clips).map((name) => option(name, word(`clip-${name}`))));
     const list = state.picked.map((one) => [keyOf(one), steprule.titleOf(one, word)]);
@@ -94,11 +95,11 @@
 
   function list({ store, change, edit, tell, word }) {
     find("load").addEventListener("change", (event) => {
-      const [name, board] = [event.target.value.replace(/^board\./, ""), event.target.value.startsWith("board.")];
+      const text = steprule.source(event.target.value);
       event.target.value = "";
-      if (!name) return;
+      if (!text) return;
       const picked = store.state.picked.filter((one) => one.rule !== "mine").slice(0, 7);
-      change({ text: steprule.source(name, board), picked: [...picked, { rule: "mine", clip: "none", hypers: {} }], focus: "mine" });
+      change({ text, picked: [...picked, { rule: "mine", clip: "none", hypers: {} }], focus: "mine" });
     });
     find("add").addEventListener("change", (event) => {
       const rule = event.target.value;

@@ -26,26 +26,27 @@
       if (had && this.box.contains(document.getElementById(had))) document.getElementById(had).focus();
     }
 
+    // The scenes by their numbers, so that the list leaves room for what they show.
     list(scenes, at, lang, word) {
       const items = scenes.map((scene, place) => {
-        const button = element("button", { type: "button", id: `scene-${scene.id}`, onclick: () => this.actions.go(place) }, `${place + 1}. ${scene.title[lang]}`);
+        const name = `${place + 1}. ${scene.title[lang]}`;
+        const button = element("button", { type: "button", id: `scene-${scene.id}`, title: name, "aria-label": name, onclick: () => this.actions.go(place) }, String(place + 1));
         if (place === at) button.setAttribute("aria-current", "true");
         return element("li", {}, button);
       });
-      return element("nav", { "aria-label": word("scenes") }, element("ol", {}, ...items));
+      const way = (key, place) => element("button", { type: "button", id: `scene-${key}`, disabled: !scenes[place], onclick: () => this.actions.go(place) }, word(key));
+      const again = element("button", { type: "button", id: "scene-again", onclick: () => this.actions.go(at) }, word("again"));
+      return element("nav", { "aria-label": word("scenes") }, way("previous", at - 1), element("ol", {}, ...items), way("next", at + 1), again);
     }
 
     scene(scenes, at, lang, word) {
-      const scene = scenes[at], way = (key, place) => element("button", { type: "button", id: `scene-${key}`, disabled: !scenes[place], onclick: () => this.actions.go(place) }, word(key));
-      const texts = (value) => (Array.isArray(value) ? value : [value]).map((text) => element("p", {}, text));
-      const tried = scene.patch ?? scene.attempt, trial = tried ? [element("button", { type: "button", id: "scene-try", class: "primary", onclick: () => this.actions.apply(tried) }, word("try"))] : [];
+      const scene = scenes[at], texts = (value) => (Array.isArray(value) ? value : [value]).map((text) => element("p", {}, text));
+      const tries = (scene.buttons ?? []).map(({ label, patch }, place) =>
+        element("button", { type: "button", id: `scene-try-${place}`, class: "primary", onclick: () => this.actions.apply(patch) }, label[lang]));
       return element("div", { class: "scene" },
-        element("p", { class: "count" }, word("scene-of", at + 1, scenes.length)),
         element("h2", { id: "scene-title" }, scene.title[lang]),
-        element("h3", {}, word("watch")), ...texts(scene.watch[lang]),
-        element("h3", {}, word("try")), ...texts(scene.try[lang]),
-        element("p", { class: "row" }, way("previous", at - 1), way("next", at + 1), ...trial,
-          element("button", { type: "button", id: "scene-again", onclick: () => this.actions.go(at) }, word("again"))));
+        element("div", {}, element("h3", {}, word("watch")), ...texts(scene.watch[lang])),
+        element("div", {}, element("h3", {}, word("try")), ...texts(scene.try[lang]), element("p", { class: "row" }, ...tries)));
     }
   };
 })(globalThis.steprule ??= {});

@@ -15,8 +15,8 @@
 
   /** What a method is called: the rule's name, and the mark of its clipping. */
   steprule.titleOf = function (one, word) {
-    const mark = steprule.clips[one.clip]?.mark;
-    return (one.rule === "mine" ? word("mine") : one.rule) + (mark ? ` ${mark}` : "");
+    const mark = steprule.clips[one.clip]?.mark, name = one.rule === "mine" ? word("mine") : one.rule.split(".").at(-1);
+    return [name, ...Object.values(one.choices ?? {}), ...(mark ? [mark] : [])].join(" ");
   };
 
   /** The list in a box. */

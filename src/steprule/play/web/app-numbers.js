@@ -30,33 +30,46 @@
   steprule.interval = (hyper) =>
     `${hyper.low == null || hyper.openLow ? "(" : "["}${hyper.low ?? "−∞"}, ${hyper.high ?? "∞"}${hyper.high == null || hyper.openHigh ? ")" : "]"}`;
 
+  // Options are words, truth values or numbers; what a link cannot carry is not offered.
+  const plain = ({ name, options, value }) => ({ name, value, options: options.filter((one) => typeof one === "boolean" || typeof one === "string") });
+
   /** The sliders in a box. */
   steprule.Numbers = class {
     /**
      * @param {HTMLElement} box
      * @param {(name: string, value: number) => void} changed
+     * @param {(name: string, option: unknown) => void} chosen
      */
-    constructor(box, changed) {
+    constructor(box, changed, chosen) {
       this.box = box;
       this.changed = changed;
+      this.chosen = chosen;
       this.rows = new Map();
       this.made = "";
     }
 
-    /** Show the hyperparameters of a rule with their numbers. Rows stay while the declarations do. */
+    /** Show the variants and hyperparameters of a rule with their numbers. Rows stay while the declarations do. */
     show(rule, numbers, key, word) {
-      const hypers = rule?.hypers ?? [], made = JSON.stringify([key, hypers, word("outside")]);
+      const hypers = rule?.hypers ?? [], choices = (rule?.choices ?? []).map(plain), made = JSON.stringify([key, hypers, choices, word("outside")]);
       if (made !== this.made) {
         this.made = made;
         this.rows.clear();
-        this.box.replaceChildren(...hypers.map((hyper) => this.row(hyper, word)));
+        this.box.replaceChildren(...choices.map((one) => this.variant(one)), ...hypers.map((hyper) => this.row(hyper, word)));
       }
       for (const [name, row] of this.rows) row.set(numbers[name]);
     }
 
+    // Which of its formulas a rule is: words or truth values that its signature lists.
+    variant({ name, options, value }) {
+      const id = `choice-${name}`, select = element("select", { id }, ...options.map((one, place) => element("option", { value: place }, String(one))));
+      select.value = options.indexOf(value);
+      select.addEventListener("change", () => this.chosen(name, options[+select.value]));
+      return element("div", { class: "number" }, element("label", { for: id }, element("i", {}), element("span", {}, name)), select);
+    }
+
     row(hyper, word) {
       const id = `number-${hyper.name}`, scale = steprule.scale(hyper), { name } = hyper;
-      const label = element("label", { for: id }, element("i", {}, hyper.symbol && hyper.symbol !== name ? hyper.symbol : ""), element("span", {}, name));
+      const label = element("label", { for: id }, element("i", {}, steprule.language.symbolOf(name, false)), element("span", {}, name));
       const slider = element("input", { type: "range", min: 0, max: SMOOTH, step: 1, "aria-label": name, tabIndex: 0 });
       const field = element("input", { type: "text", inputMode: "decimal", id, autocomplete: "off", spellcheck: false, "aria-describedby": `${id}-told` });
       const told = element("p", { class: "told", id: `${id}-told`, role: "status" });

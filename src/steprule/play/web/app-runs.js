@@ -39,8 +39,10 @@
   steprule.clipped = function (text, clip) {
     const made = steprule.clips[clip], found = made && steprule.program(text);
     if (!found) return text;
-    if (found.name) return `${text.trimEnd()}\n\nchain(${made.call}, ${found.name})\n`;
-    return `${text.slice(0, found.from)}chain(${made.call}, ${found.expression})\n`;
+    // A text that imports its names does not know those of the chain.
+    const known = /^\s*(?:from|import)\s/m.test(text) ? `from steprule import ${[...new Set([made.call.split(".")[0], "chain"])].sort().join(", ")}\n\n` : "";
+    if (found.name) return `${text.trimEnd()}\n\n\n${known}chain(${made.call}, ${found.name})\n`;
+    return `${text.slice(0, found.from)}${known}chain(${made.call}, ${found.expression})\n`;
   };
 
   const built = new Map();
@@ -48,24 +50,26 @@
   /**
    * Return what `steprule.build` reads in a program, from memory if it was read before.
    * @param {string} text
+   * @param {object} [choices] its variants
    */
-  steprule.read = function (text) {
-    if (!built.has(text)) {
+  steprule.read = function (text, choices = {}) {
+    const key = JSON.stringify([text, choices]);
+    if (!built.has(key)) {
       if (built.size > 64) built.delete(built.keys().next().value);
-      built.set(text, steprule.build(text));
+      built.set(key, steprule.build(text, choices));
     }
-    return built.get(text);
+    return built.get(key);
   };
 
   /** Return the program of an entry of the list: the editor's text or the name of a rule, behind its clipping. */
   steprule.textOf = (entry, state) =>
-    steprule.clipped(entry.rule === "mine" ? state.text : steprule.named(entry.rule), entry.clip);
+    steprule.clipped(entry.rule === "mine" ? state.text : steprule.source(entry.rule), entry.clip);
 
   /** Return the numbers of an entry: those that were set, else what suits the surface, else what the rule declares. */
   steprule.numbers = function (entry, rule, surface) {
     const found = {};
     for (const { name, value } of rule.hypers) {
-      const suited = name === "lr" && entry.rule !== "mine" ? surface.rates[entry.rule.replace(/^board\./, "")] : undefined;
+      const suited = name === "lr" && entry.rule !== "mine" ? surface.rates[entry.rule] : undefined;
       found[name] = entry.hypers[name] ?? suited ?? value ?? 0;
     }
     return found;
@@ -77,7 +81,7 @@
    * @param {object} state
    */
   steprule.trajectory = function (entry, state) {
-    const surface = steprule.surface(state), { rule, errors } = steprule.read(steprule.textOf(entry, state));
+    const surface = steprule.surface(state), { rule, errors } = steprule.read(steprule.textOf(entry, state), entry.choices);
     const made = { entry, rule, errors, end: 0, diverged: false, failed: null };
     if (!rule) return made;
     made.hypers = steprule.numbers(entry, rule, surface);

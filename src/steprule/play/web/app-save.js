@@ -22,7 +22,7 @@
         (defines ? made : used).add(text.slice(node.from, node.to));
       },
     });
-    return steprule.exports.filter((name) => used.has(name) && !made.has(name)).sort();
+    return Object.keys(steprule.facts.docs).filter((name) => used.has(name) && !made.has(name)).sort();
   }
 
   /**

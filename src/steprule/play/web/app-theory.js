@@ -15,7 +15,7 @@
 
   function method(one) {
     const variants = { nesterov: { board: "nesterov-board", implicit: "nesterov-implicit" } };
-    return one.entry.clip !== "none" ? "" : variants[one.entry.rule]?.[one.choices?.look_ahead] ?? one.entry.rule;
+    return one.entry.clip !== "none" ? "" : variants[one.entry.rule]?.[one.entry.choices.look_ahead] ?? one.entry.rule;
   }
 
   /**

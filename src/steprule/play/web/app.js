@@ -27,7 +27,7 @@
   const charts = new steprule.Charts(document.querySelector(".charts"), (t) => playback.seek(t));
   const playback = new steprule.Playback({ store, announce });
   const methods = new steprule.Methods(document.querySelector(".methods"), { toggle, focus: adjust });
-  const numbers = new steprule.Numbers(document.querySelector(".numbers"), (name, value) => sets({ [name]: value }));
+  const numbers = new steprule.Numbers(document.querySelector(".numbers"), (name, value) => sets({ [name]: value }), (name, value) => edit((one) => ({ ...one, choices: { ...one.choices, [name]: value } })));
   const lecture = new steprule.Lecture(find("lecture"), { go: (place) => scene(place), apply: (patch) => change(steprule.checked(patch) ?? {}) });
   let board;
 
@@ -146,7 +146,7 @@
     board.translate(word);
     store.on((state, changed) => changed.has("lang") && board.translate(word));
     board.show(steprule.read(store.state.text), word);
-    if (steprule.data) steprule.data.mount(find("data"), steprule.app);
+    if (steprule.data?.mount) steprule.data.mount(find("data"), steprule.app);
     if (!still() && location.hash === "") playback.play();
     addEventListener("resize", () => render(store.state, new Set(["scheme"])));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => render(store.state, new Set(["scheme"])));

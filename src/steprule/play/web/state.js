@@ -12,7 +12,7 @@ def mine(theta, g, m, *,
     return theta - lr * m, m
 `;
 
-  const entry = (rule, clip = "none", hypers = {}) => ({ rule, clip, hypers });
+  const entry = (rule, clip = "none", hypers = {}, choices = {}) => ({ rule, clip, hypers, choices });
 
   /** The state in which the page begins. */
   steprule.beginning = Object.freeze({
@@ -45,10 +45,11 @@ def mine(theta, g, m, *,
   const named = (checks, most) => (value) =>
     plain(value) && Object.keys(value).length <= most && Object.entries(value).every(([name, one]) => /^\w{1,60}$/.test(name) && name !== "__proto__" && checks(one));
 
+  const choice = (value) => typeof value === "boolean" || (typeof value === "string" && /^[\w-]{1,40}$/.test(value));
   const picked = (value) =>
     Array.isArray(value) && value.length <= MOST && value.every((one) =>
       plain(one) && text(80)(one.rule) && /^[\w.]+$/.test(one.rule) && Object.hasOwn(steprule.clips, one.clip) &&
-      named(number(-1e12, 1e12), 24)(one.hypers));
+      named(number(-1e12, 1e12), 24)(one.hypers) && named(choice, 8)(one.choices ?? {}));
 
   const CHECKS = {
     text: text(LONGEST),
@@ -73,7 +74,7 @@ def mine(theta, g, m, *,
   };
 
   /** The key of an entry of the list: no two have the same. */
-  steprule.keyOf = (one) => (one.clip === "none" ? one.rule : `${one.rule}:${one.clip}`);
+  steprule.keyOf = (one) => [one.rule, ...(one.clip === "none" ? [] : [one.clip]), ...Object.values(one.choices ?? {})].join(":");
 
   /**
    * Return a patch of the state of which every field is known and right, or null.
@@ -87,7 +88,7 @@ def mine(theta, g, m, *,
       found[name] = value;
     }
     if (found.picked) {
-      const clean = found.picked.map((one) => entry(one.rule, one.clip, { ...one.hypers }));
+      const clean = found.picked.map((one) => entry(one.rule, one.clip, { ...one.hypers }, { ...one.choices }));
       found.picked = clean.filter((one, at) => clean.findIndex((other) => steprule.keyOf(other) === steprule.keyOf(one)) === at);
     }
     return found;

@@ -1,0 +1,123 @@
+"""The playground as one HTML file: scripts, styles, fonts and data are in it, and it loads nothing.
+
+Each script is an element whose id is the name of its file, so that a worker can be made from the text of those it needs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+import steprule as sr
+from steprule.lab.report.style import COLOURS, DASHES, MARKERS
+from steprule.play.data import packed
+from steprule.play.scripts import LANGUAGE, reader
+
+LARGEST = 2_000_000
+"""Bytes that the page may have."""
+_FIRST, _LAST = ("start.js", "elements.js", "words.js"), ("app.js",)
+_TEMPLATE = "page.html.j2"
+
+
+@cache
+def page() -> str:
+    """Return the playground. Every call gives the same text.
+
+    >>> page().startswith("<!doctype html>")
+    True
+    """
+    scripts = {name: _closed(text) for name, text in _scripts().items()}
+    loader = DictLoader({name: _text("steprule.play.web", name) for name in (_TEMPLATE, *_pieces(".css"))})
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(_TEMPLATE).render(
+        version=sr.__version__,
+        policy=_policy(list(scripts.values())),
+        styles=Markup(_styles()),  # noqa: S704 - our own copies
+        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 - our own files
+        data={name: _json(value) for name, value in _data().items()},
+        own_styles=_pieces(".css"),
+        colours=COLOURS,
+    )
+
+
+def _data() -> dict[str, Any]:
+    """Return what scripts read, by the id of its element."""
+    return {"looks": {"dashes": DASHES, "markers": MARKERS, "colours": len(COLOURS)}, "digits": packed()}
+
+
+def _scripts() -> dict[str, str]:
+    """Return every script by the id of its element, in the order in which they run; what is typeset can wait."""
+    language = {name.rpartition("/")[2]: text for name, text in reader().items()}
+    pieces = [name for name in _pieces(".js") if f"web/{name}" not in LANGUAGE and name not in _FIRST + _LAST]
+    # The page's own pieces, app-*.js, use what the others give.
+    ordered = (*_FIRST, *sorted(pieces, key=lambda name: (name.startswith("app-"), name)), *_LAST)
+    return {
+        **language,
+        "uplot.js": _text("steprule.lab.report.vendor", "uPlot.iife.min.js"),
+        **{name: _text("steprule.play.web", name) for name in ordered},
+        "katex.js": _text("steprule.play.vendor", "katex.js"),
+    }
+
+
+def _pieces(ending: str) -> list[str]:
+    """List the page's own files of a kind, by name."""
+    return sorted(one.name for one in resources.files("steprule.play.web").iterdir() if one.name.endswith(ending))
+
+
+@cache
+def _text(package: str, name: str) -> str:
+    return _file(package, name).decode()
+
+
+def _file(package: str, name: str) -> bytes:
+    root, _, folder = package.partition(".")
+    return resources.files(root).joinpath(*folder.split("."), name).read_bytes()
+
+
+def _closed(script: str) -> str:
+    """Return a script in which nothing can end or open an element; in strings the added sign means nothing."""
+    return re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
+
+
+def _styles() -> str:
+    """Return the vendored styles with the fonts that are vendored as data, and without the others."""
+    fonts = {one.name for one in resources.files("steprule.play.vendor").joinpath("fonts").iterdir()}
+
+    def face(match: re.Match[str]) -> str:
+        named = re.search(r"fonts/([\w-]+\.woff2)", match[0])
+        if named is None or named[1] not in fonts:
+            return ""
+        content = base64.b64encode(_file("steprule.play.vendor.fonts", named[1])).decode()
+        source = f"src:url(data:font/woff2;base64,{content}) format('woff2')"
+        return re.sub(r"src:[^;}]*", lambda _: source, match[0])
+
+    style = re.sub(r"@font-face\{[^}]*\}", face, _text("steprule.play.vendor", "katex.css"))
+    return style + _text("steprule.lab.report.vendor", "uPlot.min.css")
+
+
+def _json(value: Any) -> Markup:
+    """Return data as JSON that cannot end its element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)  # noqa: S704 - made safe just above
+
+
+def _policy(scripts: list[str]) -> str:
+    """Return the page's permissions: it may run its own scripts, also in workers, and load nothing."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; worker-src blob:; style-src 'unsafe-inline'; "
+        "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
+    )
