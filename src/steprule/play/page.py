@@ -1,6 +1,6 @@
 """The playground as one HTML file: scripts, styles, fonts and data are in it, and it loads nothing.
 
-Each script is an element whose id is the name of its file, so that a worker can be made from the text of those it needs.
+Each script is an element whose id is the name of its file, so that a worker can be made from those it needs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import base64
 import hashlib
 import json
 import re
+import zlib
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -19,7 +21,9 @@ from markupsafe import Markup
 import steprule as sr
 from steprule.lab.report.style import COLOURS, DASHES, MARKERS
 from steprule.play.data import packed
+from steprule.play.library import entries
 from steprule.play.scripts import LANGUAGE, reader
+from steprule.rule import Formula, Transform
 
 LARGEST = 2_000_000
 """Bytes that the page may have."""
@@ -52,7 +56,19 @@ def page() -> str:
 
 def _data() -> dict[str, Any]:
     """Return what scripts read, by the id of its element."""
-    return {"looks": {"dashes": DASHES, "markers": MARKERS, "colours": len(COLOURS)}, "digits": packed()}
+    looks = {"dashes": DASHES, "markers": MARKERS, "colours": len(COLOURS)}
+    return {"looks": looks, "digits": packed(), "files": _files()}
+
+
+def _files() -> str:
+    """Return the rules as single files of torch, by name, those that have one: JSON, deflated, in base64."""
+    made: dict[str, str] = {}
+    for name, entry in entries().items():
+        if isinstance(entry.value, Formula) and not isinstance(entry.value, Transform):
+            with suppress(sr.errors.StepruleError):
+                command = f"steprule export {name} --to torch"
+                made[name.removeprefix("board.")] = sr.export(entry.value, command=command)
+    return base64.b64encode(zlib.compress(json.dumps(made).encode(), 9)).decode()
 
 
 def _scripts() -> dict[str, str]:

@@ -130,15 +130,15 @@
       steprule.save(name, steprule.python(steprule.textOf(entry(), store.state), one, store.state));
       tell(word("saved", name));
     });
-    find("as-file").addEventListener("click", () => {
+    find("as-file").addEventListener("click", async () => {
       const one = focusOf();
       if (!one?.rule) return tell(word("no-rule"));
       try {
-        const { name, text } = steprule.single(entry(), one);
+        const { name, text } = await steprule.single(entry(), one, store.state);
         steprule.save(name, text);
         tell(word("saved", name));
       } catch (error) {
-        tell(`${word("no-file")}: ${error.message}`);
+        tell(`${word("no-file")}: ${error.what ?? error.message}`);
       }
     });
   }

@@ -12,6 +12,30 @@
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   };
 
+  // The files that Python wrote when the page was made, by the names of their rules; unpacked when one is asked for.
+  async function files() {
+    const packed = Uint8Array.from(atob(JSON.parse(document.getElementById("files").textContent)), (letter) => letter.charCodeAt(0));
+    return JSON.parse(await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).text());
+  }
+
+  // The name of the rule that an entry is, as it stands in the library; none if anything of it was changed.
+  function unedited(entry, state) {
+    if (entry.clip !== "none" || Object.keys(entry.choices).length) return "";
+    if (entry.rule !== "mine") return entry.rule;
+    return steprule.rules.find((one) => one.source === state.text)?.key ?? "";
+  }
+
+  /**
+   * Return an entry as one file that needs no library: of torch for a rule that has a name, else of JavaScript.
+   * @param {object} entry
+   * @param {object} one its trajectory
+   * @param {object} state
+   */
+  steprule.single = async function (entry, one, state) {
+    const key = unedited(entry, state), made = key ? (await files())[key] : undefined, name = one.rule.name.replace(/\W+/g, "_");
+    return made ? { name: `${name}.py`, text: made } : { name: `${name}.js`, text: steprule.javascript(one.rule) };
+  };
+
   // The names of the library that a program uses and does not make, in order.
   function imported(text) {
     const used = new Set(), made = new Set();
