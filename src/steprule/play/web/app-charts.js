@@ -48,7 +48,7 @@
     lines(name, trajectories, focus, surface) {
       const length = this.steps + 1, ran = trajectories.filter((one) => one.rule);
       const line = (one, values, more = {}) => ({ one, values: positive(values, length, more.base), ...more });
-      if (name === "effect") return focus ? focus.effect.map((values, axis) => line(focus, values, { dash: axis ? [2, 3] : [] })) : [];
+      if (name === "effect") return focus?.rule ? focus.effect.map((values, axis) => line(focus, values, { dash: axis ? [2, 3] : [] })) : [];
       if (name !== "loss") return ran.map((one) => line(one, one[name]));
       const base = Math.min(...surface.minima.map(([x, y]) => surface.value(x, y)));
       return ran.map((one) => line(one, one.loss, { base }));
