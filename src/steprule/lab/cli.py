@@ -25,7 +25,7 @@ COMMANDS = {
         "lab.cli_lists",
         "List the optimisers that have a name, with their formulas and the cost of a step.",
     ),
-    "play": ("play.command", "Open the playground: rules are edited on a whiteboard, and what they do is beside it."),
+    "play": ("play.command", "Open the playground: a whiteboard on which rules are edited, and what they do."),
     "report": ("lab.cli_report", "Make report.html, runs.csv and curves.csv from a results.json, and print its table."),
     "tasks": ("lab.cli_lists", "List the tasks that --task can name, with their data and networks."),
     "train": ("lab.cli_train", "Do one run, and print the same facts as compare."),

@@ -21,7 +21,7 @@ NAME = "steprule-play.html"
 @click.option("--out", type=FOLDER, help="Folder of the file; a private one beside the kernels without it.")
 @click.option("--browser/--no-browser", default=True, help="Open it, or only write it.")
 def play(out: Path | None, *, browser: bool) -> None:
-    """Open the playground: a whiteboard on which rules are edited, and what they do beside it. No network."""
+    """Open the playground: a whiteboard on which rules are edited, and what they do. It needs no network."""
     folder = out or _private()
     path = (folder / NAME).resolve()
     try:

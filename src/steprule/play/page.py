@@ -57,7 +57,7 @@ def page() -> str:
 def _data() -> dict[str, Any]:
     """Return what scripts read, by the id of its element."""
     looks = {"dashes": DASHES, "markers": MARKERS, "colours": len(COLOURS)}
-    return {"looks": looks, "digits": packed(), "files": _files()}
+    return {"looks": looks, "names": sr.__all__, "digits": packed(), "files": _files()}
 
 
 def _files() -> str:

@@ -46,7 +46,7 @@
         (defines ? made : used).add(text.slice(node.from, node.to));
       },
     });
-    return Object.keys(steprule.facts.docs).filter((name) => used.has(name) && !made.has(name)).sort();
+    return steprule.names.filter((name) => used.has(name) && !made.has(name)).sort();
   }
 
   /**

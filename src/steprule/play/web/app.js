@@ -10,9 +10,9 @@
 
   // What a trajectory depends on, as text. Those of before are kept: a lecturer goes back and forth.
   const ground = ({ surface, kappa, angle, noise, seed, start, steps }) => JSON.stringify([surface, kappa, angle, noise, seed, start, steps]);
-  function compute(state) {
+  function compute(state, only) {
     const where = ground(state), keys = state.picked.map(keyOf);
-    trajectories = state.picked.map((entry) => {
+    trajectories = state.picked.filter((one) => !only || keyOf(one) === only).map((entry) => {
       const key = keyOf(entry), made = JSON.stringify([entry, where, entry.rule === "mine" ? state.text : ""]);
       if (!runs.has(made)) {
         if (runs.size > 64) runs.delete(runs.keys().next().value);
@@ -107,7 +107,7 @@
     if (has("steps") && state.t > state.steps) return change({ t: state.steps });
     const anew = has(...NEEDS);
     if (anew) {
-      compute(state);
+      compute(state, has("first") ? state.focus : "");
       steprule.controls(state, word);
       methods.show(state, word);
       numbers.show(focus?.rule, focus?.hypers ?? {}, `${state.focus}${state.lang}`, word);
@@ -136,12 +136,14 @@
 
   store.on(render);
   steprule.listen({ store, change, edit, sets, tell, word, playback, scene, link, focusOf: () => focus });
-  render(store.state, new Set([...Object.keys(store.state), "link"]));
+  const everything = [...Object.keys(store.state), "link"];
+  render(store.state, new Set([...everything, "first"]));
   performance.mark("first-trajectory");
   if (read === null) tell(word("foreign"));
 
-  // The editor and the typesetter can wait until the first picture is there.
+  // The other methods, the editor and the typesetter can wait until the first picture is there.
   requestAnimationFrame(() => setTimeout(() => {
+    render(store.state, new Set(everything));
     board = new steprule.Board(document.querySelector(".board"), store.state.text, (text) => later(() => text.length <= 8000 && change({ text }), 120));
     board.translate(word);
     store.on((state, changed) => changed.has("lang") && board.translate(word));
