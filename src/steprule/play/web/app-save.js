@@ -74,8 +74,7 @@ ${rules}
 def loss_at(x, y):
     ${surface.python.join("\n    ")}
 
-
-theta = torch.tensor([${state.start.map((value) => value.toFixed(6)).join(", ")}], dtype=torch.float64, requires_grad=True)
+${state.noise ? "# On the page gradients had noise besides; here they are exact.\n" : ""}theta = torch.tensor([${state.start.map((value) => value.toFixed(6)).join(", ")}], dtype=torch.float64, requires_grad=True)
 optimizer = sr.Optimizer([theta], ${found.name ?? "program"}${numbers})
 
 

@@ -6,7 +6,7 @@
   const store = new steprule.Store({ ...steprule.beginning, lang: navigator.language?.startsWith("ru") ? "ru" : "en", ...read });
   const word = (key, ...values) => steprule.word(store.state.lang, key, ...values);
   const runs = new Map();
-  let focus, trajectories = [], drawn = 0;
+  let focus, trajectories = [];
 
   // What a trajectory depends on, as text. Those of before are kept: a lecturer goes back and forth.
   const ground = ({ surface, kappa, angle, noise, seed, start, steps }) => JSON.stringify([surface, kappa, angle, noise, seed, start, steps]);
@@ -68,7 +68,12 @@
     const { view = "surface", ...setup } = found.setup, patch = steprule.checked({ ...setup, stage: view });
     playback.pause();
     const { lang, scheme, speed } = store.state;
-    change({ ...steprule.beginning, ...(patch ?? {}), t: 0, lang, scheme, speed, view: "lecture", scene: place });
+    // The way back in the browser leads to what was there before the lecture.
+    if (store.state.view !== "lecture") {
+      link();
+      history.pushState(null, "", location.hash);
+    }
+    change({ ...steprule.beginning, speed, ...(patch ?? {}), t: 0, lang, scheme, view: "lecture", scene: place });
     if (!still()) playback.play();
   }
 
@@ -97,7 +102,6 @@
     charts.show(state.t);
     playback.show(state);
     methods.losses(trajectories, state.t, word);
-    drawn = state.t;
   }
 
   function render(state, changed) {
@@ -132,6 +136,8 @@
     clearTimeout(waiting.get(action));
     waiting.set(action, setTimeout(action, milliseconds));
   }
+  let written = "";
+  const take = () => (steprule.checked({ text: written }) ? change({ text: written }) : tell(word("too-long")));
   const link = () => history.replaceState(null, "", steprule.encoded(store.state));
 
   store.on(render);
@@ -140,11 +146,16 @@
   render(store.state, new Set([...everything, "first"]));
   performance.mark("first-trajectory");
   if (read === null) tell(word("foreign"));
+  addEventListener("hashchange", () => {
+    const patch = steprule.decoded(location.hash);
+    if (patch) change({ ...steprule.beginning, ...patch });
+    else tell(word("foreign"));
+  });
 
   // The other methods, the editor and the typesetter can wait until the first picture is there.
   requestAnimationFrame(() => setTimeout(() => {
     render(store.state, new Set(everything));
-    board = new steprule.Board(document.querySelector(".board"), store.state.text, (text) => later(() => text.length <= 8000 && change({ text }), 120));
+    board = new steprule.Board(document.querySelector(".board"), store.state.text, (text) => { written = text; later(take, 120); });
     board.translate(word);
     store.on((state, changed) => changed.has("lang") && board.translate(word));
     board.show(steprule.read(store.state.text), word);
@@ -155,5 +166,4 @@
     performance.mark("ready");
     document.documentElement.dataset.ready = "";
   }));
-  void drawn;
 })(globalThis.steprule ??= {});

@@ -47,6 +47,7 @@
       "Клавиша Tab делает отступ; чтобы выйти из редактора, нажмите Escape, затем Tab.",
     ],
     formula: ["The formula", "Формула"],
+    "too-long": ["The text is too long: 8000 letters at most.", "Текст слишком длинный: не больше 8000 знаков."],
     "no-rule": ["No rule yet", "Правила пока нет"],
     "line-column": ["line {0}, column {1}", "строка {0}, столбец {1}"],
     numbers: ["Numbers", "Числа"],
