@@ -115,7 +115,7 @@
       steprule.controls(state, word);
       methods.show(state, word);
       numbers.show(focus?.rule, focus?.hypers ?? {}, `${state.focus}${state.lang}`, word);
-      steprule.showTheory(document.querySelector(".theory"), focus, state, word, sets);
+      if (!has("first")) steprule.showTheory(document.querySelector(".theory"), focus, state, word, sets);
       if (board) {
         board.write(state.text);
         board.show(steprule.read(state.text), word);
@@ -123,7 +123,7 @@
     }
     if (has("view", "scene", "lang")) lecture.show(state, word);
     draw(state);
-    if (anew || has("scheme", "view", "stage")) {
+    if ((anew || has("scheme", "view", "stage")) && !has("first")) {
       charts.draw(trajectories, focus, steprule.surface(state), state.steps, JSON.stringify([state.picked, ground(state), state.text, state.focus]));
       document.querySelector('[data-chart="effect"] figcaption').textContent = word("effect", focus?.title ?? "–");
     }
