@@ -279,8 +279,6 @@ def test_a_rule_of_the_board_leaves_as_a_file_of_torch_and_an_edited_one_as_java
     assert saved.value.path().read_text(encoding="utf-8") == sr.export(
         sr.board.adam, command="steprule export board.adam --to torch"
     )
-    if not view.evaluate("steprule.javascript !== undefined"):
-        pytest.skip("needs the writer of JavaScript")
     put(view, focus="mine")
     with view.expect_download() as saved:
         view.locator("#as-file").click()
@@ -305,8 +303,6 @@ def test_every_rule_of_the_picker_runs_or_says_why_not(view):
 
 
 def test_scenes_are_set_one_after_another(view):
-    if not view.evaluate("steprule.scenes !== undefined"):
-        pytest.skip("needs the scenes")
     view.locator('[data-view="lecture"]').click()
     titles = set()
     for _ in range(view.evaluate("steprule.scenes.length")):
@@ -365,3 +361,17 @@ def test_a_cold_page_draws_within_two_seconds_and_its_frames_are_short_in_a_slow
     print(f"first trajectory after {first:.2f} s, frames of {median(frames):.1f} ms")
     assert median(frames) <= FRAME
     view.context.close()
+
+
+def test_a_method_looks_the_same_in_the_list_and_in_the_picture(view):
+    put(view, picked=[entry("sgd"), entry("sgd", "two"), entry("adam.amsgrad"), entry("mine")])
+    shown = "box => [box.style.color, box.querySelectorAll('path')[1].getAttribute('d')]"
+    list_ = {
+        place.get_attribute("id").removeprefix("run-"): place.evaluate(
+            f"one => ({shown})(one.parentNode.querySelector('svg'))"
+        )
+        for place in view.locator(".methods input").all()
+    }
+    drawn = view.evaluate(f"steprule.app.trajectories().map(one => [one.key, ({shown})(steprule.sample(one.look))])")
+    assert {key: list_[key] for key, _ in drawn} == dict(drawn)
+    assert len({tuple(look) for look in list_.values()}) == len(list_)

@@ -74,7 +74,7 @@
         width: one.place.clientWidth,
         height: one.place.clientHeight,
         legend: { show: false },
-        padding: [8, 10, 0, 0],
+        padding: [8, 14, 0, 0],
         cursor: { show: false },
         scales: { x: { time: false, range: [0, this.steps] }, y: { distr: 3, range: around } },
         axes: [

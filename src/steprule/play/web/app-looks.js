@@ -4,17 +4,13 @@
   const { dashes, markers, colours } = steprule.looks;
 
   /**
-   * Return the look of a method: that of its place among the board's, or the next that is free.
+   * Return the look of a method: that of its place among the board's, or one behind them.
    * @param {string} key
-   * @param {string[]} keys all that are drawn
+   * @param {string[]} keys those that run, in their order
    */
   steprule.look = function (key, keys) {
-    const taken = keys.filter((one) => steprule.board.includes(one)).map((one) => steprule.board.indexOf(one));
-    const free = [...Array(24).keys()].filter((place) => !taken.includes(place) && place !== 6);
-    const others = keys.filter((one) => !steprule.board.includes(one));
-    const own = steprule.board.indexOf(key);
-    // A method behind a clipping has the colour of none other, as long as colours last.
-    const place = own >= 0 ? own : free[Math.max(0, others.indexOf(key)) % free.length];
+    const own = steprule.board.indexOf(key), others = keys.filter((one) => !steprule.board.includes(one));
+    const place = own >= 0 ? own : steprule.board.length + Math.max(0, others.indexOf(key));
     const dash = dashes[(place + Math.floor(place / colours)) % dashes.length];
     return { place, colour: `--c${place % colours}`, dash: key === "mine" ? [] : dash, marker: markers[place % markers.length], width: key === "mine" ? 3 : 2 };
   };

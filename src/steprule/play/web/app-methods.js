@@ -43,12 +43,12 @@
 
     /** Show the list. */
     show(state, word) {
-      const entries = this.entries(state), keys = state.picked.map(keyOf), made = JSON.stringify([entries.map(keyOf), state.lang]);
+      const entries = this.entries(state), keys = state.picked.map(keyOf), made = JSON.stringify([entries.map(keyOf), keys.filter((key) => !steprule.board.includes(key)), state.lang]);
       if (made !== this.made) {
         this.made = made;
         const kept = document.activeElement?.id;
         this.rows.clear();
-        this.list.replaceChildren(...entries.map((one) => this.row(one, entries.map(keyOf), word)));
+        this.list.replaceChildren(...entries.map((one) => this.row(one, keys, word)));
         if (kept && this.list.parentNode.contains(document.getElementById(kept))) document.getElementById(kept).focus();
       }
       for (const [key, row] of this.rows) {

@@ -33,6 +33,12 @@
   // Options are words, truth values or numbers; what a link cannot carry is not offered.
   const plain = ({ name, options, value }) => ({ name, value, options: options.filter((one) => typeof one === "boolean" || typeof one === "string") });
 
+  // The letter of a hyperparameter, with its index below.
+  function symbol(name) {
+    const [letter, index] = steprule.language.symbolOf(name, false).split("_");
+    return index && letter.length === 1 ? [letter, element("sub", {}, index)] : [letter.length > 2 ? "" : letter];
+  }
+
   /** The sliders in a box. */
   steprule.Numbers = class {
     /**
@@ -69,7 +75,7 @@
 
     row(hyper, word) {
       const id = `number-${hyper.name}`, scale = steprule.scale(hyper), { name } = hyper;
-      const label = element("label", { for: id }, element("i", {}, steprule.language.symbolOf(name, false)), element("span", {}, name));
+      const label = element("label", { for: id }, element("i", {}, ...symbol(name)), element("span", {}, name));
       const slider = element("input", { type: "range", min: 0, max: SMOOTH, step: 1, "aria-label": name, tabIndex: 0 });
       const field = element("input", { type: "text", inputMode: "decimal", id, autocomplete: "off", spellcheck: false, "aria-describedby": `${id}-told` });
       const told = element("p", { class: "told", id: `${id}-told`, role: "status" });

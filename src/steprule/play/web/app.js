@@ -65,7 +65,7 @@
   function scene(place) {
     const found = steprule.scenes?.[place];
     if (!found) return change({ view: "lecture", scene: 0 });
-    const { view = "surface", ...setup } = found.setup, patch = steprule.checked({ ...setup, stage: view });
+    const { view = "surface", ...setup } = found.setup, patch = steprule.checked({ ...setup, stage: view, text: steprule.shown(setup.text ?? steprule.beginning.text) });
     playback.pause();
     const { lang, scheme, speed } = store.state;
     // The way back in the browser leads to what was there before the lecture.

@@ -3,13 +3,13 @@
   "use strict";
   const { library, docs } = steprule.facts;
 
-  // On the page every name of the language is known, so the line that imports them says nothing.
-  const shown = (source) => source.replace(/^from steprule import [^\n]*\n+/, "");
+  /** Return a text without its first line of imports: on the page every name of the language is known. */
+  steprule.shown = (source) => source.replace(/^from steprule import [^\n]*\n+/, "");
 
   /** The rules that the page offers: those of the board by their names, others with that of their file, `adam.adamw`. */
   steprule.rules = Object.entries(library)
     .filter(([, one]) => one.kind === "rule")
-    .map(([key, { source, doc }]) => ({ key: key.replace(/^board\./, ""), board: key.startsWith("board."), source: shown(source), doc }));
+    .map(([key, { source, doc }]) => ({ key: key.replace(/^board\./, ""), board: key.startsWith("board."), source: steprule.shown(source), doc }));
 
   const texts = new Map(steprule.rules.map((one) => [one.key, one.source]));
 
