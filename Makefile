@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare docs test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate vendor clean
+.PHONY: help compare docs test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate pictures vendor clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -33,6 +33,7 @@ help:
 	@echo 'make muon-rate    find the best learning rates of AdamW and Muon; writes BENCHMARKS.md'
 	@echo 'make gpu          on a GPU: numbers, its tests and times, in ten minutes; writes $(OUT)/gpu'
 	@echo 'make gpu-kernels  compile the golden GPU kernels that have changed, and write down what comes out'
+	@echo 'make pictures     photograph the report of make compare for README; needs Chromium'
 	@echo 'make vendor       bundle what the playground takes from npm, as package-lock.json pins it'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
@@ -59,7 +60,7 @@ test-hosts: $(VENV)/hosts
 	OMP_NUM_THREADS=1 $(python) -m pytest -n $(JOBS) --dist worksteal tests/hosts --ignore-glob='*/test_torch_*' $(ARGS)
 
 # Chromium is the system's: apt install chromium. Without it the tests say so and are skipped.
-test-page: $(VENV)/page
+test-page: $(VENV)/page $(VENV)/docs
 	OMP_NUM_THREADS=1 $(python) -m pytest tests/page $(ARGS)
 
 # An environment of its own, with the oldest Python and packages that are promised; what is skipped is listed. What they say
@@ -124,6 +125,10 @@ gpu-kernels: $(VENV)/test
 	  $(python) -m pip --quiet install --no-deps --target '$(VENV)/lowest' "$$($(python) tests/floor.py | grep '^triton==')"
 	@$(python) benchmarks/gpu_kernels.py --beside '$(VENV)/lowest'
 	@$(python) benchmarks/report.py
+
+pictures: $(VENV)/page
+	@[ -f '$(OUT)/report.html' ] || $(python) -m steprule compare --out '$(OUT)' $(ARGS)
+	@$(python) docs/pictures.py '$(OUT)/report.html'
 
 vendor:
 	@bash src/steprule/play/vendor/bundle.sh '$(CURDIR)/build/vendor'

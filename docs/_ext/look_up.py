@@ -15,6 +15,7 @@ from typing import Any
 
 import optimisers
 from commands import Commands
+from conventions import Conventions
 from docutils import nodes
 from entries import Entry, entry_of, public
 from made import KNOWN, code, docstring, folded, paragraph, table
@@ -165,5 +166,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("names", Names)
     app.add_directive("optimisers", optimisers.Optimisers)
     app.add_directive("commands", Commands)
+    app.add_directive("conventions", Conventions)
     app.connect("builder-inited", _begin)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
