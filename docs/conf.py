@@ -16,7 +16,17 @@ author = "The steprule founders"
 copyright = author  # noqa: A001 - Sphinx asks for it by this name
 language = "en"
 
-extensions = ["myst_parser", "sphinx_copybutton", "formulas", "look_up", "drawn", "included", "usable", "links"]
+extensions = [
+    "myst_parser",
+    "sphinx_copybutton",
+    "formulas",
+    "look_up",
+    "drawn",
+    "playground",
+    "included",
+    "usable",
+    "links",
+]
 root_doc = "index"
 exclude_patterns = ["_ext", "_static", "_templates"]
 templates_path = ["_templates"]

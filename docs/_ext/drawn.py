@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
 import steprule as sr
-from steprule.lab.report.style import COLOURS
+from steprule.lab.report.style import COLOURS, DASHES
 
 METHODS = {
     "gd": {"lr": 0.06},
@@ -62,13 +62,15 @@ def board(ink: str, grid: str, which: int) -> Figure:
         colour = COLOURS[(place + 1) % len(COLOURS)][which]
         path = trajectory(name)
         loss = 0.5 * (path**2 * CURVATURE).sum(axis=1)
-        left.plot(*path.T, color=colour, linewidth=1.4, marker="o", markersize=1.8)
-        right.semilogy(loss, color=colour, linewidth=1.6, label=name)
+        dash = DASHES[place % len(DASHES)]
+        style = {"color": colour, "linestyle": (0, dash) if dash else "-"}
+        left.plot(*path.T, **style, linewidth=1.4, marker="o", markersize=1.8)
+        right.semilogy(loss, **style, linewidth=1.6, label=name)
     left.plot(*START, marker="o", color=ink, markersize=6)
     left.plot(0, 0, marker="+", color=ink, markersize=10)
     left.set(xlabel="first parameter", ylabel="second parameter, 25 times as steep", xlim=(-4.5, 2.2), ylim=(-1.6, 1.6))
     right.set(xlabel="step", ylabel="loss", ylim=(1e-8, 60))
-    right.legend(frameon=False, labelcolor=ink, fontsize=8, loc="lower left")
+    right.legend(frameon=False, labelcolor=ink, fontsize=8, handlelength=3, loc="lower left")
     for axes in (left, right):
         axes.tick_params(colors=ink, labelsize=8)
         axes.xaxis.label.set_color(ink)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/_ext"))
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LOOKED_AT = ("index", "look-up/optimisers/adamw", "look-up/conventions")
+LOOKED_AT = ("index", "look-up/optimisers/adamw", "look-up/conventions", "playground")
 WIDTHS = (390, 1024, 1440)
 
 pytestmark = pytest.mark.slow
