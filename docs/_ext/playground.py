@@ -35,5 +35,5 @@ def _written(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write it beside the first page."""
     app.add_directive("playground", Playground)
-    app.connect("build-finished", _written)
+    app.connect("build-finished", _written, priority=800)  # after pages are mended: its scripts are told by hashes
     return {"parallel_read_safe": True, "parallel_write_safe": True}
