@@ -41,7 +41,9 @@
         return whole + part + (iteration > counts.iterations ? 1 : 0);
       };
       const x = axis === "epochs" ? places.map(seen) : places, width = Math.max(1, Math.round(counts.perEpoch / 4));
-      return [[x, losses], [x, steprule.data.smoothed(losses, width)]];
+      // The board's final iteration is seen as a point of its own.
+      const last = counts.total > counts.iterations && losses.length === counts.total ? [[x.at(-1)], [losses.at(-1)]] : [[], []];
+      return [[x, losses], [x, steprule.data.smoothed(losses, width)], last];
     }
 
     /**
@@ -69,7 +71,8 @@
       const around = (_, low, high) => (low == null || !(high > 0) ? [0.1, 3] : [low / 1.15, high * 1.15]);
       const series = runs.flatMap(({ look }) => {
         const stroke = steprule.colour(look.colour), one = { stroke, spanGaps: true, points: { show: false } };
-        return [{ ...one, width: 0.8, alpha: runs.length > 2 ? 0.16 : 0.35 }, { ...one, width: look.width + 0.5, dash: look.dash }];
+        const final = { stroke, width: 0, points: { show: true, size: 11, stroke, fill: steprule.colour("--paper"), width: 3 } };
+        return [{ ...one, width: 0.8, alpha: runs.length > 2 ? 0.16 : 0.35 }, { ...one, width: look.width + 0.5, dash: look.dash }, final];
       });
       return {
         width: this.box.clientWidth, height: this.box.clientHeight, legend: { show: false }, cursor: { show: false }, padding: [8, 12, 0, 0],

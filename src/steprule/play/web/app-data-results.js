@@ -60,8 +60,8 @@
       this.spec = spec;
       this.runs = new Map(methods.map((one) => [one.key, { ...one, losses: [], epochs: [], status: "runs" }]));
       this.status = "runs";
-      const packed = this.worker ? null : JSON.parse(document.getElementById("digits").textContent);
-      this.worker ??= this.made();
+      const packed = JSON.parse(document.getElementById("digits").textContent);
+      this.worker = this.made();
       const sent = methods.map(({ key, text, hypers, full, entry }) => ({ key, text, hypers, full, choices: { ...entry.choices } }));
       this.worker.postMessage({ type: "start", spec, methods: sent, packed });
       this.changed();
@@ -70,6 +70,7 @@
     made() {
       const scripts = [...document.scripts].filter((one) => PARTS.test(one.id)).map((one) => one.textContent);
       const place = URL.createObjectURL(new Blob([scripts.join("\n;\n")], { type: "text/javascript" })), worker = new Worker(place);
+      worker.addEventListener("message", () => URL.revokeObjectURL(place), { once: true });
       worker.onmessage = ({ data }) => this.take(data);
       worker.onerror = (event) => this.fail(event.message);
       return worker;

@@ -44,6 +44,8 @@
       this.start = button("data-start", "data-start", () => this.train(), "primary");
       this.pause = button("data-pause", "data-pause", () => (this.results.status === "paused" ? this.results.go() : this.results.pause()));
       this.stop = button("data-stop", "data-stop", () => this.results.stop());
+      // What these say depends on more than the language.
+      for (const one of [this.pause, inputs.model.options[0]]) delete one.dataset.word;
       this.rows = element("tbody");
       this.plot = element("div", { class: "data-chart", "aria-hidden": "true" });
       this.lines = element("tbody");

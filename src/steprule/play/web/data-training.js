@@ -31,7 +31,7 @@
 
     /** Whether an epoch has just ended; the last iterations of a run end one, too. */
     get epochEnds() {
-      return this.over || (this.done > 0 && this.done % this.counts.perEpoch === 0 && this.done <= this.counts.iterations);
+      return this.over || (this.done > 0 && this.done % this.counts.perEpoch === 0);
     }
 
     /**

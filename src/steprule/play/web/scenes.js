@@ -78,8 +78,8 @@ def closure_free(theta, g, m, *,
       row: "4",
       title: sentence("Final: one iteration on the whole data set", "Финал: одна итерация по всей выборке"),
       watch: sentence(
-        "The board's last line, read literally: after the mini-batch iterations comes one with the gradient of the whole data set. It is the last point of the curve. Its loss is no longer that of ten digits but of all 1'077, and the step lowers it.",
-        "Последняя строка доски, понятая буквально: после мини-батчей — одна итерация с градиентом по всей выборке. Это последняя точка графика. Потери в ней уже не по десяти цифрам, а по всем 1'077, и шаг их уменьшает.",
+        "The board's last line, read literally: after the mini-batch iterations comes one with the gradient of the whole data set. It is the ring at the end of the curve. Its loss is no longer that of ten digits but of all 1'077, and the step lowers it.",
+        "Последняя строка доски, понятая буквально: после мини-батчей — одна итерация с градиентом по всей выборке. Это кружок в конце графика. Потери в нём уже не по десяти цифрам, а по всем 1'077, и шаг их уменьшает.",
       ),
       try: sentence(
         "Do without the final iteration: one iteration less, and hardly a difference in the end. On the board it closes a lecture; in training it is an option that is off.",

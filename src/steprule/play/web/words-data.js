@@ -37,7 +37,7 @@
     "data-rate-of": ["η of {0} on the digits", "η метода {0} на цифрах"],
     "data-iteration": ["Iteration", "Итерация"],
     "data-epoch": ["Epoch", "Эпоха"],
-    "data-training": ["Training loss", "Потери на обучении"],
+    "data-training": ["Training loss", "Потери"],
     "data-validation": ["Validation", "Валидация"],
     "data-test": ["Test", "Тест"],
     "data-of": ["{0} of {1}", "{0} из {1}"],
