@@ -1,4 +1,5 @@
-// The losses of batches, as they come: pale as they are, and in full their mean over a quarter of an epoch.
+// The losses of batches, as they come: pale as they are, and in full their running mean over a quarter of an epoch, or
+// over more of it where there are many.
 (function (steprule) {
   "use strict";
   steprule.data ??= {};
@@ -40,7 +41,7 @@
         const part = Math.min(1, ((within % counts.perEpoch) * this.batch) / size);
         return whole + part + (iteration > counts.iterations ? 1 : 0);
       };
-      const x = axis === "epochs" ? places.map(seen) : places, width = Math.max(1, Math.round(counts.perEpoch / 4));
+      const x = axis === "epochs" ? places.map(seen) : places, width = Math.max(1, Math.round(Math.max(counts.perEpoch / 4, counts.total / 60)));
       // The board's final iteration is seen as a point of its own.
       const last = counts.total > counts.iterations && losses.length === counts.total ? [[x.at(-1)], [losses.at(-1)]] : [[], []];
       return [[x, losses], [x, steprule.data.smoothed(losses, width)], last];

@@ -95,12 +95,14 @@
       if (methods.length) this.results.start(steprule.data.spec(this.app.state), methods);
     }
 
-    // Messages come faster than the screen is drawn.
+    // Messages come faster than the screen is drawn; drawing long curves may take a fifth of the time.
     soon() {
-      this.waiting ??= requestAnimationFrame(() => {
+      this.waiting ??= setTimeout(() => {
+        const begun = performance.now();
         this.waiting = undefined;
         this.show();
-      });
+        this.rest = Math.max(30, 4 * (performance.now() - begun));
+      }, this.rest ?? 0);
     }
 
     render(changed) {

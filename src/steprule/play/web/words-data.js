@@ -31,7 +31,7 @@
     "data-stop": ["Stop", "Стоп"],
     "data-axis": ["Along the axis", "По оси"],
     "data-loss": ["Training loss of each batch", "Потери на каждом батче"],
-    "data-loss-help": ["pale each batch, bold the mean of ¼ epoch", "бледно — батч, жирно — среднее за ¼ эпохи"],
+    "data-loss-help": ["pale each batch, bold their running mean", "бледно — батчи, жирно — скользящее среднее"],
     "data-method": ["Method", "Метод"],
     "data-rate": ["η", "η"],
     "data-rate-of": ["η of {0} on the digits", "η метода {0} на цифрах"],
