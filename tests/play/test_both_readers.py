@@ -155,6 +155,11 @@ def lined(theta, g, r=sr.slot(rank="row"), c=sr.slot(rank="column"), left=sr.slo
     step = sr.inverse_root(left, 4, eps=1e-3) @ sr.orthogonalize(g, steps=3)
     return theta - lr * step / sr.sqrt(r * c / sr.numel(g)) + sr.normal() * sr.uniform(), r, c, left
 """,
+    "before and behind a rule": """
+import steprule as sr
+links = [sr.weight_decay(0.1), sr.board.adam(lr=0.5), sr.cautious, sr.cautious_weight_decay(weight_decay=0.2)]
+program = sr.chain(*links)
+""",
     "a long formula": """
 import steprule as sr
 @sr.rule

@@ -39,8 +39,8 @@ sr.chain(sr.board.clip_component(limit=2.0), sr.clip_global_norm(max_norm=0.5), 
     "averaged": """
 from steprule import board, cautious, chain, clip_norm, ema, lookahead, rule, slot
 
-@rule(evaluate_at=lambda theta, m, *, lr, beta: theta - lr * beta * m)
-def ahead(theta, g, m, far=slot(init="theta"), *, lr=2e-4, beta=0.9):
+@rule(evaluate_at=lambda theta, m, *, lr, beta, t: theta - lr * beta / (1 + t) * m)
+def ahead(theta, g, m, far=slot(init="theta"), *, lr=2e-4, beta=0.9, t):
     m = beta * m + g
     return theta - lr * m + 1e-5 * (far - theta), m, far
 
