@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parents[1] / "rule"
 FILES = (
     "test_language_errors.py", "test_advice.py", "test_declaration_errors.py", "test_composition.py", "test_drawing.py",
     "test_watch.py", "test_hostile_rules.py", "test_wide_slots.py",
+    "test_impure_rules.py",
 )  # fmt: skip
 HEADER = """import builtins
 import math
@@ -159,6 +160,18 @@ POINTS = {
 """Points where the gradient of a rule is taken."""
 
 
+HELD_BY = {
+    "HELD": HELD,
+    "COUNT": "COUNT = 0\n\n",
+    "SEEN": "SEEN = []\n\n",
+    "TABLE": 'TABLE = {"inner": [0]}\n\n',
+    "helping(g)": "def helping(g, calls=[]):\n    calls.append(1)\n    return g / len(calls)\n\n",
+    "looked_up(": "MEMO = {}\n\ndef looked_up(value):\n    if value not in MEMO:\n        MEMO[value] = value**0.5\n"
+    "    return MEMO[value]\n\ndef kept(value):\n    return value / 3\n\n",
+}
+"""What stands above texts that use a name of their file."""
+
+
 def texts() -> dict[str, str]:
     """Return all texts by a name."""
     found: dict[str, str] = {}
@@ -179,7 +192,12 @@ def texts() -> dict[str, str]:
         declared, _, body = parts.partition("|")
         text = f"@rule\ndef own(theta, g, k={declared}, *, lr=0.1, t):\n    {body}\n"
         found.setdefault(text, name)
-    return {name: HEADER + (HELD if "HELD" in text else "\n") + text for text, name in found.items()}
+    return {name: HEADER + _held(text) + text for text, name in found.items()}
+
+
+def _held(text: str) -> str:
+    """Return what a text needs above it."""
+    return "".join(above for word, above in HELD_BY.items() if word in text) or "\n"
 
 
 def _of_file(source: str) -> Iterator[tuple[int, str]]:

@@ -26,6 +26,10 @@ APART = {
     "__class__": "a symbol of the page has no class to be climbed to",
     "return lambda": "Python spells a function by its address in memory",
     "g * sqrt\n": "Python spells a function by its address in memory",
+    **dict.fromkeys(("np.random.", "torch.rand(", "torch.randint", "np.float32"), "NumPy and torch are not in the page"),
+    **dict.fromkeys(("secrets.", "uuid.", "time.perf_counter", "time.localtime", "as clock", "id(object"),
+                    "chance, clocks and addresses are Python's, and the page has none to be asked"),
+    **dict.fromkeys(("next(", "getattr(", "nonlocal"), "iterators, attributes and closures that change are Python's"),
     "choice(text)": "a piece of a test that is no text by itself",
     "rank=declared": "a piece of a test that is no text by itself",
 }  # fmt: skip
@@ -65,7 +69,7 @@ def test_texts_that_are_told_apart_are_still_there_and_still_differ(words: str, 
     assert found["fix"]
     try:
         expected = by_python(source, tmp_path)
-    except NameError:
+    except (NameError, SyntaxError):
         return
     assert not ("told" in expected and same_error(expected["told"], found["told"]))
 

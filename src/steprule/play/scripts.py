@@ -11,7 +11,7 @@ EDITOR = "vendor/editor.js"
 LANGUAGE = (
     *(f"web/language-{name}.js" for name in (
         "text", "nodes", "symbols", "advice", "values", "python", "functions", "statements", "declare", "formula",
-        "trace", "show", "builtins", "modules",
+        "purity", "trace", "show", "builtins", "modules",
     )),
     "web/language.js",
     "web/run.js",

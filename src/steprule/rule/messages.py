@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+FIX = (
+    "what changes from step to step comes in as a hyperparameter (set it in param_groups before the step), "
+    "as t, or is kept in a slot; normal(), uniform() and rademacher() of steprule draw anew at every step"
+)
 MESSAGES: dict[str, tuple[str, str]] = {
     # Symbols
     "endless": (
@@ -127,6 +131,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "implicit twice": (
         "`{name}` takes its gradient where its step ends, and the one at `{parameter}`, too",
         "leave `{first}` out, or give another point",
+    ),
+    "not the same": (
+        "`{name}` is not the same when it is read again, but a formula is: Python would fix it as it is now",
+        FIX,
+    ),
+    "changes": (
+        "reading `{name}` changes `{label}`; it is read when its formula is needed, not at every step",
+        FIX,
     ),
     # Signatures
     "reserved": ("`{name}` is reserved, so it cannot name an argument of a rule", "{fix}"),

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import Origin, RuleError, StepruleError
 from ..graph.graph import Graph
+from .messages import FIX, told
 from .origin import of_name, of_return, refusal
 from .symbols import Recorder
 
@@ -27,10 +28,6 @@ FICKLE = {"time", "secrets", "uuid"}
 """Modules whose functions say something else every time, if not at once."""
 NOW = {"now", "today", "utcnow"}
 DEPTH, WIDTH = 3, 100
-FIX = (
-    "what changes from step to step comes in as a hyperparameter (set it in param_groups before the step), "
-    "as t, or is kept in a slot; normal(), uniform() and rademacher() of steprule draw anew at every step"
-)
 
 Function = Callable[..., Any]
 
@@ -46,8 +43,7 @@ def pure(name: str, functions: Sequence[Function], read: Callable[[Recorder], Gr
     _compare(name, functions[-1], read, graph, recorder)
     for (function, label), account in _held(reached).items():
         if account != held.get((function, label)):
-            what = f"reading `{name}` changes `{label}`; it is read when its formula is needed, not at every step"
-            raise refusal(what, FIX, of_name(function, label) or function)
+            raise refusal(*told("changes", name=name, label=label), of_name(function, label) or function)
     for _ in range(MORE if _dice() != dice else 0):
         _compare(name, functions[-1], read, graph, recorder)
     return graph
@@ -58,16 +54,16 @@ def _compare(
 ) -> None:
     """Read a rule again; the error of a difference shows the first line that differs."""
     again = Recorder(quick=True)
-    what = f"`{name}` is not the same when it is read again, but a formula is: Python would fix it as it is now"
+    what, fix = told("not the same", name=name)
     try:
         other = read(again)
     except StepruleError as error:
-        raise RuleError(what, where=error.where, fix=FIX) from error
+        raise RuleError(what, where=error.where, fix=fix) from error
     if other.roots == graph.roots and other.gauges == graph.gauges:
         return
     pairs = itertools.zip_longest(recorder.origins, again.origins)
     first = next((node for node, now in pairs if node is not now), graph.new_parameter)
-    raise refusal(what, FIX, recorder.origins.get(first) or of_return(function))
+    raise refusal(what, fix, recorder.origins.get(first) or of_return(function))
 
 
 # What a function can reach ----------------------------------------------------------------------------

@@ -319,8 +319,16 @@
     if (own) throw new Refusal(told("taken", { own, name }), null);
   };
 
-  /** Return the graph of a formula. */
+  /** Return the graph of a formula, which is the same when it is read again. */
   language.trace = function (formula) {
+    const read = () => readOnce(formula);
+    const graph = read();
+    const functions = formula.parts.flatMap((part) => [part.evaluateAt, part.called].filter((one) => one !== null));
+    language.checkPure(formula.name, functions, graph, read);
+    return graph;
+  };
+
+  function readOnce(formula) {
     const before = [language.recorder, language.at];
     language.recorder = new language.Recorder();
     try {
@@ -335,5 +343,5 @@
     } finally {
       [language.recorder, language.at] = before;
     }
-  };
+  }
 })((globalThis.steprule ??= {}));
