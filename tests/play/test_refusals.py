@@ -26,7 +26,7 @@ APART = {
     "__class__": "a symbol of the page has no class to be climbed to",
     "return lambda": "Python spells a function by its address in memory",
     "g * sqrt\n": "Python spells a function by its address in memory",
-    **dict.fromkeys(("np.random.", "torch.rand(", "torch.randint", "np.float32"), "NumPy and torch are not in the page"),
+    **dict.fromkeys(("np.random.", "torch.rand(", "torch.randint", "np.float32"), "no page has NumPy or torch"),
     **dict.fromkeys(("secrets.", "uuid.", "time.perf_counter", "time.localtime", "as clock", "id(object"),
                     "chance, clocks and addresses are Python's, and the page has none to be asked"),
     **dict.fromkeys(("next(", "getattr(", "nonlocal"), "iterators, attributes and closures that change are Python's"),

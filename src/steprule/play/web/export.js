@@ -85,9 +85,9 @@
       for (const node of reductions) this.open(node);
       const before = new Map(this.names);
       this.lines.push(`  for (let k = 0; k < ${this.array(this.graph.parameter)}.length; k++) {`);
-      for (const node of reductions)
-        if (node.kind !== "global")
-          this.lines.push(`    let s = ${number(this.start(node))};`.replace("let s", `let ${this.total(node)}`));
+      for (const node of reductions.filter((one) => one.kind !== "global")) {
+        this.lines.push(`    let ${this.total(node)} = ${number(this.start(node))};`);
+      }
       const element = (node) => node.rank === rank.of("ELEMENT");
       needed.filter((node) => !element(node)).forEach((node) => this.define(node, "    "));
       this.lines.push(`    for (let i = 0; i < ${this.array(this.graph.parameter)}[k].length; i++) {`);

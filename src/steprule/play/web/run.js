@@ -45,6 +45,7 @@
     constructor(roots, sizes) {
       this.sizes = sizes;
       this.views = new Map();
+      this.ranked = new Map();
       this.values = new Map();
       this.numbers = [];
       this.reads = [];
@@ -128,24 +129,28 @@
       }
       for (const work of this.work) work();
     }
+    /** The shapes in which a rank is kept, a tensor each. */
+    shapesOf(ranked) {
+      if (!this.ranked.has(ranked)) {
+        this.ranked.set(
+          ranked,
+          this.sizes.map(([rows, columns]) => rank.view(ranked, rows, columns)),
+        );
+      }
+      return this.ranked.get(ranked);
+    }
     /** Return a value as an array of a rank, not shared with any other. */
     kept(node, ranked) {
+      const shapes = this.shapesOf(ranked);
       return this.values.get(node).map((value, i) => {
-        const shape = rank.view(ranked, ...this.sizes[i]);
+        const shape = shapes[i];
         const out = new Float64Array(shape[0] * shape[1]);
-        if (value.length === out.length) out.set(value);
-        else
-          spread(
-            (x) => x,
-            out,
-            ...shape,
-            value,
-            value,
-            value,
-            Array(3)
-              .fill(strides(this.views.get(node)[i], shape))
-              .flat(),
-          );
+        if (value.length === out.length) {
+          out.set(value);
+          return out;
+        }
+        const by = strides(this.views.get(node)[i], shape);
+        spread((x) => x, out, shape[0], shape[1], value, value, value, [...by, ...by, ...by]);
         return out;
       });
     }
