@@ -15,7 +15,7 @@ wanted := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare docs test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels learning muon-rate pictures vendor clean
+.PHONY: help compare docs test test-page test-hosts test-floor lint lint-style lint-format lint-types fuzz mutants bench agreement gpu gpu-kernels dist learning muon-rate pictures vendor clean
 
 help:
 	@echo 'make compare      train and compare the methods of the board; writes $(OUT)/report.html'
@@ -35,6 +35,7 @@ help:
 	@echo 'make gpu-kernels  compile the golden GPU kernels that have changed, and write down what comes out'
 	@echo 'make pictures     photograph the report of make compare for README; needs Chromium'
 	@echo 'make vendor       bundle what the playground takes from npm, as package-lock.json pins it'
+	@echo 'make dist         build sdist and wheel of the last commit into dist, and check them; ARGS=--index installs from the index'
 	@echo 'make clean        remove the environment and everything generated'
 	@echo
 	@echo 'ARGS passes flags on:  make compare ARGS=--quick    make test ARGS="-k adam"'
@@ -133,6 +134,9 @@ pictures: $(VENV)/page
 vendor:
 	@bash src/steprule/play/vendor/bundle.sh '$(CURDIR)/build/vendor'
 
+dist: $(VENV)/dist
+	@$(python) tests/dist.py $(ARGS)
+
 clean:
 	rm -rf '$(VENV)' '$(OUT)' build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -181,6 +185,11 @@ $(VENV)/peers: $(VENV)/test
 $(VENV)/docs: $(VENV)/test
 	@echo 'Installing the tools that make the documentation ...'
 	@$(pip) --quiet -e '.[docs]'
+	@touch $@
+
+$(VENV)/dist: $(VENV)/lab
+	@echo 'Installing the tools that build and check a distribution ...'
+	@$(pip) --quiet -e '.[dist]'
 	@touch $@
 
 $(VENV)/page: $(VENV)/test

@@ -33,7 +33,7 @@ def test_a_requirement_without_a_lower_bound_is_refused() -> None:
 
 def test_every_extra_is_run_at_its_bounds_or_at_the_pinned_versions() -> None:
     extras = set(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"])
-    assert extras - set(RUN) == {"bench", "peers", "docs", "page", "hosts", "dev"}
+    assert extras - set(RUN) == {"bench", "peers", "docs", "page", "hosts", "dev", "dist"}
 
 
 def test_what_torch_says_of_python_3_13_0_is_no_error() -> None:
