@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -67,10 +67,10 @@ def members(source: Path, wheel: Path) -> tuple[set[str], set[str]]:
     return names - {"PKG-INFO"}, own
 
 
-def compare(what: str, found: set[str], wanted: Iterable[str]) -> None:
+def compare(what: str, found: set[str], wanted: set[str]) -> None:
     """End with the names that are missing, or that nobody tracks."""
-    wrong = [f"missing {name}" for name in sorted({*wanted} - found)] + [
-        f"too many {name}" for name in sorted(found - {*wanted})
+    wrong = [f"missing {name}" for name in sorted(wanted - found)] + [
+        f"too many {name}" for name in sorted(found - wanted)
     ]
     if wrong:
         sys.exit("\n".join([f"dist: the {what} is not what git tracks", *wrong]))
@@ -101,7 +101,7 @@ def main(words: Sequence[str]) -> None:
     source, wheel = built(WORK / "tree")
     in_source, in_wheel = members(source, wheel)
     compare("source distribution", in_source, files)
-    compare("wheel", in_wheel, (name for name in files if name.startswith("src/")))
+    compare("wheel", in_wheel, {name for name in files if name.startswith("src/")})
     installed(wheel, words)
     print(f"{source.relative_to(ROOT)}: {len(in_source)} files; {wheel.relative_to(ROOT)}: {len(in_wheel)} files.")
 
