@@ -7,6 +7,7 @@ installed into a fresh environment that has what it depends on but not this repo
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,15 @@ def members(source: Path, wheel: Path) -> tuple[set[str], set[str]]:
     return names - {"PKG-INFO"}, own
 
 
+def described(wheel: Path) -> None:
+    """End if what an index shows leads to files that are not beside it."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode().partition("\n\n")[2]
+    if found := re.findall(r"\[[^\]]*\]\((?!https?:)[^)]*\)", text):
+        sys.exit("\n".join(["dist: the description leads nowhere at an index", *found]))
+
+
 def compare(what: str, found: set[str], wanted: set[str]) -> None:
     """End with the names that are missing, or that nobody tracks."""
     wrong = [f"missing {name}" for name in sorted(wanted - found)] + [
@@ -102,6 +112,7 @@ def main(words: Sequence[str]) -> None:
     in_source, in_wheel = members(source, wheel)
     compare("source distribution", in_source, files)
     compare("wheel", in_wheel, {name for name in files if name.startswith("src/")})
+    described(wheel)
     installed(wheel, words)
     print(f"{source.relative_to(ROOT)}: {len(in_source)} files; {wheel.relative_to(ROOT)}: {len(in_wheel)} files.")
 
