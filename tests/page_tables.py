@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import steprule as sr
+from steprule.graph.gauges import MEANINGS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -61,6 +62,14 @@ def moved() -> str:
     return "\n".join(lines) + "\n"
 
 
+def gauges() -> str:
+    """Return the gauges of every rule, with what each is."""
+    return (
+        "\n".join(["| gauge | is |", "|---|---|", *(f"| `{name}` | {told} |" for name, told in MEANINGS.items())])
+        + "\n"
+    )
+
+
 def record(name: str) -> dict[str, Any]:
     """Return a committed record."""
     return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
@@ -92,6 +101,7 @@ def agreed() -> str:
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "board": ("docs/understand/board.md", board),
+    "gauges": ("docs/learn/gauges.md", gauges),
     "bytes": ("docs/understand/performance.md", moved),
     "large": ("docs/understand/performance.md", partial(timed, "large")),
     "small": ("docs/understand/performance.md", partial(timed, "small", "AdamW", "all threads, fresh gradients")),
