@@ -16,6 +16,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "dist"
 OUT = ROOT / "dist"
@@ -69,11 +71,12 @@ def members(source: Path, wheel: Path) -> tuple[set[str], set[str]]:
 
 
 def described(wheel: Path) -> None:
-    """End if what an index shows leads to files that are not beside it."""
+    """Render what an index shows; end if it leads to files that are not beside it."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         text = archive.read(name).decode().partition("\n\n")[2]
-    if found := re.findall(r"\[[^\]]*\]\((?!https?:)[^)]*\)", text):
+    shown = MarkdownIt("commonmark").enable("table").render(text)
+    if found := re.findall(r'(?:href|src)="(?!https?:)[^"]*"', shown):
         sys.exit("\n".join(["dist: the description leads nowhere at an index", *found]))
 
 

@@ -41,7 +41,7 @@ def test_files_are_named_as_in_the_repository_and_every_difference_ends_it(tmp_p
 
 
 def test_a_description_that_leads_to_a_file_beside_it_ends_it(tmp_path: Path) -> None:
-    dist.described(archives(tmp_path, set(), "[one](https://example.org)")[1])
+    dist.described(archives(tmp_path, set(), "[one](https://example.org) and `x[0](y)`")[1])
     for wrong in ("See [the house](ARCHITECTURE.md).", "![Curves](docs/compare.png)", "[down](#below)"):
         with pytest.raises(SystemExit, match="leads nowhere"):
             dist.described(archives(tmp_path, set(), wrong)[1])
