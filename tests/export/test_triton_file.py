@@ -13,11 +13,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
 from triton_file import ALLOWED, LIBRARY, exported, fill, load, maker, parameters, same, step
 
 import steprule as sr
@@ -25,8 +31,17 @@ from steprule import board, chain, clip_global_norm, norm, rule
 from steprule.backends.triton_build import Build, building
 from steprule.backends.triton_gpu import interpreted
 from steprule.errors import BackendError
+from steprule.export.triton_kernels import FileKernels
+from steprule.export.triton_parts import HyperInGroup, Parts, _check_program
+from steprule.graph.evaluate import evaluate
+from steprule.graph.graph import Graph
+from steprule.graph.show import formula
+from steprule.plan.program import lowered
+from steprule.plan.schedule import schedule
 from steprule.rule import Formula, Transform, floor, numel, tanh
 from steprule.zoo import adam, adaptive, descent, factored, free, papers
+from strategies import HYPERS, Problem, graphs, problem
+from test_random_rules import _differs, _well_conditioned
 
 pytestmark = [pytest.mark.interp, pytest.mark.skipif(not interpreted(), reason="a GPU is here: `-m gpu` runs on it")]
 
@@ -113,6 +128,11 @@ def test_chains_and_classes_step_as_the_interpreter_does(name: str, tmp_path: Pa
     follow(what, tmp_path, host=("mu_product",) if name == "NAdam" else (), **options)
 
 
+def test_tensors_without_elements_change_nothing(tmp_path: Path) -> None:
+    follow(chain(clip_global_norm(max_norm=0.5), papers.lars), tmp_path, shapes=((0,), (9,), (2, 0)))
+    follow(board.adam, tmp_path, shapes=((0,),))
+
+
 @pytest.mark.parametrize("what", [board.gd, papers.lion, adam.adam], ids=lambda own: own.name)
 def test_two_hundred_steps_are_the_same_bit_for_bit(what: Any, tmp_path: Path) -> None:
     follow(what, tmp_path, steps=200, shapes=((9,),))
@@ -131,6 +151,50 @@ def test_a_rule_with_nearly_all_operations_steps_as_the_interpreter_does(
     """Slots that start as the parameter, or are one number a tensor; random numbers; sizes, greatest elements."""
     monkeypatch.setattr(triton_file_of_ours, "LONGEST", 1000)
     follow(everything, tmp_path, seed=2**63 + 5)
+
+
+SIZES = [(5,), (), (3, 4), (0,), (17,)]
+
+
+def test_random_rules_mean_in_files_what_they_mean_elsewhere(tmp_path: Path) -> None:
+    """One step of each, in float64, with a group for each tensor; host slots, too."""
+    modules = count()
+
+    @hypothesis.seed(7)
+    @settings(max_examples=40, derandomize=False, phases=[Phase.generate])
+    @given(graph=graphs(), seed=st.integers(0, 2**16))
+    def agree(graph: Graph, seed: int) -> None:
+        data = problem(seed, SIZES)
+        truth = evaluate(graph, data.arrays, data.numbers)
+        assume(_well_conditioned(graph, data, truth, 1e-11))
+        program, subject = lowered(schedule(graph), "float64"), SimpleNamespace(name="Drawn", formulas=(), command="")
+        try:
+            _check_program(subject, program)  # type: ignore[arg-type]
+        except BackendError:
+            assume(False)
+        numbers = tuple(HyperInGroup(own, own.name) for own in graph.hypers)
+        kernels, defaults = FileKernels(program, Build(chunk=8, block=4, rows=2), 0), dict.fromkeys(HYPERS, 1.0)
+        parts = Parts(subject, program, kernels, numbers, defaults, {}, torch.float64, False)  # type: ignore[arg-type]
+        module = load(triton_file_of_ours._written(parts, told=True), tmp_path, f"drawn_{next(modules)}")
+        assert not _differs(truth, _run(module.Drawn, graph, data), 1e-8), formula(graph)
+
+    agree()
+
+
+def _run(make: Any, graph: Graph, data: Problem) -> list[dict[str, np.ndarray]]:
+    """Take the step of a problem with a file's optimiser; host slots and counts are those of two groups."""
+    params = [torch.nn.Parameter(torch.tensor(own["theta"])) for own in data.arrays]
+    numbers = [data.numbers[place % 2] for place in range(len(params))]
+    optimizer = make([{"params": [p], **{name: own[name] for name in HYPERS}}
+                      for p, own in zip(params, numbers, strict=True)])  # fmt: skip
+    for p, own, row in zip(params, data.arrays, numbers, strict=True):
+        p.grad = torch.tensor(own["g"])
+        state = optimizer.state[p] = optimizer.fresh(p, optimizer.param_groups[0])
+        for name in state:
+            state[name].copy_(torch.tensor(row["t"] - 1 if name == "step" else row.get(name, own.get(name))))
+    step(optimizer)
+    names = [slot.name for slot in graph.slots]
+    return [{"theta": p.detach().numpy(), **{name: optimizer.state[p][name].numpy() for name in names}} for p in params]
 
 
 KINDS = {
@@ -183,14 +247,29 @@ def test_checkpoints_go_both_ways_in_mid_training(tmp_path: Path) -> None:
     same(optimizer, crossed[1])
 
 
+def test_groups_of_a_class_s_checkpoint_get_the_numbers_that_they_lack(tmp_path: Path) -> None:
+    """Those of our classes do not hold what a clipping takes."""
+    optimizer, other, mine, ours = pair(sr.optim.AdamW, tmp_path, clip=0.5)
+    fill(mine, ours, 0)
+    step(other)
+    optimizer.load_state_dict(copy.deepcopy(other.state_dict()))
+    assert [group["max_norm"] for group in optimizer.param_groups] == [0.5, 0.5]
+    for own, one in zip(mine, ours, strict=True):
+        own.data.copy_(one.data)
+    fill(mine, ours, 1)
+    step(optimizer)
+    step(other)
+    same(optimizer, other)
+
+
 def test_closures_schedulers_copies_and_pickles_are_torch_s(tmp_path: Path) -> None:
     optimizer, other, mine, ours = pair(board.adam, tmp_path)
     schedules = [torch.optim.lr_scheduler.StepLR(one, 1, gamma=0.5) for one in (optimizer, other)]
     for number in range(3):
         fill(mine, ours, number)
-        for one, schedule in zip((optimizer, other), schedules, strict=True):
+        for one, rates in zip((optimizer, other), schedules, strict=True):
             step(one, closure=lambda number=number: torch.tensor(float(number)))
-            schedule.step()
+            rates.step()
     same(optimizer, other)
     assert optimizer.step(lambda: 4.5) == 4.5
     other.step()

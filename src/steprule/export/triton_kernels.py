@@ -169,7 +169,7 @@ class FileKernels(TritonDialect):
         for at in range(0, len(places), 2):
             two = " | ".join(places[at : at + 2])
             self.source.line(f"places |= {two}" if at else f"places = {two}")
-        self.source.line("aligned = (places & 15) == 0")
+        self.source.line("aligned = (places & 15) == 0" if places else "aligned = count >= 0")
 
     def _number_slots(self, rank: Rank) -> None:
         stores = [store for store in (*self.program.finish, *self.program.globals) if store.array.rank is rank]

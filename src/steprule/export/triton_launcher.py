@@ -25,6 +25,11 @@ def check(what, tensor, dtype, shape, device):
     if not tensor.is_contiguous() or tensor.is_neg() or tensor.untyped_storage().nbytes() < end:
         raise ValueError(f"{what} does not lie in memory element by element: give a .contiguous() one")'''
 
+_SEND = '''\
+def send(table, device):
+    """Copy a table to the device when its turn comes; the host does not wait."""
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table'''
+
 _NUMBERS = '''\
 def numbers(group):
     """Return a group's hyperparameters; refuse one that is not finite or out of its range."""
@@ -57,7 +62,8 @@ _BIND = '''\
     def bind(self, params):
         """Return the tables that stay while tensors do: addresses, and chunks (tensor, first element, elements)."""
         lies = [(p.shape, p.data_ptr(), *(self.state[p][name].data_ptr() for name in SLOTS)) for p in params]
-        if self.bound is None or self.bound[0] != lies:
+        stream = torch.cuda.current_stream(params[0].device) if params[0].is_cuda else None
+        if self.bound is None or self.bound[0] != (stream, lies):
             device, size = params[0].device, torch.tensor([p.numel() for p in params])
             pieces = ((size + CHUNK.value - 1) // CHUNK.value).clamp(min=1)
             tensor = torch.arange(len(params)).repeat_interleave(pieces)
@@ -114,7 +120,7 @@ def optimizer_class(parts: Parts) -> list[str]:
     if hosted or new:
         found = ["\n".join(host_function(hosted, new, parts.kernels.hypers, host_columns(plan)))]
     values = "\n".join(fitted("    found = [", [one.read for one in parts.numbers], "]", each=True))
-    return [*found, _CHECK, _NUMBERS.format(values=values), _class(parts)]
+    return [*found, _CHECK, _SEND, _NUMBERS.format(values=values), _class(parts)]
 
 
 def _class(parts: Parts) -> str:
@@ -200,7 +206,7 @@ def _bound(parts: Parts) -> list[str]:
         )
     counts = {"chunk_count": "len(chunks)", "tensor_count": "len(params)"}
     lines += [f'{indent}    "{name}": {made},' for name, made in counts.items() if name in parts.kernels.given]
-    return [*lines, f"{indent}}}", f"{indent}self.bound = lies, made", "        return self.bound[1]"]
+    return [*lines, f"{indent}}}", f"{indent}self.bound = (stream, lies), made", "        return self.bound[1]"]
 
 
 def _step(parts: Parts) -> list[str]:
@@ -260,20 +266,21 @@ def _update(parts: Parts) -> list[str]:
 def _launch(parts: Parts, held: Sequence[str]) -> list[str]:
     """Write how this step's tables are made, the launches, and what is counted after them."""
     kernels, new = parts.kernels, bool(parts.program.plan.host_writes)
-    pointers = "[0 if p.grad is None else p.grad.data_ptr() for p in params]"
-    lines = [f"        gradients = torch.tensor({pointers}).to(device)"]
-    if held == ["step"] and kernels.hosted:
+    pointers = "[0 if p.grad is None else p.grad.data_ptr() or 1 for p in params]"
+    lines = [f"        gradients = send(torch.tensor({pointers}), device)"]
+    asked = bool(kernels.hosted or new)
+    if held == ["step"] and asked:
         counted = '[float(self.state[p]["step"]) + 1 for p in params]'
         lines.append(f"        t = torch.tensor({counted}, dtype=torch.float64)")
-    elif held:
+    elif held and asked:
         lines += ["        counts = [[float(self.state[p][name]) for name in COUNTS] for p in params]",
                   "        counts = torch.tensor(counts, dtype=torch.float64)"]  # fmt: skip
         lines += ["        counts[:, 0] += 1"] if held[0] == "step" else []
-    if kernels.hosted or new:
+    if asked:
         told = ", ".join(["hyper", *(["t"] if held == ["step"] else ["counts"] * bool(held))])
         found = ", ".join(["host"] * bool(kernels.hosted) + ["new"] * new)
         lines.append(f"        {found} = host_scalars({told})")
-    sent = [f'"{name}": {name}.to(device)' for name in ("hyper", "host") if name in kernels.given]
+    sent = [f'"{name}": send({name}, device)' for name in ("hyper", "host") if name in kernels.given]
     sizes = {"chunks": '(len(tables["chunks"]),)', "tensors": "(len(params),)", "": "(1,)"}
     given = ["**self.bind(params)", '"gradients": gradients', *sent]
     lines += fitted("        tables = {", given, "}", each=True)
@@ -283,7 +290,7 @@ def _launch(parts: Parts, held: Sequence[str]) -> list[str]:
         lines += ["        for p, row in zip(params, new.tolist()):", "            if p.grad is not None:",
                   "                for name, value in zip(COUNTS, row):",
                   "                    self.state[p][name].fill_(value)"]  # fmt: skip
-    elif held:
+    elif "step" in held:
         lines += ["        for p in params:", "            if p.grad is not None:",
                   '                self.state[p]["step"] += 1']  # fmt: skip
     return lines

@@ -171,6 +171,11 @@ def check(what, tensor, dtype, shape, device):
         raise ValueError(f"{what} does not lie in memory element by element: give a .contiguous() one")
 
 
+def send(table, device):
+    """Copy a table to the device when its turn comes; the host does not wait."""
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+
 def numbers(group):
     """Return a group's hyperparameters; refuse one that is not finite or out of its range."""
     found = [group["lr"], group["beta1"], group["beta2"]]
@@ -216,7 +221,8 @@ class Lion(torch.optim.Optimizer):
     def bind(self, params):
         """Return the tables that stay while tensors do: addresses, and chunks (tensor, first element, elements)."""
         lies = [(p.shape, p.data_ptr(), *(self.state[p][name].data_ptr() for name in SLOTS)) for p in params]
-        if self.bound is None or self.bound[0] != lies:
+        stream = torch.cuda.current_stream(params[0].device) if params[0].is_cuda else None
+        if self.bound is None or self.bound[0] != (stream, lies):
             device, size = params[0].device, torch.tensor([p.numel() for p in params])
             pieces = ((size + CHUNK.value - 1) // CHUNK.value).clamp(min=1)
             tensor = torch.arange(len(params)).repeat_interleave(pieces)
@@ -230,7 +236,7 @@ class Lion(torch.optim.Optimizer):
                 "chunks": chunks.to(device),
                 "tensors": torch.stack([place], 1).to(device),
             }
-            self.bound = lies, made
+            self.bound = (stream, lies), made
         return self.bound[1]
 
     @torch.no_grad()
@@ -261,10 +267,10 @@ class Lion(torch.optim.Optimizer):
             self.state[p] = self.state.get(p) or self.fresh(p, group)
             for name, (dtype, whole) in SLOTS.items():
                 check(f"the slot {name}", self.state[p][name], dtype, p.shape if whole else (), device)
-        gradients = torch.tensor([0 if p.grad is None else p.grad.data_ptr() for p in params]).to(device)
+        gradients = send(torch.tensor([0 if p.grad is None else p.grad.data_ptr() for p in params]), device)
         t = torch.tensor([float(self.state[p]["step"]) + 1 for p in params], dtype=torch.float64)
         host = host_scalars(hyper, t)
-        tables = {**self.bind(params), "gradients": gradients, "hyper": hyper.to(device), "host": host.to(device)}
+        tables = {**self.bind(params), "gradients": gradients, "hyper": send(hyper, device), "host": send(host, device)}
         with torch.cuda.device_of(params[0]):
             pass_0[(len(tables["chunks"]),)](**tables, **OPTIONS)
         for p in params:
