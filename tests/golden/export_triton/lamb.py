@@ -284,7 +284,7 @@ class Lamb(torch.optim.Optimizer):
             self.state[p] = self.state.get(p) or self.fresh(p, group)
             for name, (dtype, whole) in SLOTS.items():
                 check(f"the slot {name}", self.state[p][name], dtype, p.shape if whole else (), device)
-        gradients = send(torch.tensor([0 if p.grad is None else p.grad.data_ptr() for p in params]), device)
+        gradients = send(torch.tensor([0 if p.grad is None else p.grad.data_ptr() or 1 for p in params]), device)
         t = torch.tensor([float(self.state[p]["step"]) + 1 for p in params], dtype=torch.float64)
         host = host_scalars(hyper, t)
         tables = {**self.bind(params), "gradients": gradients, "hyper": send(hyper, device), "host": send(host, device)}
