@@ -197,6 +197,26 @@ def _run(make: Any, graph: Graph, data: Problem) -> list[dict[str, np.ndarray]]:
     return [{"theta": p.detach().numpy(), **{name: optimizer.state[p][name].numpy() for name in names}} for p in params]
 
 
+@rule
+def bracketing(theta, g, *, lr=0.1, beta=0.3, gamma=0.7):
+    scale = lr / (beta / gamma) - (beta - (gamma - lr)) + (beta + gamma) ** (lr - beta)
+    return (theta - (g - (theta - scale * g))) * sr.norm(sr.uniform() - 0.5)
+
+
+def test_brackets_keep_what_is_taken_from_what_and_a_pass_may_read_nothing(tmp_path: Path) -> None:
+    follow(bracketing, tmp_path)
+
+
+def test_one_number_for_all_tensors_is_that_of_those_which_have_been_stepped(tmp_path: Path) -> None:
+    """The first parameter, without a gradient at first, joins later."""
+    optimizer, other, mine, ours = pair(free.dog, tmp_path)
+    for number in range(3):
+        fill(mine, ours, number, absent=0 if number == 0 else -1)
+        step(optimizer)
+        step(other)
+        same(optimizer, other)
+
+
 KINDS = {
     "float64": (torch.float64, {}),
     "float16": (torch.float16, {}),
