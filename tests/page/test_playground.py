@@ -375,3 +375,40 @@ def test_a_method_looks_the_same_in_the_list_and_in_the_picture(view):
     drawn = view.evaluate(f"steprule.app.trajectories().map(one => [one.key, ({shown})(steprule.sample(one.look))])")
     assert {key: list_[key] for key, _ in drawn} == dict(drawn)
     assert len({tuple(look) for look in list_.values()}) == len(list_)
+
+
+def test_theory_stands_beside_what_is_seen_and_its_best_numbers_can_be_taken(view):
+    put(view, kappa=25, steps=60, focus="momentum")
+    view.locator("#use-best").click()
+    rate = (25**0.5 - 1) / (25**0.5 + 1)
+    assert run(view, "momentum")["hypers"]["beta"] == pytest.approx(rate**2)
+    now, seen, _, best = view.locator(".theory dd").all_text_contents()
+    assert now == best.partition(" ")[0] == f"{rate:.4g}"
+    assert float(seen) == pytest.approx(rate, abs=0.01)
+    put(view, focus="adam")
+    assert view.locator(".theory dl").count() == 0
+    put(view, surface="saddle")
+    assert view.locator(".theory").is_hidden()
+
+
+def test_noise_is_the_same_for_a_seed_and_spares_the_whole_gradient(view):
+    still, moved = run(view, "gd")["at"], run(view, "mine")["at"]
+    put(view, noise=1, seed=3)
+    first = run(view, "mine")["at"]
+    assert run(view, "gd")["at"] == still
+    assert first != moved
+    put(view, seed=4)
+    assert run(view, "mine")["at"] != first
+    put(view, seed=3)
+    assert run(view, "mine")["at"] == first
+
+
+def test_the_way_back_from_the_lecture_leads_to_what_was_on_the_board(browser, file):
+    with opened(browser, file) as view:
+        own = "@rule\ndef own(theta, g, *, lr=0.2):\n    return theta - lr * g\n"
+        put(view, text=own)
+        view.locator('[data-view="lecture"]').click()
+        assert state(view)["text"] != own
+        view.go_back()
+        until(view, "steprule.app.state.view === 'surface'")
+        assert state(view)["text"] == own

@@ -146,7 +146,8 @@
   render(store.state, new Set([...everything, "first"]));
   performance.mark("first-trajectory");
   if (read === null) tell(word("foreign"));
-  addEventListener("hashchange", () => {
+  addEventListener("popstate", () => {
+    clearTimeout(waiting.get(link));
     const patch = steprule.decoded(location.hash);
     if (patch) change({ ...steprule.beginning, ...patch });
     else tell(word("foreign"));
