@@ -160,6 +160,13 @@ import steprule as sr
 links = [sr.weight_decay(0.1), sr.board.adam(lr=0.5), sr.cautious, sr.cautious_weight_decay(weight_decay=0.2)]
 program = sr.chain(*links)
 """,
+    "letters of another hand": """
+import steprule as sr
+@sr.rule
+def written(𝜃, g, 𝑚, *, 𝜂=0.1, ﬁrst=1.0):
+    m = 𝑚 + g
+    return θ - η * m * 𝖋irst, m
+""",
     "a long formula": """
 import steprule as sr
 @sr.rule

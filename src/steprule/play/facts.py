@@ -65,11 +65,11 @@ def script() -> str:
         name: text.replace("{0}", "a").replace("{1}", "b").replace("{2}", "c") for name, text in SPELLING.items()
     }
     rows = [f'  "{name}": (a, b, c) => {text},' for name, text in spelled.items()]
-    body = [*HELPERS.values(), f"steprule.facts = {_json(facts())};", "steprule.operations = {", *rows, "};"]
+    body = [*HELPERS.values(), f"steprule.facts = {embedded(facts())};", "steprule.operations = {", *rows, "};"]
     return "\n".join(["(function (steprule) {", '"use strict";', *body, "})((globalThis.steprule ??= {}));", ""])
 
 
-def _json(document: Any) -> str:
+def embedded(document: Any) -> str:
     """Return JSON that may stand in a script of a page: no text in it ends that."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
 
@@ -177,4 +177,4 @@ def _library(entry: Shelved) -> dict[str, Any]:
     return {"source": entry.source, "doc": (inspect.getdoc(entry.value) or "").split("\n")[0], "kind": kind}
 
 
-__all__ = ["FILE", "facts", "script"]
+__all__ = ["FILE", "embedded", "facts", "script"]

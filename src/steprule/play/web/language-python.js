@@ -8,7 +8,9 @@
   /** Return a text's tree: {type, from, to, kids}, without comments. */
   language.parse = function (text) {
     const cursor = globalThis.editor.pythonParser.parse(text).cursor();
-    const doc = { text, slice: (node) => text.slice(node.from, node.to) };
+    // Python takes names in their normal form: 𝜃 and θ are one.
+    const normal = (words, type) => (type.endsWith("Name") ? words.normalize("NFKC") : words);
+    const doc = { text, slice: (node) => normal(text.slice(node.from, node.to), node.type) };
     return { doc, tree: grown(cursor) };
   };
 
