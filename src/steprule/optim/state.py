@@ -319,7 +319,8 @@ def check_saved(
                 answer[parameter] = _checked(kernels, parameter, complete(kernels, state), who) if state else {}
         names = {"param_names": group["param_names"]} if "param_names" in group else {}
         saved_group.update({**names, **saved_group, "params": group["params"]})
-    unite(choose, saved_groups, answer, document="state_dict['state']")
+    whole = [{**group, **saved_group} for group, saved_group in zip(groups, saved_groups, strict=True)]
+    unite(choose, whole, answer, document="state_dict['state']")
     answer |= {key: _foreign(key, value, slots) for key, value in states.items() if key not in owners}
     return saved_groups, answer
 

@@ -1,0 +1,244 @@
+"""The class of an exported torch file: arguments, checks, state, and the step that updates every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..graph.graph import Hyper, Slot
+from ..graph.node import Rank
+from ..optim.compiled import Kernels
+from ..plan.storage import asked
+from .torch_methods import Method
+from .torch_points import pointed
+from .torch_text import ADD, CLOSURE, INIT, LOAD, SHARED, STATE, STEP
+from .torch_update import Function
+
+NEEDED = object()
+"""The default of an argument that must be given."""
+LONG = 110
+"""How long a line of the class may be."""
+
+
+def class_text(name: str, methods: Sequence[Method], functions: Mapping[str, Function]) -> str:
+    """Return the class: its constructor, checks, step, checkpoints and state."""
+    given = arguments(methods)
+    several, asks = len(methods) > 1, any(function.asks and not function.moves for function in functions.values())
+    shared = [slot.name for method in methods for slot in method.slots if slot.rank is Rank.GLOBAL]
+    parts = [
+        _init(name, methods, given),
+        _add(methods, several=several),
+        *_steps(methods, functions, asks=asks),
+        _load(methods, shared),
+        _state(methods),
+        *([SHARED] if shared else []),
+    ]
+    return "\n".join(parts)
+
+
+def _init(name: str, methods: Sequence[Method], given: dict[str, object]) -> str:
+    rules = [method.name for method in methods] if len(methods) > 1 else ["params"]
+    told = [*rules, *(own if value is NEEDED else f"{own}={spelled(value)}" for own, value in given.items())]
+    line = f"self, {', '.join(told)}"
+    if len(line) > 90:
+        line = "\n" + "".join(f"        {one},\n" for one in ("self", *told)) + "    "
+    if len(methods) == 1:
+        body = _dict("defaults", defaults(methods[0], given)) + "\n        super().__init__(params, defaults)"
+        taken = "parameters or groups, as torch's optimisers do"
+    else:
+        body = "        self.rules = {\n"
+        for method in methods:
+            entries = defaults(method, given)
+            row = f'            "{method.rule}": {{{", ".join(entries)}}},\n'
+            inner = "".join(f"                {one},\n" for one in entries)
+            body += row if len(row) < LONG else f'            "{method.rule}": {{\n{inner}            }},\n'
+        groups = ", ".join(f'("{method.rule}", {method.name})' for method in methods)
+        body += "        }\n"
+        body += f'        groups = [{{"params": list(own), "rule": rule}} for rule, own in ({groups})]\n'
+        body += '        super().__init__([group for group in groups if group["params"]], {})'
+        taken = "the parameters of each rule"
+    one = "; ".join(dict.fromkeys(method.kernels.formula.name for method in methods))
+    return INIT.format(
+        name=name, told=f"Run {one}, whose formula stands above.", arguments=line, taken=taken, body=body
+    )
+
+
+def _dict(name: str, entries: Sequence[str]) -> str:
+    """Spell a dict, in one line if it fits."""
+    line = f"        {name} = {{{', '.join(entries)}}}"
+    if len(line) <= LONG:
+        return line
+    return f"        {name} = {{\n" + "".join(f"            {one},\n" for one in entries) + "        }"
+
+
+def _add(methods: Sequence[Method], *, several: bool) -> str:
+    if not several:
+        lines = [f"        {line}" for line in checks(methods[0])]
+        start = "        group = {**self.defaults, **param_group}"
+        return ADD.format(defaults=start, checks="\n".join(lines)).replace("\n\n        super", "\n        super")
+    common = [line for line in checks(methods[0]) if all(line in checks(method) for method in methods)]
+    lines = [f"        {line}" for line in common]
+    for method in methods:
+        own = [f"            {line}" for line in checks(method) if line not in common]
+        lines += [f'        if group["rule"] == "{method.rule}":', *own] if own else []
+    start = '        param_group = group = {**self.rules[param_group["rule"]], **param_group}'
+    return ADD.format(defaults=start, checks="\n".join(lines))
+
+
+def _called(method: Method) -> str:
+    """Name the update of a tensor of a rule."""
+    flat = method.names.get("flat", f"{method.name}_flat")
+    return f"{flat} if p.dim() < 2 else {method.name}" if method.flat is not None else method.name
+
+
+def _steps(methods: Sequence[Method], functions: Mapping[str, Function], *, asks: bool) -> list[str]:
+    """Return the step; of a rule whose gradient is taken elsewhere, also the update with gradients that are there."""
+    own = next((text for method in methods if (text := pointed(method))), "")
+    if not own:
+        return [_step(methods, functions, asks=asks)]
+    (method,) = methods
+    plain = _step(methods, functions, asks=asks).partition('"""\n')[2].replace(f"{method.name}(p,", "update(p,")
+    body = plain.replace("        loss = None\n" + CLOSURE + "\n", "").replace("        return loss\n", "")
+    return [own, f'    def _update(self, update):\n        """Update every parameter that has a gradient."""\n{body}']
+
+
+def _step(methods: Sequence[Method], functions: Mapping[str, Function], *, asks: bool) -> str:
+    loss = any(method.graph.uses_loss for method in methods)
+    placed = any(", place" in function.text.partition("\n")[0] for function in functions.values())
+    extra = ["place"] * placed + ["float(loss)"] * loss
+    names = [_called(method) for method in methods]
+    update, lines = names[0], ["updates = []"] * asks + ["place = -1"] * placed + ["for group in self.param_groups:"]
+    lines += ['    for p in group["params"]:', *["        place += 1"] * placed, "        if p.grad is not None:"]
+    lines += ["            refuse(p)"]
+    if len(methods) > 1 or methods[0].flat is not None:
+        rules = ", ".join(f'"{method.rule}": {name}' for method, name in zip(methods, names, strict=True))
+        chosen = update if len(methods) == 1 else "{" + rules + '}[group["rule"]]'
+        lines.append(f"            update = {chosen}")
+        update = "update"
+    call = f"{update}({', '.join(['p', 'p.grad', 'self._state(p, group)', 'group', *extra])})"
+    lines += [f"            {'updates.append(' + call + ')' if asks else call}"]
+    answers = "called" if any(map(_calls, methods)) else "totals"
+    lines += [f"together(updates, {answers})"] * asks
+    return STEP.format(loss=", loss=None" if loss else "", closure=("" if loss else "        loss = None\n") + CLOSURE,
+                       update="\n".join(f"        {line}" for line in lines))  # fmt: skip
+
+
+def _calls(method: Method) -> bool:
+    return any(node.kind == "matrix" for node in method.graph.nodes)
+
+
+def _load(methods: Sequence[Method], shared: Sequence[str]) -> str:
+    hosts = dict.fromkeys(["step", *(s.name for method in methods for s in method.slots if s.rank is Rank.HOST)])
+    fill = ["for group in self.param_groups:", "    for name, value in self.defaults.items():"]
+    more = [] if len(methods) > 1 else [*fill, "        group.setdefault(name, value)"]
+    for name in shared:
+        more += ["for own in self.state.values():", f'    if "{name}" in own:',
+                 f'        own["{name}"] = self._shared("{name}", 0.0)']  # fmt: skip
+    told = "".join(f"        {line}\n" for line in more)
+    return LOAD.format(host="{" + ", ".join(f'"{name}"' for name in hosts) + "}", more=told)
+
+
+def _state(methods: Sequence[Method]) -> str:
+    lines: list[str] = []
+    for method in methods:
+        for kernels, test in ((method.flat, "p.dim() < 2"), (method.kernels, "")):
+            if kernels is None:
+                continue
+            tests = [f'group["rule"] == "{method.rule}"'] if len(methods) > 1 else []
+            tests += [test] if test else []
+            entries = beginnings(kernels, {slot: f'float(group["{key}"])' for slot, key in method.inits.items()})
+            head = [f"{'elif' if lines else 'if'} {' and '.join(tests)}:"] if tests else (["else:"] if lines else [])
+            inner = "    " * bool(head)
+            lines += head
+            lines += [f"{inner}self.state[p] |= {{", *(f"{inner}    {one}," for one in entries), f"{inner}}}"] * bool(
+                entries
+            )
+            lines += [f"{inner}pass"] * (not entries)
+    return STATE.format(begun="\n".join(f"            {line}" for line in lines))
+
+
+def arguments(methods: Sequence[Method]) -> dict[str, object]:
+    """Return the arguments of the constructor, with their defaults; equal ones of several rules are one."""
+    found: dict[str, object] = {}
+    for method in methods:
+        for key in method.keys:
+            value = method.group.get(key, _declared(method, key))
+            name = key if key not in found or found[key] == value else f"{method.rule}_{key}"
+            found[name] = value
+    needed = {key for method in methods for key in method.keys if key not in method.group and found[key] is None}
+    return dict(sorted(((name, NEEDED if name in needed else value) for name, value in found.items()),
+                       key=lambda item: item[1] is not NEEDED))  # fmt: skip
+
+
+def _declared(method: Method, key: str) -> object:
+    own = next((hyper for hyper in method.hypers if hyper.name == key), None)
+    return None if own is None else own.value
+
+
+def defaults(method: Method, given: dict[str, object]) -> list[str]:
+    """List the entries of a rule's groups, from the constructor's arguments."""
+    found: list[str] = []
+    for key in method.keys:
+        value = method.group.get(key, _declared(method, key))
+        name = key if given[key] in (value, NEEDED) else f"{method.rule}_{key}"
+        found.append(f'"{key}": {name}')
+    return found
+
+
+def spelled(value: object) -> str:
+    """Spell a default."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(spelled, value))})"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return repr(value)
+
+
+def checks(method: Method, group: str = "group") -> list[str]:
+    """List the lines that refuse numbers out of their declared ranges."""
+    return [f'check("{hyper.name}", {method.reading[hyper.name].replace("group", group)}, {_interval(hyper)})'
+            for hyper in method.hypers if _interval(hyper)]  # fmt: skip
+
+
+def _interval(hyper: Hyper) -> str:
+    ends = {"low": hyper.low, "high": hyper.high, "above": hyper.above, "below": hyper.below}
+    return ", ".join(f"{name}={end:g}" for name, end in ends.items() if end is not None)
+
+
+def beginnings(kernels: Kernels, inits: dict[str, str]) -> list[str]:
+    """List the entries of the state of a new parameter, as text."""
+    graph, host = kernels.plan.graph, str(kernels.host_dtype)
+    found = [f'"step": torch.zeros((), dtype={host})'] if graph.uses_step else []
+    return found + [f'"{slot.name}": {_begun(kernels, slot, inits.get(slot.name, ""), host)}' for slot in graph.slots]
+
+
+def _begun(kernels: Kernels, slot: Slot, init: str, host: str) -> str:
+    """Spell what a slot begins as."""
+    wish = asked(kernels.options.state, slot)
+    dtype = "working(p).dtype" if slot.single or wish == "float32" else f"torch.{wish}" if wish else ""
+    if slot.rank is Rank.GLOBAL:
+        return f'self._shared("{slot.name}", {init or spelled(slot.init)})'
+    if slot.init == "theta":
+        return f"p.detach().clone().to({dtype})" if dtype else "p.detach().clone()"
+    if slot.init == "identity":
+        side = "max(p.shape[:1], default=1)" if slot.rank is Rank.LEFT else "p[:1].numel()"
+        return f"torch.eye({side}, dtype={dtype}, device=p.device)"
+    value = init or spelled(slot.init)
+    if slot.rank is Rank.HOST:
+        return f"torch.full((), {value}, dtype={host})" if value != "0.0" else f"torch.zeros((), dtype={host})"
+    own = f", dtype={dtype}" if dtype else ""
+    if slot.rank is Rank.ELEMENT:
+        return f"torch.zeros_like(p{own})" if value == "0.0" else f"torch.full_like(p, {value}{own})"
+    shape = _SHAPES[slot.rank]
+    return f"p.new_zeros({shape}{own})" if value == "0.0" else f"p.new_full({shape}, {value}{own})"
+
+
+_SHAPES = {
+    Rank.TENSOR: "()",
+    Rank.ROW: "p.shape[:1] + (1,) * (p.dim() - 1)",
+    Rank.COLUMN: "(1,) * min(p.dim(), 1) + p.shape[1:]",
+    Rank.LEFT: "2 * p.shape[:1]",
+    Rank.RIGHT: "2 * (p[:1].numel(),)",
+    Rank.TRANSPOSED: "(p[:1].numel(), *p.shape[:1])",
+}
+"""The shapes of slots smaller than the parameter, or of other sides."""
+
+
+__all__ = ["class_text"]
