@@ -24,7 +24,7 @@ def export(rule: Exported, to: Target = "torch", *, command: str = "", **options
     >>> import steprule as sr
     >>> text = sr.export(sr.optim.AdamW, lr=3e-4, clip=1.0)
     >>> [line for line in text.splitlines() if line.startswith(("import", "class"))]
-    ['import torch', 'class AdamW(torch.optim.Optimizer):']
+    ['import math', 'import torch', 'class AdamW(torch.optim.Optimizer):']
 
     `rule` is a rule or a chain, a class of `steprule.optim`, or an optimiser: then the rules and numbers of its groups
     are written, in one class. `to` is "torch", "triton" or "javascript". The header quotes the `command`, by default

@@ -8,7 +8,7 @@ from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
 from ..optim.compiled import Kernels
 from ..plan.storage import asked
-from .torch_methods import Method
+from .torch_methods import FileRule
 from .torch_points import pointed
 from .torch_text import ADD, CLOSURE, INIT, LOAD, SHARED, STATE, STEP
 from .torch_update import Function
@@ -19,7 +19,7 @@ LONG = 110
 """How long a line of the class may be."""
 
 
-def class_text(name: str, methods: Sequence[Method], functions: Mapping[str, Function]) -> str:
+def class_text(name: str, methods: Sequence[FileRule], functions: Mapping[str, Function]) -> str:
     """Return the class: its constructor, checks, step, checkpoints and state."""
     given = arguments(methods)
     several, asks = len(methods) > 1, any(function.asks and not function.moves for function in functions.values())
@@ -35,7 +35,7 @@ def class_text(name: str, methods: Sequence[Method], functions: Mapping[str, Fun
     return "\n".join(parts)
 
 
-def _init(name: str, methods: Sequence[Method], given: dict[str, object]) -> str:
+def _init(name: str, methods: Sequence[FileRule], given: dict[str, object]) -> str:
     rules = [method.name for method in methods] if len(methods) > 1 else ["params"]
     told = [*rules, *(own if value is NEEDED else f"{own}={spelled(value)}" for own, value in given.items())]
     line = f"self, {', '.join(told)}"
@@ -70,7 +70,7 @@ def _dict(name: str, entries: Sequence[str]) -> str:
     return f"        {name} = {{\n" + "".join(f"            {one},\n" for one in entries) + "        }"
 
 
-def _add(methods: Sequence[Method], *, several: bool) -> str:
+def _add(methods: Sequence[FileRule], *, several: bool) -> str:
     if not several:
         lines = [f"        {line}" for line in checks(methods[0])]
         start = "        group = {**self.defaults, **param_group}"
@@ -84,13 +84,13 @@ def _add(methods: Sequence[Method], *, several: bool) -> str:
     return ADD.format(defaults=start, checks="\n".join(lines))
 
 
-def _called(method: Method) -> str:
+def _called(method: FileRule) -> str:
     """Name the update of a tensor of a rule."""
     flat = method.names.get("flat", f"{method.name}_flat")
     return f"{flat} if p.dim() < 2 else {method.name}" if method.flat is not None else method.name
 
 
-def _steps(methods: Sequence[Method], functions: Mapping[str, Function], *, asks: bool) -> list[str]:
+def _steps(methods: Sequence[FileRule], functions: Mapping[str, Function], *, asks: bool) -> list[str]:
     """Return the step; of a rule whose gradient is taken elsewhere, also the update with gradients that are there."""
     own = next((text for method in methods if (text := pointed(method))), "")
     if not own:
@@ -101,7 +101,7 @@ def _steps(methods: Sequence[Method], functions: Mapping[str, Function], *, asks
     return [own, f'    def _update(self, update):\n        """Update every parameter that has a gradient."""\n{body}']
 
 
-def _step(methods: Sequence[Method], functions: Mapping[str, Function], *, asks: bool) -> str:
+def _step(methods: Sequence[FileRule], functions: Mapping[str, Function], *, asks: bool) -> str:
     loss = any(method.graph.uses_loss for method in methods)
     placed = any(", place" in function.text.partition("\n")[0] for function in functions.values())
     extra = ["place"] * placed + ["float(loss)"] * loss
@@ -122,11 +122,11 @@ def _step(methods: Sequence[Method], functions: Mapping[str, Function], *, asks:
                        update="\n".join(f"        {line}" for line in lines))  # fmt: skip
 
 
-def _calls(method: Method) -> bool:
+def _calls(method: FileRule) -> bool:
     return any(node.kind == "matrix" for node in method.graph.nodes)
 
 
-def _load(methods: Sequence[Method], shared: Sequence[str]) -> str:
+def _load(methods: Sequence[FileRule], shared: Sequence[str]) -> str:
     hosts = dict.fromkeys(["step", *(s.name for method in methods for s in method.slots if s.rank is Rank.HOST)])
     fill = ["for group in self.param_groups:", "    for name, value in self.defaults.items():"]
     more = [] if len(methods) > 1 else [*fill, "        group.setdefault(name, value)"]
@@ -137,7 +137,7 @@ def _load(methods: Sequence[Method], shared: Sequence[str]) -> str:
     return LOAD.format(host="{" + ", ".join(f'"{name}"' for name in hosts) + "}", more=told)
 
 
-def _state(methods: Sequence[Method]) -> str:
+def _state(methods: Sequence[FileRule]) -> str:
     lines: list[str] = []
     for method in methods:
         for kernels, test in ((method.flat, "p.dim() < 2"), (method.kernels, "")):
@@ -156,7 +156,7 @@ def _state(methods: Sequence[Method]) -> str:
     return STATE.format(begun="\n".join(f"            {line}" for line in lines))
 
 
-def arguments(methods: Sequence[Method]) -> dict[str, object]:
+def arguments(methods: Sequence[FileRule]) -> dict[str, object]:
     """Return the arguments of the constructor, with their defaults; equal ones of several rules are one."""
     found: dict[str, object] = {}
     for method in methods:
@@ -169,12 +169,12 @@ def arguments(methods: Sequence[Method]) -> dict[str, object]:
                        key=lambda item: item[1] is not NEEDED))  # fmt: skip
 
 
-def _declared(method: Method, key: str) -> object:
+def _declared(method: FileRule, key: str) -> object:
     own = next((hyper for hyper in method.hypers if hyper.name == key), None)
     return None if own is None else own.value
 
 
-def defaults(method: Method, given: dict[str, object]) -> list[str]:
+def defaults(method: FileRule, given: dict[str, object]) -> list[str]:
     """List the entries of a rule's groups, from the constructor's arguments."""
     found: list[str] = []
     for key in method.keys:
@@ -191,7 +191,7 @@ def spelled(value: object) -> str:
     return repr(value)
 
 
-def checks(method: Method, group: str = "group") -> list[str]:
+def checks(method: FileRule, group: str = "group") -> list[str]:
     """List the lines that refuse numbers out of their declared ranges."""
     return [f'check("{hyper.name}", {method.reading[hyper.name].replace("group", group)}, {_interval(hyper)})'
             for hyper in method.hypers if _interval(hyper)]  # fmt: skip

@@ -20,7 +20,7 @@ from . import torch_helpers
 from .header import header
 from .subject import Subject, class_name
 from .torch_class import class_text
-from .torch_methods import Method, labels, lowered, methods
+from .torch_methods import FileRule, labels, lowered, methods
 from .torch_points import moves
 from .torch_update import Function, written
 
@@ -50,7 +50,7 @@ def torch_file(subject: Subject) -> str:
     return text
 
 
-def _updates(own: Sequence[Method]) -> dict[str, Function]:
+def _updates(own: Sequence[FileRule]) -> dict[str, Function]:
     """Return the functions of all rules, by name."""
     plans = [kernels.plan for method in own for kernels in (method.kernels, method.flat) if kernels is not None]
     names = labels(plans)
@@ -73,7 +73,7 @@ def _updates(own: Sequence[Method]) -> dict[str, Function]:
     return found
 
 
-def _notes(subject: Subject, own: Sequence[Method]) -> list[str]:
+def _notes(subject: Subject, own: Sequence[FileRule]) -> list[str]:
     """Say what the file leaves out, or keeps otherwise."""
     graphs = [method.kernels.formula.graph for method in own]
     found = []

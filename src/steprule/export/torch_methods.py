@@ -24,7 +24,7 @@ from .torch_lines import RESERVED
 
 
 @dataclass(frozen=True)
-class Method:
+class FileRule:
     """One rule of a file: its kernels here, its name in groups, where its numbers stand there."""
 
     rule: str
@@ -94,16 +94,16 @@ def lowered(plan: Plan, kernels: Kernels) -> Program:
     return lower(plan, layout(plan.graph, "bfloat16", own.rounding, own.state))
 
 
-def methods(subject: Subject) -> list[Method]:
+def methods(subject: Subject) -> list[FileRule]:
     """List the methods of a subject, one a rule of its groups; refuse options that the file cannot have."""
     _check(subject)
     starts: Mapping[str, str] = getattr(type(subject.optimizer), "_inits", {})
-    found: dict[str, Method] = {}
+    found: dict[str, FileRule] = {}
     for group in subject.optimizer.param_groups:
         kernels: Kernels = subject.optimizer._choose(group)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         rule = subject.optimizer._rule_in(group).name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if rule not in found:
-            found[rule] = Method(
+            found[rule] = FileRule(
                 rule, kernels, group, _reading(subject, kernels, group), starts, _flat(subject, kernels)
             )
     return list(found.values())
@@ -187,4 +187,4 @@ def labels(plans: list[Plan]) -> dict[Node, str]:
     return {node: names[shared] for plan in plans for node, shared in plan.shared.items()}
 
 
-__all__ = ["Method", "labels", "lowered", "methods"]
+__all__ = ["FileRule", "labels", "lowered", "methods"]

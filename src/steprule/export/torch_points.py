@@ -7,7 +7,7 @@ from ..graph.node import Node
 from ..graph.twice import Twice
 from ..plan.program import lowered
 from ..plan.schedule import schedule
-from .torch_methods import Method, labels
+from .torch_methods import FileRule, labels
 from .torch_update import Function, written
 
 _TENSORS = """\
@@ -128,7 +128,7 @@ _IMPLICIT = """\
 """
 
 
-def pointed(method: Method) -> str:
+def pointed(method: FileRule) -> str:
     """Return the step of a rule whose gradient is taken elsewhere, with what it needs; "" for any other."""
     if method.implicit:
         return _IMPLICIT.format(name=method.name) + "\n" + _TENSORS
@@ -148,7 +148,7 @@ def pointed(method: Method) -> str:
     return ""
 
 
-def moves(method: Method, names: dict[Node, str] | None = None) -> dict[str, Function]:
+def moves(method: FileRule, names: dict[Node, str] | None = None) -> dict[str, Function]:
     """Return the functions that move a parameter to another point, and the update from there, by name."""
     paths, name = method.paths, method.name
     if method.implicit:
