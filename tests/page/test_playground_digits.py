@@ -9,6 +9,7 @@ from steprule.lab.methods import Method
 from steprule.lab.runs import RunSpec
 from steprule.lab.tasks import TaskSpec
 from steprule.lab.training import train
+from steprule.play.page import page as html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZES = {"phone": (390, 844), "projector": (1024, 768), "desk": (1440, 900)}
@@ -23,8 +24,6 @@ def view(tmp_path_factory):
     """One page for all tests here; at the end nothing has been complained of or asked for."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt install chromium")
-    from steprule.play.page import page as html  # which writes every rule as a file first
-
     file, wrong = tmp_path_factory.mktemp("play") / "play.html", []
     file.write_text(html(), encoding="utf-8")
     with sync.sync_playwright() as playwright:

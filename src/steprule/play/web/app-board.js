@@ -96,7 +96,10 @@
     typeset() {
       if (!this.latex) return;
       if (globalThis.katex) katex.render(this.latex, this.formula, { displayMode: true, throwOnError: false, strict: false, trust: false, errorColor: "currentColor" });
-      else this.formula.textContent = "";
+      else {
+        this.formula.textContent = "";
+        addEventListener("load", () => this.typeset(), { once: true }); // the typesetter is the page's last script
+      }
     }
   };
 })(globalThis.steprule ??= {});
