@@ -8,10 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-try:
-    from steprule.play.page import page
-except ModuleNotFoundError:  # the page is being made
-    page = None
+from steprule.play.page import page
 
 FILE = "play.html"
 
@@ -21,14 +18,12 @@ class Playground(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the link, as a button."""
-        if page is None:
-            return []
         up = "../" * self.env.docname.count("/")
         return [nodes.raw("", f'<p><a class="button" href="{up}{FILE}">Open the playground</a></p>', format="html")]
 
 
 def _written(app: Sphinx, error: Exception | None) -> None:
-    if error is None and page is not None and app.builder.format == "html":
+    if error is None and app.builder.format == "html":
         (Path(app.outdir) / FILE).write_text(page(), encoding="utf-8")
 
 
