@@ -12,11 +12,13 @@ from typing import Any
 
 from steprule import __version__
 from steprule.backends.javascript import HELPERS, SPELLING
+from steprule.backends.javascript_words import chance_functions
 from steprule.graph import gauges, show
+from steprule.graph.chance import SITES
 from steprule.graph.graph import MISSING, OUTSIDE
 from steprule.graph.look_ahead import AHEAD, SHIFT, TAKEN, UNSAID
 from steprule.graph.node import AXES, SIDES, Rank
-from steprule.graph.ops import OPS, Op
+from steprule.graph.ops import DRAWN, OPS, Op
 from steprule.play.library import Shelved, entries, public
 from steprule.rule import Formula, Rule, advice, functions, signature
 from steprule.rule.declare import RANKS
@@ -56,7 +58,7 @@ def facts() -> dict[str, Any]:
 
 
 def script() -> str:
-    """Return the facts as a script: `steprule.facts`, and `steprule.operations`, the functions of the op table.
+    """Return the facts as a script: `steprule.facts`, and `operations` and `draws`, functions of the op table.
 
     The page puts it before all scripts that read rules. Operations are functions in the text, so that nothing of it is
     made from words while it runs.
@@ -65,7 +67,10 @@ def script() -> str:
         name: text.replace("{0}", "a").replace("{1}", "b").replace("{2}", "c") for name, text in SPELLING.items()
     }
     rows = [f'  "{name}": (a, b, c) => {text},' for name, text in spelled.items()]
-    body = [*HELPERS.values(), f"steprule.facts = {embedded(facts())};", "steprule.operations = {", *rows, "};"]
+    drawn = chance_functions()
+    draws = f"steprule.draws = {{ {', '.join(name for name in drawn if name in {'key_of', 'draw', *DRAWN})} }};"
+    data = f"steprule.facts = {embedded(facts())};"
+    body = [*HELPERS.values(), *drawn.values(), draws, data, "steprule.operations = {", *rows, "};"]
     return "\n".join(["(function (steprule) {", '"use strict";', *body, "})((globalThis.steprule ??= {}));", ""])
 
 
@@ -77,6 +82,7 @@ def embedded(document: Any) -> str:
 def _operations() -> dict[str, Any]:
     return {
         "helpers": HELPERS,
+        "sites": SITES,
         "one_file": ONE_FILE,
         "ops": {name: _row(row) for name, row in OPS.items()},
         "signs": {_SIGNS[row.operator]: name for name, row in OPS.items() if row.operator in _SIGNS},

@@ -235,10 +235,6 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "`{name}` cannot be one file here: it has matrices, rows, random numbers or a point where its step ends",
         "save it as Python; then steprule export writes it as a file of JavaScript or of torch",
     ),
-    "drawn here": (
-        "`{name}` draws random numbers, which the page can read and not run",
-        "save it, and run it in the library; or leave {op}() out",
-    ),
     "no contraction": (
         "the point where the step of `{name}` ends was not found: the iteration does not contract",
         "lower lr or raise beta",

@@ -68,12 +68,24 @@
       if (node.op === "const") return void buffers.forEach((buffer) => buffer.fill(node.attr));
       if (node.kind === "leaf") return void this.numbers.push(node);
       if (node.kind === "size") return void buffers.forEach((buffer, i) => buffer.fill(this.size(node.op, i)));
+      if (node.kind === "chance") return this.drawn(node, buffers);
       if (POINTWISE.has(node.kind)) return this.pointwise(node, shapes, buffers);
       return node.kind === "global" ? this.overAll(node, buffers) : this.reduction(node, shapes, buffers);
     }
     size(op, tensor) {
       const [rows, columns] = this.sizes[tensor];
       return op === "rows" ? rows : op === "columns" ? columns : rows * columns;
+    }
+    /** Draw for every element, by the seed, the step, the tensor's place and its own. */
+    drawn(node, buffers) {
+      const { draw, key_of: keyOf, [node.op]: given } = steprule.draws;
+      const site = steprule.facts.sites + node.attr;
+      return (numbers) => {
+        for (const [i, buffer] of buffers.entries()) {
+          const own = keyOf(numbers.seed, i, numbers.t, site);
+          for (let k = 0; k < buffer.length; k++) buffer[k] = given(draw(0, k, own));
+        }
+      };
     }
     pointwise(node, shapes, buffers) {
       const run = steprule.operations[node.op];
@@ -127,7 +139,7 @@
         const value = node.op === "step" ? numbers.t : numbers.of(node.attr);
         for (const buffer of this.values.get(node)) buffer[0] = value;
       }
-      for (const work of this.work) work();
+      for (const work of this.work) work(numbers);
     }
     /** The shapes in which a rank is kept, a tensor each. */
     shapesOf(ranked) {
@@ -168,11 +180,11 @@
     return total;
   };
 
-  /** What stands in the way of running a graph here: matrices, and random numbers. */
+  /** What stands in the way of running a graph here: matrices. */
   function refuse(graph) {
-    const node = graph.nodes.find((one) => one.kind === "matrix" || one.kind === "chance" || rank.apart(one.rank));
+    const node = graph.nodes.find((one) => one.kind === "matrix" || rank.apart(one.rank));
     if (!node) return;
-    const { what, fix } = told(node.kind === "chance" ? "drawn here" : "matrices here", {
+    const { what, fix } = told("matrices here", {
       name: graph.name,
       op: node.op,
     });
@@ -187,6 +199,8 @@
       this.thetas = [];
       this.slots = {};
       this.t = 0;
+      /** What random numbers are drawn from: a whole number. */
+      this.seed = 0;
       this.point = null;
       this.update = null;
       this.loss = null;
@@ -235,7 +249,12 @@
     numbers(hypers, t) {
       const values = new Map(this.graph.hypers.map((hyper) => [hyper.name, language.number(hyper.value)]));
       for (const name of values.keys()) if (Object.hasOwn(hypers, name)) values.set(name, Number(hypers[name]));
-      const numbers = { t, loss: NaN, of: (name) => (name === "loss" ? numbers.loss : values.get(name)) };
+      const numbers = {
+        t,
+        loss: NaN,
+        seed: this.seed,
+        of: (name) => (name === "loss" ? numbers.loss : values.get(name)),
+      };
       return numbers;
     }
 
@@ -306,7 +325,7 @@
   /**
    * Return a run of a rule that `steprule.build` has read.
    * @param {{graph: object}} rule
-   * @throws {Error} with `what` and `fix`, where the rule has matrices or draws random numbers
+   * @throws {Error} with `what` and `fix`, where the rule has matrices
    */
   steprule.optimizer = (rule) => new Run(rule);
 })((globalThis.steprule ??= {}));
