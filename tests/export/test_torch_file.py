@@ -326,7 +326,7 @@ def test_file_is_as_committed(name: str) -> None:
 
 @given(graph=graphs(), seed=st.integers(0, 2**32 - 1))
 @settings(
-    max_examples=20,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -62,14 +62,4 @@ def hosted(nodes: Sequence[Node]) -> set[Node]:
     return found
 
 
-def free(lines: Sequence[tuple[str, set[str]]], names: Sequence[str]) -> frozenset[str]:
-    """Return the arrays that no line reads after the one that makes their new value."""
-    found: set[str] = set()
-    for name in names:
-        made = next((place for place, (title, _) in enumerate(lines) if title == name), None)
-        if made is not None and not any(name in words for _, words in lines[made + 1 :]):
-            found.add(name)
-    return frozenset(found)
-
-
-__all__ = ["LONGEST", "RESERVED", "asks", "free", "hosted", "made", "read_together"]
+__all__ = ["LONGEST", "RESERVED", "asks", "hosted", "made", "read_together"]

@@ -12,7 +12,7 @@ from ..graph.ops import OPS
 from ..plan.program import Program
 from ..plan.schedule import kept
 from .signs import Signs
-from .torch_lines import LONGEST, RESERVED, asks, free, hosted, made, read_together
+from .torch_lines import LONGEST, RESERVED, asks, hosted, made, read_together
 from .torch_words import (
     ATOM,
     BOUNDS,
@@ -42,7 +42,7 @@ class Function:
 
 class Update:
     (
-        """Writes the update of one tensor; `reused` are the slots whose new value may have the old one's name.
+        """Writes the update of one tensor.
 
     One that `moves` a parameter writes nothing else; t is so many steps after those that were counted.
     """
@@ -51,11 +51,11 @@ class Update:
 
     def __init__(
         self, name: str, program: Program, reading: Mapping[str, str], labels: Mapping[Node, str],
-        reused: frozenset[str] = frozenset(), moves: int = -1,
+        moves: int = -1,
     ) -> None:  # fmt: skip
         self.moves = moves
         self.name, self.graph, self.layout = name, program.plan.graph, program.layout
-        self.reading, self.reused, self.labels = reading, reused, labels
+        self.reading, self.labels = reading, labels
         self.drawn = {
             store.array.name: store.draw for loop in program.loops for store in loop.stores if store.draw >= 0
         }
@@ -73,7 +73,6 @@ class Update:
         self.names: dict[Node, str] = {}
         self.narrow: dict[Node, str] = {}
         self.asks = False
-        self.used: list[tuple[str, set[str]]] = []
         parents = [child for node in self.nodes for child in node.inputs]
         counts = {node: parents.count(node) for node in set(parents)}
         self.several = {node for node, count in counts.items() if count > 1} | set(self.roots)
@@ -152,13 +151,10 @@ class Update:
         self.source.comment(node)
         name = self._named(node, wanted)
         self.source.line(f"{name} = {text}")
-        self.used.append((self.titles.get(node, ""), set(re.findall(r"\w+", text))))
         self.names[node] = name
 
     def _named(self, node: Node, wanted: str) -> str:
         title = self.titles.get(node, "")
-        if title in self.reused:
-            return title
         if title:
             return self.fresh.fresh(f"new_{title}")
         if node in self.graph.gradients:
@@ -373,6 +369,8 @@ class Update:
             bits = f"random_bits(parameter, place, t, {self.drawn[own]})"
             shape = ".reshape(parameter.shape)" if self.lined else ""
             return f"{target}.copy_(stochastic({text}{shape}, {target}, {bits}))"
+        if node.rank is not rank and node.rank > Rank.TENSOR and not rank.apart:
+            text = f"{text}.expand({self._like()}.shape)"
         if self.lined and not rank.apart:
             text = f"{text}.reshape({target}.shape)" if rank >= Rank.ROW or rank >= Rank.COLUMN else text
         return f"{target}.copy_({text})"
@@ -384,12 +382,8 @@ FUNCTION_OF = {"matmul": "torch.matmul"}
 def written(
     name: str, program: Program, reading: Mapping[str, str], labels: Mapping[Node, str], *, moves: int = -1
 ) -> Function:
-    """Return an update's function; a slot's new value has the old one's name where that is not read any more."""
-    first = Update(name, program, reading, labels, moves=moves)
-    first.function()
-    read_last = {node.array for node in first.roots if node.array}
-    unread = free(first.used, [own for own, _ in first.outputs if own not in read_last])
-    return Update(name, program, reading, labels, unread, moves).function()
+    """Return an update's function."""
+    return Update(name, program, reading, labels, moves).function()
 
 
 __all__ = ["Function", "Update", "written"]

@@ -125,12 +125,12 @@ def nesterov(parameter, gradient, state, group):
     # m = (1 - beta) * g + beta * m
     new_m = beta * m + (1 - beta) * g
     x = (last_beta * last_lr * m if ahead > 0 else torch.full_like(theta, 0)) + theta
-    theta = x - lr * new_m - beta * lr * new_m
+    new_theta = x - lr * new_m - beta * lr * new_m
     state["m"].copy_(new_m)
     state["ahead"].fill_(1)
     state["last_lr"].fill_(lr)
     state["last_beta"].fill_(beta)
-    parameter.copy_(theta)
+    parameter.copy_(new_theta)
 
 
 def nesterov_to_point(parameter, gradient, state, group):
@@ -138,8 +138,8 @@ def nesterov_to_point(parameter, gradient, state, group):
     beta, lr = float(group["beta"]), float(group["lr"])
     theta, m = working(parameter), working(state["m"])
     # return theta - lr * beta * m
-    theta = theta - beta * lr * m
-    parameter.copy_(theta)
+    new_theta = theta - beta * lr * m
+    parameter.copy_(new_theta)
 
 
 def nesterov_to_iterate(parameter, gradient, state, group):
@@ -147,16 +147,16 @@ def nesterov_to_iterate(parameter, gradient, state, group):
     theta, m = working(parameter), working(state["m"])
     ahead, last_lr = float(state["ahead"]), float(state["last_lr"])
     last_beta = float(state["last_beta"])
-    theta = (last_beta * last_lr * m if ahead > 0 else torch.full_like(theta, 0)) + theta
-    parameter.copy_(theta)
+    new_theta = (last_beta * last_lr * m if ahead > 0 else torch.full_like(theta, 0)) + theta
+    parameter.copy_(new_theta)
 
 
 def nesterov_back_to_point(parameter, gradient, state, group):
     """Move one tensor to another point; its state stays."""
     theta, m = working(parameter), working(state["m"])
     last_lr, last_beta = float(state["last_lr"]), float(state["last_beta"])
-    theta = theta - last_beta * last_lr * m
-    parameter.copy_(theta)
+    new_theta = theta - last_beta * last_lr * m
+    parameter.copy_(new_theta)
 
 
 def nesterov_exact(parameter, gradient, state, group):
@@ -164,14 +164,14 @@ def nesterov_exact(parameter, gradient, state, group):
     lr, beta = float(group["lr"]), float(group["beta"])
     theta, g, m = working(parameter), working(gradient), working(state["m"])
     # m = (1 - beta) * g + beta * m
-    m = beta * m + (1 - beta) * g
+    new_m = beta * m + (1 - beta) * g
     # return theta - lr * m, m
-    theta = theta - lr * m
-    state["m"].copy_(m)
+    new_theta = theta - lr * new_m
+    state["m"].copy_(new_m)
     state["ahead"].fill_(0)
     state["last_lr"].fill_(lr)
     state["last_beta"].fill_(beta)
-    parameter.copy_(theta)
+    parameter.copy_(new_theta)
 
 
 def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=torch.inf):

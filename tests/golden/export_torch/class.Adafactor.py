@@ -96,22 +96,23 @@ def adafactor(parameter, gradient, state, group):
     # r = _towards(row_var, mean(g**2, axis=1), t, beta2_decay)
     x = g * g
     # return v + t**beta2_decay * (mean_square - v)
-    row_var = row_var + rate * (x.double().sum(1, keepdim=True) / theta.shape[1] - row_var)
-    col_var = rate * (x.double().sum(0, keepdim=True) / theta.shape[0] - col_var) + col_var
+    new_row_var = row_var + rate * (x.double().sum(1, keepdim=True) / theta.shape[1] - row_var)
+    new_col_var = rate * (x.double().sum(0, keepdim=True) / theta.shape[0] - col_var) + col_var
     # return sqrt(maximum(mean(r), least)) / sqrt(r) * (1 / sqrt(c))
-    x_2 = torch.maximum(row_var.double().sum() / theta.shape[0], eps1).sqrt() / row_var.sqrt()
-    x_3 = x_2.to(theta.dtype) * (scalar(1) / col_var.sqrt()).to(theta.dtype)
+    x_2 = torch.maximum(new_row_var.double().sum() / theta.shape[0], eps1).sqrt()
+    x_3 = scalar(1) / new_col_var.sqrt()
+    x_4 = (x_2 / new_row_var.sqrt()).to(theta.dtype) * x_3.to(theta.dtype)
     # update = g * scale
-    x_4 = torch.minimum(x_3, typed(scalar(1) / eps1, theta)) * g
+    x_5 = torch.minimum(x_4, typed(scalar(1) / eps1, theta)) * g
     # alpha = maximum(eps2, _rms(theta)) * minimum(lr, 1 / sqrt(t))
-    x_5 = torch.maximum(eps2, ((theta * theta).double().sum() / theta.numel()).sqrt())
+    x_6 = torch.maximum(eps2, ((theta * theta).double().sum() / theta.numel()).sqrt())
     # return (1 - lr * weight_decay) * theta - alpha / maximum(1, _rms(update) / d) * update
-    x_6 = (((x_4 * x_4).double().sum() / theta.numel()).sqrt() / d).clamp(min=1)
-    x_7 = torch.minimum(lr, scalar(1) / t.sqrt()) * x_5 / x_6 * x_4
-    theta = (1 - weight_decay * lr) * theta - x_7
-    state["row_var"].copy_(row_var.reshape(state["row_var"].shape))
-    state["col_var"].copy_(col_var.reshape(state["col_var"].shape))
-    parameter.copy_(theta.reshape(parameter.shape))
+    x_7 = (((x_5 * x_5).double().sum() / theta.numel()).sqrt() / d).clamp(min=1)
+    x_8 = torch.minimum(lr, scalar(1) / t.sqrt()) * x_6 / x_7 * x_5
+    new_theta = (1 - weight_decay * lr) * theta - x_8
+    state["row_var"].copy_(new_row_var.reshape(state["row_var"].shape))
+    state["col_var"].copy_(new_col_var.reshape(state["col_var"].shape))
+    parameter.copy_(new_theta.reshape(parameter.shape))
     state["step"] += 1
 
 
@@ -124,17 +125,19 @@ def adafactor_flat(parameter, gradient, state, group):
     t = scalar(state["step"]) + 1
     theta, g, variance = working(parameter), working(gradient), working(state["variance"])
     # return v + t**beta2_decay * (mean_square - v)
-    variance = variance + torch.pow(t, beta2_decay) * (g * g - variance)
+    new_variance = variance + torch.pow(t, beta2_decay) * (g * g - variance)
+    # return _limited(theta, g, minimum(1 / sqrt(v), 1 / eps1), lr, eps2, d, weight_decay, t), v
+    x = torch.minimum(typed(1, theta) / new_variance.sqrt(), typed(scalar(1) / eps1, theta))
     # update = g * scale
-    x = g * torch.minimum(typed(1, theta) / variance.sqrt(), typed(scalar(1) / eps1, theta))
+    x_2 = g * x
     # alpha = maximum(eps2, _rms(theta)) * minimum(lr, 1 / sqrt(t))
-    x_2 = torch.maximum(eps2, ((theta * theta).double().sum() / theta.numel()).sqrt())
+    x_3 = torch.maximum(eps2, ((theta * theta).double().sum() / theta.numel()).sqrt())
     # return (1 - lr * weight_decay) * theta - alpha / maximum(1, _rms(update) / d) * update
-    x_3 = (((x * x).double().sum() / theta.numel()).sqrt() / d).clamp(min=1)
-    x_4 = torch.minimum(lr, scalar(1) / t.sqrt()) * x_2 / x_3 * x
-    theta = (1 - weight_decay * lr) * theta - x_4
-    state["variance"].copy_(variance)
-    parameter.copy_(theta)
+    x_4 = (((x_2 * x_2).double().sum() / theta.numel()).sqrt() / d).clamp(min=1)
+    x_5 = torch.minimum(lr, scalar(1) / t.sqrt()) * x_3 / x_4 * x_2
+    new_theta = (1 - weight_decay * lr) * theta - x_5
+    state["variance"].copy_(new_variance)
+    parameter.copy_(new_theta)
     state["step"] += 1
 
 

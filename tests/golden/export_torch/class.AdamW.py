@@ -84,15 +84,15 @@ def adam(parameter, gradient, state, group):
     # difference = g - m
     x = g - exp_avg
     # return where(beta > 0.5, m + (1 - beta) * difference, g - beta * difference)
-    exp_avg = (1 - beta1) * x + exp_avg if beta1 > 0.5 else g - beta1 * x
+    new_exp_avg = (1 - beta1) * x + exp_avg if beta1 > 0.5 else g - beta1 * x
     # return average(m, g, beta1), beta2 * v + (1 - beta2) * g**2
-    exp_avg_sq = (1 - beta2) * g * g + beta2 * exp_avg_sq
+    new_exp_avg_sq = (1 - beta2) * g * g + beta2 * exp_avg_sq
     # return theta - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps), m, v
-    x_2 = eps + 1 / math.sqrt(1 - beta2**t) * exp_avg_sq.sqrt()
-    theta = (1 - weight_decay * lr) * theta - lr / (1 - beta1**t) * exp_avg / x_2
-    state["exp_avg"].copy_(exp_avg)
-    state["exp_avg_sq"].copy_(exp_avg_sq)
-    parameter.copy_(theta)
+    x_2 = eps + 1 / math.sqrt(1 - beta2**t) * new_exp_avg_sq.sqrt()
+    new_theta = (1 - weight_decay * lr) * theta - lr / (1 - beta1**t) * new_exp_avg / x_2
+    state["exp_avg"].copy_(new_exp_avg)
+    state["exp_avg_sq"].copy_(new_exp_avg_sq)
+    parameter.copy_(new_theta)
     state["step"] += 1
 
 

@@ -100,16 +100,16 @@ def muon(parameter, gradient, state, group):
     momentum_buffer = matrix(state["momentum_buffer"])
     # m = momentum * momentum_buffer + (1 - momentum) * g
     x = (1 - momentum) * g
-    momentum_buffer = x + momentum * momentum_buffer
+    new_momentum_buffer = x + momentum * momentum_buffer
     # ahead = momentum * m + (1 - momentum) * g if nesterov else m
-    x_2 = momentum * momentum_buffer + x
+    x_2 = momentum * new_momentum_buffer + x
     # return orthogonalize(ahead, a, b, c, eps=eps, steps=ns_steps, gram=gram), m
     found = working((yield orthogonalize, [x_2], float(a), float(b), float(c), float(eps), float(ns_steps)))
     # return theta - lr * _scale(theta, scale) * o, m
     x_3 = lr * (scalar(theta.shape[0]) / scalar(theta.shape[1])).clamp(min=1).sqrt() * found
-    theta = (1 - weight_decay * lr) * theta - x_3
-    state["momentum_buffer"].copy_(momentum_buffer.reshape(state["momentum_buffer"].shape))
-    parameter.copy_(theta.reshape(parameter.shape))
+    new_theta = (1 - weight_decay * lr) * theta - x_3
+    state["momentum_buffer"].copy_(new_momentum_buffer.reshape(state["momentum_buffer"].shape))
+    parameter.copy_(new_theta.reshape(parameter.shape))
 
 
 def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=torch.inf):

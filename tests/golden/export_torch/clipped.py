@@ -79,11 +79,11 @@ def momentum(parameter, gradient, state, group):
     total_2 = total.sqrt()
     g_2 = (scalar(max_norm) / (1e-06 + total_2)).clamp(max=1) * g
     # m = (1 - beta) * g + beta * m
-    m = beta * m + (1 - beta) * g_2
+    new_m = beta * m + (1 - beta) * g_2
     # return theta - lr * m, m
-    theta = theta - lr * m
-    state["m"].copy_(m)
-    parameter.copy_(theta)
+    new_theta = theta - lr * new_m
+    state["m"].copy_(new_m)
+    parameter.copy_(new_theta)
 
 
 def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=torch.inf):

@@ -78,8 +78,8 @@ def sgld(parameter, gradient, state, group, place):
     t = float(state["step"]) + 1
     theta, g = working(parameter), working(gradient)
     # return theta - lr * g + sqrt(2 * lr * temperature) * normal()
-    theta = theta - lr * g + math.sqrt(temperature * (2 * lr)) * normal(theta, place, t, 32768)
-    parameter.copy_(theta)
+    new_theta = theta - lr * g + math.sqrt(temperature * (2 * lr)) * normal(theta, place, t, 32768)
+    parameter.copy_(new_theta)
     state["step"] += 1
 
 
