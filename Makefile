@@ -153,6 +153,10 @@ $(VENV)/made:
 	  $(PYTHON) --version >&2; \
 	  echo 'steprule needs Python 3.11 or newer; "$(PYTHON)" is not. Name another: make PYTHON=python3.12 ...' >&2; \
 	  exit 1; }
+	@case '$(abspath $(VENV))' in '$(CURDIR)'/*) ;; *) own=$$(cat '$(VENV)/made' 2>/dev/null); \
+	  [ -z "$$own" ] || [ ! -d "$$own" ] || { \
+	    echo "VENV=$(VENV) is the environment of the checkout in $$own, and would be emptied; name another, or none" >&2; \
+	    exit 1; };; esac
 	@echo 'Making $(VENV) ...'
 	@$(PYTHON) -m venv --clear '$(VENV)'
 	@echo '$(CURDIR)' > $@
