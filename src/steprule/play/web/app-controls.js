@@ -128,7 +128,7 @@
       if (!one?.rule) return tell(word("no-rule"));
       const name = `${one.rule.name.replace(/\W+/g, "_")}.py`;
       steprule.save(name, steprule.python(steprule.textOf(entry(), store.state), one, store.state));
-      tell(word("saved", name));
+      tell(word("saved-python", name));
     });
     find("as-file").addEventListener("click", async () => {
       const one = focusOf();
@@ -136,7 +136,8 @@
       try {
         const { name, text } = await steprule.single(entry(), one, store.state);
         steprule.save(name, text);
-        tell(word("saved", name));
+        const rule = steprule.program(steprule.textOf(entry(), store.state))?.name ?? "program";
+        tell(word(name.endsWith(".js") ? "saved-script" : "saved", name, name.replace(/js$/, `py:${rule}`)));
       } catch (error) {
         tell(`${word("no-file")}: ${error.what ?? error.message}`);
       }

@@ -66,6 +66,14 @@
     copied: ["The link is copied.", "Ссылка скопирована."],
     "not-copied": ["The link is in the address bar.", "Ссылка — в адресной строке."],
     saved: ["{0} is saved.", "{0} сохранён."],
+    "saved-python": [
+      "{0} is saved. It runs with the library, and a training script can import the rule from it.",
+      "{0} сохранён. Он работает с библиотекой, и правило можно импортировать из него в свой скрипт.",
+    ],
+    "saved-script": [
+      "{0} is saved: JavaScript. For one file of torch, download as Python, then: steprule export {1}",
+      "{0} сохранён: JavaScript. Чтобы получить один файл для torch, скачайте как Python, затем: steprule export {1}",
+    ],
     "no-file": ["This rule cannot leave as a single file", "Это правило нельзя скачать одним файлом"],
     quadratic: ["Quadratic", "Квадратичная"],
     rosenbrock: ["Rosenbrock", "Розенброк"],
