@@ -15,8 +15,8 @@ from steprule.rule import Formula, Transform
 from steprule.zoo import adam, adaptive, descent, factored, free, matrices, papers
 
 ALLOWED = {"torch", "math"}
-SHAPES = [(7,), (1,), (3, 4, 2), (33, 17)]
-MATRICES = [(5, 3), (4, 8), (4, 8), (6, 6)]
+SHAPES = [(7,), (1,), (33, 5, 2)]
+MATRICES = [(5, 3), (4, 8), (4, 8)]
 STEPS = 200
 
 

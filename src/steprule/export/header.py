@@ -31,6 +31,11 @@ def header(subject: Subject, prefix: str = "", notes: Sequence[str] = ()) -> str
     return "\n".join(f"{prefix}{line}".rstrip() for line in lines)
 
 
+def quoted(text: str) -> str:
+    """Return a header as it may stand in a docstring: without backslashes and three quotes."""
+    return text.replace("\\", "/").replace('"""', "'''")
+
+
 def sources(formulas: Sequence[Formula]) -> Iterator[str]:
     """Say where each part of some formulas comes from, once, as its author says it."""
     told = dict.fromkeys((part.name, part.function) for own in formulas for part in own.parts)
@@ -54,4 +59,4 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
-__all__ = ["header", "sources"]
+__all__ = ["header", "quoted", "sources"]

@@ -26,8 +26,8 @@ class Signs:
     def _plain(self, node: Node) -> bool:
         if node.op in PLAIN or node.kind in TRUTHS:
             return True
-        if node.op == "div":
-            return self.positive(node.inputs[1])
+        if node.op in {"div", "mod"}:
+            return self.positive(node.inputs[1]) or (node.op == "div" and node.inputs[1].kind == "size")
         if node.op == "sqrt":
             return self.not_negative(node.inputs[0])
         return node.op == "pow" and self._power(*node.inputs)
@@ -43,7 +43,7 @@ class Signs:
         a, b = (*node.inputs, None, None)[:2]
         if node.op == "const":
             return float(node.attr) > 0  # type: ignore[arg-type]
-        if node.op == "step" or node.kind == "size":
+        if node.op == "step":
             return True
         if node.op == "hyper" and str(node.attr) in self._hypers:
             own = self._hypers[str(node.attr)]
@@ -52,15 +52,17 @@ class Signs:
             return False
         if b is None:
             return node.op == "sqrt" and self.positive(a)
-        if node.op in {"mul", "div"}:
+        if node.op in {"mul", "div", "minimum"}:
             return self.positive(a) and self.positive(b)
+        if node.op == "maximum":
+            return self.positive(a) or self.positive(b)
         if node.op == "add":
             return any(self.positive(x) and self.not_negative(y) for x, y in ((a, b), (b, a)))
         return node.op == "sub" and a.op == "const" and float(a.attr) >= 1 and self._below_1(b)  # type: ignore[arg-type]
 
     def not_negative(self, node: Node) -> bool:
         """Whether a number is surely 0 or more."""
-        if self.positive(node) or (node.op == "const" and float(node.attr) >= 0):  # type: ignore[arg-type]
+        if self.positive(node) or node.kind == "size" or (node.op == "const" and float(node.attr) >= 0):  # type: ignore[arg-type]
             return True
         if node.op == "hyper" and str(node.attr) in self._hypers:
             own = self._hypers[str(node.attr)]
@@ -70,7 +72,9 @@ class Signs:
             return a.op == "const" and float(a.attr) >= 1 and self._up_to_1(b)  # type: ignore[arg-type]
         if node.op in {"pow", "sqrt", "abs"}:
             return node.op != "pow" or self.not_negative(node.inputs[0])
-        return node.op in {"add", "mul", "div"} and all(map(self.not_negative, node.inputs))
+        if node.op == "maximum":
+            return any(map(self.not_negative, node.inputs))
+        return node.op in {"add", "mul", "div", "minimum"} and all(map(self.not_negative, node.inputs))
 
     def _below_1(self, node: Node) -> bool:
         """Whether a number is surely below 1."""

@@ -8,7 +8,7 @@ from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
 from ..optim.compiled import Kernels
 from ..plan.storage import asked
-from .torch_methods import FileRule
+from .torch_methods import BOUND, FileRule
 from .torch_points import pointed
 from .torch_text import ADD, CLOSURE, INIT, LOAD, SHARED, STATE, STEP
 from .torch_update import Function
@@ -116,14 +116,17 @@ def _step(methods: Sequence[FileRule], functions: Mapping[str, Function], *, ask
         update = "update"
     call = f"{update}({', '.join(['p', 'p.grad', 'self._state(p, group)', 'group', *extra])})"
     lines += [f"            {'updates.append(' + call + ')' if asks else call}"]
-    answers = "called" if any(map(_calls, methods)) else "totals"
-    lines += [f"together(updates, {answers})"] * asks
+    lines += [f"together(updates, {', '.join(_answers(methods))})"] * asks
     return STEP.format(loss=", loss=None" if loss else "", closure=("" if loss else "        loss = None\n") + CLOSURE,
                        update="\n".join(f"        {line}" for line in lines))  # fmt: skip
 
 
-def _calls(method: FileRule) -> bool:
-    return any(node.kind == "matrix" for node in method.graph.nodes)
+def _answers(methods: Sequence[FileRule]) -> list[str]:
+    """Name the functions that answer what updates ask for."""
+    kinds = {node.kind for method in methods for kernels in (method.kernels, method.flat) if kernels is not None
+             for node in kernels.plan.graph.nodes}  # fmt: skip
+    totals = "global" in kinds or any(method.graph.global_slots for method in methods)
+    return ["called"] * ("matrix" in kinds) + ["totals"] * (totals or "matrix" not in kinds)
 
 
 def _load(methods: Sequence[FileRule], shared: Sequence[str]) -> str:
@@ -138,22 +141,45 @@ def _load(methods: Sequence[FileRule], shared: Sequence[str]) -> str:
 
 
 def _state(methods: Sequence[FileRule]) -> str:
-    lines: list[str] = []
+    rows = _rows(methods)
+    common = [own[0] for own in zip(*(entries for *_, entries in rows), strict=False) if len(set(own)) == 1]
+    while any(entries[: len(common)] != common for *_, entries in rows):
+        common.pop()
+    bounded = [(tests, first) for tests, first, _ in rows if first]
+    everywhere = len(methods) == 1 and len(bounded) == len(rows)
+    lines = bounded[0][1] if everywhere else _chosen(bounded)
+    lines += _begin(common)
+    lines += _chosen([(tests, _begin(entries[len(common) :])) for tests, _, entries in rows])
+    return STATE.format(begun="\n".join(f"            {line}" for line in lines or ["pass"]))
+
+
+def _rows(methods: Sequence[FileRule]) -> list[tuple[list[str], list[str], list[str]]]:
+    """List the kinds of parameters: the tests that tell them, what refuses some, and what their state begins as."""
+    rows: list[tuple[list[str], list[str], list[str]]] = []
     for method in methods:
-        for kernels, test in ((method.flat, "p.dim() < 2"), (method.kernels, "")):
-            if kernels is None:
-                continue
-            tests = [f'group["rule"] == "{method.rule}"'] if len(methods) > 1 else []
-            tests += [test] if test else []
-            entries = beginnings(kernels, {slot: f'float(group["{key}"])' for slot, key in method.inits.items()})
-            head = [f"{'elif' if lines else 'if'} {' and '.join(tests)}:"] if tests else (["else:"] if lines else [])
-            inner = "    " * bool(head)
-            lines += head
-            lines += [f"{inner}self.state[p] |= {{", *(f"{inner}    {one}," for one in entries), f"{inner}}}"] * bool(
-                entries
-            )
-            lines += [f"{inner}pass"] * (not entries)
-    return STATE.format(begun="\n".join(f"            {line}" for line in lines))
+        of_rule = [f'group["rule"] == "{method.rule}"'] if len(methods) > 1 else []
+        for kernels, test in ((method.flat, "p.dim() < 2"), (method.kernels, "p.dim() >= 2")):
+            if kernels is not None:
+                tests = [*of_rule, *([test] if method.flat is not None else [])]
+                bounded = method.bounded == "all" or (method.bounded == "matrices" and kernels is method.kernels)
+                first = [f'short(p, group["{BOUND}"])'] * bounded
+                inits = {slot: f'float(group["{key}"])' for slot, key in method.inits.items()}
+                rows.append((tests, first, beginnings(kernels, inits)))
+    return rows
+
+
+def _chosen(rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[str]:
+    """Do one of several things, that whose tests hold."""
+    lines: list[str] = []
+    for tests, own in rows:
+        head = [f"{'elif' if lines else 'if'} {' and '.join(tests)}:"] if tests else []
+        lines += [*head, *(f"{'    ' * bool(head)}{line}" for line in own)] if own else []
+    return lines
+
+
+def _begin(entries: Sequence[str]) -> list[str]:
+    """Begin slots."""
+    return ["self.state[p] |= {", *(f"    {one}," for one in entries), "}"] if entries else []
 
 
 def arguments(methods: Sequence[FileRule]) -> dict[str, object]:

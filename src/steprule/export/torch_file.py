@@ -17,7 +17,7 @@ from ..errors import BackendError
 from ..graph import chance
 from ..plan import float16, rounding
 from . import torch_helpers
-from .header import header
+from .header import header, quoted
 from .subject import Subject, class_name
 from .torch_class import class_text
 from .torch_methods import FileRule, labels, lowered, methods
@@ -37,7 +37,7 @@ def torch_file(subject: Subject) -> str:
     name = subject.name if len(own) == 1 else "".join(class_name(method.rule) for method in own)
     body = class_text(name, own, functions)
     body += "".join(f"\n\n{function.text}" for function in functions.values())
-    text = f'"""{header(subject, notes=notes)}\n"""\n\n{complete(body, subject.options.seed)}'
+    text = f'"""{quoted(header(subject, notes=notes))}\n"""\n\n{complete(body, subject.options.seed)}'
     of_functions, of_methods = (rf'(\n{" " * depth}def [^\n]*:)\n{" " * (depth + 4)}"""[^"\n]*"""' for depth in (0, 4))
     for words, kept in ((r"\n +# [^\n]*", ""), (of_functions, r"\1"), (of_methods, r"\1")):
         text = re.sub(words, kept, text) if text.count("\n") > LONGEST else text  # quotes of the rule go first

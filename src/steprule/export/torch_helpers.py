@@ -17,7 +17,7 @@ def working(x: torch.Tensor) -> torch.Tensor:
 
 def matrix(x: torch.Tensor) -> torch.Tensor:
     """Return a tensor as a matrix, its leading index by all others; a vector is one column."""
-    return working(x).reshape(x.shape[0] if x.dim() else 1, -1)
+    return working(x).flatten(1) if x.dim() > 1 else working(x).reshape(-1, 1)
 
 
 def typed(x: float | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -71,12 +71,15 @@ def send(update, answer):
         return None
 
 
-def together(updates, answers):
-    """Run the updates of all tensors side by side: what they ask for is answered for all of them together."""
-    asking = [(update, send(update, None)) for update in updates if update is not None]
-    while asking := [(update, asked) for update, asked in asking if asked is not None]:
-        given = answers([asked for _, asked in asking])
-        asking = [(update, send(update, answer)) for (update, _), answer in zip(asking, given, strict=True)]
+def together(updates, *answers):
+    """Run the updates of all tensors side by side; what they ask for is answered together, totals when all ask."""
+    asked = [update and send(update, None) for update in updates]
+    while any(asked):
+        now = [place for place, one in enumerate(asked) if one and callable(one[0])]
+        own = answers[0 if now else -1]
+        now = now or [place for place, one in enumerate(asked) if one]
+        for place, answer in zip(now, own([asked[place] for place in now]), strict=True):
+            asked[place] = send(updates[place], answer)
 
 
 def totals(asked):
@@ -88,17 +91,14 @@ def totals(asked):
 
 
 def called(asked):
-    """Answer what tensors ask for together: totals, and functions of matrices, of one shape in a stack."""
+    """Answer what tensors ask for together: functions of matrices, of one shape in a stack."""
     answers, alike = list(asked), {}
     for place, (name, *rest) in enumerate(asked):
         shapes = [x[0].shape if isinstance(x, list) else x.shape if torch.is_tensor(x) else x for x in rest]
-        alike.setdefault((name, *shapes) if callable(name) else name, []).append(place)
-    for places in alike.values():
-        name = asked[places[0]][0]
+        alike.setdefault((name, *shapes), []).append(place)
+    for (name, *_), places in alike.items():
         rows = [asked[place][1:] for place in places]
-        if not callable(name):
-            found = totals([asked[place] for place in places])
-        elif len(places) == 1 or large(*rows[0]):
+        if len(places) == 1 or large(*rows[0]):
             found = [name(*(x[0] if isinstance(x, list) else x for x in row)) for row in rows]
         else:
             whole = name(*map(stacked, zip(*rows, strict=True)))
@@ -150,6 +150,13 @@ def refuse(p):
         raise RuntimeError("sparse gradients are not supported: make them dense, e.g. Embedding(..., sparse=False)")
     if p.is_complex():
         raise RuntimeError("complex parameters are not supported: optimise torch.view_as_real(parameter)")
+
+
+def short(p, longest):
+    """Refuse a tensor with a side that is too long for a matrix of that size."""
+    if (side := max(matrix(p).shape)) > longest:
+        told = "this file has no rule for that: raise it, or leave the tensor to another optimiser"
+        raise ValueError(f"a tensor has a side of {side}, above max_precond_dim={longest}; {told}")
 
 
 def moved(points, iterates, tolerances):

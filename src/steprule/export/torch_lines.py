@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from ..graph.node import Node, Rank
+from ..graph.node import Node, Rank, topological
 
 LONGEST = 84
 """How long an expression may be before a part of it gets a line of its own."""
+WIDEST = 110
+"""How long a line may be that reads values, its indentation apart."""
 RESERVED = frozenset({
     "abs", "bits", "callable", "called", "check", "copies", "dict", "double", "draw", "drawn", "eigenvectors",
     "float", "gradient", "group", "inverse_root", "large", "largest", "largest_along", "length", "list",
     "logarithm", "loss", "map", "math", "matrix", "max", "min", "mixed", "modulo", "moved", "narrow", "next",
     "normal", "number", "typed", "orthogonalize", "orthogonalize_gram", "parameter", "place", "put_back", "qr",
-    "rademacher", "random_bits", "ratio", "real", "refuse", "root", "scalar", "self", "send", "sign", "sorted",
+    "rademacher", "random_bits", "ratio", "real", "refuse", "root", "scalar", "self", "send", "short", "sign", "sorted",
     "squares", "squares_along", "stacked", "state", "stochastic", "stream", "sum", "together", "torch",
     "totals", "transpose", "uniform", "where", "wide", "word", "working", "zip",
 })  # fmt: skip
@@ -30,15 +33,19 @@ def read_together(reads: Sequence[tuple[str, str]]) -> list[str]:
     lines: list[str] = []
     rows: list[tuple[list[str], list[str]]] = []
     for name, text in reads:
-        kind = text.partition("(")[0] + text[-3:] * text.endswith("+ 1")
         names, texts = rows[-1] if rows else ([], [])
-        alike = bool(texts) and kind == texts[0].partition("(")[0] + texts[0][-3:] * texts[0].endswith("+ 1")
-        if alike and len(", ".join([*names, name])) + len(", ".join([*texts, text])) < LONGEST:
+        alike = bool(texts) and _kind(text) == _kind(texts[0])
+        if alike and len(", ".join([*names, name])) + len(", ".join([*texts, text])) < WIDEST:
             names.append(name)
             texts.append(text)
         else:
             rows.append(([name], [text]))
     return lines + [f"    {', '.join(names)} = {', '.join(texts)}" for names, texts in rows]
+
+
+def _kind(text: str) -> str:
+    """Say how a value is read: by what function, and whether one is added."""
+    return re.split(r"[(\[]", text)[0] + text[-3:] * text.endswith("+ 1")
 
 
 def asks(node: Node) -> bool:
@@ -62,4 +69,36 @@ def hosted(nodes: Sequence[Node]) -> set[Node]:
     return found
 
 
-__all__ = ["LONGEST", "RESERVED", "asks", "hosted", "made", "read_together"]
+def decided(roots: Sequence[Node], known: set[Node]) -> dict[Node, set[Node]]:
+    """Return the choices that host scalars decide, and what only one of their branches needs.
+
+    They are those that spare a step a function of matrices other than a product.
+    """
+    found: dict[Node, set[Node]] = {}
+    for node in topological(roots):
+        if node.op != "where" or node.inputs[0] not in known:
+            continue
+        others = _reached(roots, node) | set(topological([node.inputs[0]]))
+        only = {own for own in topological(node.inputs[1:]) if own not in others}
+        spared = any(own.kind == "matrix" and own.op not in _QUICK for own in only)
+        if spared and not any(own.kind == "global" for own in only):
+            found[node] = only
+    return found
+
+
+_QUICK = {"matmul", "transpose"}
+"""Functions of matrices that are not worth a line that decides whether they are needed."""
+
+
+def _reached(roots: Sequence[Node], without: Node) -> set[Node]:
+    """Return what is needed even if one node needs nothing."""
+    stack, found = list(roots), set[Node]()
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += () if node is without else node.inputs
+    return found
+
+
+__all__ = ["LONGEST", "RESERVED", "asks", "decided", "hosted", "made", "read_together"]

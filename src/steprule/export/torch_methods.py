@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,12 +15,16 @@ from ..graph.look_ahead import LookAhead
 from ..graph.node import Node
 from ..graph.twice import Twice, paths
 from ..optim.compiled import Kernels
+from ..optim.preconditioned import Longer
 from ..optim.torch_classes import is_flat
 from ..plan.program import Program, lower
 from ..plan.schedule import Plan, schedule
 from ..plan.storage import WORDS, layout
 from .subject import Subject
 from .torch_lines import RESERVED
+
+BOUND = "max_precond_dim"
+"""The key of the longest side for which a matrix of that size is kept."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class FileRule:
     """Slots of the class that start from a number of a group, and its key."""
     flat: Kernels | None = None
     """What steps tensors of fewer than two dimensions, if it is another formula."""
+    bounded: Literal["", "matrices", "all"] = ""
+    """Which tensors' sides the rule bounds."""
 
     names: dict[str, str] = field(default_factory=dict[str, str])
     """What else its functions are called."""
@@ -71,6 +77,7 @@ class FileRule:
     def keys(self) -> list[str]:
         """The keys of its groups, in their order."""
         asked = {text.split('"')[1] for text in self.reading.values() if '"' in text} | set(self.inits.values())
+        asked |= {BOUND} if self.bounded else set()
         return [key for key in self.group if key in asked] + sorted(asked - self.group.keys())
 
     @property
@@ -103,9 +110,8 @@ def methods(subject: Subject) -> list[FileRule]:
         kernels: Kernels = subject.optimizer._choose(group)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         rule = subject.optimizer._rule_in(group).name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if rule not in found:
-            found[rule] = FileRule(
-                rule, kernels, group, _reading(subject, kernels, group), starts, _flat(subject, kernels)
-            )
+            reading, (flat, bounded) = _reading(subject, kernels, group), _flat(subject, kernels)
+            found[rule] = FileRule(rule, kernels, group, reading, starts, flat, bounded)
     return list(found.values())
 
 
@@ -138,20 +144,21 @@ def _formats(state: Any) -> list[str]:
     return list(state.values()) if isinstance(state, Mapping) else [state]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def _flat(subject: Subject, kernels: Kernels) -> Kernels | None:
-    """Return what steps tensors of fewer than two dimensions; refuse what chooses by other shapes."""
-    others = kernels.others
-    if not others:
-        return None
-    if any(fits is not is_flat for fits, _ in others):
-        if any(fits is is_flat for fits, _ in others):
-            return next(own for fits, own in others if fits is is_flat)
-        raise BackendError(
-            f"{subject.name} chooses its rule by the sizes of a tensor, which a file does not",
-            where=f"  {subject.command}",
-            fix="export the rule of one shape, such as sr.export(steprule.zoo.matrices.shampoo)",
-        )
-    return others[0][1]
+def _flat(subject: Subject, kernels: Kernels) -> tuple[Kernels | None, Literal["", "matrices", "all"]]:
+    """Return what steps tensors of fewer than two dimensions, and which sides are bounded; refuse other choices."""
+    found, bounded = None, ""
+    for fits, own in kernels.others:
+        if fits is is_flat:
+            found = own
+        elif isinstance(fits, Longer):  # the file has no rule for these, and refuses them
+            bounded = bounded or ("all" if found is None else "matrices")
+        else:
+            raise BackendError(
+                f"{subject.name} chooses its rule by the sizes of a tensor, which a file does not",
+                where=f"  {subject.command}",
+                fix="export the rule of one shape, such as sr.export(steprule.zoo.matrices.shampoo)",
+            )
+    return found, bounded
 
 
 def _reading(subject: Subject, kernels: Kernels, group: Mapping[str, Any]) -> dict[str, str]:

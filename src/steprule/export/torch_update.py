@@ -12,7 +12,8 @@ from ..graph.ops import OPS
 from ..plan.program import Program
 from ..plan.schedule import kept
 from .signs import Signs
-from .torch_lines import LONGEST, RESERVED, asks, hosted, made, read_together
+from .torch_lines import LONGEST, RESERVED, asks, decided, hosted, made, read_together
+from .torch_sums import finished, joined
 from .torch_words import (
     ATOM,
     BOUNDS,
@@ -41,13 +42,10 @@ class Function:
 
 
 class Update:
-    (
-        """Writes the update of one tensor.
+    """Writes the update of one tensor.
 
     One that `moves` a parameter writes nothing else; t is so many steps after those that were counted.
     """
-        ""
-    )
 
     def __init__(
         self, name: str, program: Program, reading: Mapping[str, str], labels: Mapping[Node, str],
@@ -76,6 +74,8 @@ class Update:
         parents = [child for node in self.nodes for child in node.inputs]
         counts = {node: parents.count(node) for node in set(parents)}
         self.several = {node for node, count in counts.items() if count > 1} | set(self.roots)
+        self.decided = decided(self.roots, self.hosted)
+        self.inside = {own for nodes in self.decided.values() for own in nodes}
         self.titles = {node: own for own, node in reversed(self.outputs)}
 
     def function(self) -> Function:
@@ -85,7 +85,7 @@ class Update:
             self.source.line(f'"""{self._sentence()}"""')
             reads = self._read()
             for node in self.nodes:
-                if node not in self.names and made(node) and (self._must(node) or node in self.graph.gradients):
+                if node not in self.names and node not in self.inside and made(node) and self._must(node):
                     self._assign(node)
             self._write()
         head, *body = self.source.text().rstrip("\n").split("\n", 2)
@@ -106,7 +106,7 @@ class Update:
         return "Update one tensor" + ("; what it yields is asked of all tensors together." if waits else ".")
 
     def _must(self, node: Node) -> bool:
-        return node in self.several or asks(node)
+        return node in self.several or asks(node) or node in self.graph.gradients or node in self.decided
 
     # Reading -------------------------------------------------------------------------------------
 
@@ -147,11 +147,38 @@ class Update:
 
     def _assign(self, node: Node, wanted: str = "") -> None:
         """Give a node a name and a line."""
+        if node in self.decided:
+            self.source.comment(node)
+            self.names[node] = self._decide(node, self._named(node, wanted))
+            return
         text = self._ask(node) if asks(node) else self._expression(node).text
         self.source.comment(node)
         name = self._named(node, wanted)
         self.source.line(f"{name} = {text}")
         self.names[node] = name
+
+    def _decide(self, node: Node, name: str, word: str = "if") -> str:
+        """Compute only that branch of a choice that is chosen, under a name; return that."""
+        condition, yes, no = node.inputs
+        with self.source.block(f"{word} {self._operand(condition, node).text}:"):
+            self._branch(node, yes, name)
+        if no in self.decided and no in self.decided[node]:
+            return self._decide(no, name, "elif")
+        with self.source.block("else:"):
+            self._branch(node, no, name)
+        return name
+
+    def _branch(self, node: Node, own: Node, name: str) -> None:
+        """Compute one branch of a choice, after what only this needs."""
+        for part in topological([own]):
+            needed = part in self.decided[node] and part is not own and part not in self.names
+            if needed and made(part) and self._must(part):
+                self._assign(part)
+        asked = asks(own) and own not in self.names
+        text = self._ask(own) if asked else self._operand(own, node).text
+        if self._scalar(own):
+            text = f"torch.full_like({self._like()}, {text})" if node.rank is Rank.ELEMENT else self._typed(text)
+        self.source.line(f"{name} = {text}")
 
     def _named(self, node: Node, wanted: str) -> str:
         title = self.titles.get(node, "")
@@ -212,8 +239,11 @@ class Update:
     def _tensor(self, node: Node, own: Text) -> str:
         """Spell an input that must be a tensor."""
         if self._scalar(node):
-            return f"typed({own.text}, {self._like()})"
+            return self._typed(own.text)
         return own.text
+
+    def _typed(self, text: str) -> str:
+        return f"typed({text}, {self._like()})"
 
     def _python(self, node: Node) -> bool:
         """Whether a value is one of Python's numbers."""
@@ -246,7 +276,7 @@ class Update:
                 texts = [f"scalar({own.text})" if is_ else own.text for is_, own in zip(numbers, inputs, strict=True)]
             return Text(f"{FUNCTIONS[node.op]}({', '.join(texts)})")
         if node.op == "div" and element and self._scalar(node.inputs[0]):
-            inputs[0] = Text(f"typed({inputs[0].text}, {self._like()})")
+            inputs[0] = Text(self._typed(inputs[0].text))
         elif node.op == "div" and numbers[0]:
             inputs[0] = Text(f"scalar({inputs[0].text})")
         found = infix(node.op, *inputs)
@@ -267,12 +297,12 @@ class Update:
         scalars = [self._scalar(child) for child in node.inputs[1:]]
         first = yes.text
         if element and all(scalars):
-            first = f"typed({yes.text}, {self._like()})"
+            first = self._typed(yes.text)
         elif not element and all(map(self._python, node.inputs[1:])):
             first = f"scalar({yes.text})"
         elif element:
             first, second = (
-                f"typed({own.text}, {self._like()})" if is_ and not self._python(child) else own.text
+                self._typed(own.text) if is_ and not self._python(child) else own.text
                 for is_, child, own in zip(scalars, node.inputs[1:], (yes, no), strict=True)
             )
             return Text(f"torch.where({condition.text}, {first}, {second})")
@@ -280,36 +310,12 @@ class Update:
 
     def _reduced(self, node: Node) -> Text:
         """Spell a reduction over one tensor, its rows or columns."""
-        total, finish = self._part(node), node.reducer.finish
-        if finish == "sqrt":
-            return Text(f"{total}.sqrt()")
-        if finish == "div":
-            return Text(f"{total} / {self._count(node)}", infix("div", Text("a"), Text("b")).binding)  # type: ignore[union-attr]
-        return Text(total)
+        return finished(node, self._part(node), self._like())
 
     def _part(self, node: Node) -> str:
         """Spell what elements are joined to, before it is finished."""
-        child, own = node.inputs[0], node.reducer
-        inner = self._operand(child, child)
-        text = f"scalar({inner.text})" if self._python(child) else inner.text
-        along = "" if node.axis is None else f", {node.axis}"
-        suffix = "_along" if along else ""
-        if (own.combine, own.each) == ("add", "mul"):
-            return f"squares{suffix}({text}{along})"
-        if (own.combine, own.each) == ("add", ""):
-            keep = f"{node.axis}, keepdim=True" if along else ""
-            wide = inner.within(ATOM) if text == inner.text else text
-            return f"{wide}.double().sum({keep})"
-        assert (own.combine, own.each) == ("maximum", ""), own
-        return f"largest{suffix}({text}{along})"
-
-    def _count(self, node: Node) -> str:
-        inner = node.inputs[0]
-        if node.axis is None and inner.rank is Rank.ELEMENT:
-            return f"{self._like()}.numel()"
-        counted = [f"{self._like()}.shape[{place}]" for place, rank in enumerate((Rank.ROW, Rank.COLUMN))
-                   if rank <= inner.rank and not rank <= node.rank]  # fmt: skip
-        return " * ".join(counted) if len(counted) < 2 else f"({' * '.join(counted)})"
+        child = node.inputs[0]
+        return joined(node, self._operand(child, child), number=self._python(child))
 
     def _ask(self, node: Node) -> str:
         """Spell what is asked of all tensors together, after a line that asks."""

@@ -68,6 +68,10 @@ def of_numbers(node: Node, inputs: list[Text]) -> Text:
         return power(*inputs)
     if node.op in {"neg", "not"}:
         return negated(node.op, inputs[0], host=True)
+    if node.op == "div" and node.inputs[1].kind == "size":  # 0 of an empty tensor, where nothing is computed
+        inputs = [inputs[0], Text(f"max({inputs[1].text}, 1)")]
+    if node.op == "mod":  # of a divisor above 0
+        return Text(f"{inputs[0].within(PRODUCT)} % {inputs[1].within(UNARY)}", PRODUCT)
     found = infix(node.op, *(inputs * 2)[:2], host=True)
     return found or Text(f"{_HOST[node.op]}({', '.join(own.text for own in inputs)})")
 

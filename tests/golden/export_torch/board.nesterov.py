@@ -120,8 +120,7 @@ def nesterov(parameter, gradient, state, group):
     """Update one tensor."""
     lr, beta = float(group["lr"]), float(group["beta"])
     theta, g, m = working(parameter), working(gradient), working(state["m"])
-    ahead, last_lr = float(state["ahead"]), float(state["last_lr"])
-    last_beta = float(state["last_beta"])
+    ahead, last_lr, last_beta = float(state["ahead"]), float(state["last_lr"]), float(state["last_beta"])
     # m = (1 - beta) * g + beta * m
     new_m = beta * m + (1 - beta) * g
     x = (last_beta * last_lr * m if ahead > 0 else torch.full_like(theta, 0)) + theta
@@ -145,8 +144,7 @@ def nesterov_to_point(parameter, gradient, state, group):
 def nesterov_to_iterate(parameter, gradient, state, group):
     """Move one tensor to another point; its state stays."""
     theta, m = working(parameter), working(state["m"])
-    ahead, last_lr = float(state["ahead"]), float(state["last_lr"])
-    last_beta = float(state["last_beta"])
+    ahead, last_lr, last_beta = float(state["ahead"]), float(state["last_lr"]), float(state["last_beta"])
     new_theta = (last_beta * last_lr * m if ahead > 0 else torch.full_like(theta, 0)) + theta
     parameter.copy_(new_theta)
 

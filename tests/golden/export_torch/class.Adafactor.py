@@ -67,14 +67,15 @@ class Adafactor(torch.optim.Optimizer):
     def _state(self, p, group):
         """Return the state of a parameter, which begins with its first step."""
         if not self.state[p]:
+            self.state[p] |= {
+                "step": torch.zeros((), dtype=torch.float32),
+            }
             if p.dim() < 2:
                 self.state[p] |= {
-                    "step": torch.zeros((), dtype=torch.float32),
                     "variance": torch.zeros_like(p),
                 }
-            else:
+            elif p.dim() >= 2:
                 self.state[p] |= {
-                    "step": torch.zeros((), dtype=torch.float32),
                     "row_var": p.new_zeros(p.shape[:1] + (1,) * (p.dim() - 1), dtype=working(p).dtype),
                     "col_var": p.new_zeros((1,) * min(p.dim(), 1) + p.shape[1:], dtype=working(p).dtype),
                 }
@@ -83,14 +84,12 @@ class Adafactor(torch.optim.Optimizer):
 
 def adafactor(parameter, gradient, state, group):
     """Update one tensor."""
-    weight_decay, lr = scalar(group["weight_decay"]), scalar(group["lr"])
-    eps2, beta2_decay = scalar(group["eps"][1]), scalar(group["beta2_decay"])
-    eps1 = scalar(group["eps"][0] or torch.finfo(group["params"][0].dtype).eps)
-    d = scalar(group["d"])
+    weight_decay, lr, eps2 = scalar(group["weight_decay"]), scalar(group["lr"]), scalar(group["eps"][1])
+    beta2_decay = scalar(group["beta2_decay"])
+    eps1, d = scalar(group["eps"][0] or torch.finfo(group["params"][0].dtype).eps), scalar(group["d"])
     t = scalar(state["step"]) + 1
     theta, g = matrix(parameter), matrix(gradient)
-    row_var = state["row_var"].double().reshape(-1, 1)
-    col_var = state["col_var"].double().reshape(1, -1)
+    row_var, col_var = state["row_var"].double().reshape(-1, 1), state["col_var"].double().reshape(1, -1)
     # return v + t**beta2_decay * (mean_square - v)
     rate = torch.pow(t, beta2_decay)
     # r = _towards(row_var, mean(g**2, axis=1), t, beta2_decay)
@@ -118,10 +117,9 @@ def adafactor(parameter, gradient, state, group):
 
 def adafactor_flat(parameter, gradient, state, group):
     """Update one tensor."""
-    weight_decay, lr = scalar(group["weight_decay"]), scalar(group["lr"])
-    eps2, beta2_decay = scalar(group["eps"][1]), scalar(group["beta2_decay"])
-    eps1 = scalar(group["eps"][0] or torch.finfo(group["params"][0].dtype).eps)
-    d = scalar(group["d"])
+    weight_decay, lr, eps2 = scalar(group["weight_decay"]), scalar(group["lr"]), scalar(group["eps"][1])
+    beta2_decay = scalar(group["beta2_decay"])
+    eps1, d = scalar(group["eps"][0] or torch.finfo(group["params"][0].dtype).eps), scalar(group["d"])
     t = scalar(state["step"]) + 1
     theta, g, variance = working(parameter), working(gradient), working(state["variance"])
     # return v + t**beta2_decay * (mean_square - v)
@@ -169,7 +167,7 @@ def scalar(x: float | torch.Tensor) -> torch.Tensor:
 
 def matrix(x: torch.Tensor) -> torch.Tensor:
     """Return a tensor as a matrix, its leading index by all others; a vector is one column."""
-    return working(x).reshape(x.shape[0] if x.dim() else 1, -1)
+    return working(x).flatten(1) if x.dim() > 1 else working(x).reshape(-1, 1)
 
 
 def typed(x: float | torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -75,9 +75,8 @@ class AdamW(torch.optim.Optimizer):
 
 def adam(parameter, gradient, state, group):
     """Update one tensor."""
-    weight_decay, lr = float(group["weight_decay"]), float(group["lr"])
-    beta1, eps = float(group["betas"][0]), float(group["eps"])
-    beta2 = float(group["betas"][1])
+    weight_decay, lr, beta1 = float(group["weight_decay"]), float(group["lr"]), float(group["betas"][0])
+    eps, beta2 = float(group["eps"]), float(group["betas"][1])
     t = float(state["step"]) + 1
     theta, g, exp_avg = working(parameter), working(gradient), working(state["exp_avg"])
     exp_avg_sq = working(state["exp_avg_sq"])

@@ -71,8 +71,7 @@ class ClipGlobalNormMomentum(torch.optim.Optimizer):
 
 def momentum(parameter, gradient, state, group):
     """Update one tensor; what it yields is asked of all tensors together."""
-    lr, beta = float(group["lr"]), float(group["beta"])
-    max_norm = float(group["max_norm"])
+    lr, beta, max_norm = float(group["lr"]), float(group["beta"]), float(group["max_norm"])
     theta, g, m = working(parameter), working(gradient), working(state["m"])
     # return g * minimum(1, max_norm / (global_norm(g) + _TINY))
     total = yield "global_norm", squares(g)
@@ -94,12 +93,15 @@ def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=t
         raise ValueError(f"{name} is {value!r}; it must be a finite number {told}")
 
 
-def together(updates, answers):
-    """Run the updates of all tensors side by side: what they ask for is answered for all of them together."""
-    asking = [(update, send(update, None)) for update in updates if update is not None]
-    while asking := [(update, asked) for update, asked in asking if asked is not None]:
-        given = answers([asked for _, asked in asking])
-        asking = [(update, send(update, answer)) for (update, _), answer in zip(asking, given, strict=True)]
+def together(updates, *answers):
+    """Run the updates of all tensors side by side; what they ask for is answered together, totals when all ask."""
+    asked = [update and send(update, None) for update in updates]
+    while any(asked):
+        now = [place for place, one in enumerate(asked) if one and callable(one[0])]
+        own = answers[0 if now else -1]
+        now = now or [place for place, one in enumerate(asked) if one]
+        for place, answer in zip(now, own([asked[place] for place in now]), strict=True):
+            asked[place] = send(updates[place], answer)
 
 
 def totals(asked):
