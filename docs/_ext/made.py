@@ -19,14 +19,18 @@ def inline(words: str) -> list[nodes.Node]:
         if place % 2 == 0:
             found += [nodes.Text(part)] if part else []
             continue
-        literal = nodes.literal("", part)
         target = KNOWN.get(part.removesuffix("()").removeprefix("sr."))
         if target is None:
-            found.append(literal)
+            found.append(nodes.literal("", part))
         else:
-            link = addnodes.pending_xref("", literal, refdomain="py", reftype="obj", reftarget=target, refwarn=True)
-            found.append(link)
+            found.append(link(target, part))
     return found
+
+
+def link(target: str, shown: str) -> addnodes.pending_xref:
+    """Return a link to a public name, by its full name, under the words that are shown."""
+    literal = nodes.literal("", shown)
+    return addnodes.pending_xref("", literal, refdomain="py", reftype="obj", reftarget=target, refwarn=True)
 
 
 def paragraph(words: str, *classes: str) -> nodes.paragraph:

@@ -12,7 +12,7 @@ from typing import Any
 
 from docutils import nodes
 from entries import Entry, entry_of, formula_entry, public, size
-from made import code, folded, paragraph, table
+from made import code, folded, link, paragraph, table
 from sphinx.util.docutils import SphinxDirective
 from torch import zeros
 from torch.nn import Parameter
@@ -74,10 +74,10 @@ class Optimisers(SphinxDirective):
         return [table(head, rows, "optimisers")]
 
 
-def _line(name: str) -> tuple[str, ...]:
+def _line(name: str) -> tuple[str | nodes.Node, ...]:
     told, entry = explained(name), entry_of(f"steprule.optim.{name}")
     cost = str(len(told.passes)), size(told.bytes_per_parameter)
-    return f"`steprule.optim.{name}`", entry.sentence, *cost, *state(name)
+    return link(f"steprule.optim.{name}", name), entry.sentence, *cost, *state(name)
 
 
 def what_runs(name: str) -> Iterator[nodes.Node]:
