@@ -234,7 +234,7 @@ def page(folder: Path = HERE / "records") -> str:
         }
         sharded = (shards_section(name, record) for name, record in shards.items())
         machine_code = [beside("gpu_kernels").section(records["gpu-kernels"])] if "gpu-kernels" in records else []
-        names = ("agreement", "factored", "learning", "matrices")
+        names = ("agreement", "exported", "factored", "learning", "matrices")
         pages = {"state-formats": "state_formats", **{name: name for name in names}, "muon-rate": "muon_rate"}
         formats = [beside(script).section(records[name]) for name, script in pages.items() if name in records]
         parts = [*(section(name, record) for name, record in new.items()), *sharded, *formats, *machine_code]
