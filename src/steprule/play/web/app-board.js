@@ -2,6 +2,7 @@
 (function (steprule) {
   "use strict";
   const { element } = steprule;
+  const cut = (text) => (text.length > 500 ? `${text.slice(0, 500)} …` : text); // a message may quote a list of any length
 
   // The colours of code are those of the page; each is legible on its ground in both schemes.
   function highlighting() {
@@ -27,20 +28,20 @@
     /**
      * @param {HTMLElement} box
      * @param {string} text
-     * @param {(text: string) => void} edited called with every new text
+     * @param {{edited: (text: string) => void, full: () => void}} told called with every new text, and when one is too long
      */
-    constructor(box, text, edited) {
+    constructor(box, text, told) {
       this.box = box;
       this.formula = box.querySelector(".formula");
       this.errors = box.querySelector(".errors");
       this.label = new editor.Compartment();
       this.view = new editor.EditorView({
         parent: box.querySelector(".editor"),
-        state: editor.EditorState.create({ doc: text, extensions: this.extensions(edited) }),
+        state: editor.EditorState.create({ doc: text, extensions: this.extensions(told) }),
       });
     }
 
-    extensions(edited) {
+    extensions({ edited, full }) {
       const { EditorView, EditorState } = editor;
       return [
         editor.lineNumbers(), editor.history(), editor.drawSelection(), editor.highlightSpecialChars(), editor.indentOnInput(),
@@ -51,12 +52,15 @@
         editor.keymap.of([...editor.closeBracketsKeymap, ...editor.completionKeymap, ...editor.historyKeymap, editor.indentWithTab, ...editor.defaultKeymap]),
         EditorView.lineWrapping,
         this.label.of([]),
+        // What the board cannot take is not written: text, formula and picture are always of one rule.
+        EditorState.changeFilter.of((change) => !change.docChanged || change.newDoc.length <= steprule.longest || (full(), false)),
         EditorView.updateListener.of((update) => update.docChanged && !this.silent && edited(update.state.doc.toString())),
       ];
     }
 
     /** Name the editor in the language of the page. */
     translate(word) {
+      this.word = word;
       const attributes = { "aria-label": word("editor"), "aria-describedby": "editor-help", spellcheck: "false" };
       this.view.dispatch({ effects: this.label.reconfigure(editor.EditorView.contentAttributes.of(attributes)) });
     }
@@ -70,8 +74,16 @@
       this.silent = false;
     }
 
+    // A text may be right and yet hold no rule: where one is to be made of it.
+    unruled(transforms, word) {
+      const { doc } = this.view.state, lines = doc.toString().split("\n");
+      const line = Math.max(0, lines.findIndex((one) => /^\s*def\s/.test(one))), key = transforms.length ? "only-transform" : "no-rule";
+      return { line: line + 1, column: 0, endColumn: lines[line].length, what: word(key), where: lines[line], fix: word(`${key}-fix`) };
+    }
+
     /** Show what was read: the formula, or the last one paled, and the errors where they are. */
-    show({ rule, errors }, word) {
+    show({ rule, errors: found, transforms }, word) {
+      const errors = rule || found.length ? found : [this.unruled(transforms, word)];
       this.formula.classList.toggle("stale", !rule);
       if (rule && rule.latex !== this.latex) {
         this.latex = rule.latex;
@@ -81,12 +93,12 @@
       const place = (line, column) => Math.min(doc.length, doc.line(Math.min(doc.lines, Math.max(1, line))).from + Math.max(0, column));
       const marks = errors.map((error) => {
         const from = place(error.line, error.column), to = Math.max(place(error.line, error.endColumn ?? error.column + 1), from);
-        return { from, to: Math.min(doc.length, to), severity: "error", message: error.what };
+        return { from, to: Math.min(doc.length, to), severity: "error", message: cut(error.what) };
       });
       this.view.dispatch(editor.setDiagnostics(this.view.state, marks));
       const told = errors.map((error) => element("div", { class: "error" },
         element("p", { class: "where" }, word("line-column", error.line, error.column + 1)),
-        element("p", { class: "what" }, error.what),
+        element("p", { class: "what" }, cut(error.what)),
         ...(error.where ? [element("pre", {}, error.where)] : []),
         element("p", { class: "fix" }, error.fix)));
       this.errors.replaceChildren(...told);
@@ -95,8 +107,13 @@
     /** Typeset the formula, once the typesetter is there. */
     typeset() {
       if (!this.latex) return;
-      if (globalThis.katex) katex.render(this.latex, this.formula, { displayMode: true, throwOnError: false, strict: false, trust: false, errorColor: "currentColor" });
-      else {
+      if (globalThis.katex) {
+        try {
+          katex.render(this.latex, this.formula, { displayMode: true, throwOnError: true, strict: false, trust: false });
+        } catch {
+          this.formula.textContent = this.word("formula-long");
+        }
+      } else {
         this.formula.textContent = "";
         addEventListener("load", () => this.typeset(), { once: true }); // the typesetter is the page's last script
       }

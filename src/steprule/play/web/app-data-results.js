@@ -39,7 +39,8 @@
   steprule.data.numbers = function (one, state) {
     const set = state.data?.[steprule.data.rateName(one.key)], suited = one.entry.rule === "mine" ? undefined : RATES[one.entry.rule];
     const lr = typeof set === "number" ? set : suited;
-    return Object.fromEntries(one.rule.hypers.map(({ name, value }) => [name, (name === "lr" ? lr : one.entry.hypers[name]) ?? value]));
+    const chosen = (hyper) => (hyper.name !== "lr" ? steprule.given(one.entry, hyper) : steprule.admits(hyper, lr) ? lr : undefined);
+    return Object.fromEntries(one.rule.hypers.map((hyper) => [hyper.name, chosen(hyper) ?? hyper.value]));
   };
 
   /** Whether one iteration of a method is one pass over the data: the board's gradient descent. */

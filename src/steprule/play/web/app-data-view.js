@@ -40,6 +40,7 @@
       this.lead = element("p", { class: "note" });
       this.counts = element("p", { class: "counts", id: "data-counts" });
       this.told = element("p", { class: "told", role: "status", id: "data-told" });
+      this.past = element("p", { class: "told", role: "status", id: "data-past" });
       this.same = element("code", { id: "data-command" });
       this.start = button("data-start", "data-start", () => this.train(), "primary");
       this.pause = button("data-pause", "data-pause", () => (this.results.status === "paused" ? this.results.go() : this.results.pause()));
@@ -59,7 +60,7 @@
           field("data-batch", "data-batch", inputs.batch), field("data-budget", "data-budget", inputs.budget),
           field("data-amount", "data-amount", inputs.amount), field("data-seed", "data-seed", inputs.seed),
           element("label", { class: "check" }, inputs.final, " ", words("span", "data-final"))),
-        this.counts, this.told,
+        this.counts, this.told, this.past,
         element("div", { class: "playback" }, this.start, this.pause, this.stop, field("data-axis", "data-axis", inputs.axis)),
         element("figure", {}, element("figcaption", {}, words("b", "data-loss"), " ", words("span", "data-loss-help", { class: "note" })), this.plot),
         element("div", { class: "scroll", tabIndex: 0, role: "region", "data-label": "data-method" },
@@ -92,7 +93,16 @@
       const methods = this.methods();
       this.told.textContent = methods.length ? "" : this.app.word("data-none");
       this.heard.textContent = "";
-      if (methods.length) this.results.start(steprule.data.spec(this.app.state), methods);
+      if (!methods.length) return;
+      this.begun = this.settings(methods);
+      this.results.start(steprule.data.spec(this.app.state), methods);
+      this.fill();
+    }
+
+    // What the numbers of a study depend on, as text.
+    settings(methods) {
+      const { axis, shown, ...spec } = steprule.data.spec(this.app.state);
+      return JSON.stringify([spec, methods.map(({ key, text, hypers, entry }) => [key, text, Object.entries(hypers), entry.choices]).sort()]);
     }
 
     // Messages come faster than the screen is drawn; drawing long curves may take a fifth of the time.
@@ -142,6 +152,7 @@
         ...(methods.some((one) => one.full) ? [word("data-gd")] : []),
       ].join(" ");
       this.list(methods);
+      this.past.textContent = this.begun && this.begun !== this.settings(methods) ? word("data-past") : "";
       this.show();
     }
 

@@ -20,12 +20,6 @@
     return { to: (number) => (SMOOTH * (number - least)) / (most - least), from: (place) => inside(+(least + ((most - least) * place) / SMOOTH).toPrecision(4)) };
   };
 
-  /** Whether a number is in the declared range. */
-  steprule.admits = (hyper, number) =>
-    Number.isFinite(number) &&
-    (hyper.low == null || (hyper.openLow ? number > hyper.low : number >= hyper.low)) &&
-    (hyper.high == null || (hyper.openHigh ? number < hyper.high : number <= hyper.high));
-
   /** Write the declared range as mathematics does. */
   steprule.interval = (hyper) =>
     `${hyper.low == null || hyper.openLow ? "(" : "["}${hyper.low ?? "−∞"}, ${hyper.high ?? "∞"}${hyper.high == null || hyper.openHigh ? ")" : "]"}`;
@@ -52,6 +46,15 @@
       this.chosen = chosen;
       this.rows = new Map();
       this.made = "";
+    }
+
+    /** Tell why a method does not run, in the three parts of an error, or nothing. */
+    why(one, word) {
+      const told = one?.failed ? [{ what: one.failed.what ?? one.failed.message, fix: one.failed.fix }] : one && !one.rule && one.entry.rule !== "mine" ? one.errors : [];
+      const none = one && !one.rule && !one.failed && !one.errors.length && one.entry.rule !== "mine" ? [{ what: word("unknown-rule", one.entry.rule) }] : [];
+      this.box.querySelector(":scope > .error")?.remove();
+      for (const { what, fix } of [...told, ...none].slice(0, 1))
+        this.box.prepend(element("div", { class: "error", role: "status" }, element("p", { class: "where" }, one.title), element("p", { class: "what" }, what), ...(fix ? [element("p", { class: "fix" }, fix)] : [])));
     }
 
     /** Show the variants and hyperparameters of a rule with their numbers. Rows stay while the declarations do. */

@@ -157,10 +157,12 @@
 
     // A label moves down until it covers no other.
     label(text, x, y, colour, way = 1) {
-      const { context } = this;
+      const { context } = this, room = this.canvas.clientWidth;
+      context.font = "600 12px system-ui, sans-serif";
+      const { width } = context.measureText(text);
+      x = way >= 0 ? Math.max(4, Math.min(x, room - 4 - width)) : Math.min(room - 4, Math.max(x, 4 + width)); // all of it is seen
       while (this.labels?.some(([left, top]) => Math.abs(left - x) < 150 && Math.abs(top - y) < 15)) y += 4;
       this.labels?.push([x, y]);
-      context.font = "600 12px system-ui, sans-serif";
       context.textBaseline = "middle";
       context.textAlign = way >= 0 ? "left" : "right";
       context.lineJoin = "round";

@@ -65,12 +65,24 @@
   steprule.textOf = (entry, state) =>
     steprule.clipped(entry.rule === "mine" ? state.text : steprule.source(entry.rule), entry.clip);
 
+  /** Whether a number is in the declared range. */
+  steprule.admits = (hyper, number) =>
+    Number.isFinite(number) &&
+    (hyper.low == null || (hyper.openLow ? number > hyper.low : number >= hyper.low)) &&
+    (hyper.high == null || (hyper.openHigh ? number < hyper.high : number <= hyper.high));
+
+  /** Return the number that was set in an entry for a hyperparameter, if its rule, perhaps another since, admits it. */
+  steprule.given = function (entry, hyper) {
+    const set = Object.hasOwn(entry.hypers, hyper.name) ? entry.hypers[hyper.name] : undefined;
+    return steprule.admits(hyper, set) ? set : undefined;
+  };
+
   /** Return the numbers of an entry: those that were set, else what suits the surface, else what the rule declares. */
   steprule.numbers = function (entry, rule, surface) {
-    const found = {};
-    for (const { name, value } of rule.hypers) {
-      const suited = name === "lr" && entry.rule !== "mine" ? surface.rates[entry.rule] : undefined;
-      found[name] = entry.hypers[name] ?? suited ?? value ?? 0;
+    const found = Object.create(null); // a hyperparameter may have any name
+    for (const hyper of rule.hypers) {
+      const suited = hyper.name === "lr" && entry.rule !== "mine" ? surface.rates[entry.rule] : undefined;
+      found[hyper.name] = steprule.given(entry, hyper) ?? suited ?? hyper.value ?? 0;
     }
     return found;
   };
@@ -88,7 +100,7 @@
     try {
       return run(made, state, surface);
     } catch (error) {
-      return { ...made, rule: null, failed: error };
+      return { entry, rule: null, errors, end: 0, diverged: false, failed: error, declared: rule, hypers: made.hypers };
     }
   };
 

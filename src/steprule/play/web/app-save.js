@@ -61,6 +61,8 @@
    */
   steprule.python = function (text, one, state) {
     const surface = steprule.surface(state), names = imported(text), found = steprule.program(text), named = found.name ?? "program";
+    const choices = Object.entries(one.entry.choices ?? {}).map(([name, value]) => `${name}=${typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value)}`).join(", ");
+    const called = choices ? `${named}(${choices})` : named;
     const numbers = Object.entries(one.hypers).map(([name, value]) => `, ${name}=${value}`).join("");
     const rules = (found.name ? text : `${text.slice(0, found.from).trim()}\n\n\nprogram = ${found.expression}`).replace(GIVEN, "").trim();
     const file = one.rule.name.replace(/\W+/g, "_");
@@ -75,7 +77,7 @@ Or train your model with it, in a script beside this file:
     import steprule as sr
     from ${file} import ${named}
 
-    optimizer = sr.Optimizer(model.parameters(), ${named}${numbers})
+    optimizer = sr.Optimizer(model.parameters(), ${called}${numbers})
 """
 
 import math
@@ -91,8 +93,8 @@ def loss_at(x, y):
 
 
 def main():
-    ${state.noise ? "# On the page gradients had noise besides; here they are exact.\n    " : ""}theta = torch.tensor([${state.start.map((value) => value.toFixed(6)).join(", ")}], dtype=torch.float64, requires_grad=True)
-    optimizer = sr.Optimizer([theta], ${named}${numbers})
+    ${state.noise ? "# On the page gradients had noise besides; here they are exact.\n    " : ""}theta = torch.tensor([${state.start.join(", ")}], dtype=torch.float64, requires_grad=True)
+    optimizer = sr.Optimizer([theta], ${called}${numbers})
 
     def closure():
         optimizer.zero_grad()

@@ -114,7 +114,8 @@
       compute(state, has("first") ? state.focus : "");
       steprule.controls(state, word);
       methods.show(state, word);
-      numbers.show(focus?.rule, focus?.hypers ?? {}, `${state.focus}${state.lang}`, word);
+      numbers.show(focus?.rule ?? focus?.declared, focus?.hypers ?? {}, `${state.focus}${state.lang}`, word);
+      numbers.why(focus, word);
       if (!has("first")) steprule.showTheory(document.querySelector(".theory"), focus, state, word, sets);
       if (board) {
         board.write(state.text);
@@ -137,7 +138,8 @@
     waiting.set(action, setTimeout(action, milliseconds));
   }
   let written = "";
-  const take = () => (steprule.checked({ text: written }) ? change({ text: written }) : tell(word("too-long")));
+  const take = () => change({ text: written });
+  const writes = { edited: (text) => { written = text; later(take, 120); tell(""); }, full: () => tell(word("too-long")) };
   const link = () => history.replaceState(null, "", steprule.encoded(store.state));
 
   store.on(render);
@@ -156,7 +158,7 @@
   // The other methods, the editor and the typesetter can wait until the first picture is there.
   requestAnimationFrame(() => setTimeout(() => {
     render(store.state, new Set(everything));
-    board = new steprule.Board(document.querySelector(".board"), store.state.text, (text) => { written = text; later(take, 120); });
+    board = new steprule.Board(document.querySelector(".board"), store.state.text, writes);
     board.translate(word);
     store.on((state, changed) => changed.has("lang") && board.translate(word));
     board.show(steprule.read(store.state.text), word);

@@ -6,6 +6,7 @@
   steprule.short = function (value, digits = 3) {
     if (value == null || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
+    if (size === Infinity) return value > 0 ? "∞" : "−∞";
     if (size !== 0 && (size < 1e-3 || size >= 1e5)) {
       const [mantissa, power] = value.toExponential(Math.max(0, digits - 2)).split("e");
       return `${mantissa}e${power.replace("-", "−").replace("+", "")}`.replace(/^-/, "−");

@@ -146,7 +146,7 @@ def closure_free(theta, g, m, *,
       ),
       try: sentence(
         "Turn the valley by 45°. Now it lies along neither coordinate, and steps of its own for each coordinate no longer help: after as many iterations the loss is far higher.",
-        "Поверните долину на 45°. Теперь она не идёт ни вдоль одной из координат, и отдельный шаг для каждой координаты уже не спасает: за столько же итераций потери остаются намного больше.",
+        "Поверните долину на 45°. Теперь она не идёт вдоль ни одной из координат, и отдельный шаг для каждой координаты уже не спасает: за столько же итераций потери остаются намного больше.",
       ),
       setup: { view: "surface", text: written("rmsprop"), picked: [entry("adagrad", { lr: 0.2 }), entry("rmsprop", { lr: 0.02, beta: 0.99 })], focus: "rmsprop", surface: "quadratic", kappa: 30, start: far, steps: 200, speed: 30 },
       buttons: [button("Turn by 45°", "Повернуть на 45°", { angle: 45, t: 0 })],

@@ -4,6 +4,9 @@
   "use strict";
   const VERSION = "1", LONGEST = 8000, MOST = 8;
 
+  /** The length of the longest text that the board takes, so that a link can carry it. */
+  steprule.longest = LONGEST;
+
   const FIRST = `@rule
 def mine(theta, g, m, *,
          lr=hyper(0.1, low=0),
@@ -43,18 +46,18 @@ def mine(theta, g, m, *,
   const text = (longest) => (value) => typeof value === "string" && value.length <= longest;
   const plain = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
   const named = (checks, most) => (value) =>
-    plain(value) && Object.keys(value).length <= most && Object.entries(value).every(([name, one]) => /^\w{1,60}$/.test(name) && name !== "__proto__" && checks(one));
+    plain(value) && Object.keys(value).length <= most && Object.entries(value).every(([name, one]) => /^[\p{L}\p{M}\p{N}_]{1,60}$/u.test(name) && checks(one));
 
-  const choice = (value) => typeof value === "boolean" || (typeof value === "string" && /^[\w-]{1,40}$/.test(value));
+  const choice = (value) => typeof value === "boolean" || text(60)(value);
   const picked = (value) =>
     Array.isArray(value) && value.length <= MOST && value.every((one) =>
       plain(one) && text(80)(one.rule) && /^[\w.]+$/.test(one.rule) && Object.hasOwn(steprule.clips, one.clip) &&
-      named(number(-1e12, 1e12), 24)(one.hypers) && named(choice, 8)(one.choices ?? {}));
+      named(Number.isFinite, 400)(one.hypers) && named(choice, 8)(one.choices ?? {}));
 
   const CHECKS = {
     text: text(LONGEST),
     picked,
-    focus: text(100),
+    focus: text(600),
     surface: (value) => steprule.surfaces.includes(value),
     kappa: number(1, 1000),
     angle: number(0, 90),
@@ -70,7 +73,7 @@ def mine(theta, g, m, *,
     scene: number(0, 99, true),
     lang: among(["en", "ru"]),
     scheme: among(["", "light", "dark"]),
-    data: named((value) => typeof value === "boolean" || number(-1e12, 1e12)(value) || text(60)(value), 24),
+    data: named((value) => typeof value === "boolean" || number(-1e12, 1e12)(value) || text(60)(value), 100),
   };
 
   /** The key of an entry of the list: no two have the same. */

@@ -20,9 +20,10 @@
     "data-seed": ["Seed", "Зерно"],
     "data-final": ["final: one iteration on the whole data set", "финал: одна итерация по всей выборке"],
     "data-counts": [
-      "{0} digits in batches of {1}: {2} iterations are an epoch. This run: {3} iterations, {4} epochs{5}.",
+      "{0} digits in batches of {1}: an epoch has {2} iterations. Iterations of this run: {3}, epochs: {4}{5}.",
       "{0} цифр, батчи по {1}: в эпохе {2} итераций. В этом запуске итераций: {3}, эпох: {4}{5}.",
     ],
+    "data-past": ["What is shown is from before the last change: train again.", "То, что показано, — до последнего изменения: обучите снова."],
     "data-plus": [", and one more on all of them", ", и ещё одна по всей выборке"],
     "data-gd": ["For gd one iteration is a whole epoch.", "Для gd одна итерация — это целая эпоха."],
     "data-start": ["Train", "Обучить"],
