@@ -72,7 +72,7 @@ def test_the_worker_learns_an_epoch_as_steprule_train_does(view):
     data = {"model": "mlp", "hidden": 16, "epochs": 1, "seed": 0, "final": False}
     picked = [entry("momentum", beta=0.9), entry("gd"), entry("mine", lr=0.1)]
     put(view, view="data", picked=picked, focus="momentum", data={**data, "lr_momentum": 0.5})
-    assert "34 iterations are an epoch" in view.locator("#data-counts").inner_text()
+    assert "an epoch has 34 iterations" in view.locator("#data-counts").inner_text()
     view.locator("#data-start").click()
     until(view, "done")
     losses, end = learnt(view, "momentum")
