@@ -27,7 +27,7 @@ MACHINE = "epyc-2-cores"
 
 def board() -> str:
     """Return the board's methods: name, formula as the printer writes it, defaults, first docstring line."""
-    lines = ["| name | formula | defaults | |", "|---|---|---|---|"]
+    lines = ["| name | formula | defaults | what it is |", "|---|---|---|---|"]
     order = ["gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "clip_norm", "clip_component"]
     assert sorted(order) == sorted(sr.board.__all__)
     variants = {

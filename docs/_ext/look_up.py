@@ -113,7 +113,8 @@ def members(value: Any) -> Iterator[nodes.Node]:
         return
     if fields := list(_fields(value)):
         yield nodes.rubric("", "Fields")
-        yield table(("name", "type", "what it is"), fields)
+        told = any(words for *_, words in fields)
+        yield table(("name", "type", "what it is")[: 2 + told], [field[: 2 + told] for field in fields])
     if optimisers.is_named(value):
         yield paragraph("Its methods are those of `steprule.Optimizer`.")
         return

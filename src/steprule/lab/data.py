@@ -27,7 +27,9 @@ class Split:
     """
 
     inputs: torch.Tensor
+    """What the network is given."""
     labels: torch.Tensor
+    """What the loss compares its outputs with."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,8 +48,11 @@ class Data:
     """
 
     train: Split
+    """To learn from."""
     validation: Split
+    """To choose hyperparameters on."""
     test: Split
+    """To be scored on, once."""
 
 
 @cache

@@ -28,10 +28,13 @@ class Metric:
     """
 
     name: str
+    """What it is called in tables and charts."""
     higher: bool = False
     """Whether more is better."""
     percent: bool = False
+    """Whether 0.97 is written as 97 %."""
     unit: str = ""
+    """What is written behind a number, such as dB."""
 
     def word(self, value: float) -> str:
         """Return a score as a person writes it: `97.2 %`, `27.3 dB`, `0.0415`."""
@@ -60,8 +63,11 @@ class Exhibit:
     """
 
     caption: str
+    """What is seen."""
     png: bytes | None = None
+    """A picture, as the bytes of a PNG."""
     text: str | None = None
+    """A text, in place of a picture."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +98,37 @@ class Task:
     """
 
     name: str
+    """What `--task` and the files of results call it."""
     data: Data
+    """The three sets."""
     model: Callable[[int], nn.Module]
+    """Makes the network from the seed."""
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Of outputs and labels: the mean over the examples."""
     title: str = ""
+    """The heading of the report."""
     about: str = ""
+    """The data, in a few words."""
     network: str = ""
+    """The network, in a few words."""
     metric: Metric = LOSS
+    """What the score is called, and which way is better."""
     measure: Callable[[torch.Tensor, torch.Tensor], float] | None = None
+    """Of outputs and labels: the score. None scores by the loss."""
     target: float | None = None
+    """The score to which iterations are counted."""
     budget: Budget = field(default_factory=Budget)
+    """The length of a run, unless options say another."""
     lr_range: tuple[float, float] = (1e-3, 10.0)
+    """The learning rates that are tried, unless a rule or an option says others."""
     optimum: float | None = None
+    """The least possible training loss, if it is known exactly."""
     theory: tuple[Theory, ...] = ()
+    """What theory says of the training loss, drawn beside the curves."""
     exhibit: Callable[[nn.Module], list[Exhibit]] | None = None
+    """What a trained network has to show."""
     reference: tuple[Exhibit, ...] = ()
+    """What stands beside it to compare with."""
 
     def parameter_count(self) -> int:
         """Return how many numbers the network learns."""
