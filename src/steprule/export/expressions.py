@@ -39,4 +39,9 @@ def whole(text: str) -> bool:
     return False
 
 
-__all__ = ["bracketed", "whole"]
+def bound(end: float) -> str:
+    """Spell an end of a range, in as few digits as tell it."""
+    return f"{end:g}" if float(f"{end:g}") == end else repr(end)
+
+
+__all__ = ["bound", "bracketed", "whole"]

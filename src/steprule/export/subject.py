@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -40,7 +42,8 @@ class Subject:
 
 def class_name(name: str) -> str:
     """Return the name of a class for a rule or a chain of rules, `clip_norm+adam` as `ClipNormAdam`."""
-    return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^0-9A-Za-z]+", name)) or "Rule"
+    own = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^0-9A-Za-z]+", name))
+    return own if own.isidentifier() and not iskeyword(own) and own not in dir(builtins) else f"Rule{own}"
 
 
 def subject_of(rule: Exported, to: str, command: str, options: Mapping[str, Any]) -> Subject:
@@ -53,11 +56,13 @@ def subject_of(rule: Exported, to: str, command: str, options: Mapping[str, Any]
                 where=f"  export{told}",
                 fix="make it with them, or export its rule",
             )
-        own = type(rule).__name__ if type(rule) is not Optimizer else class_name(rule.program.name)
+        own = class_name(type(rule).__name__ if type(rule) is not Optimizer else rule.program.name)
         return Subject(own, rule, command or f"sr.export({type(rule).__name__}(...), to={to!r})")
     if isinstance(rule, type) and issubclass(rule, Optimizer) and rule is not Optimizer:  # pyright: ignore[reportUnnecessaryIsInstance]
         made = rule(_parameters(), **options)
-        return Subject(rule.__name__, made, command or f"sr.export(sr.optim.{rule.__name__}, to={to!r}{told})")
+        return Subject(
+            class_name(rule.__name__), made, command or f"sr.export(sr.optim.{rule.__name__}, to={to!r}{told})"
+        )
     if not isinstance(rule, Formula):
         raise RuleError(
             f"{rule!r} is no rule",

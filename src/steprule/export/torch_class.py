@@ -8,9 +8,10 @@ from ..graph.graph import Hyper, Slot
 from ..graph.node import Rank
 from ..optim.compiled import Kernels
 from ..plan.storage import asked
-from .torch_methods import BOUND, FileRule
+from .expressions import bound
+from .torch_methods import BOUND, SINGLE, UNIT, FileRule
 from .torch_points import pointed
-from .torch_text import ADD, CLOSURE, INIT, LOAD, SHARED, STATE, STEP
+from .torch_text import ADD, ADD_BRIEF, BRIEF, CLOSURE, INIT, LOAD, LOOK, SHARED, STATE, STEP
 from .torch_update import Function
 
 NEEDED = object()
@@ -19,20 +20,23 @@ LONG = 110
 """How long a line of the class may be."""
 
 
-def class_text(name: str, methods: Sequence[FileRule], functions: Mapping[str, Function]) -> str:
-    """Return the class: its constructor, checks, step, checkpoints and state."""
+def class_text(
+    name: str, methods: Sequence[FileRule], functions: Mapping[str, Function], *, brief: bool = False
+) -> str:
+    """Return the class: its constructor, checks, step, checkpoints and state; a brief one looks at no checkpoint."""
     given = arguments(methods)
     several, asks = len(methods) > 1, any(function.asks and not function.moves for function in functions.values())
     shared = [slot.name for method in methods for slot in method.slots if slot.rank is Rank.GLOBAL]
     parts = [
         _init(name, methods, given),
-        _add(methods, several=several),
+        *([added] if (added := _add(methods, several=several, brief=brief)) else []),
         *_steps(methods, functions, asks=asks),
-        _load(methods, shared),
+        _load(methods, shared, brief=brief),
         _state(methods),
         *([SHARED] if shared else []),
     ]
-    return "\n".join(parts)
+    text = "\n".join(parts)
+    return text.replace(LOOK, "") if brief else text
 
 
 def _init(name: str, methods: Sequence[FileRule], given: dict[str, object]) -> str:
@@ -57,6 +61,8 @@ def _init(name: str, methods: Sequence[FileRule], given: dict[str, object]) -> s
         body += '        super().__init__([group for group in groups if group["params"]], {})'
         taken = "the parameters of each rule"
     one = "; ".join(dict.fromkeys(method.kernels.formula.name for method in methods))
+    if "super" in given:
+        body = body.replace("super().__init__(", "torch.optim.Optimizer.__init__(self, ")
     return INIT.format(
         name=name, told=f"Run {one}, whose formula stands above.", arguments=line, taken=taken, body=body
     )
@@ -70,18 +76,25 @@ def _dict(name: str, entries: Sequence[str]) -> str:
     return f"        {name} = {{\n" + "".join(f"            {one},\n" for one in entries) + "        }"
 
 
-def _add(methods: Sequence[FileRule], *, several: bool) -> str:
+def _add(methods: Sequence[FileRule], *, several: bool, brief: bool) -> str:
     if not several:
-        lines = [f"        {line}" for line in checks(methods[0])]
-        start = "        group = {**self.defaults, **param_group}"
-        return ADD.format(defaults=start, checks="\n".join(lines)).replace("\n\n        super", "\n        super")
+        if not (own := checks(methods[0])):
+            return ""
+        start = "        self._look({**self.defaults, **param_group})"
+        return (ADD_BRIEF if brief else ADD).format(defaults=start, checks="\n".join(f"        {line}" for line in own))
     common = [line for line in checks(methods[0]) if all(line in checks(method) for method in methods)]
     lines = [f"        {line}" for line in common]
     for method in methods:
         own = [f"            {line}" for line in checks(method) if line not in common]
         lines += [f'        if group["rule"] == "{method.rule}":', *own] if own else []
-    start = '        param_group = group = {**self.rules[param_group["rule"]], **param_group}'
-    return ADD.format(defaults=start, checks="\n".join(lines))
+    return ADD.format(defaults=_OF_RULES, checks="\n".join(lines) or "        pass")
+
+
+_OF_RULES = """\
+        if param_group.get("rule") not in self.rules:
+            raise ValueError(f'a group must say its "rule": one of {", ".join(self.rules)}')
+        param_group = {**self.rules[param_group["rule"]], **param_group}
+        self._look(param_group)"""
 
 
 def _called(method: FileRule) -> str:
@@ -106,7 +119,9 @@ def _step(methods: Sequence[FileRule], functions: Mapping[str, Function], *, ask
     placed = any(", place" in function.text.partition("\n")[0] for function in functions.values())
     extra = ["place"] * placed + ["float(loss)"] * loss
     names = [_called(method) for method in methods]
-    update, lines = names[0], ["updates = []"] * asks + ["place = -1"] * placed + ["for group in self.param_groups:"]
+    looks = any(map(checks, methods)) or len(methods) > 1
+    update, lines = names[0], ["for group in self.param_groups:", "    self._look(group)"] * looks
+    lines += ["updates = []"] * asks + ["place = -1"] * placed + ["for group in self.param_groups:"]
     lines += ['    for p in group["params"]:', *["        place += 1"] * placed, "        if p.grad is not None:"]
     lines += ["            refuse(p)"]
     if len(methods) > 1 or methods[0].flat is not None:
@@ -129,15 +144,17 @@ def _answers(methods: Sequence[FileRule]) -> list[str]:
     return ["called"] * ("matrix" in kinds) + ["totals"] * (totals or "matrix" not in kinds)
 
 
-def _load(methods: Sequence[FileRule], shared: Sequence[str]) -> str:
+def _load(methods: Sequence[FileRule], shared: Sequence[str], *, brief: bool) -> str:
     hosts = dict.fromkeys(["step", *(s.name for method in methods for s in method.slots if s.rank is Rank.HOST)])
-    fill = ["for group in self.param_groups:", "    for name, value in self.defaults.items():"]
-    more = [] if len(methods) > 1 else [*fill, "        group.setdefault(name, value)"]
+    fill = ["for group in self.param_groups:", "    group.update({**self.defaults, **group})"]
+    more, filled = list[str](), fill * (len(methods) < 2)
     for name in shared:
         more += ["for own in self.state.values():", f'    if "{name}" in own:',
                  f'        own["{name}"] = self._shared("{name}", 0.0)']  # fmt: skip
     told = "".join(f"        {line}\n" for line in more)
-    return LOAD.format(host="{" + ", ".join(f'"{name}"' for name in hosts) + "}", more=told)
+    given = "".join(f"        {line}\n" for line in filled)
+    text = f"{LOAD.partition('        keys =')[0]}{BRIEF}" if brief else LOAD
+    return text.format(host="{" + ", ".join(f'"{name}"' for name in hosts) + "}", fill=given, more=told)
 
 
 def _state(methods: Sequence[FileRule]) -> str:
@@ -217,15 +234,16 @@ def spelled(value: object) -> str:
     return repr(value)
 
 
-def checks(method: FileRule, group: str = "group") -> list[str]:
+def checks(method: FileRule) -> list[str]:
     """List the lines that refuse numbers out of their declared ranges."""
-    return [f'check("{hyper.name}", {method.reading[hyper.name].replace("group", group)}, {_interval(hyper)})'
-            for hyper in method.hypers if _interval(hyper)]  # fmt: skip
+    read = {name: text.replace(UNIT, repr(SINGLE)) for name, text in method.reading.items()}  # parameters come later
+    told = [[f'"{own.name}"', read[own.name], *_interval(own)] for own in method.hypers]
+    return [f"check({', '.join(words)})" for words in told]
 
 
-def _interval(hyper: Hyper) -> str:
+def _interval(hyper: Hyper) -> list[str]:
     ends = {"low": hyper.low, "high": hyper.high, "above": hyper.above, "below": hyper.below}
-    return ", ".join(f"{name}={end:g}" for name, end in ends.items() if end is not None)
+    return [f"{name}={bound(end)}" for name, end in ends.items() if end is not None]
 
 
 def beginnings(kernels: Kernels, inits: dict[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ import ast
 import inspect
 import re
 from collections.abc import Sequence
+from symtable import symtable
 from types import ModuleType
 
 from ..backends import torch_ops
@@ -17,7 +18,7 @@ from ..errors import BackendError
 from ..graph import chance
 from ..plan import float16, rounding
 from . import torch_helpers
-from .header import header, quoted
+from .header import docstring, header
 from .subject import Subject, class_name
 from .torch_class import class_text
 from .torch_methods import FileRule, labels, lowered, methods
@@ -35,18 +36,29 @@ def torch_file(subject: Subject) -> str:
     functions = _updates(own)
     notes = _notes(subject, own)
     name = subject.name if len(own) == 1 else "".join(class_name(method.rule) for method in own)
-    body = class_text(name, own, functions)
-    body += "".join(f"\n\n{function.text}" for function in functions.values())
-    text = f'"""{quoted(header(subject, notes=notes))}\n"""\n\n{complete(body, subject.options.seed)}'
-    of_functions, of_methods = (rf'(\n{" " * depth}def [^\n]*:)\n{" " * (depth + 4)}"""[^"\n]*"""' for depth in (0, 4))
-    for words, kept in ((r"\n +# [^\n]*", ""), (of_functions, r"\1"), (of_methods, r"\1")):
-        text = re.sub(words, kept, text) if text.count("\n") > LONGEST else text  # quotes of the rule go first
+    below = "".join(f"\n\n{function.text}" for function in functions.values())
+    head = docstring(header(subject, notes=notes))
+
+    def whole(*, brief: bool) -> str:
+        body = class_text(name, own, functions, brief=brief) + below
+        return f"{head}\n\n{complete(body, subject.options.seed)}"
+
+    text = _short(whole(brief=False))
+    text = _short(whole(brief=True)) if text.count("\n") > LONGEST else text
     if (lines := text.count("\n")) > LONGEST:
         raise BackendError(
             f"the file of {subject.name} has {lines} lines, and {LONGEST} are allowed",
             where=f"  {subject.command}",
             fix="export a part of the chain, or fewer rules",
         )
+    return text
+
+
+def _short(text: str) -> str:
+    """Return a file that is too long without the rule's quotes, then without what its functions and methods say."""
+    of_functions, of_methods = (rf'(\n{" " * depth}def [^\n]*:)\n{" " * (depth + 4)}"""[^"\n]*"""' for depth in (0, 4))
+    for words, kept in ((r"\n +# [^\n]*", ""), (of_functions, r"\1"), (of_methods, r"\1")):
+        text = re.sub(words, kept, text) if text.count("\n") > LONGEST else text  # quotes of the rule go first
     return text
 
 
@@ -111,13 +123,13 @@ def complete(body: str, seed: int = 0) -> str:
 
 def _needs(text: str) -> list[str]:
     """List the names that functions use and neither take nor make, in their order."""
-    found: list[str] = []
-    for top in ast.parse(text).body:
-        names = [node for node in ast.walk(top) if isinstance(node, ast.Name)]
-        own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        own |= {node.arg for node in ast.walk(top) if isinstance(node, ast.arg)}
-        found += [node.id for node in names if node.id not in own]
-    return list(dict.fromkeys(found))
+    free, waiting = set[str](), [symtable(text, "", "exec")]
+    while waiting:
+        table = waiting.pop()
+        free |= {own.get_name() for own in table.get_symbols() if own.is_global() and own.is_referenced()}
+        waiting += table.get_children()
+    names = [node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)]
+    return [name for name in dict.fromkeys(names) if name in free]
 
 
 def _functions(module: ModuleType) -> dict[str, str]:

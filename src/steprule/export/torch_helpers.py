@@ -137,11 +137,15 @@ def large(first, *_):
 
 
 def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=torch.inf):
-    """Refuse a number out of the range that the rule declares."""
-    if not (low <= float(value) <= high and above < float(value) < below and abs(float(value)) < torch.inf):
+    """Refuse what is no finite number, or out of the range that the rule declares."""
+    try:
+        number = torch.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = torch.nan
+    if not (low <= number <= high and above < number < below and abs(number) < torch.inf):
         ends = {"at least": low, "at most": high, "above": above, "below": below}
-        told = " and ".join(f"{word} {end:g}" for word, end in ends.items() if abs(end) < torch.inf)
-        raise ValueError(f"{name} is {value!r}; it must be a finite number {told}")
+        told = " and ".join(f"{word} {end}" for word, end in ends.items() if abs(end) < torch.inf)
+        raise ValueError(f"{name} is {value!r}; it must be a finite number {told}".rstrip())
 
 
 def refuse(p):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ LONGEST = 84
 """How long an expression may be before a part of it gets a line of its own."""
 WIDEST = 110
 """How long a line may be that reads values, its indentation apart."""
-RESERVED = frozenset({
+RESERVED = frozenset(dir(builtins)) | frozenset({
     "abs", "bits", "callable", "called", "check", "copies", "dict", "double", "draw", "drawn", "eigenvectors",
     "float", "gradient", "group", "inverse_root", "large", "largest", "largest_along", "length", "list",
     "logarithm", "loss", "map", "math", "matrix", "max", "min", "mixed", "modulo", "moved", "narrow", "next",
@@ -21,6 +22,12 @@ RESERVED = frozenset({
     "totals", "transpose", "uniform", "where", "wide", "word", "working", "zip",
 })  # fmt: skip
 """Names that no value of a formula may have."""
+TAKEN = RESERVED | frozenset({
+    "allowed", "best", "by", "closure", "defaults", "device", "finite", "gradients", "groups", "held", "init",
+    "iterates", "keys", "most", "name", "new", "own", "p", "param_group", "params", "points", "rule", "seen", "shared",
+    "since", "state_dict", "t", "tensors", "tolerance", "update", "updates", "value",
+})  # fmt: skip
+"""Names that no function of a rule may have either: what the class calls by them is something else."""
 
 
 def made(node: Node) -> bool:
@@ -101,4 +108,4 @@ def _reached(roots: Sequence[Node], without: Node) -> set[Node]:
     return found
 
 
-__all__ = ["LONGEST", "RESERVED", "asks", "decided", "hosted", "made", "read_together"]
+__all__ = ["LONGEST", "RESERVED", "TAKEN", "asks", "decided", "hosted", "made", "read_together"]

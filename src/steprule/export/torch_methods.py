@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from ..plan.program import Program, lower
 from ..plan.schedule import Plan, schedule
 from ..plan.storage import WORDS, layout
 from .subject import Subject
-from .torch_lines import RESERVED
+from .torch_lines import TAKEN
 
 BOUND = "max_precond_dim"
 """The key of the longest side for which a matrix of that size is kept."""
@@ -49,8 +50,7 @@ class FileRule:
     @property
     def name(self) -> str:
         """What its function is called."""
-        own = re.sub(r"\W+", "_", self.rule.rpartition("+")[2])
-        return f"{own}_rule" if own in RESERVED else own
+        return self.names["update"]
 
     @property
     def graph(self) -> Graph:
@@ -76,7 +76,8 @@ class FileRule:
     @property
     def keys(self) -> list[str]:
         """The keys of its groups, in their order."""
-        asked = {text.split('"')[1] for text in self.reading.values() if '"' in text} | set(self.inits.values())
+        texts = [text.rpartition(" is None else ")[2] for text in self.reading.values()]
+        asked = {text.split('"')[1] for text in texts if '"' in text} | set(self.inits.values())
         asked |= {BOUND} if self.bounded else set()
         return [key for key in self.group if key in asked] + sorted(asked - self.group.keys())
 
@@ -111,8 +112,17 @@ def methods(subject: Subject) -> list[FileRule]:
         rule = subject.optimizer._rule_in(group).name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if rule not in found:
             reading, (flat, bounded) = _reading(subject, kernels, group), _flat(subject, kernels)
-            found[rule] = FileRule(rule, kernels, group, reading, starts, flat, bounded)
+            names = {"update": _called(rule, [subject.name, *(own.name for own in found.values())])}
+            found[rule] = FileRule(rule, kernels, group, reading, starts, flat, bounded, names)
     return list(found.values())
+
+
+def _called(rule: str, others: Sequence[str]) -> str:
+    """Name the function of a rule as its last part, unless something else of the file is called so."""
+    own = re.sub(r"\W+", "_", rule.rpartition("+")[2])
+    taken = {*TAKEN, *others, *(f"{name}_flat" for name in others)}
+    names = chain([own, f"{own}_rule"], (f"{own}_rule_{number}" for number in count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _check(subject: Subject) -> None:
@@ -174,14 +184,13 @@ def _reading(subject: Subject, kernels: Kernels, group: Mapping[str, Any]) -> di
         text = f'group["{own}"]' + (f"[{place}]" if whole else "")
         if own in group and (group[own][place] if whole else group[own]) is None:  # its class knows what that means
             value = reader(dict(group))
-            usual = f"{text} or {value!r}"
-            text = f"{text} or torch.finfo(group['params'][0].dtype).eps".replace("'", '"') if value == _EPS else usual
+            text = f"{UNIT if value == SINGLE else repr(value)} if {text} is None else {text}"
         found[hyper.name] = text
     return found
 
 
-_EPS = torch.finfo(torch.float32).eps
-"""What some numbers are that nobody gives: the unit of a parameter's type."""
+SINGLE, UNIT = torch.finfo(torch.float32).eps, 'torch.finfo(group["params"][0].dtype).eps'
+"""What some numbers are that nobody gives, and how it is spelled: the unit of a parameter's type."""
 
 
 def labels(plans: list[Plan]) -> dict[Node, str]:
@@ -194,4 +203,4 @@ def labels(plans: list[Plan]) -> dict[Node, str]:
     return {node: names[shared] for plan in plans for node, shared in plan.shared.items()}
 
 
-__all__ = ["FileRule", "labels", "lowered", "methods"]
+__all__ = ["SINGLE", "UNIT", "FileRule", "labels", "lowered", "methods"]

@@ -68,6 +68,8 @@ class Update:
         self.lined = self.lined or any(node.kind == "matrix" or node.op in {"rows", "columns"} for node in self.nodes)
         self.source = Source(graph.origins)
         self.fresh = Names({*RESERVED, *graph.ranks, *(own.name for own in graph.hypers), "t"})
+        given = [*graph.ranks, *(own.name for own in graph.hypers)]
+        self.local = {own: self.fresh.fresh(f"{own}_value") if own in RESERVED else own for own in given}
         self.names: dict[Node, str] = {}
         self.narrow: dict[Node, str] = {}
         self.asks = False
@@ -88,10 +90,10 @@ class Update:
                 if node not in self.names and node not in self.inside and made(node) and self._must(node):
                     self._assign(node)
             self._write()
-        head, *body = self.source.text().rstrip("\n").split("\n", 2)
+        head, *body = [*self.source.text().rstrip("\n").split("\n", 2), ""][:3]
         words = set(re.findall(r"\w+", "\n".join(re.sub(r'"[^"]*"|#.*', "", line) for line in body[1].splitlines())))
         lines = read_together([(name, text) for name, text in reads if name in words])
-        text = "\n".join([head, body[0], *lines, *body[1:]]) + "\n"
+        text = "\n".join([head, body[0], *lines, body[1]]).rstrip("\n") + "\n"
         return Function(text, self.asks, self.moves >= 0)
 
     @property
@@ -115,16 +117,14 @@ class Update:
         wrap, found = "float" if self.plain else "scalar", list[tuple[str, str]]()
         for node in self.nodes:
             if node.op == "hyper":
-                self.names[node] = (
-                    self.fresh.fresh(f"{node.attr}_value") if str(node.attr) in RESERVED else str(node.attr)
-                )
+                self.names[node] = self.local[str(node.attr)]
                 found.append((self.names[node], f"{wrap}({self.reading[str(node.attr)]})"))
             elif node is step():
                 self.names[node] = "t"
         found.append(("t", f'{wrap}(state["step"])' + " + 1" * (self.moves != 0)))
         for name, rank in self.graph.ranks.items():
-            self.names[read(name, rank)] = name
-            found.append((name, self._array(name, rank)))
+            self.names[read(name, rank)] = self.local[name]
+            found.append((self.local[name], self._array(name, rank)))
         return found
 
     def _array(self, name: str, rank: Rank) -> str:
@@ -209,7 +209,7 @@ class Update:
 
     def _like(self) -> str:
         """Name a tensor of the type that is computed in, where this is computed."""
-        return self.graph.parameter
+        return self.local[self.graph.parameter]
 
     def _leaf(self, node: Node) -> Text | None:
         if node.op == "const":
@@ -217,7 +217,7 @@ class Update:
             return Text(text, UNARY if text.startswith("-") else ATOM)
         if node.kind == "size":
             text = {"rows": "shape[0]", "columns": "shape[1]"}.get(node.op, "numel()")
-            text = f"{self.graph.parameter}.{text}"
+            text = f"{self._like()}.{text}"
             return Text(text if self.plain else f"scalar({text})")
         return None
 
@@ -356,21 +356,25 @@ class Update:
             self.source.line('yield "", torch.zeros(())  # all have read before one writes')
         copies = [(own, node) for own, node in self.outputs if own != self.graph.parameter]
         copies += [(own, node) for own, node in self.outputs if own == self.graph.parameter]
+        kept = {own: self._kept(own, node) for own, node in copies}
         for own, node in copies:
-            self.source.line(self._stored(own, node))
+            self.source.line(self._stored(own, node, kept[own]))
         if self.moves < 0 and (self.graph.uses_step or self.layout.random):
             self.source.line('state["step"] += 1')
 
-    def _stored(self, own: str, node: Node) -> str:
-        rank = self.graph.ranks[own]
+    def _kept(self, own: str, node: Node) -> str:
+        """Name what is to be written; what is read for that, and written itself, is read before."""
         text = self.names.get(node) or self._leaf(node).text  # type: ignore[union-attr]
+        if node.op == "read" and node.rank is not Rank.HOST and any(node.array == name for name, _ in self.outputs):
+            old, text = text, self.fresh.fresh(f"new_{own}")
+            self.source.line(f"{text} = {old}.clone()")
+        return text
+
+    def _stored(self, own: str, node: Node, text: str) -> str:
+        rank = self.graph.ranks[own]
         target = "parameter" if own == self.graph.parameter else f'state["{own}"]'
-        if rank is Rank.HOST:
+        if rank is Rank.HOST or self._scalar(node):
             return f"{target}.fill_({text})"
-        if self._scalar(node):
-            return f"{target}.fill_({text})"
-        if node.op == "read":
-            text = f"{text}.clone()"
         if own in self.drawn:
             bits = f"random_bits(parameter, place, t, {self.drawn[own]})"
             shape = ".reshape(parameter.shape)" if self.lined else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import BackendError
-from .header import header, quoted
+from .header import docstring, header
 from .subject import Subject
 from .triton_kernels import FileKernels
 from .triton_launcher import constants, optimizer_class
@@ -45,8 +45,8 @@ def _written(parts: Parts, *, told: bool) -> str:
     imports = ["import torch", "import triton", "import triton.language as tl"]
     imports += [LIBRARY] * any("libdevice." in part for part in above)
     blocks = ["\n".join(constants(parts)), *_spaced(above), kernels, *optimizer_class(parts)]
-    words = quoted(header(parts.subject, notes=_notes(parts), whole=not told))
-    head = f'"""{words}\n"""\n\n' + "\n".join(imports)
+    words = header(parts.subject, notes=_notes(parts), whole=not told)
+    head = f"{docstring(words)}\n\n" + "\n".join(imports)
     text = f"{head}\n\n" + "\n\n\n".join(blocks) + "\n"
     return f"# ruff: noqa: PLR0124\n{text}" if re.search(r"(?<![.\w])(\w+) [!=]= \1(?![.\w])", text) else text
 

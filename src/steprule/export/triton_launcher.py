@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..graph.graph import LOSS, Hyper
 from ..plan.storage import REMAINDER
 from ..plan.tables import host_columns
+from .expressions import bound
 from .host_scalars import host_function
 from .triton_kernels import WIDTH
 from .triton_parts import Parts, slots_of
@@ -108,8 +109,10 @@ def constants(parts: Parts) -> list[str]:
 
 
 def _legal(hyper: Hyper) -> str:
-    low = f"{hyper.low:g} <= " if hyper.low is not None else f"{hyper.above:g} < " if hyper.above is not None else ""
-    high = f" <= {hyper.high:g}" if hyper.high is not None else f" < {hyper.below:g}" if hyper.below is not None else ""
+    low = f"{bound(hyper.low)} <= " if hyper.low is not None else ""
+    low = f"{bound(hyper.above)} < " if hyper.above is not None else low
+    high = f" <= {bound(hyper.high)}" if hyper.high is not None else ""
+    high = f" < {bound(hyper.below)}" if hyper.below is not None else high
     return f"{low}x{high}" if low or high else "True"
 
 

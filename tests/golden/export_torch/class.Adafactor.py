@@ -27,14 +27,17 @@ class Adafactor(torch.optim.Optimizer):
 
     def add_param_group(self, param_group):
         """Add a group, after a look at its numbers."""
-        group = {**self.defaults, **param_group}
+        self._look({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _look(self, group):
+        """Refuse numbers for which the formula has no meaning."""
         check("lr", group["lr"], low=0)
         check("beta2_decay", group["beta2_decay"], high=0)
-        check("eps1", group["eps"][0] or torch.finfo(group["params"][0].dtype).eps, low=0)
+        check("eps1", 1.1920928955078125e-07 if group["eps"][0] is None else group["eps"][0], low=0)
         check("eps2", group["eps"][1], low=0)
         check("d", group["d"], low=1)
         check("weight_decay", group["weight_decay"], low=0)
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -43,6 +46,8 @@ class Adafactor(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            self._look(group)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -54,15 +59,20 @@ class Adafactor(torch.optim.Optimizer):
     def load_state_dict(self, state_dict):
         """Load a checkpoint; state keeps the types that it was saved in, and groups what they were not saved with."""
         super().load_state_dict(state_dict)
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        for key, p in zip(keys, (p for group in self.param_groups for p in group["params"]), strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                if torch.is_tensor(value):
-                    device = "cpu" if name in {"step"} else p.device
-                    self.state[p][name] = value.detach().to(device, copy=True)
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            group.update({**self.defaults, **group})
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        places = [(p, group) for group in self.param_groups for p in group["params"]]
+        for key, (p, group) in zip(keys, places, strict=True):
+            loaded, saved = self.state.pop(p, {}), state_dict["state"].get(key) or {}
+            fresh = self._state(p, group) if saved else {}
+            for name, begun in fresh.items():
+                value = saved.get(name)
+                value = torch.tensor(value, dtype=begun.dtype) if isinstance(value, float | int) else value
+                if not torch.is_tensor(value) or value.shape != begun.shape:
+                    raise ValueError(f"the saved state of parameter {key} has no {name} of {tuple(begun.shape)}")
+                loaded[name] = value.detach().to("cpu" if name in {"step"} else p.device, copy=True)
+            self.state[p] = loaded
 
     def _state(self, p, group):
         """Return the state of a parameter, which begins with its first step."""
@@ -86,7 +96,8 @@ def adafactor(parameter, gradient, state, group):
     """Update one tensor."""
     weight_decay, lr, eps2 = scalar(group["weight_decay"]), scalar(group["lr"]), scalar(group["eps"][1])
     beta2_decay = scalar(group["beta2_decay"])
-    eps1, d = scalar(group["eps"][0] or torch.finfo(group["params"][0].dtype).eps), scalar(group["d"])
+    eps1 = scalar(torch.finfo(group["params"][0].dtype).eps if group["eps"][0] is None else group["eps"][0])
+    d = scalar(group["d"])
     t = scalar(state["step"]) + 1
     theta, g = matrix(parameter), matrix(gradient)
     row_var, col_var = state["row_var"].double().reshape(-1, 1), state["col_var"].double().reshape(1, -1)
@@ -119,7 +130,8 @@ def adafactor_flat(parameter, gradient, state, group):
     """Update one tensor."""
     weight_decay, lr, eps2 = scalar(group["weight_decay"]), scalar(group["lr"]), scalar(group["eps"][1])
     beta2_decay = scalar(group["beta2_decay"])
-    eps1, d = scalar(group["eps"][0] or torch.finfo(group["params"][0].dtype).eps), scalar(group["d"])
+    eps1 = scalar(torch.finfo(group["params"][0].dtype).eps if group["eps"][0] is None else group["eps"][0])
+    d = scalar(group["d"])
     t = scalar(state["step"]) + 1
     theta, g, variance = working(parameter), working(gradient), working(state["variance"])
     # return v + t**beta2_decay * (mean_square - v)
@@ -139,12 +151,36 @@ def adafactor_flat(parameter, gradient, state, group):
     state["step"] += 1
 
 
+def scalar(x: float | torch.Tensor) -> torch.Tensor:
+    """Return a number whose arithmetic knows infinity and NaN, as IEEE 754 has it."""
+    return torch.tensor(float(x), dtype=torch.float64)
+
+
 def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=torch.inf):
-    """Refuse a number out of the range that the rule declares."""
-    if not (low <= float(value) <= high and above < float(value) < below and abs(float(value)) < torch.inf):
+    """Refuse what is no finite number, or out of the range that the rule declares."""
+    try:
+        number = torch.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = torch.nan
+    if not (low <= number <= high and above < number < below and abs(number) < torch.inf):
         ends = {"at least": low, "at most": high, "above": above, "below": below}
-        told = " and ".join(f"{word} {end:g}" for word, end in ends.items() if abs(end) < torch.inf)
-        raise ValueError(f"{name} is {value!r}; it must be a finite number {told}")
+        told = " and ".join(f"{word} {end}" for word, end in ends.items() if abs(end) < torch.inf)
+        raise ValueError(f"{name} is {value!r}; it must be a finite number {told}".rstrip())
+
+
+def matrix(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as a matrix, its leading index by all others; a vector is one column."""
+    return working(x).flatten(1) if x.dim() > 1 else working(x).reshape(-1, 1)
+
+
+def working(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the type that is computed in: float32 for 16 bits."""
+    return x.float() if x.element_size() < 4 else x
+
+
+def typed(x: float | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a number in the type of a tensor, where that is."""
+    return torch.as_tensor(x, dtype=like.dtype, device=like.device)
 
 
 def refuse(p):
@@ -153,23 +189,3 @@ def refuse(p):
         raise RuntimeError("sparse gradients are not supported: make them dense, e.g. Embedding(..., sparse=False)")
     if p.is_complex():
         raise RuntimeError("complex parameters are not supported: optimise torch.view_as_real(parameter)")
-
-
-def working(x: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in the type that is computed in: float32 for 16 bits."""
-    return x.float() if x.element_size() < 4 else x
-
-
-def scalar(x: float | torch.Tensor) -> torch.Tensor:
-    """Return a number whose arithmetic knows infinity and NaN, as IEEE 754 has it."""
-    return torch.tensor(float(x), dtype=torch.float64)
-
-
-def matrix(x: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as a matrix, its leading index by all others; a vector is one column."""
-    return working(x).flatten(1) if x.dim() > 1 else working(x).reshape(-1, 1)
-
-
-def typed(x: float | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a number in the type of a tensor, where that is."""
-    return torch.as_tensor(x, dtype=like.dtype, device=like.device)

@@ -29,10 +29,13 @@ class Sgld(torch.optim.Optimizer):
 
     def add_param_group(self, param_group):
         """Add a group, after a look at its numbers."""
-        group = {**self.defaults, **param_group}
+        self._look({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _look(self, group):
+        """Refuse numbers for which the formula has no meaning."""
         check("lr", group["lr"], low=0)
         check("temperature", group["temperature"], low=0)
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -41,6 +44,8 @@ class Sgld(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            self._look(group)
         place = -1
         for group in self.param_groups:
             for p in group["params"]:
@@ -53,15 +58,20 @@ class Sgld(torch.optim.Optimizer):
     def load_state_dict(self, state_dict):
         """Load a checkpoint; state keeps the types that it was saved in, and groups what they were not saved with."""
         super().load_state_dict(state_dict)
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        for key, p in zip(keys, (p for group in self.param_groups for p in group["params"]), strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                if torch.is_tensor(value):
-                    device = "cpu" if name in {"step"} else p.device
-                    self.state[p][name] = value.detach().to(device, copy=True)
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            group.update({**self.defaults, **group})
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        places = [(p, group) for group in self.param_groups for p in group["params"]]
+        for key, (p, group) in zip(keys, places, strict=True):
+            loaded, saved = self.state.pop(p, {}), state_dict["state"].get(key) or {}
+            fresh = self._state(p, group) if saved else {}
+            for name, begun in fresh.items():
+                value = saved.get(name)
+                value = torch.tensor(value, dtype=begun.dtype) if isinstance(value, float | int) else value
+                if not torch.is_tensor(value) or value.shape != begun.shape:
+                    raise ValueError(f"the saved state of parameter {key} has no {name} of {tuple(begun.shape)}")
+                loaded[name] = value.detach().to("cpu" if name in {"step"} else p.device, copy=True)
+            self.state[p] = loaded
 
     def _state(self, p, group):
         """Return the state of a parameter, which begins with its first step."""
@@ -84,19 +94,15 @@ def sgld(parameter, gradient, state, group, place):
 
 
 def check(name, value, low=-torch.inf, high=torch.inf, above=-torch.inf, below=torch.inf):
-    """Refuse a number out of the range that the rule declares."""
-    if not (low <= float(value) <= high and above < float(value) < below and abs(float(value)) < torch.inf):
+    """Refuse what is no finite number, or out of the range that the rule declares."""
+    try:
+        number = torch.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = torch.nan
+    if not (low <= number <= high and above < number < below and abs(number) < torch.inf):
         ends = {"at least": low, "at most": high, "above": above, "below": below}
-        told = " and ".join(f"{word} {end:g}" for word, end in ends.items() if abs(end) < torch.inf)
-        raise ValueError(f"{name} is {value!r}; it must be a finite number {told}")
-
-
-def refuse(p):
-    """Refuse tensors for which the formula has no meaning."""
-    if p.grad.is_sparse or p.is_sparse:
-        raise RuntimeError("sparse gradients are not supported: make them dense, e.g. Embedding(..., sparse=False)")
-    if p.is_complex():
-        raise RuntimeError("complex parameters are not supported: optimise torch.view_as_real(parameter)")
+        told = " and ".join(f"{word} {end}" for word, end in ends.items() if abs(end) < torch.inf)
+        raise ValueError(f"{name} is {value!r}; it must be a finite number {told}".rstrip())
 
 
 def working(x: torch.Tensor) -> torch.Tensor:
@@ -108,6 +114,14 @@ def normal(like, place, t, site):
     """Return a standard normal number for every element."""
     found = drawn(like, place, t, site)
     return normal_float64(found) if like.dtype is torch.float64 else normal_float32(found)
+
+
+def refuse(p):
+    """Refuse tensors for which the formula has no meaning."""
+    if p.grad.is_sparse or p.is_sparse:
+        raise RuntimeError("sparse gradients are not supported: make them dense, e.g. Embedding(..., sparse=False)")
+    if p.is_complex():
+        raise RuntimeError("complex parameters are not supported: optimise torch.view_as_real(parameter)")
 
 
 def drawn(like, place, t, site):
