@@ -2,9 +2,7 @@
 
     exp_avgₜ = β₁ exp_avgₜ₋₁ + (1 − β₁) g
     exp_avg_sqₜ = β₂ exp_avg_sqₜ₋₁ + (1 − β₂) g²
-    θₜ = θₜ₋₁ − η ((‖θₜ₋₁‖_tensor / ‖exp_avgₜ / (1 − β₁^t) / (√(exp_avg_sqₜ) / √(1 − β₂^t) + ε) + λ
-        θₜ₋₁‖_tensor if ‖exp_avgₜ / (1 − β₁^t) / (√(exp_avg_sqₜ) / √(1 − β₂^t) + ε) + λ θₜ₋₁‖_tensor > 0, else
-        1) if ‖θₜ₋₁‖_tensor > 0, else 1) (exp_avgₜ / (1 − β₁^t) / (√(exp_avg_sqₜ) / √(1 − β₂^t) + ε) + λ θₜ₋₁)
+    θₜ = θₜ₋₁ − η ((‖θₜ₋₁‖_tensor / ‖exp_avgₜ / (1 − β₁^t) / (√(exp_avg_sqₜ) / √(1 − β₂^t) + ε) + λ θₜ₋₁‖_tensor if ‖exp_avgₜ / (1 − β₁^t) / (√(exp_avg_sqₜ) / √(1 − β₂^t) + ε) + λ θₜ₋₁‖_tensor > 0, else 1) if ‖θₜ₋₁‖_tensor > 0, else 1) (exp_avgₜ / (1 − β₁^t) / (√(exp_avg_sqₜ) / √(1 − β₂^t) + ε) + λ θₜ₋₁)
 
 lamb: LAMB (You et al., 2020): Adam's direction with its decay, as long as the tensor it moves; φ is the
     identity.
