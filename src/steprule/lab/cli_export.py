@@ -62,4 +62,4 @@ def _built(method: Method, lr: float | None) -> Any:
     rate = kind.default_lr if lr is None else lr
     if rate is None:
         raise click.UsageError(f"{method.name} declares no learning rate; give one with --lr.")
-    return method.optimizer(model if "roles" in kind.takes else [model[0].weight], rate)
+    return method.optimizer(model if "roles" in kind.takes else [next(model.parameters())], rate)
