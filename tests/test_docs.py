@@ -16,6 +16,7 @@ import pkgutil
 import re
 import runpy
 import shlex
+import tempfile
 import textwrap
 import tomllib
 import warnings
@@ -97,8 +98,13 @@ def run_console(block: Block) -> tuple[str, str]:
     return "\n".join(said), printed.getvalue()
 
 
-def run_page(page: Path) -> Iterator[tuple[Block, str, str]]:
-    """Run a page; yield each block that shows an output, with what it says and what was printed."""
+def run_page(page: Path) -> list[tuple[Block, str, str]]:
+    """Run a page where it may write files; return each block that shows an output, with what it says and printed."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return list(_run(page))
+
+
+def _run(page: Path) -> Iterator[tuple[Block, str, str]]:
     namespace: dict[str, object] = {"__name__": page.stem}
     printed, ended = "", 0
     for block in blocks(page):
@@ -260,7 +266,7 @@ def rewrite() -> None:
     """Write what the code says now into the pages: printed outputs, and tables."""
     for page in PAGES:
         lines = page.read_text(encoding="utf-8").splitlines()
-        for block, _, printed in reversed(list(run_page(page))):
+        for block, _, printed in reversed(run_page(page)):
             if block.language == "text":
                 lines[block.first : block.last - 1] = tidy(printed).splitlines()
         page.write_text("\n".join(lines) + "\n", encoding="utf-8")
