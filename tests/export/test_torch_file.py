@@ -355,7 +355,7 @@ def test_header_ends_no_docstring() -> None:
         return theta - lr * g
 
     text = sr.export(odd)
-    assert "C:/new) that says '''so'''." in ast.get_docstring(ast.parse(text))  # type: ignore[operator]
+    assert r"C:\new) that says '''so'''." in ast.get_docstring(ast.parse(text))  # type: ignore[operator]
     stepped(loaded(text)(parameters(SHAPES)), 1)  # type: ignore[call-arg]
 
 

@@ -80,21 +80,24 @@ def _add(methods: Sequence[FileRule], *, several: bool, brief: bool) -> str:
     if not several:
         if not (own := checks(methods[0])):
             return ""
-        start = "        self._look({**self.defaults, **param_group})"
+        filled = "{**self.defaults, **param_group}"
+        start = f"        group = {filled}" if brief else f"        self._look({filled})"
         return (ADD_BRIEF if brief else ADD).format(defaults=start, checks="\n".join(f"        {line}" for line in own))
     common = [line for line in checks(methods[0]) if all(line in checks(method) for method in methods)]
     lines = [f"        {line}" for line in common]
     for method in methods:
         own = [f"            {line}" for line in checks(method) if line not in common]
         lines += [f'        if group["rule"] == "{method.rule}":', *own] if own else []
-    return ADD.format(defaults=_OF_RULES, checks="\n".join(lines) or "        pass")
+    if brief:
+        return ADD_BRIEF.format(defaults=_OF_RULES.format("param_group = group"), checks="\n".join(lines))
+    start = _OF_RULES.format("param_group") + "\n        self._look(param_group)"
+    return ADD.format(defaults=start, checks="\n".join(lines) or "        pass")
 
 
 _OF_RULES = """\
         if param_group.get("rule") not in self.rules:
-            raise ValueError(f'a group must say its "rule": one of {", ".join(self.rules)}')
-        param_group = {**self.rules[param_group["rule"]], **param_group}
-        self._look(param_group)"""
+            raise ValueError(f'a group must say its "rule": one of {{", ".join(self.rules)}}')
+        {} = {{**self.rules[param_group["rule"]], **param_group}}"""
 
 
 def _called(method: FileRule) -> str:

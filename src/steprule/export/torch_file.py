@@ -37,14 +37,15 @@ def torch_file(subject: Subject) -> str:
     notes = _notes(subject, own)
     name = subject.name if len(own) == 1 else "".join(class_name(method.rule) for method in own)
     below = "".join(f"\n\n{function.text}" for function in functions.values())
-    head = docstring(header(subject, notes=notes))
 
-    def whole(*, brief: bool) -> str:
+    def whole(*, brief: bool, long: bool = False) -> str:
+        head = docstring(header(subject, notes=notes, whole=long))
         body = class_text(name, own, functions, brief=brief) + below
         return f"{head}\n\n{complete(body, subject.options.seed)}"
 
     text = _short(whole(brief=False))
     text = _short(whole(brief=True)) if text.count("\n") > LONGEST else text
+    text = _short(whole(brief=True, long=True)) if text.count("\n") > LONGEST else text
     if (lines := text.count("\n")) > LONGEST:
         raise BackendError(
             f"the file of {subject.name} has {lines} lines, and {LONGEST} are allowed",

@@ -125,11 +125,6 @@ def stacked(column):
     return stacks[0][0] if known and len(stacks[0][0]) == len(column) else torch.stack(column)
 
 
-def transpose(x):
-    """Exchange rows and columns."""
-    return x.mT
-
-
 def large(first, *_):
     """Whether matrices in main memory are quicker one by one than in a stack."""
     x = first[0] if isinstance(first, list) else first

@@ -50,7 +50,8 @@ LOAD = '''\
                 value = torch.tensor(value, dtype=begun.dtype) if isinstance(value, float | int) else value
                 if not torch.is_tensor(value) or value.shape != begun.shape:
                     raise ValueError(f"the saved state of parameter {{key}} has no {{name}} of {{tuple(begun.shape)}}")
-                loaded[name] = value.detach().to("cpu" if name in {host} else p.device, copy=True)
+                device = "cpu" if name in {host} else p.device
+                loaded[name] = value.detach().to(device, copy=True)
             self.state[p] = loaded
 {more}'''
 
@@ -66,7 +67,7 @@ ADD_BRIEF, LOOK = (
     """\
     def add_param_group(self, param_group):
         \"\"\"Add a group, after a look at its numbers.\"\"\"
-        group = {{**self.defaults, **param_group}}
+{defaults}
 {checks}
         super().add_param_group(param_group)
 """,

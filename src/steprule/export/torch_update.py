@@ -386,7 +386,7 @@ class Update:
         return f"{target}.copy_({text})"
 
 
-FUNCTION_OF = {"matmul": "torch.matmul"}
+FUNCTION_OF = {"matmul": "torch.matmul", "transpose": "torch.adjoint"}
 
 
 def written(

@@ -69,7 +69,8 @@ class AdamW(torch.optim.Optimizer):
                 value = torch.tensor(value, dtype=begun.dtype) if isinstance(value, float | int) else value
                 if not torch.is_tensor(value) or value.shape != begun.shape:
                     raise ValueError(f"the saved state of parameter {key} has no {name} of {tuple(begun.shape)}")
-                loaded[name] = value.detach().to("cpu" if name in {"step"} else p.device, copy=True)
+                device = "cpu" if name in {"step"} else p.device
+                loaded[name] = value.detach().to(device, copy=True)
             self.state[p] = loaded
 
     def _state(self, p, group):
