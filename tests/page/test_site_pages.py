@@ -121,3 +121,16 @@ def test_formulas_need_no_script_and_the_search_finds_a_public_name(browser, sit
     view.wait_for_selector("#search-results li a")
     assert "ademamix.html" in view.locator("#search-results li a").first.get_attribute("href")
     view.context.close()
+
+
+def test_no_page_is_wider_than_its_window(browser, site):
+    """Whatever its tables and code, also where the theme folds its columns away."""
+    view, found = browser.new_page(), []
+    for file in sorted(site.rglob("*.html")):
+        view.goto(file.as_uri(), wait_until="domcontentloaded")
+        for width in (*WIDTHS, 1200):
+            view.set_viewport_size({"width": width, "height": 900})
+            if view.evaluate("document.documentElement.scrollWidth - innerWidth") > 0:
+                found.append((file.relative_to(site).as_posix(), width))
+    assert found == []
+    view.close()

@@ -13,6 +13,8 @@ from ..rule import Formula
 from ..version import __version__
 from .subject import Subject
 
+LONGEST = 300
+"""How many lines a file may have."""
 WIDTH = 110
 """How long its lines are, the prefix apart."""
 LICENCE = "steprule is under the MIT licence (copyright 2026 the steprule founders); this file may be copied under it."

@@ -20,7 +20,7 @@ from ..optim.compiled import Kernels
 from ..optim.implicit import PATIENCE, ROUNDINGS, STEP_ROUNDINGS
 from ..plan.program import lowered
 from ..plan.schedule import schedule
-from .header import WIDTH, header
+from .header import LONGEST, WIDTH, header
 from .subject import Subject
 
 _FIX = 'export it to torch: sr.export(..., to="torch")'
@@ -70,12 +70,21 @@ def javascript_file(subject: Subject) -> str:
     own = _dialect(replace(graph, evaluate_at=None), subject)
     functions = [_told(own, graph), own.function("step"), *_points(graph, subject)]
     start = _start(graph, _inits(kernels, subject))
-    texts = [_quoted(header(subject, notes=_notes(graph))), _names(graph), _hypers(_values(kernels, subject))]
+    texts = [_names(graph), _hypers(_values(kernels, subject))]
     bodies = [start, *functions]
     public = ["defaults", "hypers", "names", *(["point"] if graph.evaluate_at is not None else []), "start", "step"]
     public[-2:-2] = ["solve"] if graph.implicit else []
     texts += [*called("\n".join(bodies)), start, functions[0] + functions[1], *functions[2:]]
-    return "\n".join([*texts, f"export {{ {', '.join(public)} }};\n"])
+    return _headed("\n".join([*texts, f"export {{ {', '.join(public)} }};\n"]), subject, _notes(graph))
+
+
+def _headed(text: str, subject: Subject, notes: list[str]) -> str:
+    """Return a file with its header, whose formulas have unbroken lines where the file is too long otherwise."""
+    files = [f"{_quoted(header(subject, notes=notes, whole=whole))}\n{text}" for whole in (False, True)]
+    lines = [file.count("\n") for file in files]
+    if min(lines) > LONGEST:
+        _refuse(f"the file has {min(lines)} lines, and {LONGEST} are allowed", subject, "export a part of the chain")
+    return files[lines[0] > LONGEST]
 
 
 def _refuse(why: str, subject: Subject, fix: str = _FIX) -> NoReturn:

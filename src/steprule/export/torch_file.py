@@ -18,15 +18,13 @@ from ..errors import BackendError
 from ..graph import chance
 from ..plan import float16, rounding
 from . import torch_helpers
-from .header import docstring, header
+from .header import LONGEST, docstring, header
 from .subject import Subject, class_name
 from .torch_class import class_text
 from .torch_methods import FileRule, labels, lowered, methods
 from .torch_points import moves
 from .torch_update import Function, written
 
-LONGEST = 300
-"""How many lines a file may have."""
 _MODULES = (torch_helpers, torch_ops, chance, rounding, float16)
 
 

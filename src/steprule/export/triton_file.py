@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 
 from ..errors import BackendError
-from .header import docstring, header
+from .header import LONGEST, docstring, header
 from .subject import Subject
 from .triton_kernels import FileKernels
 from .triton_launcher import constants, optimizer_class
 from .triton_parts import Parts, parts_of
 from .triton_words import LIBRARY, needed
-
-LONGEST = 300
-"""Lines of a file at most."""
 
 
 def triton_file(subject: Subject) -> str:
