@@ -7,8 +7,9 @@ import json
 import pytest
 from engine import ask
 
+from steprule.console.embedding import embedded
 from steprule.graph.ops import OPS
-from steprule.play.facts import embedded, facts, script
+from steprule.play.facts import facts, script
 from steprule.play.library import entries, public
 from steprule.play.scripts import LANGUAGE, reader, text
 from steprule.rule.messages import MESSAGES, PHRASES, phrase, told
@@ -33,7 +34,7 @@ def test_nothing_in_the_facts_ends_a_script_of_a_page() -> None:
     hostile = {"a": "</script><script>", "b": "<!-- <\\/"}
     assert "</" not in embedded(hostile)
     assert "<!--" not in embedded(hostile)
-    assert json.loads(embedded(hostile).replace("<\\!", "<!")) == hostile
+    assert json.loads(embedded(hostile)) == hostile
 
 
 def test_every_message_and_phrase_is_said_by_a_script() -> None:

@@ -7,12 +7,12 @@ LaTeX, and the rules of the zoo as texts.
 from __future__ import annotations
 
 import inspect
-import json
 from typing import Any
 
 from steprule import __version__
 from steprule.backends.javascript import HELPERS, SPELLING
 from steprule.backends.javascript_words import chance_functions
+from steprule.console.embedding import embedded
 from steprule.graph import gauges, show
 from steprule.graph.chance import SITES
 from steprule.graph.graph import MISSING, OUTSIDE
@@ -72,11 +72,6 @@ def script() -> str:
     data = f"steprule.facts = {embedded(facts())};"
     body = [*HELPERS.values(), *drawn.values(), draws, data, "steprule.operations = {", *rows, "};"]
     return "\n".join(["(function (steprule) {", '"use strict";', *body, "})((globalThis.steprule ??= {}));", ""])
-
-
-def embedded(document: Any) -> str:
-    """Return JSON that may stand in a script of a page: no text in it ends that."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
 def _operations() -> dict[str, Any]:
@@ -183,4 +178,4 @@ def _library(entry: Shelved) -> dict[str, Any]:
     return {"source": entry.source, "doc": (inspect.getdoc(entry.value) or "").split("\n")[0], "kind": kind}
 
 
-__all__ = ["FILE", "embedded", "facts", "script"]
+__all__ = ["FILE", "facts", "script"]

@@ -6,7 +6,6 @@ Each script is an element whose id is the name of its file, so that a worker can
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import zlib
@@ -19,6 +18,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 import steprule as sr
+from steprule.console.embedding import embedded, policy
 from steprule.lab.report.style import COLOURS, DASHES, MARKERS
 from steprule.play.data import packed
 from steprule.play.library import entries
@@ -45,10 +45,10 @@ def page() -> str:
     )
     return environment.get_template(_TEMPLATE).render(
         version=sr.__version__,
-        policy=_policy(list(scripts.values())),
+        policy=policy(scripts.values(), worker_src="blob:", img_src="data: blob:", font_src="data:"),
         styles=Markup(_styles()),  # noqa: S704 - our own copies
         scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 - our own files
-        data={name: _json(value) for name, value in _data().items()},
+        data={name: embedded(value) for name, value in _data().items()},
         own_styles=_pieces(".css"),
         colours=COLOURS,
     )
@@ -119,21 +119,3 @@ def _styles() -> str:
 
     style = re.sub(r"@font-face\{[^}]*\}", face, _text("steprule.play.vendor", "katex.css"))
     return style + _text("steprule.lab.report.vendor", "uPlot.min.css")
-
-
-def _json(value: Any) -> Markup:
-    """Return data as JSON that cannot end its element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)  # noqa: S704 - made safe just above
-
-
-def _policy(scripts: list[str]) -> str:
-    """Return the page's permissions: it may run its own scripts, also in workers, and load nothing."""
-    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; worker-src blob:; style-src 'unsafe-inline'; "
-        "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
-    )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +11,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from steprule.console.embedding import embedded, policy
 from steprule.console.text import clean
 from steprule.lab.report import charts, svg, tables, words
 from steprule.lab.report.derive import Chapter, Quantity, ReportArm, arms, axes, band, chapters, quantities, sensitivity
@@ -73,7 +71,7 @@ def page(document: dict[str, Any]) -> str:
             facts=_facts(document),
             data=_data(sections, ordered),
             scripts=scripts,
-            policy=_policy(scripts),
+            policy=policy(scripts),
             vendor_css=Markup(_text("vendor/uPlot.min.css")),  # noqa: S704 - our own copy
             colours=COLOURS,
             words=words,
@@ -90,16 +88,6 @@ def _text(name: str) -> str:
 def _environment() -> Environment:
     loader = DictLoader({name: _text(name) for name in TEMPLATES})
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _policy(scripts: Sequence[str]) -> str:
-    """Return the page's permissions: it may run its own scripts, and load nothing."""
-    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _overview(document: dict[str, Any], parts: Sequence[Chapter], ordered: Sequence[ReportArm]) -> tuple[Table, Drawn]:
@@ -282,10 +270,7 @@ def _data(sections: Sequence[Section], ordered: Sequence[ReportArm]) -> Markup:
         ],
         "tasks": [_task_data(section) for section in sections],
     }
-    text = json.dumps(drawn, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)  # noqa: S704 - made safe just above
+    return embedded(drawn)
 
 
 def _task_data(section: Section) -> dict[str, Any]:

@@ -41,7 +41,6 @@
       this.counts = element("p", { class: "counts", id: "data-counts" });
       this.told = element("p", { class: "told", role: "status", id: "data-told" });
       this.past = element("p", { class: "told", role: "status", id: "data-past" });
-      this.same = element("code", { id: "data-command" });
       this.start = button("data-start", "data-start", () => this.train(), "primary");
       this.pause = button("data-pause", "data-pause", () => (this.results.status === "paused" ? this.results.go() : this.results.pause()));
       this.stop = button("data-stop", "data-stop", () => this.results.stop());
@@ -52,7 +51,6 @@
       this.lines = element("tbody");
       this.heard = element("p", { class: "unseen", role: "status", "aria-live": "polite" });
       const head = (...keys) => element("thead", {}, element("tr", {}, ...keys.map((key) => words("th", key, { scope: "col" }))));
-      this.sameLine = element("p", { class: "note" });
       this.box.replaceChildren(
         words("h2", "data-title", { id: "data-heading" }), this.lead,
         element("div", { class: "controls" },
@@ -68,7 +66,7 @@
         element("section", { class: "data-digits" }, element("p", { class: "row" }, field("data-shown", "data-of-method", inputs.shown), (this.right = element("output", { for: "data-shown" }))), this.pictures.box),
         element("details", { class: "data-lines" }, words("summary", "data-lines"), element("div", { class: "scroll", tabIndex: 0, role: "region", "data-label": "data-lines" },
           element("table", {}, head("data-method", "data-epoch", "data-iteration", "data-training", "data-validation"), this.lines))),
-        this.sameLine, this.heard);
+        this.heard);
     }
 
     /** Take what was typed into a field; what is not right is told, and changes nothing. */

@@ -45,7 +45,6 @@
     "data-none": ["Pick a method on the surface's list, or write a rule.", "Выберите метод в списке на поверхности или напишите правило."],
     "data-wrong": ["{0} is a whole number from {1} to {2}.", "{0} — целое число от {1} до {2}."],
     "data-wrong-rate": ["η is a number that is not negative.", "η — неотрицательное число."],
-    "data-progress": ["{0}: epoch {1}, training loss {2}, {3} of the validation digits right", "{0}: эпоха {1}, потери {2}, верно {3} цифр валидации"],
     "data-ended": ["{0}: {1} of the test digits right", "{0}: верно {1} тестовых цифр"],
     "data-trouble": ["{0} ended: {1}", "{0} остановлен: {1}"],
     "data-stopped": ["stopped", "остановлено"],
@@ -55,9 +54,5 @@
     "data-digit": ["a {0}, read as {1}", "{0}, прочитано как {1}"],
     "data-unread": ["a {0}", "{0}"],
     "data-lines": ["Epoch by epoch", "По эпохам"],
-    "data-same": [
-      "The same weights, batches and losses as: {0}",
-      "Те же веса, батчи и потери, что у команды: {0}",
-    ],
   });
 })((globalThis.steprule ??= {}));
